@@ -1,0 +1,215 @@
+//! The words of `etcd-lab bench`.
+
+use super::workload::Workload;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(super) const HELP: &str = "\
+etcd-lab bench: measure a server, ours or another
+
+Usage:
+  etcd-lab bench                          start our server, run every workload once
+  etcd-lab bench --against PATH           ours and that etcd in turn, with ratios at the end
+  etcd-lab bench --endpoints URL,URL      a cluster that runs already (it is written to)
+
+Options:
+  --start                 start the servers (the default without --endpoints)
+  --endpoints URL,…       http://host:port of every member
+  --pids PID,…            the members' processes, to measure CPU and memory with --endpoints
+  --against PATH          another etcd to start, measured in turn with ours
+  --ours PATH             another program than this one as ours
+  --workloads NAME,…      MIX-CONNECTIONSxINFLIGHT with MIX put, range-lin, range-ser, txn or mixed50
+                          [put-1x1,put-10x10,put-100x10,range-lin-10x10,range-ser-10x10,txn-10x10,mixed50-10x10]
+  --seconds N             length of the measured window [10]
+  --rounds N              how often each workload is run [1; with --against 3]
+  --nodes 1|3             members to start [1]
+  --rate R                send R requests a second on a schedule, and count latency from when each was due
+  --dir PATH              where data directories are made [$TMPDIR, else /var/tmp]
+  --json FILE             write one JSON object a run
+
+Writes go to the leader, reads to all members. Values are 256 bytes, keys 8. CPU and peak memory are those of the
+server processes, summed. A server that serves others should not be measured: the load is meant to saturate it.
+";
+
+const WORKLOADS: &str = "put-1x1,put-10x10,put-100x10,range-lin-10x10,range-ser-10x10,txn-10x10,mixed50-10x10";
+
+/// With what ours is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Against {
+    Nothing,
+    Program(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    /// Members that run already; otherwise servers are started.
+    pub(super) endpoints: Option<Vec<String>>,
+    pub(super) pids: Vec<u32>,
+    pub(super) against: Against,
+    pub(super) ours: Option<PathBuf>,
+    pub(super) workloads: Vec<Workload>,
+    pub(super) seconds: Duration,
+    pub(super) rounds: u32,
+    pub(super) nodes: usize,
+    /// Requests a second, for an open loop.
+    pub(super) rate: Option<u32>,
+    pub(super) dir: PathBuf,
+    pub(super) json: Option<PathBuf>,
+}
+
+impl Options {
+    fn new() -> Options {
+        let dir = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/var/tmp".into());
+        Options {
+            endpoints: None,
+            pids: Vec::new(),
+            against: Against::Nothing,
+            ours: None,
+            workloads: Vec::new(),
+            seconds: Duration::from_secs(10),
+            rounds: 0,
+            nodes: 1,
+            rate: None,
+            dir: dir.into(),
+            json: None,
+        }
+    }
+}
+
+/// Reads the arguments; `None` if help was asked for.
+pub(super) fn parse(args: &[OsString]) -> Result<Option<Options>, String> {
+    let mut options = Options::new();
+    let mut starts = false;
+    let mut args = args.iter().map(|arg| arg.to_string_lossy().into_owned());
+    while let Some(arg) = args.next() {
+        let (name, inline) = match arg.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (arg, None),
+        };
+        match name.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--start" => starts = true,
+            name if !HELP.contains(&format!("\n  {name} ")) => return Err(format!("unknown option: {name}")),
+            name => {
+                let value = inline.or_else(|| args.next()).ok_or_else(|| format!("{name} needs a value"))?;
+                options.set(name, &value)?;
+            }
+        }
+    }
+    if starts && options.endpoints.is_some() {
+        return Err("--start and --endpoints exclude each other".to_owned());
+    }
+    options.complete().map(Some)
+}
+
+impl Options {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "--endpoints" => self.endpoints = Some(value.split(',').map(endpoint).collect::<Result<_, _>>()?),
+            "--pids" => {
+                self.pids = value.split(',').map(|pid| number(name, pid, 1, u32::MAX)).collect::<Result<_, _>>()?
+            }
+            "--against" => self.against = Against::Program(program(value)?),
+            "--ours" => self.ours = Some(program(value)?),
+            "--workloads" => self.workloads = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--seconds" => self.seconds = Duration::from_secs(number(name, value, 1, 86_400)?.into()),
+            "--rounds" => self.rounds = number(name, value, 1, 1_000)?,
+            "--nodes" => self.nodes = number(name, value, 1, 3)? as usize,
+            "--rate" => self.rate = Some(number(name, value, 1, 10_000_000)?),
+            "--dir" => self.dir = value.into(),
+            "--json" => self.json = Some(value.into()),
+            _ => return Err(format!("{name} stands in the help only")),
+        }
+        Ok(())
+    }
+
+    fn complete(mut self) -> Result<Options, String> {
+        if self.endpoints.is_some() && self.against != Against::Nothing {
+            return Err("--against starts servers itself; it does not go with --endpoints".to_owned());
+        }
+        if self.nodes == 2 {
+            return Err("--nodes is 1 or 3".to_owned());
+        }
+        if self.workloads.is_empty() {
+            self.workloads = WORKLOADS.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        }
+        if self.rounds == 0 {
+            self.rounds = if self.against == Against::Nothing { 1 } else { 3 };
+        }
+        Ok(self)
+    }
+}
+
+/// `http://host:port`, also without the scheme, as etcdctl takes it.
+fn endpoint(text: &str) -> Result<String, String> {
+    if text.starts_with("https://") {
+        return Err(format!("{text}: the bench speaks plain HTTP only"));
+    }
+    let authority = text.trim_start_matches("http://").trim_end_matches('/');
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(authority.to_owned()),
+        _ => Err(format!("{text:?} is no http://host:port")),
+    }
+}
+
+fn program(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if path.is_file() { Ok(path) } else { Err(format!("no such program: {}", path.display())) }
+}
+
+fn number(name: &str, text: &str, low: u32, high: u32) -> Result<u32, String> {
+    let refusal = || format!("{name}: {text:?} is no number from {low} to {high}");
+    text.parse().ok().filter(|n| (low..=high).contains(n)).ok_or_else(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Option<Options>, String> {
+        parse(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn without_words_it_starts_ours_and_runs_everything_once() {
+        let options = read("").expect("defaults").expect("no help");
+        assert_eq!(options.workloads.len(), 7);
+        assert_eq!((options.rounds, options.nodes, options.seconds.as_secs()), (1, 1, 10));
+        assert!(options.endpoints.is_none());
+    }
+
+    #[test]
+    fn values_follow_a_blank_or_an_equals_sign() {
+        let options = read("--seconds=3 --rounds 2 --workloads put-1x1,txn-4x4 --against /bin/sh").expect("options");
+        let options = options.expect("no help");
+        assert_eq!((options.rounds, options.seconds.as_secs(), options.workloads.len()), (2, 3, 2));
+        assert_eq!(options.against, Against::Program("/bin/sh".into()));
+    }
+
+    #[test]
+    fn a_wrong_word_is_named_in_the_refusal() {
+        for (line, names) in [
+            ("--secnods", "unknown option: --secnods"),
+            ("--seconds 0", "--seconds"),
+            ("--seconds", "--seconds"),
+            ("put-1x1", "unknown option: put-1x1"),
+            ("--nodes 2", "--nodes"),
+            ("--against /no/such/etcd", "/no/such/etcd"),
+            ("--endpoints https://127.0.0.1:2379", "https://127.0.0.1:2379"),
+            ("--endpoints localhost", "localhost"),
+            ("--endpoints http://127.0.0.1:2379 --start", "--start"),
+            ("--workloads put-1y1", "put-1y1"),
+        ] {
+            let refusal = read(line).expect_err(line);
+            assert!(refusal.contains(names), "{line}: {refusal}");
+        }
+        let names = HELP.lines().filter_map(|line| line.strip_prefix("  --")?.split_once(' ')).map(|(name, _)| name);
+        for name in names.filter(|name| *name != "start") {
+            let refusal = read(&format!("--{name} \u{0}")).err().unwrap_or_default();
+            assert!(!refusal.contains("in the help only"), "{refusal}");
+        }
+        assert!(read("--seconds 0 --help").is_err(), "what stands before --help is read");
+        assert!(read("--help").expect("help").is_none());
+    }
+}

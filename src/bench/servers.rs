@@ -1,0 +1,233 @@
+//! Servers for a measurement: started on free ports and fresh directories, watched in /proc, ended by process id.
+
+#![expect(clippy::disallowed_methods, reason = "waits for processes, with deadlines")]
+
+use super::connection;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+/// /proc counts CPU in these; 10 ms on every Linux that Rust runs on.
+const TICK: Duration = Duration::from_millis(10);
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOG_LINES_SHOWN: usize = 12;
+
+/// A program that is an etcd server.
+pub(super) struct Program {
+    /// How the report calls it.
+    pub(super) label: &'static str,
+    pub(super) path: PathBuf,
+    /// What stands before the flags, for a program that is several.
+    pub(super) first_words: Vec<String>,
+}
+
+/// The members of one cluster. Dropping it kills them and removes their directories.
+pub(super) struct Servers {
+    members: Vec<Child>,
+    endpoints: Vec<String>,
+    dir: PathBuf,
+}
+
+impl Servers {
+    /// Starts a cluster in a new directory below `dir` and waits until it has a leader that every member knows.
+    pub(super) async fn start(program: &Program, nodes: usize, dir: &Path) -> Result<Servers, String> {
+        let dir = fresh_dir(dir)?;
+        let ports = free_ports(2 * nodes)?;
+        let mut servers = Servers { members: Vec::new(), endpoints: Vec::new(), dir };
+        for number in 0..nodes {
+            servers.start_member(program, number, &ports)?;
+        }
+        servers.wait_until_ready(program).await?;
+        Ok(servers)
+    }
+
+    fn start_member(&mut self, program: &Program, number: usize, ports: &[u16]) -> Result<(), String> {
+        let cannot = |e: std::io::Error| format!("cannot start {}: {e}", program.path.display());
+        let peer = |n: usize| format!("http://127.0.0.1:{}", ports[2 * n + 1]);
+        let all: Vec<String> = (0..ports.len() / 2).map(|n| format!("m{n}={}", peer(n))).collect();
+        let client = format!("127.0.0.1:{}", ports[2 * number]);
+        let log = File::create(self.log(number)).map_err(cannot)?;
+        let mut command = Command::new(&program.path);
+        command.args(&program.first_words);
+        for (flag, value) in [
+            ("--name", format!("m{number}")),
+            ("--data-dir", self.dir.join(format!("m{number}.etcd")).display().to_string()),
+            ("--listen-client-urls", format!("http://{client}")),
+            ("--advertise-client-urls", format!("http://{client}")),
+            ("--listen-peer-urls", peer(number)),
+            ("--initial-advertise-peer-urls", peer(number)),
+            ("--initial-cluster", all.join(",")),
+            ("--initial-cluster-token", "bench".to_owned()),
+        ] {
+            command.arg(flag).arg(value);
+        }
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
+            command.env_remove(name);
+        }
+        // A group of its own: Ctrl-C reaches the bench, which then ends its servers in order.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.members.push(command.spawn().map_err(cannot)?);
+        self.endpoints.push(client);
+        Ok(())
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.dir.join(format!("m{number}.log"))
+    }
+
+    async fn wait_until_ready(&mut self, program: &Program) -> Result<(), String> {
+        let deadline = Instant::now() + READY_WITHIN;
+        for (number, endpoint) in self.endpoints.clone().iter().enumerate() {
+            loop {
+                let last = match connection::status(endpoint).await {
+                    Ok(status) if status.leader != 0 => break,
+                    Ok(_) => "no leader".to_owned(),
+                    Err(text) => text,
+                };
+                let ended = self.members[number].try_wait().ok().flatten();
+                if ended.is_some() || Instant::now() > deadline {
+                    let why = ended.map_or(last, |status| format!("it ended: {status}"));
+                    let path = program.path.display();
+                    return Err(format!("{path} is not ready: {why}\n{}", last_lines(&self.log(number))));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// `host:port` of every member.
+    pub(super) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.members.iter().map(Child::id).collect()
+    }
+
+    /// Ends the members as an operator would, and removes their directories.
+    pub(super) async fn stop(mut self) -> Result<(), String> {
+        for member in &self.members {
+            signal(member, Signal::TERM);
+        }
+        let deadline = Instant::now() + STOP_WITHIN;
+        for member in &mut self.members {
+            while member.try_wait().is_ok_and(|ended| ended.is_none()) {
+                if Instant::now() > deadline {
+                    return Err(format!("a server did not end within {} s of SIGTERM", STOP_WITHIN.as_secs()));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // A member that has ended already cannot be killed, and needs not be.
+            drop(member.kill());
+            drop(member.wait());
+        }
+        if let Err(e) = std::fs::remove_dir_all(&self.dir) {
+            eprintln!("etcd-lab bench: cannot remove {}: {e}", self.dir.display());
+        }
+    }
+}
+
+fn signal(member: &Child, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(member.id() as i32) {
+        // It fails only if the process has ended, which is what is wanted.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn fresh_dir(below: &Path) -> Result<PathBuf, String> {
+    let cannot = |e: std::io::Error| format!("cannot make a directory in {}: {e} (--dir)", below.display());
+    for number in 0.. {
+        let dir = below.join(format!("etcd-lab-bench-{}-{number}", std::process::id()));
+        match std::fs::create_dir(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| dir).map_err(cannot),
+        }
+    }
+    Err("no name is left for a directory".to_owned())
+}
+
+/// Ports that nobody listens on, chosen by the kernel, all different.
+fn free_ports(count: usize) -> Result<Vec<u16>, String> {
+    let cannot = |e: std::io::Error| format!("cannot find free ports: {e}");
+    let held: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>().map_err(cannot)?;
+    held.iter().map(|listener| listener.local_addr().map(|address| address.port()).map_err(cannot)).collect()
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+}
+
+/// The CPU time that these processes have used so far, in user and in kernel mode; `None` for no processes.
+pub(super) fn cpu(pids: &[u32]) -> Result<Option<Duration>, String> {
+    sum(pids, |pid| {
+        let stat = read_proc(pid, "stat")?;
+        // The name, field 2, may hold blanks; fields 14 and 15 are counted from the parenthesis that ends it.
+        let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+        let ticks: Option<u64> = after.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().ok()).sum();
+        ticks.ok_or_else(|| format!("/proc/{pid}/stat is not as expected"))
+    })
+    .map(|ticks| ticks.map(|ticks| TICK * ticks as u32))
+}
+
+/// The largest memory that these processes ever had, summed, in bytes; `None` for no processes.
+pub(super) fn peak_rss(pids: &[u32]) -> Result<Option<u64>, String> {
+    sum(pids, |pid| {
+        let status = read_proc(pid, "status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+        kib.map(|kib| kib << 10).ok_or_else(|| format!("/proc/{pid}/status is not as expected"))
+    })
+}
+
+fn sum(pids: &[u32], of: impl Fn(u32) -> Result<u64, String>) -> Result<Option<u64>, String> {
+    if pids.is_empty() {
+        return Ok(None);
+    }
+    pids.iter().map(|pid| of(*pid)).sum::<Result<u64, String>>().map(Some)
+}
+
+fn read_proc(pid: u32, file: &str) -> Result<String, String> {
+    std::fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|e| format!("process {pid}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_process_has_used_cpu_and_memory() {
+        let own = [std::process::id()];
+        let begin = Instant::now();
+        // Ticks are coarse: burn until one is seen.
+        while cpu(&own).expect("/proc").expect("one process") == Duration::ZERO {
+            assert!(begin.elapsed() < Duration::from_secs(10), "ten seconds of work are a tick at least");
+        }
+        assert!(peak_rss(&own).expect("/proc").expect("one process") > 1 << 20);
+        assert_eq!(cpu(&[]), Ok(None));
+        assert!(cpu(&[u32::MAX]).expect_err("no such process").contains("4294967295"));
+    }
+}

@@ -1,0 +1,179 @@
+//! The guard in front of raft: what a peer may say.
+//!
+//! raft-rs answers bad input with a panic, so nothing reaches it unchecked. A refused message is dropped and named;
+//! raft copes with lost messages. Source: the list in `raft.md` of the project's notes, from raft-rs 0.7.0's own asserts.
+
+use crate::consensus::log::Log;
+use crate::proto::raftpb::Entry;
+use crate::proto::raftpb::EntryType;
+use crate::proto::raftpb::Message;
+use crate::proto::raftpb::MessageType;
+use crate::types::MemberId;
+
+/// Why a message was not let in. One sentence's end: "refused: …".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The message is for another member.
+    #[error("it is for another member")]
+    NotForUs,
+    /// It names no sender, or this member itself.
+    #[error("it has no usable sender")]
+    BadSender,
+    /// A type of message that exists only inside a member, or not at all.
+    #[error("its type does not travel between members")]
+    BadType,
+    /// Entries with gaps, of unknown types, or none where some must be.
+    #[error("its entries do not fit together")]
+    BadEntries,
+    /// It claims entries that cannot exist.
+    #[error("it speaks of entries that this member cannot have")]
+    OutOfRange,
+    /// It contradicts an entry that is committed here: one of the two logs is damaged.
+    #[error("it contradicts a committed entry")]
+    ConflictsWithCommitted,
+    /// Snapshots arrive on their own path.
+    #[error("snapshots are not received on this path")]
+    Snapshot,
+    /// raft itself had no use for it.
+    #[error("raft had no use for it")]
+    Ignored,
+}
+
+/// What the guard needs to know of this member.
+pub(crate) struct View<'a> {
+    pub(crate) id: MemberId,
+    pub(crate) log: &'a Log,
+    pub(crate) commit: u64,
+    /// The sender's acknowledged index, where this member leads and knows the sender.
+    pub(crate) matched: Option<u64>,
+}
+
+/// Checks `message` and clears the fields that only raft-rs knows: absent means off.
+pub(crate) fn check(message: &mut Message, view: &View<'_>) -> Result<(), Refused> {
+    let kind = MessageType::try_from(message.msg_type).map_err(|_| Refused::BadType)?;
+    if message.to != view.id.0 {
+        return Err(Refused::NotForUs);
+    }
+    // A proposal forwarded by etcd may come without a term; all else has a sender.
+    if message.from == 0 || message.from == view.id.0 {
+        return Err(Refused::BadSender);
+    }
+    message.request_snapshot = 0;
+    message.deprecated_priority = 0;
+    message.commit_term = 0;
+    message.priority = 0;
+    for entry in &mut message.entries {
+        entry.context.clear();
+        entry.sync_log = false;
+        if entry.entry_type() == EntryType::EntryConfChangeV2 || EntryType::try_from(entry.entry_type).is_err() {
+            return Err(Refused::BadEntries);
+        }
+    }
+    match kind {
+        MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum => Err(Refused::BadType),
+        MessageType::MsgSnapshot => Err(Refused::Snapshot),
+        MessageType::MsgPropose if message.entries.is_empty() => Err(Refused::BadEntries),
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
+            Err(Refused::BadEntries)
+        }
+        MessageType::MsgAppend => check_append(message, view),
+        MessageType::MsgHeartbeat if message.commit > view.log.last() => Err(Refused::OutOfRange),
+        MessageType::MsgAppendResponse => check_append_response(message, view),
+        _ => Ok(()),
+    }
+}
+
+fn check_append(message: &Message, view: &View<'_>) -> Result<(), Refused> {
+    let mut previous = (message.index, message.log_term);
+    for entry in &message.entries {
+        if entry.index != previous.0 + 1 || entry.term < previous.1 || entry.term > message.term {
+            return Err(Refused::BadEntries);
+        }
+        previous = (entry.index, entry.term);
+    }
+    let contradicts = |entry: &&Entry| {
+        entry.index <= view.commit && view.log.term_of(entry.index).is_some_and(|term| term != entry.term)
+    };
+    match message.entries.iter().find(contradicts) {
+        Some(_) => Err(Refused::ConflictsWithCommitted),
+        None => Ok(()),
+    }
+}
+
+fn check_append_response(message: &mut Message, view: &View<'_>) -> Result<(), Refused> {
+    let Some(matched) = view.matched else { return Ok(()) };
+    if message.reject {
+        // raft-rs 0.7.0 may set next <= match when a rejection arrives late (its issue 555).
+        if message.index <= matched {
+            return Err(Refused::OutOfRange);
+        }
+        message.reject_hint = message.reject_hint.max(matched);
+    } else if message.index > view.log.last() {
+        return Err(Refused::OutOfRange);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::raftpb::ConfState;
+    use crate::proto::raftpb::HardState;
+    use crate::types::Index;
+    use crate::types::Term;
+    use proptest::prelude::*;
+
+    fn log() -> Log {
+        let entries = (1..=5).map(|index| Entry { index, term: 1, ..Entry::default() }).collect();
+        Log::new((Index(0), Term(0)), entries, HardState::default(), ConfState::default())
+    }
+
+    fn verdict(mut message: Message) -> Result<(), Refused> {
+        let log = log();
+        message.to = 1;
+        check(&mut message, &View { id: MemberId(1), log: &log, commit: 3, matched: Some(4) })
+    }
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message { from: 2, term: 2, ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    #[test]
+    fn what_raft_would_panic_on_is_refused() {
+        assert_eq!(verdict(message(MessageType::MsgPropose)), Err(Refused::BadEntries));
+        assert_eq!(verdict(message(MessageType::MsgReadIndex)), Err(Refused::BadEntries));
+        assert_eq!(verdict(message(MessageType::MsgHup)), Err(Refused::BadType));
+        let beyond = Message { commit: 6, ..message(MessageType::MsgHeartbeat) };
+        assert_eq!(verdict(beyond), Err(Refused::OutOfRange));
+        let conflict = Message {
+            index: 1,
+            log_term: 1,
+            entries: vec![Entry { index: 2, term: 2, ..Entry::default() }],
+            ..message(MessageType::MsgAppend)
+        };
+        assert_eq!(verdict(conflict), Err(Refused::ConflictsWithCommitted));
+        let unknown = Message { msg_type: 19, from: 2, ..Message::default() };
+        assert_eq!(verdict(unknown), Err(Refused::BadType));
+    }
+
+    #[test]
+    fn a_late_rejection_cannot_move_a_follower_back() {
+        let late = Message { reject: true, index: 4, ..message(MessageType::MsgAppendResponse) };
+        assert_eq!(verdict(late), Err(Refused::OutOfRange));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_guard_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            if let Ok(message) = <Message as prost::Message>::decode(bytes.as_slice()) {
+                let _verdict = verdict(message);
+            }
+        }
+    }
+}

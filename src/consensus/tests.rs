@@ -1,0 +1,204 @@
+//! A few members in one thread, with nothing between them but a queue.
+
+use super::*;
+use crate::proto::walpb::conf_change::Type;
+
+fn boot_entries(ids: &[u64]) -> Vec<Entry> {
+    let entry = |(index, id): (u64, &u64)| {
+        let change = walpb::ConfChange { id: *id, r#type: Type::AddNode as i32, node_id: *id, context: Bytes::new() };
+        Entry {
+            index,
+            term: 1,
+            entry_type: EntryType::EntryConfChange as i32,
+            data: change.encode_to_vec().into(),
+            ..Entry::default()
+        }
+    };
+    (1..).zip(ids).map(entry).collect()
+}
+
+/// One member and everything it has committed.
+struct Member {
+    raft: Consensus,
+    committed: Vec<Entry>,
+    reads: Vec<(Bytes, Index)>,
+}
+
+struct Net {
+    members: BTreeMap<u64, Member>,
+    down: Vec<u64>,
+}
+
+impl Net {
+    fn new(count: u64) -> Net {
+        let ids: Vec<u64> = (1..=count).collect();
+        let start = |&id: &u64| {
+            let config = Config {
+                id: MemberId(id),
+                election_ticks: 10,
+                pre_vote: true,
+                tick_ms: 100,
+                seed: id,
+                applied: Index(0),
+            };
+            let hard_state = HardState { term: 1, vote: 0, commit: count };
+            let initial = Initial { entries: boot_entries(&ids), hard_state, ..Initial::default() };
+            let raft = Consensus::new(&config, initial, Listeners::default()).expect("a fresh start");
+            (id, Member { raft, committed: Vec::new(), reads: Vec::new() })
+        };
+        let mut net = Net { members: ids.iter().map(start).collect(), down: Vec::new() };
+        net.settle();
+        net
+    }
+
+    /// Runs until no member has anything left to do.
+    fn settle(&mut self) {
+        loop {
+            let mut flying = Vec::new();
+            for member in self.members.values_mut() {
+                flying.append(&mut member.work());
+            }
+            if flying.is_empty() {
+                return;
+            }
+            for message in flying {
+                if self.down.contains(&message.from) || self.down.contains(&message.to) {
+                    continue;
+                }
+                let member = self.members.get_mut(&message.to).expect("a member");
+                let _verdict = member.raft.step(message);
+            }
+        }
+    }
+
+    fn tick_until(&mut self, done: impl Fn(&Net) -> bool) {
+        for _ in 0..200 {
+            if done(self) {
+                return;
+            }
+            for (id, member) in &mut self.members {
+                if !self.down.contains(id) {
+                    member.raft.tick();
+                }
+            }
+            self.settle();
+        }
+        panic!("not in 200 ticks");
+    }
+
+    fn leader(&self) -> Option<u64> {
+        let leads =
+            |(id, m): (&u64, &Member)| (m.raft.role() == Role::Leader && !self.down.contains(id)).then_some(*id);
+        self.members.iter().find_map(leads)
+    }
+}
+
+impl Member {
+    fn work(&mut self) -> Vec<Message> {
+        let mut out = Vec::new();
+        while let Some(mut ready) = self.raft.ready() {
+            out.append(&mut ready.messages);
+            self.reads.append(&mut ready.reads);
+            let mut committed = std::mem::take(&mut ready.committed);
+            let mut light = self.raft.persisted(ready);
+            out.append(&mut light.messages);
+            committed.append(&mut light.committed);
+            for entry in committed {
+                if entry.entry_type() == EntryType::EntryConfChange {
+                    let change = walpb::ConfChange::decode(entry.data.clone()).expect("ours");
+                    self.raft.apply_conf_change(&change).expect("raft takes it");
+                }
+                self.raft.applied(Index(entry.index));
+                self.committed.push(entry);
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn a_single_member_leads_in_term_two_with_its_first_entry_at_two() {
+    let mut net = Net::new(1);
+    net.tick_until(|net| net.leader() == Some(1));
+    let member = &net.members[&1];
+    assert_eq!((member.raft.term(), member.raft.commit()), (Term(2), Index(2)));
+}
+
+#[test]
+fn what_is_proposed_on_any_member_is_committed_on_all() {
+    let mut net = Net::new(3);
+    net.tick_until(|net| net.leader().is_some());
+    for id in 1..=3 {
+        let member = net.members.get_mut(&id).expect("a member");
+        member.raft.propose(vec![Bytes::from(format!("from {id}"))]).expect("there is a leader");
+        net.settle();
+    }
+    net.tick_until(|net| net.members.values().all(|m| m.committed.len() == 3 + 1 + 3));
+    let logs: Vec<_> = net.members.values().map(|m| m.committed.clone()).collect();
+    assert_eq!(logs[0], logs[1]);
+    assert_eq!(logs[1], logs[2]);
+}
+
+#[test]
+fn a_lost_leader_is_replaced_in_a_later_term_and_steps_back_on_return() {
+    let mut net = Net::new(3);
+    net.tick_until(|net| net.leader().is_some());
+    let first = net.leader().expect("a leader");
+    let term = net.members[&first].raft.term();
+    net.down.push(first);
+    net.tick_until(|net| net.leader().is_some());
+    let second = net.leader().expect("a leader");
+    assert!(second != first && net.members[&second].raft.term() > term);
+    net.down.clear();
+    net.tick_until(|net| net.members.values().all(|m| m.raft.leader() == MemberId(second)));
+    assert_eq!(net.members[&first].raft.role(), Role::Follower);
+}
+
+#[test]
+fn a_read_index_is_confirmed_by_a_quorum_only() {
+    let mut net = Net::new(3);
+    net.tick_until(|net| net.leader().is_some());
+    let leader = net.leader().expect("a leader");
+    let ask = |net: &mut Net, context: &'static str| {
+        let member = net.members.get_mut(&leader).expect("the leader");
+        member.raft.read_index(Bytes::from_static(context.as_bytes()));
+        net.settle();
+    };
+    ask(&mut net, "one");
+    assert_eq!(net.members[&leader].reads.len(), 1);
+    net.down = (1..=3).filter(|&id| id != leader).collect();
+    ask(&mut net, "two");
+    assert_eq!(net.members[&leader].reads.len(), 1, "nobody confirmed the second");
+}
+
+#[test]
+fn etcds_conf_changes_are_not_misread() {
+    let mut net = Net::new(1);
+    net.tick_until(|net| net.leader() == Some(1));
+    let raft = &mut net.members.get_mut(&1).expect("it").raft;
+    let change = |kind: Type, node_id| walpb::ConfChange { r#type: kind as i32, node_id, ..Default::default() };
+    raft.apply_conf_change(&change(Type::UpdateNode, 1)).expect("nothing to do");
+    assert_eq!(raft.conf_state().voters, [1], "etcd's update is not raft-rs's learner");
+    raft.apply_conf_change(&change(Type::AddLearnerNode, 2)).expect("a learner");
+    assert_eq!((raft.conf_state().voters, raft.conf_state().learners), (vec![1], vec![2]));
+}
+
+#[test]
+fn a_log_shorter_than_its_commit_index_is_refused() {
+    let config =
+        Config { id: MemberId(1), election_ticks: 10, pre_vote: true, tick_ms: 100, seed: 1, applied: Index(9) };
+    let Err(Error::Damaged(why)) = Consensus::new(&config, Initial::default(), Listeners::default()) else {
+        panic!("nine applied entries cannot come from an empty log");
+    };
+    assert!(why.contains("ends at 0"), "{why}");
+}
+
+#[test]
+fn one_seed_gives_one_history() {
+    let run = || {
+        let mut net = Net::new(3);
+        net.tick_until(|net| net.leader().is_some());
+        net.members.values().map(|m| (m.raft.term(), m.raft.leader(), m.committed.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
+}

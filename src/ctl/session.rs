@@ -1,0 +1,296 @@
+//! What a running command holds: its arguments, its streams, and the client that the global flags describe.
+//!
+//! The environment is looked at when a command first wants the client: so `version` never complains about it, and a
+//! wrong argument is reported before a wrong variable, as in etcd. Source: etcd `ctlv3/command/global.go`,
+//! `pkg/flags`.
+
+use super::Input;
+use super::args::Args;
+use super::args::Kind;
+use super::commands::GLOBAL_FLAGS;
+use super::exit;
+use super::exit::Exit;
+use super::exit::Outcome;
+use super::print::Answer;
+use super::print::Format;
+use super::print::Page;
+use crate::client;
+use crate::client::Call;
+use crate::client::Client;
+use crate::client::Config;
+use crate::client::TlsFiles;
+use std::fmt::Display;
+use std::io;
+use std::io::BufRead as _;
+use std::io::IsTerminal as _;
+use std::io::Read as _;
+use std::io::Write;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Read by `watch` itself.
+const WATCH_VARIABLES: [&str; 2] = ["ETCDCTL_WATCH_KEY", "ETCDCTL_WATCH_RANGE_END"];
+
+const CONFLICT: &str = "conflicting environment variable is shadowed by corresponding command-line flag (either unset \
+                        environment variable or disable flag))";
+
+/// One command's world.
+pub(super) struct Session<'a> {
+    pub(super) args: Args,
+    env: &'a [(String, String)],
+    pub(super) stdin: Input,
+    pub(super) out: &'a mut dyn Write,
+    pub(super) err: &'a mut dyn Write,
+    pub(super) format: Format,
+    /// Set by the command, for `--print-value-only`.
+    pub(super) value_only: bool,
+    config: Option<Config>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        args: Args,
+        env: &'a [(String, String)],
+        stdin: Input,
+        out: &'a mut dyn Write,
+        err: &'a mut dyn Write,
+    ) -> Session<'a> {
+        Session { args, env, stdin, out, err, format: Format::Simple, value_only: false, config: None }
+    }
+
+    /// A variable of the environment; empty if it is not there.
+    pub(super) fn variable(&self, name: &str) -> &'a str {
+        self.env.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
+    }
+
+    pub(super) fn line(&mut self, text: impl Display) -> Outcome {
+        Ok(writeln!(self.out, "{text}")?)
+    }
+
+    /// Prints `answer` in the format of `--write-out`.
+    pub(super) fn print(&mut self, answer: &dyn Answer) -> Outcome {
+        let mut page = Page { hex: self.args.is_set("hex"), value_only: self.value_only, ..Page::default() };
+        let shown = page.show(self.format, answer);
+        self.out.write_all(&page.out)?;
+        self.err.write_all(&page.err)?;
+        self.out.flush()?;
+        shown.map_err(Exit::bad_feature)
+    }
+
+    /// Asks the cluster, within the command's time.
+    pub(super) async fn ask<C: Call>(&mut self, request: C) -> Result<C::Answer, Exit> {
+        let answer = self.client().await?.call(request).await;
+        answer.map_err(|error| self.failed(exit::ERROR, &error))
+    }
+
+    /// A client as the global flags describe it.
+    pub(super) async fn client(&mut self) -> Result<Client, Exit> {
+        let config = self.config()?;
+        self.client_with(config).await
+    }
+
+    /// A client of one endpoint, otherwise as the flags describe it.
+    pub(super) async fn client_of(&mut self, endpoint: &str) -> Result<Client, Exit> {
+        let endpoints = vec![endpoint.to_owned()];
+        let config = Config { endpoints, ..self.config()? };
+        self.client_with(config).await
+    }
+
+    async fn client_with(&mut self, config: Config) -> Result<Client, Exit> {
+        let client = Client::new(config);
+        match client.authenticate().await {
+            Ok(()) => Ok(client),
+            Err(error) if error.says(&crate::error::Error::AuthNotEnabled.to_string()) => {
+                self.log("warn", &[("msg", "auth is not enabled on the server; user and password are not used")])?;
+                Ok(client)
+            }
+            Err(error) => Err(self.failed(exit::BAD_CONNECTION, &error)),
+        }
+    }
+
+    /// The exit for a failed call. If no member could be reached, says why, where etcd's client logs it.
+    pub(super) fn failed(&mut self, code: u8, error: &client::Error) -> Exit {
+        self.explain(error);
+        Exit::new(code, error.to_string())
+    }
+
+    /// Logs what kept a call from reaching a member.
+    pub(super) fn explain(&mut self, error: &client::Error) {
+        if let (client::Error::Deadline { .. }, Some(cause)) = (error, error.cause()) {
+            let text = format!(
+                "rpc error: code = DeadlineExceeded desc = latest balancer error: last connection error: \
+                 connection error: desc = \"transport: Error while dialing: {cause}\""
+            );
+            // The log is a courtesy: the error itself is on its way.
+            let _ = self
+                .log("warn", &[("logger", "etcd-client"), ("msg", "no endpoint could be reached"), ("error", &text)]);
+        }
+    }
+
+    /// The global flags as a client's configuration; reads the environment on the way, once.
+    pub(super) fn config(&mut self) -> Result<Config, Exit> {
+        if let Some(config) = &self.config {
+            return Ok(config.clone());
+        }
+        self.take_environment()?;
+        if self.args.is_set("debug") {
+            self.dump_flags()?;
+        }
+        let defaults = Config::default();
+        let endpoints = self
+            .args
+            .text("endpoints")
+            .filter(|text| !text.is_empty())
+            .map(|text| text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect());
+        if self.args.text("discovery-srv").is_some_and(|domain| !domain.is_empty()) {
+            return Err(Exit::error("--discovery-srv is not built yet: name the endpoints with --endpoints"));
+        }
+        let bytes = |name: &str, default: usize| match self.args.number(name) {
+            0 => default,
+            given => usize::try_from(given).unwrap_or(default),
+        };
+        let config = Config {
+            endpoints: endpoints.unwrap_or(defaults.endpoints),
+            dial_timeout: self.args.time("dial-timeout").unwrap_or(defaults.dial_timeout),
+            call_timeout: self.args.time("command-timeout").or(defaults.call_timeout),
+            keepalive_time: self.args.time("keepalive-time").unwrap_or(defaults.keepalive_time),
+            keepalive_timeout: self.args.time("keepalive-timeout").unwrap_or(defaults.keepalive_timeout),
+            request_bytes_max: bytes("max-request-bytes", defaults.request_bytes_max),
+            response_bytes_max: bytes("max-recv-bytes", defaults.response_bytes_max),
+            tls: self.tls_files()?,
+            user: self.user()?,
+        };
+        let format = self.args.text("write-out").unwrap_or("simple");
+        self.format = Format::parse(format).ok_or_else(|| Exit::bad_feature("unsupported output format"))?;
+        self.config = Some(config.clone());
+        Ok(config)
+    }
+
+    fn tls_files(&self) -> Result<Option<std::sync::Arc<rustls::ClientConfig>>, Exit> {
+        let file = |name: &str| match self.args.text(name) {
+            Some("") => Err(Exit::bad_args(format!("empty string is passed to --{name} option"))),
+            given => Ok(given.unwrap_or_default().to_owned()),
+        };
+        let files = TlsFiles {
+            cert: file("cert")?,
+            key: file("key")?,
+            cacert: file("cacert")?,
+            skip_verify: self.args.is_set("insecure-skip-tls-verify"),
+        };
+        let plain = !self.args.is_given("insecure-transport") || self.args.is_set("insecure-transport");
+        if files == TlsFiles::default() && plain {
+            return Ok(None);
+        }
+        files.load().map(Some).map_err(|error| Exit::bad_args(error.to_string()))
+    }
+
+    fn user(&mut self) -> Result<Option<(String, String)>, Exit> {
+        let user = self.args.text("user").unwrap_or_default().to_owned();
+        let password = self.args.text("password").unwrap_or_default().to_owned();
+        if user.is_empty() {
+            return Ok(None);
+        }
+        if !password.is_empty() {
+            return Ok(Some((user, password)));
+        }
+        match user.split_once(':') {
+            Some((name, password)) => Ok(Some((name.to_owned(), password.to_owned()))),
+            None => Ok(Some((user, self.ask_password()?))),
+        }
+    }
+
+    /// Asks for a password, without showing it where a person types it.
+    fn ask_password(&mut self) -> Result<String, Exit> {
+        write!(self.out, "Password: ")?;
+        self.out.flush()?;
+        let hide = io::stdin().is_terminal();
+        if hide {
+            echo(false);
+        }
+        let mut line = String::new();
+        let read = self.stdin.read_line(&mut line);
+        if hide {
+            echo(true);
+            writeln!(self.out)?;
+        }
+        read?;
+        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    }
+
+    /// The rest of the standard input.
+    pub(super) fn read_stdin(&mut self) -> Result<Vec<u8>, Exit> {
+        let mut bytes = Vec::new();
+        self.stdin.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Gives the flags that were not given the values that the environment has for them.
+    fn take_environment(&mut self) -> Outcome {
+        let variable = |name: &str| format!("ETCDCTL_{}", name.to_uppercase().replace('-', "_"));
+        let mut used = Vec::new();
+        for flag in GLOBAL_FLAGS {
+            let name = variable(flag.name);
+            let Some((_, value)) = self.env.iter().find(|(other, _)| *other == name) else { continue };
+            if self.args.is_given(flag.name) {
+                self.log("fatal", &[("msg", CONFLICT), ("environment-variable", &name)])?;
+                return Err(Exit::silent(exit::ERROR));
+            }
+            if !value.is_empty() {
+                // A value that the flag cannot have is passed over, as etcd does.
+                let _ = self.args.set(flag, value.clone());
+                used.push(name);
+            }
+        }
+        for (name, value) in self.env {
+            let known = used.contains(name)
+                || WATCH_VARIABLES.contains(&name.as_str())
+                || (name == "ETCDCTL_API" && value == "3");
+            if name.starts_with("ETCDCTL_") && !known {
+                let pair = format!("{name}={value}");
+                self.log("warn", &[("msg", "unrecognized environment variable"), ("environment-variable", &pair)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `--debug`: every global flag as the variable that would set it.
+    fn dump_flags(&mut self) -> Outcome {
+        for flag in GLOBAL_FLAGS {
+            let name = flag.name.to_uppercase().replace('-', "_");
+            let value = self.args.text(flag.name).unwrap_or(flag.default).to_owned();
+            let value = match flag.kind {
+                Kind::List if !value.starts_with('[') => format!("[{value}]"),
+                _ => value,
+            };
+            writeln!(self.err, "ETCDCTL_{name}={value}")?;
+        }
+        Ok(())
+    }
+
+    /// One line of JSON on the error stream, as etcd's tools log.
+    fn log(&mut self, level: &str, fields: &[(&str, &str)]) -> Outcome {
+        use super::print::json;
+        let mut line = json::Object::default();
+        line.always("level", json::string(level)).always("ts", json::string(&now()));
+        for (name, value) in fields {
+            line.always(name, json::string(value));
+        }
+        Ok(writeln!(self.err, "{}", line.end())?)
+    }
+
+    /// How long a command that sets itself no limit may take: for ever.
+    pub(super) const NO_LIMIT: Option<Duration> = None;
+}
+
+fn now() -> String {
+    let format =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    time::OffsetDateTime::now_utc().format(&format).unwrap_or_default()
+}
+
+fn echo(on: bool) {
+    let setting = if on { "echo" } else { "-echo" };
+    // Without stty the password is seen while it is typed; that is no reason not to ask.
+    let _ = Command::new("stty").arg(setting).stdin(Stdio::inherit()).status();
+}

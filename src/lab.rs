@@ -1,0 +1,90 @@
+//! The lab: a real cluster in a folder, and what its members tell about themselves.
+//!
+//! The one idea: members are *processes*, started from this very executable, and the picture of them is made of what
+//! they report (`lab.v1`) and of what the operating system says about their processes. Nothing is guessed.
+//!
+//! ```text
+//! preflight   may we start here? which folder, which ports          (one clear sentence before anything starts)
+//! workdir     the folder: marker, state file, bin/ links, token
+//! member      one process: flags, start, signals, the guard that ends it with its parent
+//! cluster     a thread that owns the processes ─┐
+//! observe     a task for each member's stream  ─┴─ Report ─▶ picture   (what the screens and `show --json` print)
+//! ask         a put, and "campaign now"
+//! up, shell   the commands without a screen
+//! ```
+//!
+//! Left out for now: more than one cluster at once on one screen, faults on links and disks (they come with the lab
+//! clock), members on other machines.
+
+pub mod ask;
+pub mod cluster;
+pub mod guide;
+pub mod member;
+pub mod observe;
+pub mod picture;
+pub mod preflight;
+pub mod setup;
+pub mod shell;
+pub mod up;
+pub mod workdir;
+
+pub use cluster::Action;
+pub use cluster::Cluster;
+pub use observe::Report;
+pub use picture::Picture;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Why the lab cannot do what it was asked to. Each is one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No folder could be made anywhere.
+    #[error("cannot make a work folder: {tried}; name one with --folder PATH")]
+    NoFolder { tried: String },
+    /// A folder that the lab has not made.
+    #[error("{0} is not a lab folder (it has no {marker} file): the lab leaves it alone", marker = workdir::MARKER)]
+    NotOurs(PathBuf),
+    /// Another lab works in this folder.
+    #[error("a lab is running in {0}: use it from another terminal (etcd-lab shell), or end it with etcd-lab down")]
+    InUse(PathBuf),
+    /// The path of a socket would be too long for the system.
+    #[error("{0} is too long a path for unix sockets (about 100 characters): choose a shorter one with --folder PATH")]
+    PathTooLong(PathBuf),
+    /// Too little disk space.
+    #[error(
+        "etcd-lab needs {need_mib} MiB of disk for {nodes} members, and {folder} has {have_mib}: free some, or choose another place with --folder PATH"
+    )]
+    NoDisk { nodes: usize, need_mib: u64, have_mib: u64, folder: PathBuf },
+    /// A kept folder's ports are taken: its members' addresses are in their data.
+    #[error(
+        "{holder}, and the members in {folder} have that address in their data: end that process, or start a new cluster without --folder"
+    )]
+    PortTaken { holder: String, folder: PathBuf },
+    /// No lab is running.
+    #[error("no lab is running: start one with `etcd-lab`, or without a screen with `etcd-lab up --nodes 3`")]
+    NotRunning,
+    /// A bad command line.
+    #[error("{0}")]
+    Usage(String),
+    /// A member that has no such state or number.
+    #[error("{0}")]
+    Refused(String),
+    /// A file of the lab could not be read or written.
+    #[error("{what} {path}: {source}")]
+    File { what: &'static str, path: PathBuf, source: std::io::Error },
+    /// Another failure of the system.
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: std::io::Error },
+}
+
+impl Error {
+    /// A failed file operation; `what` is like "cannot write".
+    pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::File { what, path, source }
+    }
+}
+
+/// The sizes that the lab offers.
+pub const SIZES: [usize; 3] = [1, 3, 5];

@@ -1,0 +1,408 @@
+//! One learner in one lab: where they are, what they ran, said and guessed, and what the checks say to it.
+//!
+//! Prints nothing and draws nothing. The screen, the gate and the lesson test all go through here, so what a learner sees is
+//! what was tested. A session belongs to one cluster; a new cluster is a new session.
+#![expect(clippy::disallowed_methods, reason = "checks are repeated until their time is over")]
+
+use crate::lab::guide::bed::Bed;
+use crate::lab::guide::check::Verdict;
+use crate::lab::guide::check::judge;
+use crate::lab::guide::expect::Bound;
+use crate::lab::guide::expect::compare;
+use crate::lab::guide::expr::Source;
+use crate::lab::guide::facts::Facts;
+use crate::lab::guide::facts::gather;
+use crate::lab::guide::model::Ask;
+use crate::lab::guide::model::Block;
+use crate::lab::guide::model::Check;
+use crate::lab::guide::model::Fold;
+use crate::lab::guide::model::Lab;
+use crate::lab::guide::model::Predict;
+use crate::lab::guide::model::Run;
+use crate::lab::guide::model::Step;
+use crate::lab::guide::model::pick;
+use crate::lab::guide::shell::Output;
+use crate::lab::guide::shell::Shell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How often a check that is not true yet is looked at again.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// What became of a run block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The block.
+    pub id: String,
+    /// What came out.
+    pub output: Output,
+    /// How it differs from the page, if it does. A difference is news for the learner, not a failure.
+    pub differs: Option<String>,
+}
+
+/// A check and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The check's id.
+    pub id: String,
+    /// What is checked, in a few words.
+    pub title: String,
+    /// What it answers.
+    pub verdict: Verdict,
+}
+
+/// Something on the page that waits for the learner.
+#[derive(Clone, Copy, Debug)]
+pub enum Item<'a> {
+    /// A command to run.
+    Run(&'a Run),
+    /// A question to answer.
+    Ask(&'a Ask),
+    /// A guess to make.
+    Predict(&'a Predict),
+}
+
+/// Past the last hint there is the solution.
+const SOLUTION: usize = 4;
+
+/// See the module. A clone is the same learner at this moment: a task may run a block on it while the screen goes on.
+#[derive(Clone)]
+pub struct Session {
+    lab: Arc<Lab>,
+    bed: Arc<dyn Bed>,
+    shell: Shell,
+    at: usize,
+    answers: BTreeMap<String, String>,
+    guesses: BTreeMap<String, String>,
+    outputs: BTreeMap<String, Output>,
+    differences: BTreeMap<String, String>,
+    /// How many folds of each step are open: hints 1 to 3, then the solution.
+    opened: BTreeMap<usize, usize>,
+    bound: Bound,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("lab", &self.lab.head.id).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Begins a lab on a cluster. Commands run in `folder`, which is there already.
+    #[must_use]
+    pub fn new(lab: Arc<Lab>, bed: Arc<dyn Bed>, folder: &Path) -> Session {
+        let shell = Shell::new(folder, bed.as_ref());
+        Session {
+            lab,
+            bed,
+            shell,
+            at: 0,
+            answers: BTreeMap::new(),
+            guesses: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            differences: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            bound: Bound::new(),
+        }
+    }
+
+    /// The lab.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The number of the current step, from 0.
+    #[must_use]
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The current step; none in a lesson.
+    #[must_use]
+    pub fn step(&self) -> Option<&Step> {
+        self.lab.steps.get(self.at)
+    }
+
+    /// Goes to a step, at most to the last.
+    pub fn go(&mut self, step: usize) {
+        self.at = step.min(self.lab.steps.len().saturating_sub(1));
+    }
+
+    /// The commands of the current step that stand on the page; of the whole page in a lesson.
+    #[must_use]
+    pub fn runs(&self) -> Vec<&Run> {
+        self.step().map_or_else(|| self.lab.runs().collect(), Step::shown_runs)
+    }
+
+    /// What the open page asks for, from its top to its bottom; [`Session::page`] marks its lines by these places.
+    #[must_use]
+    pub fn items(&self) -> Vec<Item<'_>> {
+        let mut items = Vec::new();
+        if self.at == 0 {
+            self.collect(&self.lab.intro, &mut items);
+        }
+        self.collect(self.step().map_or(&[][..], |s| &s.blocks), &mut items);
+        items
+    }
+
+    fn collect<'a>(&'a self, blocks: &'a [Block], items: &mut Vec<Item<'a>>) {
+        for block in blocks {
+            match block {
+                Block::Run(run) => items.push(Item::Run(run)),
+                Block::Ask(ask) => items.push(Item::Ask(ask)),
+                Block::Predict(predict) => items.push(Item::Predict(predict)),
+                Block::Fold(fold @ (Fold::Hint(_, inner) | Fold::Solution(inner, _))) if self.is_open(fold) => {
+                    self.collect(inner, items);
+                }
+                Block::Fold(_)
+                | Block::Heading(..)
+                | Block::Text(_)
+                | Block::Code(..)
+                | Block::Edit(_)
+                | Block::Notes(_) => {}
+            }
+        }
+    }
+
+    /// How many hints of this step are open; one more than its last hint is the solution.
+    #[must_use]
+    pub fn opened(&self) -> usize {
+        self.opened.get(&self.at).copied().unwrap_or(0)
+    }
+
+    /// Opens the next hint of this step, after the last one its solution. False if all is open, or there is none.
+    pub fn open_next(&mut self) -> bool {
+        let Some(step) = self.lab.steps.get(self.at) else { return false };
+        let there =
+            |level: usize| if level < SOLUTION { step.hint(level).is_some() } else { step.solution().is_some() };
+        let next = (self.opened() + 1..=SOLUTION).find(|level| there(*level));
+        if let Some(level) = next {
+            self.opened.insert(self.at, level);
+        }
+        next.is_some()
+    }
+
+    pub(super) fn is_open(&self, fold: &Fold) -> bool {
+        match fold {
+            Fold::Hint(level, _) => *level <= self.opened(),
+            Fold::Solution(..) => self.opened() >= SOLUTION,
+            Fold::Other(..) => false,
+        }
+    }
+
+    /// How the last output of a block differed from the page, if it did.
+    #[must_use]
+    pub fn differed(&self, run: &str) -> Option<&str> {
+        self.differences.get(run).map(String::as_str)
+    }
+
+    /// What a block printed when it was last run.
+    #[must_use]
+    pub fn output(&self, run: &str) -> Option<&Output> {
+        self.outputs.get(run)
+    }
+
+    /// What the learner answered to a question.
+    #[must_use]
+    pub fn answered(&self, ask: &str) -> Option<&str> {
+        self.answers.get(ask).map(String::as_str)
+    }
+
+    /// What the learner guessed.
+    #[must_use]
+    pub fn guessed(&self, predict: &str) -> Option<&str> {
+        self.guesses.get(predict).map(String::as_str)
+    }
+
+    /// Runs block `n`, from 0, of [`Session::runs`].
+    ///
+    /// # Errors
+    /// There is no such block, or its shell cannot be started. A command that fails is no error: its exit code says so.
+    pub async fn run(&mut self, n: usize) -> Result<Ran, String> {
+        let count = self.runs().len();
+        let run = self.runs().get(n).map(|r| r.id.clone());
+        let id = run.ok_or_else(|| format!("this step has {count} blocks to run"))?;
+        self.run_block(&id).await
+    }
+
+    /// Runs the block with this id.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub async fn run_block(&mut self, id: &str) -> Result<Ran, String> {
+        let output = self.execute(id).await?;
+        self.take(id, output)
+    }
+
+    /// Runs the block with this id and changes nothing here: [`Session::take`] takes what came out.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub async fn execute(&self, id: &str) -> Result<Output, String> {
+        let run = self.lab.runs().find(|r| r.id == id).ok_or_else(|| format!("there is no run block `{id}`"))?;
+        self.shell.run(&run.command, &run.on, run.timeout).await
+    }
+
+    /// Takes what a block printed.
+    ///
+    /// # Errors
+    /// There is no such block.
+    pub fn take(&mut self, id: &str, output: Output) -> Result<Ran, String> {
+        let lab = Arc::clone(&self.lab);
+        let run = lab.runs().find(|r| r.id == id).ok_or_else(|| format!("there is no run block `{id}`"))?;
+        let differs = self.difference(run, &output);
+        self.outputs.insert(run.id.clone(), output.clone());
+        self.differences.remove(id);
+        self.differences.extend(differs.clone().map(|text| (run.id.clone(), text)));
+        Ok(Ran { id: run.id.clone(), output, differs })
+    }
+
+    fn difference(&mut self, run: &Run, output: &Output) -> Option<String> {
+        if output.timed_out {
+            return Some(format!("it was ended after {:?}", run.timeout));
+        }
+        if output.exit != run.exit {
+            return Some(format!(
+                "the exit code is {}, not {}; it printed:\n{}",
+                output.exit,
+                run.exit,
+                output.text.trim_end()
+            ));
+        }
+        compare(run.expect.as_ref()?, &output.text, &mut self.bound).err()
+    }
+
+    /// Runs a command that is not on the page.
+    ///
+    /// # Errors
+    /// The shell cannot be started.
+    pub async fn shell(&self, command: &str, limit: Duration) -> Result<Output, String> {
+        self.shell.run(command, &[], limit).await
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// What the question accepts.
+    pub fn answer(&mut self, ask: &str, given: &str) -> Result<(), String> {
+        let accepted = self.lab.ask(ask).ok_or_else(|| format!("there is no question `{ask}`"))?.accept(given)?;
+        self.answers.insert(ask.to_owned(), accepted);
+        Ok(())
+    }
+
+    /// Locks a guess, once, and says whether it was right, and why.
+    ///
+    /// # Errors
+    /// The guess is locked already, or is none of the options.
+    pub fn predict(&mut self, predict: &str, given: &str) -> Result<(bool, &Predict), String> {
+        if let Some(locked) = self.guesses.get(predict) {
+            return Err(format!("You said: {locked}. A guess is locked once it is made."));
+        }
+        let guess = self.lab.predict(predict).ok_or_else(|| format!("there is no guess `{predict}`"))?;
+        let option = pick(&guess.options, given)?;
+        let right = option == guess.answer;
+        self.guesses.insert(predict.to_owned(), option);
+        Ok((right, guess))
+    }
+
+    /// Looks at all checks of the current step once.
+    pub async fn check(&self) -> Vec<Checked> {
+        let mut results = Vec::new();
+        for check in self.step().map_or(&[][..], |s| &s.checks) {
+            results.push(self.checked(check).await);
+        }
+        results
+    }
+
+    /// Looks at one check once.
+    pub async fn checked(&self, check: &Check) -> Checked {
+        let verdict = match self.facts(check).await {
+            Ok(facts) => judge(check, &facts),
+            Err(e) => Verdict::Error(e),
+        };
+        Checked { id: check.id.clone(), title: check.title.clone(), verdict }
+    }
+
+    /// Looks at one check until it passes or its time is over.
+    pub async fn checked_within(&self, check: &Check) -> Checked {
+        let deadline = Instant::now() + check.within;
+        loop {
+            let checked = self.checked(check).await;
+            if checked.verdict.passed() || Instant::now() >= deadline {
+                return checked;
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    async fn facts(&self, check: &Check) -> Result<Facts, String> {
+        let wanted = check.causes.iter().flat_map(|c| c.when.facts()).chain(check.want.facts()).collect();
+        let endpoints: Vec<String> = self.bed.members().iter().map(|m| m.endpoint.clone()).collect();
+        let mut facts = gather(&wanted, &endpoints).await?;
+        facts.answers.clone_from(&self.answers);
+        facts.outputs.clone_from(&self.outputs);
+        Ok(facts)
+    }
+
+    /// Solves a step as its solution says: its commands, then its answers. The commands' results come back.
+    ///
+    /// # Errors
+    /// A shell that cannot be started, or an answer that its source does not have.
+    pub async fn solve(&mut self, step: usize) -> Result<Vec<Ran>, String> {
+        self.go(step);
+        let lab = Arc::clone(&self.lab);
+        let step = lab.steps.get(step).ok_or("there is no such step")?;
+        let mut results = Vec::new();
+        for run in step.all_runs() {
+            results.push(self.run_block(&run.id).await?);
+        }
+        for (ask, source) in step.solution().map_or(&[][..], |(_, answers)| answers) {
+            let answer = self.taken(source).map_err(|e| format!("answer `{ask}`: {e}"))?;
+            self.answer(ask, &answer)?;
+        }
+        Ok(results)
+    }
+
+    fn taken(&self, source: &Source) -> Result<String, String> {
+        let (run, row, column) = match source {
+            Source::Literal(text) => return Ok(text.clone()),
+            Source::Captured { run, row, column } => (run, row, *column),
+        };
+        let output = self.outputs.get(run).ok_or_else(|| format!("block `{run}` has not been run"))?;
+        let line = match row.parse::<usize>() {
+            Ok(number) => output.text.lines().nth(number.saturating_sub(1)),
+            Err(_) => output.text.lines().find(|l| l.contains(row.as_str())),
+        };
+        let line = line.ok_or_else(|| format!("block `{run}` printed no line `{row}`"))?;
+        let mut columns =
+            if line.contains(", ") { line.split(", ").collect() } else { line.split_whitespace().collect::<Vec<_>>() };
+        match column {
+            0 => Ok(line.trim().to_owned()),
+            n if n <= columns.len() => Ok(columns.swap_remove(n - 1).to_owned()),
+            n => Err(format!("line `{line}` has no column {n}")),
+        }
+    }
+
+    /// Forgets an output, as if the block had not been run; gives back what was forgotten.
+    pub(crate) fn forget(&mut self, run: &str) -> Option<Output> {
+        self.outputs.remove(run)
+    }
+
+    /// Puts an output back.
+    pub(crate) fn remember(&mut self, run: &str, output: Output) {
+        self.outputs.insert(run.to_owned(), output);
+    }
+
+    /// Replaces an answer without asking whether the question accepts it.
+    pub(crate) fn overwrite(&mut self, ask: &str, answer: Option<String>) -> Option<String> {
+        match answer {
+            Some(answer) => self.answers.insert(ask.to_owned(), answer),
+            None => self.answers.remove(ask),
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! The cluster as it was reported: what the screens draw, what `show --json` prints, what checks look at.
+//!
+//! The one idea: [`Picture::learn`] takes one [`Report`] and nothing else changes the picture, except that time passes.
+//! What no member has said is absent (`None`), never a default; what was said too long ago is marked as old.
+//!
+//! ```text
+//! Report ──▶ learn ──▶ members   state, log, votes, progress of each       members.rs is this file
+//!                  ├─▶ flights   messages on their way                     flight.rs
+//!                  └─▶ feed      what happened, in words                   words.rs
+//! ```
+//!
+//! Left out: history. A recording keeps the reports themselves.
+
+pub mod flight;
+pub mod json;
+mod words;
+
+use crate::lab::cluster::Change;
+use crate::lab::observe::Report;
+use crate::lab::workdir::Record;
+use crate::proto::lab::EntryKind;
+use crate::proto::lab::LogEntry;
+use crate::proto::lab::Members;
+use crate::proto::lab::Progress;
+use crate::proto::lab::Role;
+use crate::proto::lab::Snapshot;
+use crate::proto::lab::State;
+use crate::proto::lab::Telemetry;
+use crate::proto::lab::Timer;
+use crate::proto::lab::Votes;
+use crate::proto::lab::event::Kind;
+use crate::types::Millis;
+use flight::Flights;
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+/// A member that has said nothing for so long is drawn as silent. Its timer speaks ten times a second.
+const SILENT_MS: u64 = 1_500;
+/// Log entries kept of each member.
+const LOG_MAX: usize = 1_000;
+/// Lines kept of the feed.
+const FEED_MAX: usize = 1_000;
+
+/// What the operating system says about a member's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Process {
+    /// Nothing yet, or this lab does not own it.
+    #[default]
+    Unknown,
+    /// It runs.
+    Running { pid: u32 },
+    /// SIGSTOP.
+    Paused { pid: u32, since: Millis },
+    /// It has ended; how.
+    Ended { how: String, since: Millis },
+}
+
+/// Whether a member speaks to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tap {
+    /// Never so far; why not, if an attempt has failed.
+    Never { why: String },
+    /// It does.
+    Open,
+    /// No longer, and why.
+    Lost { why: String },
+}
+
+/// One entry of a member's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The term in which a leader made it.
+    pub term: u64,
+    /// Data, a member change, or a new leader's empty first entry.
+    pub kind: EntryKind,
+    /// Its size.
+    pub bytes: u32,
+    /// In plain words.
+    pub summary: String,
+}
+
+/// One member, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    /// `n1` to `n5`.
+    pub name: String,
+    /// Where clients reach it.
+    pub client_url: String,
+    /// Raft's id, once it has spoken.
+    pub id: Option<u64>,
+    /// Which start of the process speaks.
+    pub boot: u64,
+    /// What the system says.
+    pub process: Process,
+    /// Whether it speaks.
+    pub tap: Tap,
+    /// When it spoke last.
+    pub heard: Option<Millis>,
+    /// Events that we have missed.
+    pub dropped: u64,
+    /// Role, term, log marks.
+    pub state: Option<State>,
+    /// Election and heartbeat timers.
+    pub timer: Option<Timer>,
+    /// Its own count of votes, if it stood for election.
+    pub votes: Option<Votes>,
+    /// As leader: what it knows of each follower, by id.
+    pub progress: BTreeMap<u64, Progress>,
+    /// The newest part of its log.
+    pub log: BTreeMap<u64, Entry>,
+    /// The store's revision.
+    pub revision: u64,
+    /// The last sync of its log, in microseconds.
+    pub sync_us: Option<u32>,
+    /// Up to here the feed has told what was applied.
+    told: u64,
+}
+
+impl MemberView {
+    fn new(name: &str, client_url: &str) -> MemberView {
+        MemberView {
+            name: name.into(),
+            client_url: client_url.into(),
+            id: None,
+            boot: 0,
+            process: Process::Unknown,
+            tap: Tap::Never { why: String::new() },
+            heard: None,
+            dropped: 0,
+            state: None,
+            timer: None,
+            votes: None,
+            progress: BTreeMap::new(),
+            log: BTreeMap::new(),
+            revision: 0,
+            sync_us: None,
+            told: 0,
+        }
+    }
+
+    /// Whether its process is known to have ended.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.process, Process::Ended { .. })
+    }
+
+    /// Whether its process stands still.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        matches!(self.process, Process::Paused { .. })
+    }
+
+    /// Whether what we know of it is fresh.
+    #[must_use]
+    pub fn is_heard(&self, now: Millis) -> bool {
+        self.tap == Tap::Open && self.heard.is_some_and(|at| now.0.saturating_sub(at.0) < SILENT_MS)
+    }
+
+    /// Its role, if it has said so and we still hear it.
+    #[must_use]
+    pub fn role(&self, now: Millis) -> Option<Role> {
+        if self.is_down() || !self.is_heard(now) { None } else { self.state.as_ref().map(State::role) }
+    }
+
+    /// Forgets what only a running process knows.
+    fn reset(&mut self) {
+        self.state = None;
+        self.timer = None;
+        self.votes = None;
+        self.progress.clear();
+        self.log.clear();
+        self.told = 0;
+    }
+
+    fn append(&mut self, entries: &[LogEntry]) {
+        for e in entries {
+            let entry = Entry { term: e.term, kind: e.kind(), bytes: e.bytes, summary: e.summary.clone() };
+            self.log.insert(e.index, entry);
+        }
+        while self.log.len() > LOG_MAX {
+            self.log.pop_first();
+        }
+    }
+}
+
+/// How a line of the feed wants to be read. Always also plain from its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Ordinary.
+    Plain,
+    /// A new leader, a committed write.
+    Good,
+    /// Something failed, was lost or broken.
+    Bad,
+}
+
+/// One line of the feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// When we learnt it.
+    pub at: Millis,
+    /// How to show it.
+    pub tone: Tone,
+    /// One sentence.
+    pub text: String,
+}
+
+/// Everything that was reported.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    /// The time of the last report or tick, since the lab's start.
+    pub now: Millis,
+    /// n1 first.
+    pub members: Vec<MemberView>,
+    /// Messages on their way.
+    pub flights: Flights,
+    /// Oldest first.
+    pub feed: VecDeque<Line>,
+    /// Names of members, by raft's id, as the members tell them.
+    names: BTreeMap<u64, String>,
+}
+
+impl Picture {
+    /// A picture of members that have said nothing yet.
+    #[must_use]
+    pub fn new(record: &Record) -> Picture {
+        let members = record.members.iter().map(|m| MemberView::new(&m.name, &m.client_url)).collect();
+        Picture { members, ..Picture::default() }
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Millis) {
+        let was = self.now;
+        self.now = now;
+        self.flights.forget(now);
+        for m in &self.members {
+            // Said once, at the moment of falling silent; a lost stream has been told with its reason.
+            if m.is_heard(was) && !m.is_heard(now) && !m.is_paused() {
+                let line =
+                    Line { at: now, tone: Tone::Bad, text: format!("{} is silent: nothing heard from it", m.name) };
+                push(&mut self.feed, line);
+            }
+        }
+    }
+
+    /// Takes one report in. Reports about members that do not exist are ignored.
+    pub fn learn(&mut self, report: Report) {
+        match report {
+            Report::Note { text } => self.say(Tone::Bad, text),
+            Report::Process { member, .. }
+            | Report::Connected { member }
+            | Report::Lost { member, .. }
+            | Report::Telemetry { member, .. }
+                if member >= self.members.len() => {}
+            Report::Process { member, change } => self.process(member, change),
+            Report::Connected { member } => self.members[member].tap = Tap::Open,
+            Report::Lost { member, why } => self.lost(member, why),
+            Report::Telemetry { member, event } => self.telemetry(member, *event),
+        }
+    }
+
+    /// Writes a line into the feed.
+    pub fn say(&mut self, tone: Tone, text: String) {
+        push(&mut self.feed, Line { at: self.now, tone, text });
+    }
+
+    /// The place of the member that says it leads in the highest term, if we hear it.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |m: &MemberView| m.role(self.now) == Some(Role::Leader);
+        let terms = self.members.iter().enumerate().filter(|(_, m)| leads(m));
+        terms.max_by_key(|(_, m)| m.state.as_ref().map(|s| s.term)).map(|(i, _)| i)
+    }
+
+    /// The highest term that any member has reported.
+    #[must_use]
+    pub fn term(&self) -> Option<u64> {
+        self.members.iter().filter_map(|m| m.state.as_ref()).map(|s| s.term).max()
+    }
+
+    /// The place of the member with this raft id.
+    #[must_use]
+    pub fn place(&self, id: u64) -> Option<usize> {
+        self.members.iter().position(|m| m.id == Some(id))
+    }
+
+    /// A member's name, or its id if nobody has told its name.
+    #[must_use]
+    pub fn name(&self, id: u64) -> String {
+        if let Some(place) = self.place(id) {
+            return self.members[place].name.clone();
+        }
+        self.names.get(&id).cloned().unwrap_or_else(|| format!("{id:x}"))
+    }
+
+    /// Which members have this entry on disk, as their own reports or the leader's `match` say.
+    #[must_use]
+    pub fn holders(&self, index: u64, term: u64) -> Vec<&str> {
+        let leader = self.leader().map(|l| &self.members[l]);
+        let holds = |m: &&MemberView| {
+            let own = m.state.as_ref().is_some_and(|s| s.persisted >= index)
+                && m.log.get(&index).is_some_and(|e| e.term == term);
+            let known = m.id.and_then(|id| leader?.progress.get(&id)).is_some_and(|p| p.match_index >= index);
+            own || known
+        };
+        self.members.iter().filter(holds).map(|m| m.name.as_str()).collect()
+    }
+
+    fn lost(&mut self, member: usize, why: String) {
+        let m = &mut self.members[member];
+        if m.tap != Tap::Open {
+            m.tap = Tap::Never { why };
+            return;
+        }
+        let ended = m.is_down();
+        m.tap = Tap::Lost { why: why.clone() };
+        if !ended {
+            let text = format!("no data from {}: {why}", self.members[member].name);
+            self.say(Tone::Bad, text);
+        }
+    }
+
+    fn telemetry(&mut self, member: usize, t: Telemetry) {
+        let m = &mut self.members[member];
+        if t.boot_id != m.boot {
+            m.reset();
+            m.boot = t.boot_id;
+        }
+        m.id = Some(t.member_id).filter(|id| *id != 0).or(m.id);
+        m.heard = Some(self.now);
+        m.dropped = t.dropped;
+        let Some(kind) = t.event.and_then(|e| e.kind) else { return };
+        self.words(member, &kind);
+        self.fly(&kind);
+        self.event(member, kind);
+    }
+
+    fn event(&mut self, member: usize, kind: Kind) {
+        let m = &mut self.members[member];
+        match kind {
+            Kind::Snapshot(s) => self.snapshot(member, s),
+            Kind::State(s) => m.state = Some(s),
+            Kind::Timer(t) => m.timer = Some(t),
+            Kind::Progress(p) => drop(m.progress.insert(p.peer, p)),
+            Kind::Votes(v) => m.votes = Some(v),
+            Kind::Appended(a) => m.append(&a.entries),
+            Kind::Truncated(t) => drop(m.log.split_off(&(t.last_kept + 1))),
+            Kind::Persisted(p) => m.sync_us = Some(p.sync_us),
+            Kind::Applied(a) => {
+                m.revision = a.revision;
+                m.told = m.told.max(a.index);
+            }
+            Kind::Members(members) => self.learn_names(members),
+            Kind::Sent(_)
+            | Kind::Received(_)
+            | Kind::Dropped(_)
+            | Kind::Proposed(_)
+            | Kind::Answered(_)
+            | Kind::Link(_)
+            | Kind::Note(_) => {}
+        }
+    }
+
+    fn snapshot(&mut self, member: usize, s: Snapshot) {
+        let m = &mut self.members[member];
+        m.reset();
+        m.append(&s.tail);
+        m.told = s.state.as_ref().map_or(0, |s| s.applied);
+        m.state = s.state;
+        m.progress = s.progress.into_iter().map(|p| (p.peer, p)).collect();
+        m.revision = s.revision;
+        self.learn_names(s.members.unwrap_or_default());
+    }
+
+    fn learn_names(&mut self, members: Members) {
+        for m in members.members {
+            self.names.insert(m.id, m.name.clone());
+            if let Some(view) = self.members.iter_mut().find(|v| v.name == m.name && v.id.is_none()) {
+                view.id = Some(m.id);
+            }
+        }
+    }
+
+    fn process(&mut self, member: usize, change: Change) {
+        let (now, m) = (self.now, &mut self.members[member]);
+        let name = m.name.clone();
+        let pid = match m.process {
+            Process::Running { pid } | Process::Paused { pid, .. } => pid,
+            Process::Unknown | Process::Ended { .. } => 0,
+        };
+        let (tone, text) = match change {
+            Change::Started { pid } => {
+                m.process = Process::Running { pid };
+                (Tone::Plain, format!("{name} starts as process {pid}"))
+            }
+            Change::Paused => {
+                m.process = Process::Paused { pid, since: now };
+                (Tone::Bad, format!("{name} is stopped (SIGSTOP): it stands still, and the others cannot know why"))
+            }
+            Change::Continued => {
+                m.process = Process::Running { pid };
+                // It was silent, not lost: it is heard again when it speaks.
+                (Tone::Plain, format!("{name} goes on (SIGCONT); for it, no time has passed"))
+            }
+            Change::Ended { how } => {
+                m.process = Process::Ended { how: how.clone(), since: now };
+                m.timer = None;
+                (Tone::Bad, format!("{name} is down: {how}"))
+            }
+            Change::Failed { why } => {
+                m.process = Process::Ended { how: why.clone(), since: now };
+                (Tone::Bad, format!("{name} did not start: {why}"))
+            }
+        };
+        self.say(tone, text);
+    }
+
+    fn fly(&mut self, kind: &Kind) {
+        let (wire, told) = match kind {
+            Kind::Sent(s) => (&s.wire, flight::Told::Sent),
+            Kind::Received(r) => (&r.wire, flight::Told::Received),
+            Kind::Dropped(d) => (&d.wire, flight::Told::Dropped),
+            _ => return,
+        };
+        let Some(wire) = wire else { return };
+        if let (Some(from), Some(to)) = (self.place(wire.from), self.place(wire.to)) {
+            self.flights.learn(self.now, from, to, wire, told);
+        }
+    }
+}
+
+fn push(feed: &mut VecDeque<Line>, line: Line) {
+    if feed.len() == FEED_MAX {
+        feed.pop_front();
+    }
+    feed.push_back(line);
+}

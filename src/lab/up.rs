@@ -1,0 +1,300 @@
+//! The lab without a screen: `up` keeps a cluster running, `down` ends it, `show` tells what its members report.
+//!
+//! Each is a function of arguments and writers. Options are few, so they are read by hand: unknown ones are refused.
+
+#![expect(clippy::disallowed_methods, reason = "measures the time since the start")]
+
+use crate::lab::Cluster;
+use crate::lab::Error;
+use crate::lab::Picture;
+use crate::lab::SIZES;
+use crate::lab::observe;
+use crate::lab::observe::REPORTS_MAX;
+use crate::lab::observe::Report;
+use crate::lab::picture::Process;
+use crate::lab::preflight;
+use crate::lab::preflight::PORTS;
+use crate::lab::workdir::Running;
+use crate::lab::workdir::read_token;
+use crate::types::Millis;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How long `show` waits for members that do not answer.
+const SHOW: Duration = Duration::from_millis(1_500);
+/// How long `down` waits for a clean end.
+const DOWN: Duration = Duration::from_secs(15);
+
+/// Options that the lab's commands share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `--nodes N`.
+    pub nodes: Option<usize>,
+    /// `--folder PATH`.
+    pub folder: Option<PathBuf>,
+    /// `--rm`: remove the folder at the end.
+    pub remove: bool,
+    /// `--feed`: print what happens.
+    pub feed: bool,
+    /// `--json`.
+    pub json: bool,
+    /// `--plain`: no screen.
+    pub plain: bool,
+    /// `--ascii`: 7-bit characters only.
+    pub ascii: bool,
+    /// `--theme NAME`.
+    pub theme: Option<String>,
+    /// What stands after `--`.
+    pub command: Vec<String>,
+}
+
+impl Options {
+    /// Reads options; `allowed` names those that the command knows.
+    ///
+    /// # Errors
+    /// For an unknown option or a bad value, in a sentence.
+    pub fn parse(args: &[String], allowed: &[&str]) -> Result<Options, Error> {
+        let mut options = Options::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let (name, inline) = arg.split_once('=').map_or((arg.as_str(), None), |(n, v)| (n, Some(v.to_string())));
+            if !allowed.contains(&name) {
+                let known = if allowed.is_empty() { "none".to_string() } else { allowed.join(" ") };
+                return Err(Error::Usage(format!("unknown argument {arg:?}; known here: {known}")));
+            }
+            let mut value = |what: &str| {
+                let given = inline.clone().or_else(|| args.next().cloned());
+                given.ok_or_else(|| Error::Usage(format!("{name} needs {what}")))
+            };
+            match name {
+                "--nodes" => options.nodes = Some(nodes(&value("1, 3 or 5")?)?),
+                "--folder" => options.folder = Some(value("a path")?.into()),
+                "--theme" => options.theme = Some(value("dark, light or mono")?),
+                "--rm" => options.remove = true,
+                "--feed" => options.feed = true,
+                "--json" => options.json = true,
+                "--plain" => options.plain = true,
+                "--ascii" => options.ascii = true,
+                _ => options.command = args.by_ref().cloned().collect(),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn nodes(text: &str) -> Result<usize, Error> {
+    let n = text.parse().ok().filter(|n| SIZES.contains(n));
+    n.ok_or_else(|| Error::Usage(format!("--nodes is {text:?}, but a lab has 1, 3 or 5 members")))
+}
+
+/// `etcd-lab up [--nodes N] [--folder PATH] [--rm] [--feed]`: runs a cluster until it is interrupted.
+pub fn up(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let ran = Options::parse(args, &["--nodes", "--folder", "--rm", "--feed"]).and_then(|o| run_up(&o, out));
+    finish(ran, err)
+}
+
+/// `etcd-lab down [--folder PATH]`: ends the lab that runs in another terminal.
+pub fn down(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let ran = Options::parse(args, &["--folder"]).and_then(|o| run_down(&o, out));
+    finish(ran, err)
+}
+
+/// `etcd-lab show --json [--folder PATH]`: prints what the members of the running lab report.
+pub fn show(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let ran = Options::parse(args, &["--json", "--folder"]).and_then(|o| run_show(&o, out));
+    finish(ran, err)
+}
+
+/// Prints an error as etcd's tools do, and gives the exit code.
+pub(crate) fn finish(ran: Result<(), Error>, err: &mut dyn Write) -> u8 {
+    match ran {
+        Ok(()) => 0,
+        Err(e) => {
+            drop(writeln!(err, "Error: {e}"));
+            if matches!(e, Error::Usage(_)) { 2 } else { 1 }
+        }
+    }
+}
+
+/// Runs a cluster without a screen until a signal says to end it. Also what a terminal that cannot draw gets.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
+    let plan = preflight::plan(options.nodes.unwrap_or(3), options.folder.as_deref(), &PORTS)?;
+    for notice in &plan.notices {
+        print(out, &format!("note: {notice}"))?;
+    }
+    let (to, reports) = mpsc::channel(REPORTS_MAX);
+    let token = read_token(&plan.work.token_file())?;
+    let runtime = observe::runtime()?;
+    let program = own_program()?;
+    let cluster = Cluster::start(plan, &program, to.clone())?;
+    introduce(&cluster, out)?;
+    let watched = runtime.block_on(watch(&cluster, &token, to, reports, options.feed, out));
+    drop(print(out, "shutting the members down"));
+    let folder = cluster.folder().to_path_buf();
+    match cluster.shutdown() {
+        Some(work) if options.remove => work.remove()?,
+        _ => print(out, &format!("kept: {} (continue with --folder, or delete it)", folder.display()))?,
+    }
+    watched
+}
+
+fn introduce(cluster: &Cluster, out: &mut dyn Write) -> Result<(), Error> {
+    print(out, &format!("work folder: {}", cluster.folder().display()))?;
+    for m in &cluster.record.members {
+        print(out, &format!("{}  clients {}  peers {}  log {}", m.name, m.client_url, m.peer_url, m.log.display()))?;
+    }
+    print(out, &format!("export PATH={}:$PATH", cluster.folder().join("bin").display()))?;
+    print(out, &format!("export ETCDCTL_ENDPOINTS={}", cluster.record.endpoints()))
+}
+
+async fn watch(
+    cluster: &Cluster,
+    token: &str,
+    to: mpsc::Sender<Report>,
+    mut reports: mpsc::Receiver<Report>,
+    feed: bool,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let no_signals = |source| Error::System { what: "cannot listen to signals", source };
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    let _observers = observe::observe(&cluster.record, token, &to);
+    let mut picture = Picture::new(&cluster.record);
+    let (start, mut led) = (Instant::now(), false);
+    loop {
+        let report = tokio::select! {
+            report = reports.recv() => report,
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            _ = hangup.recv() => return Ok(()),
+        };
+        picture.tick(Millis(start.elapsed().as_millis() as u64));
+        report.into_iter().for_each(|r| picture.learn(r));
+        let lines = std::mem::take(&mut picture.feed);
+        for line in lines.iter().filter(|_| feed) {
+            print(out, &format!("{}  {}", clock(line.at), line.text))?;
+        }
+        if !led && let Some(leader) = picture.leader() {
+            led = true;
+            print(
+                out,
+                &format!("ready: {} leads; end it with Ctrl-C or `etcd-lab down`", picture.members[leader].name),
+            )?;
+        }
+        if picture.members.iter().all(|m| matches!(m.process, Process::Ended { .. })) {
+            let log = cluster.record.members[0].log.display().to_string();
+            return Err(Error::Refused(format!("all members have ended; the reason is in {log}")));
+        }
+    }
+}
+
+fn run_down(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
+    let running = Running::find(options.folder.as_deref(), &preflight::bases())?;
+    let pid = i32::try_from(running.record.supervisor_pid).ok().and_then(Pid::from_raw).ok_or(Error::NotRunning)?;
+    let system = |source| Error::System { what: "cannot end the lab", source };
+    rustix::process::kill_process(pid, Signal::TERM).map_err(|e| system(e.into()))?;
+    let deadline = Instant::now() + DOWN;
+    while running.is_alive() {
+        if Instant::now() > deadline {
+            // Its members end with it: the kernel sees to that.
+            rustix::process::kill_process(pid, Signal::KILL).map_err(|e| system(e.into()))?;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    print(out, &format!("ended the lab in {}", running.folder.display()))
+}
+
+fn run_show(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
+    if !options.json {
+        return Err(Error::Usage("show prints JSON: etcd-lab show --json".into()));
+    }
+    let running = Running::find(options.folder.as_deref(), &preflight::bases())?;
+    let picture = observe::runtime()?.block_on(glance(&running, &running.token()?));
+    let mut json = picture.to_json();
+    json["folder"] = running.folder.display().to_string().into();
+    print(out, &format!("{json:#}"))
+}
+
+/// Listens until every member that can be reached has said what it knows.
+async fn glance(running: &Running, token: &str) -> Picture {
+    let (to, mut reports) = mpsc::channel(REPORTS_MAX);
+    let _observers = observe::observe(&running.record, token, &to);
+    let mut picture = Picture::new(&running.record);
+    for (view, m) in picture.members.iter_mut().zip(&running.record.members) {
+        // Its supervisor wrote the pid down, and that it has none.
+        view.process = match m.pid {
+            0 => Process::Ended { how: "not running".into(), since: Millis(0) },
+            pid => Process::Running { pid },
+        };
+    }
+    let mut answered = vec![false; picture.members.len()];
+    let start = Instant::now();
+    while let Ok(Some(report)) = timeout(SHOW.saturating_sub(start.elapsed()), reports.recv()).await {
+        picture.tick(Millis(start.elapsed().as_millis() as u64));
+        match &report {
+            Report::Telemetry { member, .. } | Report::Lost { member, .. } => answered[*member] = true,
+            Report::Process { .. } | Report::Connected { .. } | Report::Note { .. } => {}
+        }
+        picture.learn(report);
+        if answered.iter().all(|a| *a) {
+            break;
+        }
+    }
+    picture
+}
+
+/// This executable, from which members are started.
+///
+/// # Errors
+/// If the system does not tell.
+pub fn own_program() -> Result<PathBuf, Error> {
+    std::env::current_exe().map_err(|source| Error::System { what: "cannot find my own executable", source })
+}
+
+/// `00:41.2` since the lab's start.
+#[must_use]
+pub fn clock(at: Millis) -> String {
+    let tenths = at.0 / 100;
+    format!("{:02}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
+}
+
+fn print(out: &mut dyn Write, line: &str) -> Result<(), Error> {
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|source| Error::System { what: "cannot print", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, String> {
+        let args: Vec<String> = line.split_whitespace().map(String::from).collect();
+        Options::parse(&args, &["--nodes", "--folder", "--rm"]).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn options_are_read_or_refused_in_a_sentence() {
+        assert_eq!(parse("--nodes 5").map(|o| o.nodes), Ok(Some(5)));
+        assert_eq!(parse("--nodes=1 --rm").map(|o| (o.nodes, o.remove)), Ok((Some(1), true)));
+        assert_eq!(parse("--nodes 4"), Err("--nodes is \"4\", but a lab has 1, 3 or 5 members".into()));
+        assert_eq!(parse("--nodes"), Err("--nodes needs 1, 3 or 5".into()));
+        assert!(parse("--fast").expect_err("unknown").contains("unknown argument \"--fast\""));
+    }
+
+    #[test]
+    fn the_clock_counts_minutes_seconds_and_tenths() {
+        assert_eq!(clock(Millis(61_250)), "01:01.2");
+    }
+}

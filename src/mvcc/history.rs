@@ -1,0 +1,207 @@
+//! History read forwards, for watchers that catch up; and read whole, for HashKV.
+//!
+//! Both choose blocks under the node's lock and read them without it, like range reads. A pin keeps compaction from taking
+//! rows away in between. Rows at or above the compaction are all there, so catching up needs no look at the index, except
+//! that the few rows of a single key are found by it.
+//!
+//! Left out: hashes taken by compaction itself and kept for the last ten (etcd ≥ 3.5.5).
+//!
+//! Source: contract-server 6.6; etcd `server/storage/mvcc/hash.go`.
+
+use super::Store;
+use super::blocks::Reader;
+use super::blocks::Source;
+use super::pins::Pin;
+use super::row::Row;
+use super::row::RowId;
+use super::row::Rows;
+use super::row::raw_key;
+use crate::error::Error;
+use crate::proto::mvccpb::Event;
+use crate::types::KeyRange;
+use crate::types::Revision;
+use std::sync::Arc;
+
+/// How many bytes of blocks one step of catching up reads, unless one revision is larger.
+const STEP_BYTES: usize = 1 << 20;
+
+/// A stretch of history, chosen and not yet read.
+pub struct History {
+    range: KeyRange,
+    from: RowId,
+    through: Revision,
+    sources: Vec<Source>,
+    reader: Arc<Reader>,
+    _pin: Pin,
+}
+
+impl Store {
+    /// Chooses the events of `range` from revision `from` on, of at most about `max_revisions` revisions, none of them cut.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] if `from` lies below the compaction.
+    pub fn history(&self, range: &KeyRange, from: Revision, max_revisions: usize) -> Result<History, Error> {
+        if self.compacted.is_some_and(|floor| from < floor) {
+            return Err(Error::Compacted);
+        }
+        let (sources, through) = match range {
+            KeyRange::Single(key) => self.history_of_key(key, from, max_revisions),
+            _ => self.history_of_all(from, max_revisions),
+        };
+        let reader = Arc::clone(&self.reader);
+        let from = RowId::first_of(from);
+        Ok(History { range: range.clone(), from, through, sources, reader, _pin: self.pins.pin(from.main) })
+    }
+
+    fn history_of_key(&self, key: &[u8], from: Revision, max: usize) -> (Vec<Source>, Revision) {
+        let mut sources = Vec::new();
+        let (mut last_row, mut last_block) = (RowId::default(), None);
+        for (count, row) in self.index.key(key).iter().flat_map(|rows| rows.since(from)).enumerate() {
+            if count >= max && row.main != last_row.main {
+                return (sources, Revision(row.main.0 - 1));
+            }
+            let (block, source) = self.blocks.source(row);
+            if last_block != Some(block) {
+                sources.push(source);
+            }
+            (last_row, last_block) = (row, Some(block));
+        }
+        (sources, self.current)
+    }
+
+    fn history_of_all(&self, from: Revision, max: usize) -> (Vec<Source>, Revision) {
+        let (mut sources, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        for (id, block_rows, block_bytes, block) in self.blocks.walk(RowId::first_of(from)) {
+            // Only where a revision begins: all events of one revision belong into one response.
+            if id.sub == 0 && id.main > from && (rows >= max || bytes >= STEP_BYTES) {
+                return (sources, Revision(id.main.0 - 1));
+            }
+            sources.extend(block);
+            rows += block_rows;
+            bytes += block_bytes;
+        }
+        (sources, self.current)
+    }
+}
+
+impl History {
+    /// Reads the events, oldest first, and says up to which revision they are all. May read the engine.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    pub fn load(self) -> Result<(Vec<Event>, Revision), Error> {
+        let mut events = Vec::new();
+        each_row(
+            &self.sources,
+            &self.reader,
+            |id| self.from <= id && id.main <= self.through,
+            |row| {
+                if self.range.contains(&row.kv.key) {
+                    events.push(row.into_event());
+                }
+            },
+        )?;
+        Ok((events, self.through))
+    }
+}
+
+/// Calls `visit` with every row of `sources` that `wants` wants.
+fn each_row(
+    sources: &[Source],
+    reader: &Reader,
+    wants: impl Fn(RowId) -> bool,
+    mut visit: impl FnMut(Row),
+) -> Result<(), Error> {
+    for source in sources {
+        let block = match source {
+            Source::Row(row) => {
+                if wants(row.id) {
+                    visit(Row::clone(row));
+                }
+                continue;
+            }
+            Source::Block(bytes) => bytes.clone(),
+            Source::Stored(id) => reader.block(*id)?,
+        };
+        for packed in Rows(block) {
+            let packed = packed?;
+            if wants(packed.id) {
+                visit(packed.unpack()?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A hash of all history up to a revision, chosen and not yet read.
+pub struct HashPlan {
+    at: i64,
+    compacted: Option<Revision>,
+    current: Revision,
+    /// Rows at or below the compaction that count, in order.
+    keep: Vec<RowId>,
+    sources: Vec<Source>,
+    reader: Arc<Reader>,
+    _pin: Pin,
+}
+
+/// What HashKV answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    pub hash: u32,
+    /// −1 if there was no compaction yet.
+    pub compact_revision: i64,
+    pub hash_revision: i64,
+    /// The store's revision when the hash was asked for.
+    pub current: Revision,
+}
+
+impl Store {
+    /// Chooses what the hash at `revision` covers; 0 means now.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], [`Error::FutureRevision`].
+    pub fn hash_plan(&self, revision: i64) -> Result<HashPlan, Error> {
+        // A negative revision is not refused by etcd: it hashes nothing.
+        let at = if revision < 0 { Revision(0) } else { self.readable(revision)? };
+        let floor = self.compacted.unwrap_or_default();
+        // With no key left at that revision etcd drops nothing more than compaction has dropped.
+        let basis = if self.index.visible(at).next().is_some() { at } else { floor };
+        let below = self.index.visible(basis).map(|found| found.row).filter(|row| row.main <= floor);
+        let mut keep: Vec<RowId> = below.collect();
+        keep.sort_unstable();
+        let sources = self.blocks.walk(RowId::default()).take_while(|(id, ..)| id.main <= at);
+        Ok(HashPlan {
+            at: if revision < 0 { revision } else { at.to_wire() },
+            compacted: self.compacted,
+            current: self.current,
+            keep,
+            sources: sources.flat_map(|(.., block)| block).collect(),
+            reader: Arc::clone(&self.reader),
+            _pin: self.pins.pin(at.max(floor)),
+        })
+    }
+}
+
+impl HashPlan {
+    /// Computes the hash. Reads all of history, so it may take seconds.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    pub fn run(self) -> Result<Hash, Error> {
+        let floor = self.compacted.unwrap_or_default();
+        let mut hash = crc32c::crc32c(b"key");
+        let mut address = Vec::with_capacity(18);
+        let mut value = Vec::new();
+        let counts =
+            |id: RowId| id.main.to_wire() <= self.at && (id.main > floor || self.keep.binary_search(&id).is_ok());
+        each_row(&self.sources, &self.reader, counts, |row| {
+            raw_key(row.id, row.tombstone, &mut address);
+            value.clear();
+            prost::Message::encode(&row.kv, &mut value).expect("a Vec grows");
+            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &address), &value);
+        })?;
+        let compact_revision = self.compacted.map_or(-1, Revision::to_wire);
+        Ok(Hash { hash, compact_revision, hash_revision: self.at, current: self.current })
+    }
+}

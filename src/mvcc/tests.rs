@@ -1,0 +1,427 @@
+//! The small print of etcd's key space, claim by claim.
+
+use super::*;
+use crate::engine::Memory;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::range_request::SortOrder;
+use crate::proto::etcdserverpb::range_request::SortTarget;
+use proptest::prelude::*;
+
+fn open(engine: &Arc<Memory>) -> Store {
+    Store::open(Arc::clone(engine) as Arc<dyn Engine>, CACHE_BYTES).expect("opens").0
+}
+
+fn store() -> Store {
+    open(&Arc::default())
+}
+
+fn put(store: &mut Store, key: &str, value: &str) {
+    let mut write = store.write();
+    write.put(Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()), LeaseId(0));
+    assert_eq!(write.finish().len(), 1);
+}
+
+fn delete(store: &mut Store, key: &str) {
+    let mut write = store.write();
+    write.delete(&KeyRange::Single(Bytes::copy_from_slice(key.as_bytes())));
+    let _ = write.finish();
+}
+
+/// Writes what changed to the engine, as the driver does.
+fn flush(store: &mut Store, engine: &Memory) {
+    let mut batch = Batch::default();
+    store.drain(&mut batch);
+    engine.write(&batch).expect("memory");
+    store.written();
+}
+
+fn sweep(store: &mut Store) {
+    while store.compact_step(3).expect("memory") {
+        store.compact_ahead(3).load().expect("memory");
+    }
+}
+
+fn all() -> pb::RangeRequest {
+    pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() }
+}
+
+fn range(store: &Store, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+    let mut selection = store.select(request)?;
+    while !selection.is_complete() {
+        store.select_more(&mut selection);
+    }
+    selection.load()
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `key=value` of each pair, then the count, and `more` if there are more.
+fn show(response: pb::RangeResponse) -> String {
+    let pairs: Vec<String> = response.kvs.iter().map(|kv| format!("{}={}", text(&kv.key), text(&kv.value))).collect();
+    format!("{} ({}){}", pairs.join(" "), response.count, if response.more { " more" } else { "" })
+}
+
+fn ask(store: &Store, change: impl FnOnce(&mut pb::RangeRequest)) -> String {
+    let mut request = all();
+    change(&mut request);
+    range(store, &request).map_or_else(|e| e.to_string(), show)
+}
+
+fn hash(store: &Store, revision: i64) -> Hash {
+    store.hash_plan(revision).and_then(HashPlan::run).expect("memory")
+}
+
+fn history(store: &Store, from: u64) -> Result<String, Error> {
+    let range = KeyRange::From(Bytes::new());
+    let (events, _) = store.history(&range, Revision(from), 1000)?.load()?;
+    let show = |event: Event| {
+        let kv = event.kv.expect("every event has one");
+        format!("{}{}@{}", if event.r#type == 1 { "-" } else { "+" }, text(&kv.key), kv.mod_revision)
+    };
+    Ok(events.into_iter().map(show).collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn a_range_reads_each_key_as_it_was_at_the_revision() {
+    let mut store = store();
+    put(&mut store, "a", "1");
+    put(&mut store, "a", "2");
+    put(&mut store, "b", "1");
+    delete(&mut store, "a");
+    assert_eq!(ask(&store, |r| r.revision = 2), "a=1 (1)");
+    assert_eq!(ask(&store, |r| r.revision = 4), "a=2 b=1 (2)");
+    assert_eq!(ask(&store, |_| {}), "b=1 (1)");
+    assert_eq!(ask(&store, |r| r.revision = -1), "b=1 (1)");
+    assert_eq!(ask(&store, |r| r.revision = 6), Error::FutureRevision.to_string());
+}
+
+#[test]
+fn the_count_knows_neither_limit_nor_filters() {
+    let mut store = store();
+    for key in ["a", "b", "c", "d"] {
+        put(&mut store, key, "v");
+    }
+    assert_eq!(ask(&store, |r| r.limit = 2), "a=v b=v (4) more");
+    assert_eq!(ask(&store, |r| r.limit = 4), "a=v b=v c=v d=v (4)");
+    assert_eq!(ask(&store, |r| r.count_only = true), " (4)");
+    assert_eq!(ask(&store, |r| (r.count_only, r.limit) = (true, 1)), " (4)");
+    assert_eq!(ask(&store, |r| (r.min_mod_revision, r.max_mod_revision) = (3, 4)), "b=v c=v (4)");
+    assert_eq!(ask(&store, |r| (r.min_mod_revision, r.limit) = (3, 2)), "b=v c=v (4) more");
+    assert_eq!(ask(&store, |r| r.max_create_revision = 2), "a=v (4)");
+    assert_eq!(ask(&store, |r| r.keys_only = true), "a= b= c= d= (4)");
+}
+
+#[test]
+fn sorting_comes_before_the_limit() {
+    let mut store = store();
+    for (key, value) in [("a", "3"), ("b", "1"), ("c", "2"), ("b", "9"), ("a", "0"), ("a", "5")] {
+        put(&mut store, key, value);
+    }
+    let sorted = |target: SortTarget, order: SortOrder, limit: i64| {
+        ask(&store, |r| (r.sort_target, r.sort_order, r.limit) = (target as i32, order as i32, limit))
+    };
+    assert_eq!(sorted(SortTarget::Key, SortOrder::Descend, 2), "c=2 b=9 (3) more");
+    assert_eq!(sorted(SortTarget::Version, SortOrder::Descend, 0), "a=5 b=9 c=2 (3)");
+    assert_eq!(sorted(SortTarget::Mod, SortOrder::None, 0), "c=2 b=9 a=5 (3)", "NONE on anything but keys ascends");
+    assert_eq!(sorted(SortTarget::Create, SortOrder::Descend, 1), "c=2 (3) more");
+    assert_eq!(sorted(SortTarget::Value, SortOrder::Ascend, 2), "c=2 a=5 (3) more");
+    assert_eq!(sorted(SortTarget::Value, SortOrder::Descend, 0), "b=9 a=5 c=2 (3)");
+    assert_eq!(ask(&store, |r| r.sort_target = 9), Error::InvalidSortOption.to_string());
+}
+
+#[test]
+fn a_long_range_is_chosen_in_slices_at_one_revision() {
+    let mut store = store();
+    let keys = SLICE_KEYS * 2 + 7;
+    for key in 0..keys {
+        put(&mut store, &format!("{key:05}"), "old");
+    }
+    let mut selection = store.select(&all()).expect("readable");
+    assert!(!selection.is_complete());
+    put(&mut store, "99999", "new");
+    while !selection.is_complete() {
+        store.select_more(&mut selection);
+    }
+    let response = selection.load().expect("memory");
+    assert_eq!((response.kvs.len(), response.count as usize), (keys, keys));
+    assert!(response.kvs.iter().all(|kv| kv.value == "old"));
+}
+
+#[test]
+fn an_interval_that_ends_where_it_begins_is_empty() {
+    let mut store = store();
+    put(&mut store, "b", "1");
+    assert_eq!(ask(&store, |r| (r.key, r.range_end) = ("b".into(), "b".into())), " (0)");
+    assert_eq!(ask(&store, |r| (r.key, r.range_end) = ("b".into(), "a".into())), " (0)");
+    assert_eq!(ask(&store, |r| (r.key, r.range_end) = ("a".into(), "c".into())), "b=1 (1)");
+}
+
+#[test]
+fn the_changes_of_one_transaction_share_a_revision_and_see_each_other() {
+    let mut store = store();
+    let mut write = store.write();
+    write.put("b".into(), "1".into(), LeaseId(0));
+    write.put("a".into(), "1".into(), LeaseId(7));
+    assert!(write.store().has(b"b"));
+    assert_eq!(write.delete(&KeyRange::From(Bytes::new())), ["a", "b"]);
+    let events = write.finish();
+    assert_eq!(store.revision(), Revision(2));
+    assert_eq!(history(&store, 2), Ok("+b@2 +a@2 -a@2 -b@2".into()));
+    assert_eq!(events[1].kv.as_ref().map(|kv| (kv.version, kv.create_revision, kv.lease)), Some((1, 2, 7)));
+    let gone = events[2].kv.as_ref().expect("a delete names its key");
+    assert_eq!(gone, &KeyValue { key: "a".into(), mod_revision: 2, ..KeyValue::default() });
+}
+
+#[test]
+fn a_transaction_that_changes_nothing_takes_no_revision() {
+    let mut store = store();
+    delete(&mut store, "a");
+    assert_eq!(store.revision(), Revision::FIRST);
+}
+
+/// etcd lost the delete at the compacted revision for years (#18089, #19179).
+#[test]
+fn a_delete_at_the_compacted_revision_is_still_told() {
+    for restart in [false, true] {
+        let engine = Arc::default();
+        let mut store = open(&engine);
+        for value in ["1", "2", "3"] {
+            put(&mut store, "a", value);
+        }
+        delete(&mut store, "a");
+        put(&mut store, "a", "5");
+        flush(&mut store, &engine);
+        assert_eq!(store.compact(5), Ok(Revision(5)));
+        sweep(&mut store);
+        flush(&mut store, &engine);
+        if restart {
+            store = open(&engine);
+        }
+        assert_eq!(history(&store, 5), Ok("-a@5 +a@6".into()));
+        assert_eq!(history(&store, 4), Err(Error::Compacted));
+        assert_eq!(ask(&store, |r| r.revision = 5), " (0)");
+        assert_eq!(ask(&store, |r| r.revision = 6), "a=5 (1)");
+        assert_eq!(ask(&store, |r| r.revision = 4), Error::Compacted.to_string());
+    }
+}
+
+#[test]
+fn what_can_be_compacted_and_what_cannot() {
+    let mut store = store();
+    put(&mut store, "a", "1");
+    assert_eq!(store.compact(3), Err(Error::FutureRevision));
+    assert_eq!(store.compact(-1), Err(Error::Compacted));
+    assert_eq!(store.compact(0), Ok(Revision(0)), "a store that was never compacted takes 0, once");
+    assert_eq!(store.compact(0), Err(Error::Compacted));
+    assert_eq!(store.compact(2), Ok(Revision(2)));
+    assert_eq!(store.compact(2), Err(Error::Compacted));
+}
+
+/// etcd took the current revision from the last row that was left (#17780).
+#[test]
+fn the_revision_does_not_go_back_when_its_row_is_compacted_away() {
+    let engine = Arc::default();
+    let mut store = open(&engine);
+    put(&mut store, "a", "1");
+    put(&mut store, "b", "1");
+    delete(&mut store, "b");
+    delete(&mut store, "a");
+    put(&mut store, "c", "1");
+    delete(&mut store, "c");
+    let revision = store.revision();
+    assert_eq!(store.compact(revision.to_wire()), Ok(revision));
+    sweep(&mut store);
+    flush(&mut store, &engine);
+    let again = open(&engine);
+    assert_eq!((again.revision(), again.compacted()), (revision, Some(revision)));
+}
+
+#[test]
+fn a_reader_below_the_floor_holds_back_the_removal_but_not_the_compaction() {
+    let mut store = store();
+    put(&mut store, "a", "1");
+    put(&mut store, "a", "2");
+    let early = store.select(&pb::RangeRequest { revision: 2, ..all() }).expect("readable");
+    assert_eq!(store.compact(3), Ok(Revision(3)));
+    assert_eq!(store.compact_step(100), Ok(true));
+    assert_eq!(ask(&store, |r| r.revision = 2), Error::Compacted.to_string());
+    assert_eq!(early.load().map(show), Ok("a=1 (1)".into()));
+    sweep(&mut store);
+    assert!(store.is_swept(Revision(3)));
+}
+
+#[test]
+fn a_block_is_rewritten_once_half_of_it_is_dead() {
+    let engine = Arc::default();
+    let mut store = open(&engine);
+    for round in 0..40 {
+        for key in 0..20 {
+            put(&mut store, &format!("key{key}"), &format!("{round:0100}"));
+        }
+    }
+    flush(&mut store, &engine);
+    let (blocks, in_use, size) = (store.blocks.len(), store.in_use(), store.size());
+    assert_eq!(
+        store.blocks.resident_bytes(),
+        store.blocks.resident_bytes().min(blocks::BLOCK_BYTES),
+        "only the open block"
+    );
+    store.compact(store.revision().to_wire()).expect("is no future");
+    sweep(&mut store);
+    assert!(store.blocks.len() <= 2 && blocks > 20, "{blocks} blocks became {}", store.blocks.len());
+    assert!(store.in_use() < in_use / 10, "{in_use} became {}", store.in_use());
+    assert_eq!(store.size(), size, "the quota counts the most that there ever was");
+    let before = hash(&store, 0);
+    flush(&mut store, &engine);
+    assert_eq!(engine.scan(Table::Key, b"", 100).map(|rows| rows.len()), Ok(store.blocks.len()));
+    let again = open(&engine);
+    assert_eq!((hash(&again, 0), again.size(), again.in_use()), (before, size, store.in_use()));
+}
+
+#[test]
+fn a_cold_store_answers_from_the_engine() {
+    let engine = Arc::default();
+    let mut store = Store::open(Arc::clone(&engine) as Arc<dyn Engine>, 0).expect("opens").0;
+    for key in 0..500 {
+        put(&mut store, &format!("{key:03}"), &"v".repeat(50));
+    }
+    let warm = ask(&store, |_| {});
+    flush(&mut store, &engine);
+    assert!(store.blocks.resident_bytes() <= blocks::BLOCK_BYTES);
+    assert_eq!(ask(&store, |_| {}), warm);
+}
+
+#[test]
+fn a_value_above_the_block_size_has_a_block_of_its_own() {
+    let engine = Arc::default();
+    let mut store = open(&engine);
+    put(&mut store, "a", "1");
+    put(&mut store, "big", &"v".repeat(100_000));
+    put(&mut store, "b", "1");
+    assert_eq!(store.blocks.len(), 3);
+    flush(&mut store, &engine);
+    assert_eq!(ask(&open(&engine), |r| r.keys_only = true), "a= b= big= (3)");
+}
+
+#[test]
+fn an_extended_block_replaces_its_first_version_in_the_engine() {
+    let engine = Arc::default();
+    let mut store = open(&engine);
+    for key in ["a", "b", "c"] {
+        put(&mut store, key, "1");
+        flush(&mut store, &engine);
+    }
+    assert_eq!(engine.scan(Table::Key, b"", 9).map(|rows| rows.len()), Ok(1));
+    let mut again = open(&engine);
+    put(&mut again, "d", "1");
+    flush(&mut again, &engine);
+    assert_eq!(engine.scan(Table::Key, b"", 9).map(|rows| rows.len()), Ok(1), "a start leaves no small block behind");
+    assert_eq!(ask(&open(&engine), |_| {}), "a=1 b=1 c=1 d=1 (4)");
+}
+
+#[test]
+fn history_ends_a_step_only_between_revisions() {
+    let mut store = store();
+    for _ in 0..50 {
+        let mut write = store.write();
+        for key in 0..20 {
+            write.put(format!("{key}").into(), vec![b'v'; 300].into(), LeaseId(0));
+        }
+        let _ = write.finish();
+    }
+    for range in [KeyRange::From(Bytes::new()), KeyRange::Single("3".into())] {
+        let (mut from, mut seen) = (Revision(2), Vec::new());
+        while from <= store.revision() {
+            let (events, through) = store.history(&range, from, 7).and_then(History::load).expect("memory");
+            assert!(through >= from, "a step must get on");
+            seen.extend(
+                events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| (kv.mod_revision, kv.key.clone())),
+            );
+            from = through.next();
+        }
+        let per_revision = if matches!(range, KeyRange::Single(_)) { 1 } else { 20 };
+        assert_eq!(seen.len(), 50 * per_revision);
+        assert!(seen.windows(2).all(|pair| pair[0].0 <= pair[1].0), "in order");
+    }
+}
+
+#[test]
+fn a_hash_covers_rows_up_to_its_revision() {
+    let mut store = store();
+    assert_eq!(hash(&store, -5).hash, 1_084_519_789, "etcd: the bucket's name alone");
+    assert_eq!(hash(&store, 0).hash, 1_084_519_789);
+    put(&mut store, "a", "1");
+    let early = hash(&store, 0);
+    assert_eq!((early.compact_revision, early.hash_revision), (-1, 2));
+    put(&mut store, "a", "2");
+    assert_ne!(hash(&store, 0).hash, early.hash);
+    assert_eq!(hash(&store, 2).hash, early.hash);
+    assert_eq!(store.hash_plan(4).err(), Some(Error::FutureRevision));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, usize),
+    Delete(u8),
+    Compact(i64),
+    Sweep,
+    Flush,
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0u8..6, 0usize..3000).prop_map(|(key, len)| Step::Put(key, len)),
+        3 => (0u8..6).prop_map(Step::Delete),
+        1 => (0i64..100).prop_map(Step::Compact),
+        2 => Just(Step::Sweep),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// Plays `steps` on one store that is flushed, swept and reopened, and on one that only writes and compacts.
+fn play(steps: Vec<Step>) {
+    let engine = Arc::default();
+    let mut store = Store::open(Arc::clone(&engine) as Arc<dyn Engine>, 10_000).expect("opens").0;
+    let mut plain = self::store();
+    for step in steps {
+        match step {
+            Step::Put(key, len) => {
+                for store in [&mut store, &mut plain] {
+                    put(store, &key.to_string(), &"v".repeat(len));
+                }
+            }
+            Step::Delete(key) => [&mut store, &mut plain].into_iter().for_each(|store| delete(store, &key.to_string())),
+            Step::Compact(percent) => {
+                let floor = store.revision().to_wire() * percent / 100;
+                assert_eq!(store.compact(floor), plain.compact(floor));
+            }
+            Step::Sweep => sweep(&mut store),
+            Step::Flush => flush(&mut store, &engine),
+            Step::Reopen => {
+                flush(&mut store, &engine);
+                store = Store::open(Arc::clone(&engine) as Arc<dyn Engine>, 10_000).expect("opens").0;
+            }
+        }
+    }
+    assert_eq!((store.revision(), store.compacted()), (plain.revision(), plain.compacted()));
+    let floor = plain.compacted().map_or(1, |floor| floor.0.max(1));
+    for at in floor..=plain.revision().0 {
+        let wire = at as i64;
+        assert_eq!(ask(&store, |r| r.revision = wire), ask(&plain, |r| r.revision = wire));
+        assert_eq!(hash(&store, wire), hash(&plain, wire), "hash at {at}");
+        assert_eq!(history(&store, at), history(&plain, at), "history from {at}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn removal_flushes_and_restarts_cannot_be_seen(steps in steps()) {
+        play(steps);
+    }
+}

@@ -1,0 +1,514 @@
+//! One running member: threads, disk, network and clock around one replica.
+//!
+//! ```text
+//!  services ──propose──▶ inbox ──▶ raft thread ──committed──▶ apply thread ──batches──▶ store thread
+//!     ▲                    ▲         │ WAL, one fdatasync        │ answers, events        │ sled
+//!     └──── answer ────────┼─────────┼───────────────────────────┘                        │
+//!                        peers ◀─────┘                     readers share the Machine's lock; nothing waits for sled
+//! ```
+//!
+//! A put crosses two thread boundaries on its way down and one on its way back. The raft thread never touches the state machine, so that a long read cannot delay a
+//! heartbeat; the store thread writes behind, because the log alone makes a write durable.
+
+mod apply_thread;
+mod boot;
+mod duties;
+mod handler;
+mod mailbox;
+mod raft_thread;
+mod start;
+mod store_thread;
+mod telemetry;
+mod waiters;
+
+#[cfg(test)]
+mod tests;
+
+pub use boot::Config;
+pub use boot::Start;
+pub use start::Network;
+
+use crate::apply::Machine;
+use crate::apply::Reply;
+use crate::error::Error;
+use crate::lease;
+use crate::peer::Peers;
+use crate::probe::Listeners;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::lab;
+use crate::replica::Proposal;
+use crate::types::ClusterId;
+use crate::types::Index;
+use crate::types::LeaseId;
+use crate::types::MemberId;
+use crate::types::Millis;
+use crate::types::Term;
+use crate::watch;
+use bytes::Bytes;
+use mailbox::Mailbox;
+use parking_lot::Mutex;
+use parking_lot::RwLock;
+use prost::Message as _;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+use tokio::sync::broadcast;
+use tokio::sync::oneshot;
+use tokio::sync::watch as signal;
+use waiters::Applied;
+use waiters::Requests;
+
+/// Requests that may wait for the raft thread at once.
+const INBOX_MAX: usize = 16 * 1024;
+/// Committed but not applied entries above which proposals are refused; etcd's `maxGapBetweenApplyAndCommitIndex`.
+const APPLY_LAG_MAX: u64 = 5000;
+/// How long a request may take beyond two election time-outs; etcd's value.
+const REQUEST_BASE_MS: u64 = 5000;
+
+/// A handle to a running member; cheap to clone. The services of `server` talk to this and to nothing below it.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+/// What a member knows of itself right now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Status {
+    /// The leader it follows (or is); none if it knows of none.
+    pub leader: MemberId,
+    pub term: Term,
+    pub committed: Index,
+    pub applied: Index,
+    pub is_learner: bool,
+}
+
+/// What reaches the raft thread.
+enum Input {
+    Propose(Proposal),
+    Read(ReadWaiter),
+    Peer(Box<crate::proto::raftpb::Message>),
+    Unreachable(MemberId),
+    /// From the apply thread, which waits for the answer: a committed conf change must count now.
+    ConfChange(
+        crate::proto::walpb::ConfChange,
+        std::sync::mpsc::SyncSender<Result<crate::proto::raftpb::ConfState, Error>>,
+    ),
+    Transfer(MemberId),
+    Campaign(oneshot::Sender<bool>),
+    /// For an observer that connects.
+    Snapshot(oneshot::Sender<(lab::Snapshot, broadcast::Receiver<lab::Telemetry>)>),
+    /// For a graceful stop: the follower that is furthest.
+    BestFollower(oneshot::Sender<Option<MemberId>>),
+    /// The store is durable up to here: the log below may go.
+    Durable(Index, Term),
+    /// The next segment of the log is filled with zeros.
+    Segment(Result<crate::wal::Prepared, Error>),
+}
+
+struct Inner {
+    id: MemberId,
+    cluster: ClusterId,
+    config: Config,
+    started: Instant,
+    inbox: Mailbox<Input>,
+    machine: RwLock<Machine>,
+    watches: watch::Shared,
+    requests: Requests,
+    applied: Applied,
+    published: Published,
+    /// Batches that the store has and the Machine has not noted yet.
+    batches_written: AtomicU64,
+    timers: Mutex<lease::Timers>,
+    tap: telemetry::Tap,
+    next_request: AtomicU64,
+    peers: OnceLock<Peers>,
+    ready: signal::Sender<bool>,
+    stopped: signal::Sender<Option<Error>>,
+    stopping: AtomicBool,
+    /// Ends the peers' listeners.
+    closing: signal::Sender<bool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Open while this member runs: it locks the data directory.
+    lock: Mutex<Option<std::fs::File>>,
+}
+
+/// How a reader is told that its read may go on.
+type ReadWaiter = oneshot::Sender<Result<Index, Error>>;
+
+/// What the raft thread publishes after each round, for everybody to read without a lock.
+#[derive(Default)]
+struct Published {
+    term: AtomicU64,
+    leader: AtomicU64,
+    committed: AtomicU64,
+    is_learner: AtomicBool,
+    /// Counts leaders lost and leaders found: even without a leader, odd with one. What is proposed while it is even waits here for a leader;
+    /// what was proposed before may have gone to one that is lost.
+    reign: AtomicU64,
+    leader_since_ms: AtomicU64,
+    leader_lost_ms: AtomicU64,
+}
+
+impl Inner {
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn leader(&self) -> MemberId {
+        MemberId(self.published.leader.load(Ordering::Acquire))
+    }
+
+    fn is_leader(&self) -> bool {
+        self.leader() == self.id
+    }
+
+    fn request_timeout(&self) -> Duration {
+        Duration::from_millis(REQUEST_BASE_MS + 2 * self.config.election_ms())
+    }
+
+    /// Ids of requests: the member's low 16 bits, 40 bits of time, 8 bits of count, as etcd's `idutil`. They carry on through a restart because time does.
+    fn request_id(&self) -> u64 {
+        self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// This member cannot go on. The first reason counts.
+    fn fail(&self, why: Error) {
+        tracing::error!(error = %why, "the member stops");
+        self.stopped.send_if_modified(|stopped| {
+            let first = stopped.is_none();
+            if first {
+                *stopped = Some(why);
+            }
+            first
+        });
+        self.inbox.close();
+    }
+
+    /// etcd's three ways to say that a proposal waited too long (`parseProposeCtxErr`).
+    fn timeout_error(&self, started: Millis) -> Error {
+        let lost = self.published.leader_lost_ms.load(Ordering::Acquire);
+        let since = self.published.leader_since_ms.load(Ordering::Acquire);
+        if self.leader().is_none() {
+            Error::TimeoutConnectionLost
+        } else if lost != 0 && started.0 <= since && since >= lost {
+            Error::TimeoutLeaderFailure
+        } else {
+            Error::Timeout
+        }
+    }
+}
+
+impl Node {
+    /// This member's id and its cluster's id.
+    #[must_use]
+    pub fn identity(&self) -> (MemberId, ClusterId) {
+        (self.inner.id, self.inner.cluster)
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let published = &self.inner.published;
+        Status {
+            leader: self.inner.leader(),
+            term: Term(published.term.load(Ordering::Acquire)),
+            committed: Index(published.committed.load(Ordering::Acquire)),
+            applied: self.inner.applied.get(),
+            is_learner: published.is_learner.load(Ordering::Acquire),
+        }
+    }
+
+    /// Fills cluster id, member id and term; leaves the revision as it is.
+    pub fn stamp(&self, header: &mut pb::ResponseHeader) {
+        header.cluster_id = self.inner.cluster.0;
+        header.member_id = self.inner.id.0;
+        header.raft_term = self.inner.published.term.load(Ordering::Acquire);
+    }
+
+    /// A header with the current revision.
+    #[must_use]
+    pub fn header(&self) -> pb::ResponseHeader {
+        let revision = self.read(|machine| machine.store().revision()).to_wire();
+        let mut header = pb::ResponseHeader { revision, ..pb::ResponseHeader::default() };
+        self.stamp(&mut header);
+        header
+    }
+
+    /// How long a request may take: 5 s plus two election time-outs, as in etcd.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        self.inner.request_timeout()
+    }
+
+    /// An id for a lease that the client left to the server: positive, not used before by this member.
+    #[must_use]
+    pub fn next_lease_id(&self) -> LeaseId {
+        LeaseId((self.inner.request_id() & (u64::MAX >> 1)) as i64)
+    }
+
+    /// Puts a request through the log and waits for its answer. Sets the request's id.
+    ///
+    /// # Errors
+    /// What the state machine answers; [`Error::TooManyRequests`] when too much waits; [`Error::RequestTooLarge`]; one of the time-outs after
+    /// [`Node::request_timeout`] (the request may still be applied later).
+    pub async fn propose(&self, mut request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+        let inner = &self.inner;
+        let id = inner.request_id();
+        request.header.get_or_insert_default().id = id;
+        let data = Bytes::from(request.encode_to_vec());
+        if data.len() > inner.config.max_request_bytes {
+            return Err(Error::RequestTooLarge);
+        }
+        if inner.published.committed.load(Ordering::Acquire) > inner.applied.get().0 + APPLY_LAG_MAX {
+            return Err(Error::TooManyRequests);
+        }
+        inner.tap.tell(|| telemetry::proposed(id, &request));
+        let began = inner.now();
+        let result = self.submit(id, data, false).await;
+        inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
+        result
+    }
+
+    /// Puts a conf change through the log and waits until it counts here.
+    ///
+    /// # Errors
+    /// As [`Node::propose`].
+    pub async fn propose_conf_change(&self, mut change: crate::proto::walpb::ConfChange) -> Result<Reply, Error> {
+        change.id = self.inner.request_id();
+        self.submit(change.id, Bytes::from(change.encode_to_vec()), true).await
+    }
+
+    async fn submit(&self, id: u64, data: Bytes, conf_change: bool) -> Result<Reply, Error> {
+        let inner = &self.inner;
+        let (began, limit) = (inner.now(), inner.request_timeout());
+        let deadline = began.plus(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let waiter = inner.requests.wait(id, inner.published.reign.load(Ordering::Acquire));
+        // Forgotten however this future ends: answered, late, or dropped with its client.
+        let _forget = Forget { inner, id };
+        match inner.inbox.push(Input::Propose(Proposal { id, data, conf_change, deadline })) {
+            Ok(()) => {}
+            Err(mailbox::Refused::Full) => return Err(Error::TooManyRequests),
+            Err(mailbox::Refused::Closed) => return Err(Error::Stopped),
+        }
+        match tokio::time::timeout(limit, waiter).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Error::Stopped),
+            Err(_) => Err(inner.timeout_error(began)),
+        }
+    }
+
+    /// Returns once this member has applied everything that was committed when the call began (ReadIndex, Raft thesis section 6.4).
+    ///
+    /// # Errors
+    /// [`Error::LeaderChanged`], [`Error::Timeout`], [`Error::Stopped`]: nothing was read, ask again.
+    pub async fn read_barrier(&self) -> Result<(), Error> {
+        let inner = &self.inner;
+        let (answer, confirmed) = oneshot::channel();
+        match inner.inbox.push(Input::Read(answer)) {
+            Ok(()) => {}
+            Err(mailbox::Refused::Full) => return Err(Error::TooManyRequests),
+            Err(mailbox::Refused::Closed) => return Err(Error::Stopped),
+        }
+        let wait = async {
+            let index = confirmed.await.map_err(|_| Error::Stopped)??;
+            inner.applied.reach(index).await;
+            Ok(())
+        };
+        tokio::time::timeout(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout))
+    }
+
+    /// How watch streams read the past.
+    #[must_use]
+    pub fn history(&self) -> &dyn watch::History {
+        &self.inner.machine
+    }
+
+    /// Looks at the applied state. Keep it short: the apply thread waits meanwhile.
+    pub fn read<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
+        look(&self.inner.machine.read())
+    }
+
+    /// A range request, linearizable unless it says serializable. The header has the revision only.
+    ///
+    /// # Errors
+    /// Those of [`Node::read_barrier`], and the request's own.
+    pub async fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+        if !request.serializable {
+            self.read_barrier().await?;
+        }
+        // Rows are chosen under the lock in slices, values fetched outside it: a long range holds up nobody for long.
+        let mut selection = self.read(|machine| machine.store().select(request))?;
+        while !selection.is_complete() {
+            self.read(|machine| machine.store().select_more(&mut selection));
+        }
+        selection.load()
+    }
+
+    /// The watch hub of this member.
+    #[must_use]
+    pub fn watches(&self) -> &watch::Shared {
+        &self.inner.watches
+    }
+
+    /// Hands leadership over and waits until the new leader is seen.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`], [`Error::LeaderTransferTimeout`].
+    pub async fn move_leader(&self, to: MemberId) -> Result<(), Error> {
+        if !self.inner.is_leader() {
+            return Err(Error::NotLeader);
+        }
+        let is_voter = self.read(|machine| machine.members().get(to).is_some_and(|member| !member.is_learner));
+        if !is_voter {
+            return Err(Error::BadLeaderTransferee);
+        }
+        if to == self.inner.id {
+            return Ok(());
+        }
+        self.inner.inbox.force(Input::Transfer(to));
+        self.wait_for_leader(|leader| leader == to).await.map_err(|_| Error::LeaderTransferTimeout)
+    }
+
+    /// Waits, one election time-out long, until `done` says yes to the leader.
+    async fn wait_for_leader(&self, done: impl Fn(MemberId) -> bool) -> Result<(), tokio::time::error::Elapsed> {
+        let limit = Duration::from_millis(self.inner.config.election_ms());
+        let poll = async {
+            let mut every = tokio::time::interval(Duration::from_millis(5));
+            while !done(self.inner.leader()) {
+                every.tick().await;
+            }
+        };
+        tokio::time::timeout(limit, poll).await
+    }
+
+    /// Becomes true once this member has joined a quorum and published itself; clients are served from then on.
+    #[must_use]
+    pub fn ready(&self) -> signal::Receiver<bool> {
+        self.inner.ready.subscribe()
+    }
+
+    /// Starts an election on this member now. False if it may not win one, or leads already.
+    pub async fn campaign(&self) -> bool {
+        let (answer, done) = oneshot::channel();
+        self.inner.inbox.force(Input::Campaign(answer));
+        done.await.unwrap_or(false)
+    }
+
+    /// Telemetry from now on, its opening snapshot first. [`Listeners::leave`] must be called when the observer goes.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn observe(&self) -> Result<(lab::Telemetry, broadcast::Receiver<lab::Telemetry>, Listeners), Error> {
+        let listeners = self.inner.tap.listeners.clone();
+        listeners.join();
+        let (answer, snapshot) = oneshot::channel();
+        self.inner.inbox.force(Input::Snapshot(answer));
+        let Ok((mut snapshot, stream)) = snapshot.await else {
+            listeners.leave();
+            return Err(Error::Stopped);
+        };
+        self.read(|machine| {
+            snapshot.revision = machine.store().revision().0;
+            snapshot.members = Some(telemetry::members(machine.members()));
+        });
+        snapshot.name = self.inner.config.name.clone();
+        snapshot.version = crate::types::ETCD_VERSION.into();
+        snapshot.cluster_id = self.inner.cluster.0;
+        let opening = lab::Event { kind: Some(lab::event::Kind::Snapshot(snapshot)) };
+        Ok((self.inner.tap.private(opening), stream, listeners))
+    }
+
+    /// Requests that wait for their answer.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.inner.requests.len()
+    }
+
+    /// The connections to the other members.
+    #[must_use]
+    pub fn peers(&self) -> Option<&Peers> {
+        self.inner.peers.get()
+    }
+
+    /// Tells why the member stopped by itself (removed, disk failed); pending until then.
+    pub async fn stopped(&self) -> Error {
+        let mut stopped = self.inner.stopped.subscribe();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or(Error::Stopped),
+            Err(_) => Error::Stopped,
+        }
+    }
+
+    /// Hands leadership over, stops the threads, syncs the disk. Later calls return at once.
+    pub async fn stop(&self) {
+        if self.inner.stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.hand_over().await;
+        self.inner.watches.close(Error::Stopped);
+        self.inner.inbox.close();
+        let threads = std::mem::take(&mut *self.inner.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the member panicked");
+                }
+            }
+        });
+        let _joined = joined.await;
+        if let Some(peers) = self.inner.peers.get() {
+            peers.stop();
+        }
+        self.inner.closing.send_replace(true);
+        // Ends the duties, too.
+        self.inner.stopped.send_if_modified(|stopped| {
+            stopped.is_none() && {
+                *stopped = Some(Error::Stopped);
+                true
+            }
+        });
+        *self.inner.lock.lock() = None;
+    }
+
+    /// Gives leadership to the follower that is furthest, so that nobody has to wait for an election.
+    async fn hand_over(&self) {
+        if !self.inner.is_leader() {
+            return;
+        }
+        let (answer, best) = oneshot::channel();
+        self.inner.inbox.force(Input::BestFollower(answer));
+        match best.await {
+            Ok(Some(to)) => {
+                tracing::info!(from = %self.inner.id, to = %to, "leadership transfer starting");
+                self.inner.inbox.force(Input::Transfer(to));
+                match self.wait_for_leader(|leader| leader == to).await {
+                    Ok(()) => tracing::info!(to = %to, "leadership transfer finished"),
+                    Err(_) => tracing::warn!(to = %to, "leadership transfer failed"),
+                }
+            }
+            _ => tracing::info!("skipped leadership transfer for single voting member cluster"),
+        }
+    }
+}
+
+/// Forgets a request when its future ends.
+struct Forget<'a> {
+    inner: &'a Inner,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.inner.requests.forget(self.id);
+    }
+}

@@ -1,0 +1,265 @@
+//! From a data directory to a replica that can run: first start, restart, and a store that must be rebuilt.
+//!
+//! The log decides. If there is one, this member has been started before and its `initial-*` flags mean nothing any more; if there is none, the log begins with
+//! etcd's bootstrap records. The store only saves time: it holds the state at some index, and one that does not open or does not meet the log is thrown away
+//! and filled again from the log.
+
+use crate::apply::Limits;
+use crate::apply::Machine;
+use crate::consensus::Initial;
+use crate::disk::Disk;
+use crate::disk::RealDisk;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::membership::Founders;
+use crate::membership::Members;
+use crate::proto::raftpb::Entry;
+use crate::proto::raftpb::EntryType;
+use crate::proto::raftpb::HardState;
+use crate::store;
+use crate::store::Store;
+use crate::types::ClusterId;
+use crate::types::Index;
+use crate::types::MemberId;
+use crate::types::Term;
+use crate::wal;
+use crate::wal::Metadata;
+use crate::wal::Replay;
+use crate::wal::Wal;
+use prost::Message as _;
+use std::fs;
+use std::fs::File;
+use std::fs::TryLockError;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The version of the data directory's layout that this build writes.
+const FORMAT: u32 = 1;
+
+/// How a cluster comes to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// All founders start together.
+    #[default]
+    New,
+    /// This member joins a cluster that runs.
+    Existing,
+}
+
+/// What a member is started with; checked by `server`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// Where the log is, if not inside the data directory.
+    pub wal_dir: Option<PathBuf>,
+    pub wal_segment_bytes: u64,
+    /// The founders' names and peer URLs.
+    pub founders: Founders,
+    pub token: String,
+    pub start: Start,
+    /// Where the others reach this member, as it tells them.
+    pub peer_urls: Vec<String>,
+    /// Where clients reach this member, as it tells them.
+    pub client_urls: Vec<String>,
+    pub tick_ms: u64,
+    /// Ticks without a leader before a follower campaigns.
+    pub election_ticks: usize,
+    /// Whether a single member may skip the wait for its first election.
+    pub election_tick_advance: bool,
+    pub pre_vote: bool,
+    /// Applied entries between two points at which the log may be released.
+    pub snapshot_count: u64,
+    /// Entries kept in memory behind that point, for followers that lag.
+    pub snapshot_catchup_entries: u64,
+    pub max_request_bytes: usize,
+    pub limits: Limits,
+}
+
+impl Config {
+    pub(super) fn election_ms(&self) -> u64 {
+        self.election_ticks as u64 * self.tick_ms
+    }
+}
+
+/// A replica's parts, ready to be driven.
+pub(super) struct Booted {
+    pub(super) id: MemberId,
+    pub(super) cluster: ClusterId,
+    pub(super) machine: Machine,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) wal: Wal,
+    pub(super) initial: Initial,
+    /// The members to connect to before the log has told of any.
+    pub(super) founders: Members,
+    /// Held while this member runs.
+    pub(super) lock: File,
+}
+
+/// Opens or creates everything that `config` names.
+///
+/// # Errors
+/// [`Error::Start`], [`Error::Storage`] and [`Error::Damaged`], each a sentence that says what to do.
+pub(super) fn boot(config: &Config) -> Result<Booted, Error> {
+    let member = config.data_dir.join("member");
+    let lock = open_data_dir(&config.data_dir, &member)?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
+    let store_dir = member.join("store");
+    let founders = Members::bootstrap(&config.founders, &config.token).map_err(Error::Start)?;
+    let (wal, replay) = if wal::exists(disk.as_ref(), &wal_dir) {
+        Wal::open(disk, &wal_dir, config.wal_segment_bytes, None)?
+    } else {
+        first_log(disk, &wal_dir, &store_dir, config, &founders)?
+    };
+    if let Some(torn) = &replay.torn {
+        tracing::warn!(cut = %torn, "repaired the end of the log: the last write before the crash was cut short");
+    }
+    let Metadata { member: id, cluster } = replay.metadata;
+    let (wal, replay) = with_founders(wal, replay, &founders)?;
+    let (engine, machine) = open_state(&store_dir, cluster, &replay, &config.limits)?;
+    let initial = Initial {
+        offset: (Index(replay.start.index), Term(replay.start.term)),
+        entries: replay.entries,
+        hard_state: replay.hard_state,
+        conf_state: machine.conf_state().clone(),
+    };
+    Ok(Booted { id, cluster, machine, engine, wal, initial, founders, lock })
+}
+
+/// Makes the directory for its owner only, locks it against a second process, and checks its format.
+fn open_data_dir(data_dir: &Path, member: &Path) -> Result<File, Error> {
+    let cannot = |e: &dyn std::fmt::Display| Error::Start(format!("cannot access data directory: {e}"));
+    RealDisk.create_dir(member).map_err(|e| cannot(&e.to_string().trim_start_matches("storage: ")))?;
+    let mode = fs::metadata(data_dir).map_err(|e| cannot(&e))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            dir = %data_dir.display(),
+            permission = %format!("{mode:o}"),
+            "the data directory can be read by others; `chmod 700` keeps it to its owner"
+        );
+    }
+    let path = member.join("lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.map_err(|e| cannot(&format!("{}: {e}", path.display())))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(cannot(&format!("{} is locked: another etcd runs in it", data_dir.display())));
+        }
+        Err(TryLockError::Error(e)) => return Err(cannot(&e)),
+    }
+    check_format(&member.join("format"))?;
+    Ok(lock)
+}
+
+fn check_format(path: &Path) -> Result<(), Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(found) if found <= FORMAT => Ok(()),
+            _ => Err(Error::Start(format!(
+                "{}: format `{}` is newer than this release, which knows {FORMAT}; use the release that wrote it",
+                path.display(),
+                text.trim()
+            ))),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(fs::write(path, format!("{FORMAT}\n"))?),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Begins the log of a member that was never started.
+fn first_log(
+    disk: Arc<dyn Disk>,
+    wal_dir: &Path,
+    store_dir: &Path,
+    config: &Config,
+    founders: &Members,
+) -> Result<(Wal, Replay), Error> {
+    if config.start == Start::Existing {
+        return Err(Error::Unimplemented("joining a running cluster (--initial-cluster-state existing)"));
+    }
+    if disk.exists(store_dir) {
+        return Err(Error::Start(format!(
+            "{} holds data, but its log in {} is gone: restore the log, or move the data directory away to start anew",
+            store_dir.display(),
+            wal_dir.display()
+        )));
+    }
+    let me = founders.by_name(&config.name).ok_or_else(|| {
+        Error::Start(format!("couldn't find local name \"{}\" in the initial cluster configuration", config.name))
+    })?;
+    let metadata = Metadata { member: me.id, cluster: founders.cluster() };
+    drop(Wal::create(disk.clone(), wal_dir, metadata, config.wal_segment_bytes)?);
+    Wal::open(disk, wal_dir, config.wal_segment_bytes, None)
+}
+
+/// Writes etcd's bootstrap records into a log that is still empty: one conf change per founder, in ascending order of ids, at term 1, all committed. A crash between
+/// the log's creation and these records leaves an empty log, which gets them at the next start.
+fn with_founders(mut wal: Wal, mut replay: Replay, founders: &Members) -> Result<(Wal, Replay), Error> {
+    let untouched = replay.entries.is_empty() && replay.start.index == 0 && replay.hard_state == HardState::default();
+    if !untouched {
+        return Ok((wal, replay));
+    }
+    if replay.metadata.cluster != founders.cluster() {
+        return Err(Error::Start(format!(
+            "the data directory belongs to cluster {}, but --initial-cluster and --initial-cluster-token name cluster {}",
+            replay.metadata.cluster,
+            founders.cluster()
+        )));
+    }
+    let entry = |(index, change): (u64, crate::proto::walpb::ConfChange)| Entry {
+        index,
+        term: 1,
+        entry_type: EntryType::EntryConfChange as i32,
+        data: change.encode_to_vec().into(),
+        ..Entry::default()
+    };
+    replay.entries = (1..).zip(founders.founding_changes()).map(entry).collect();
+    replay.hard_state = HardState { term: 1, vote: 0, commit: replay.entries.len() as u64 };
+    wal.append(&replay.entries, Some(&replay.hard_state))?;
+    wal.sync()?;
+    Ok((wal, replay))
+}
+
+/// Opens the store, or makes a new one where it cannot be used and the log can fill it.
+fn open_state(
+    dir: &Path,
+    cluster: ClusterId,
+    replay: &Replay,
+    limits: &Limits,
+) -> Result<(Arc<dyn Engine>, Machine), Error> {
+    let last = replay.start.index + replay.entries.len() as u64;
+    let why = match try_open_state(dir, cluster, limits) {
+        Ok((engine, machine)) => {
+            let (applied, _) = machine.applied();
+            if replay.start.index <= applied.0 && applied.0 <= last {
+                return Ok((engine, machine));
+            }
+            format!("it holds entry {applied}, the log holds {} to {last}", replay.start.index)
+        }
+        // A failing disk, a second process, a newer format: not the store's fault, and not for us to repair.
+        Err(Error::Storage(why)) => return Err(Error::Storage(why)),
+        Err(e) => e.to_string(),
+    };
+    if replay.start.index > 0 {
+        return Err(Error::Damaged(format!(
+            "the store in {} cannot be used ({why}), and the log does not go back to the beginning: \
+             restore this member from a snapshot, or remove it from the cluster and add it again",
+            dir.display()
+        )));
+    }
+    tracing::warn!(why = %why, dir = %dir.display(), "the store cannot be used: rebuilding it from the log");
+    if dir.exists() {
+        store::put_aside(dir)?;
+    }
+    try_open_state(dir, cluster, limits)
+}
+
+fn try_open_state(dir: &Path, cluster: ClusterId, limits: &Limits) -> Result<(Arc<dyn Engine>, Machine), Error> {
+    let engine: Arc<dyn Engine> = Arc::new(Store::open(dir, store::CACHE_BYTES)?);
+    let machine = Machine::open(engine.clone(), cluster, *limits)?;
+    Ok((engine, machine))
+}

@@ -1,0 +1,132 @@
+//! A bounded queue between threads that hands over everything at once.
+//!
+//! The receiver takes the whole queue in one swap: while it is busy (syncing the log), requests gather, and the next round serves them together. That is
+//! where group commit comes from.
+
+use crate::types::Millis;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::time::Duration;
+
+/// A queue of `T` with many senders and one receiver.
+pub(crate) struct Mailbox<T> {
+    queue: Mutex<Queue<T>>,
+    arrived: Condvar,
+    taken: Condvar,
+    limit: usize,
+}
+
+struct Queue<T> {
+    items: Vec<T>,
+    waiting: bool,
+    closed: bool,
+}
+
+/// Why an item was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+impl<T> Mailbox<T> {
+    /// A mailbox for at most `limit` items.
+    pub(crate) fn new(limit: usize) -> Mailbox<T> {
+        let queue = Queue { items: Vec::new(), waiting: false, closed: false };
+        Mailbox { queue: Mutex::new(queue), arrived: Condvar::new(), taken: Condvar::new(), limit }
+    }
+
+    /// Adds an item, unless the queue is full or closed.
+    pub(crate) fn push(&self, item: T) -> Result<(), Refused> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(Refused::Closed);
+        }
+        if queue.items.len() >= self.limit {
+            return Err(Refused::Full);
+        }
+        self.add(&mut queue, item);
+        Ok(())
+    }
+
+    /// Adds an item even to a full queue: for the few that must not be lost and cannot pile up.
+    pub(crate) fn force(&self, item: T) {
+        let mut queue = self.queue.lock();
+        if !queue.closed {
+            self.add(&mut queue, item);
+        }
+    }
+
+    fn add(&self, queue: &mut Queue<T>, item: T) {
+        queue.items.push(item);
+        if std::mem::take(&mut queue.waiting) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Swaps everything that waits into `into` (which must be empty), after waiting at most `wait` for something to arrive. False once the
+    /// mailbox is closed and empty.
+    pub(crate) fn take_all(&self, into: &mut Vec<T>, wait: Duration) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.items.is_empty() && !queue.closed && !wait.is_zero() {
+            queue.waiting = true;
+            self.arrived.wait_for(&mut queue, wait);
+            queue.waiting = false;
+        }
+        std::mem::swap(&mut queue.items, into);
+        self.taken.notify_all();
+        !(queue.closed && into.is_empty())
+    }
+
+    /// Waits until fewer than `limit` items wait, or the mailbox is closed: back-pressure for a sender that may block.
+    pub(crate) fn wait_below(&self, limit: usize) {
+        let mut queue = self.queue.lock();
+        while queue.items.len() >= limit && !queue.closed {
+            self.taken.wait(&mut queue);
+        }
+    }
+
+    /// Refuses everything from now on; the receiver still gets what is queued.
+    pub(crate) fn close(&self) {
+        self.queue.lock().closed = true;
+        self.arrived.notify_all();
+        self.taken.notify_all();
+    }
+}
+
+/// Milliseconds as a duration.
+pub(crate) fn duration(from: Millis, to: Millis) -> Duration {
+    Duration::from_millis(to.0.saturating_sub(from.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_refuses_and_a_closed_one_drains() {
+        let mailbox = Mailbox::new(2);
+        assert_eq!((mailbox.push(1), mailbox.push(2), mailbox.push(3)), (Ok(()), Ok(()), Err(Refused::Full)));
+        mailbox.force(4);
+        mailbox.close();
+        assert_eq!(mailbox.push(5), Err(Refused::Closed));
+        let mut all = Vec::new();
+        assert!(mailbox.take_all(&mut all, Duration::ZERO));
+        assert_eq!(all, [1, 2, 4]);
+        all.clear();
+        assert!(!mailbox.take_all(&mut all, Duration::ZERO));
+    }
+
+    #[test]
+    fn what_arrives_wakes_the_receiver() {
+        let mailbox = std::sync::Arc::new(Mailbox::new(10));
+        let sender = mailbox.clone();
+        let thread = std::thread::spawn(move || sender.push(7));
+        let mut all = Vec::new();
+        while all.is_empty() {
+            assert!(mailbox.take_all(&mut all, Duration::from_secs(10)));
+        }
+        assert_eq!(all, [7]);
+        thread.join().expect("the sender").expect("taken");
+    }
+}

@@ -1,0 +1,182 @@
+//! Brings a member to life: boots its replica, connects it to its peers, starts its threads.
+
+#![expect(clippy::disallowed_methods, reason = "the driver owns clock and chance")]
+
+use super::Config;
+use super::Inner;
+use super::Node;
+use super::apply_thread::ApplyThread;
+use super::boot;
+use super::boot::Booted;
+use super::handler::Ears;
+use super::mailbox::Mailbox;
+use super::raft_thread::RaftThread;
+use super::store_thread::StoreThread;
+use super::telemetry::Tap;
+use crate::consensus;
+use crate::consensus::Consensus;
+use crate::error::Error;
+use crate::lease;
+use crate::membership::Members;
+use crate::peer;
+use crate::peer::Peers;
+use crate::replica::Replica;
+use crate::tls::Acceptor;
+use crate::types::MemberId;
+use crate::types::Millis;
+use crate::types::Term;
+use crate::watch;
+use parking_lot::Mutex;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+use tokio::net::TcpListener;
+use tokio::sync::watch as signal;
+use tokio_rustls::rustls::ClientConfig;
+
+/// How this member reaches the others and is reached.
+pub struct Network {
+    /// Bound to the peer URLs.
+    pub listeners: Vec<TcpListener>,
+    pub acceptor: Acceptor,
+    /// How to dial `https` peers.
+    pub dial: Option<Arc<ClientConfig>>,
+}
+
+impl Node {
+    /// Starts a member. It is not ready for clients yet: see [`Node::ready`].
+    ///
+    /// # Errors
+    /// [`Error::Storage`] and [`Error::Damaged`], each a sentence that says what to do.
+    pub async fn start(config: Config, network: Network) -> Result<Node, Error> {
+        let started = Instant::now();
+        let (config, booted) = tokio::task::spawn_blocking(move || {
+            let booted = boot::boot(&config);
+            (config, booted)
+        })
+        .await
+        .map_err(|e| Error::Damaged(format!("start panicked: {e}")))?;
+        let Booted { id, cluster, machine, engine, wal, initial, founders, lock } = booted?;
+        let tap = Tap::new(id, rand::random(), started);
+        let (applied, _) = machine.applied();
+        let consensus_config = consensus::Config {
+            id,
+            election_ticks: config.election_ticks,
+            pre_vote: config.pre_vote,
+            tick_ms: u32::try_from(config.tick_ms).unwrap_or(u32::MAX),
+            seed: rand::random(),
+            applied,
+        };
+        let mut consensus = Consensus::new(&consensus_config, initial, tap.listeners.clone())?;
+        if config.election_tick_advance && founders.len() == 1 {
+            consensus.advance_ticks(config.election_ticks - 1);
+        }
+        tracing::info!(
+            local_member_id = %id,
+            cluster_id = %cluster,
+            applied_index = %applied,
+            last_index = %consensus.last(),
+            revision = %machine.store().revision(),
+            "started a raft member"
+        );
+        let reachable = if machine.members().is_empty() { founders } else { machine.members().clone() };
+        let inner = Arc::new(Inner {
+            id,
+            cluster,
+            started,
+            inbox: Mailbox::new(super::INBOX_MAX),
+            watches: watch::Shared::new(machine.store().revision()),
+            machine: RwLock::new(machine),
+            requests: super::Requests::default(),
+            applied: super::Applied::default(),
+            published: super::Published::default(),
+            batches_written: AtomicU64::new(0),
+            timers: Mutex::new(lease::Timers::default()),
+            next_request: AtomicU64::new(first_request(id)),
+            peers: OnceLock::new(),
+            ready: signal::Sender::new(false),
+            stopped: signal::Sender::new(None),
+            stopping: AtomicBool::new(false),
+            closing: signal::Sender::new(false),
+            threads: Mutex::new(Vec::new()),
+            tap,
+            config,
+            lock: Mutex::new(Some(lock)),
+        });
+        inner.applied.set(applied);
+        let node = Node { inner };
+        node.connect(network, &reachable)?;
+        let read_seed = (id.0 << 48) | (rand::random::<u64>() >> 24);
+        node.start_threads(Replica::new(consensus, read_seed), wal, engine)?;
+        node.start_duties();
+        Ok(node)
+    }
+
+    fn connect(&self, network: Network, members: &Members) -> Result<(), Error> {
+        let inner = &self.inner;
+        let config = peer::Config {
+            id: inner.id,
+            cluster: inner.cluster,
+            urls: inner.config.peer_urls.clone(),
+            tls: network.dial,
+            dial_timeout: Duration::from_millis(1000 + inner.config.election_ms()),
+        };
+        let peers = Peers::start(config, Arc::new(Ears(Arc::downgrade(inner))));
+        for member in members.iter().filter(|member| member.id != inner.id) {
+            peers.add(member.id, &member.peer_urls).map_err(|e| Error::Storage(e.to_string()))?;
+        }
+        for listener in network.listeners {
+            let mut closing = inner.closing.subscribe();
+            let closed = async move {
+                let _closed = closing.wait_for(|closing| *closing).await;
+            };
+            tokio::spawn(peer::serve(listener, network.acceptor.clone(), peers.router(), closed));
+        }
+        let _first = inner.peers.set(peers);
+        Ok(())
+    }
+
+    fn start_threads(
+        &self,
+        replica: Replica<super::ReadWaiter>,
+        wal: crate::wal::Wal,
+        engine: Arc<dyn crate::engine::Engine>,
+    ) -> Result<(), Error> {
+        let inner = &self.inner;
+        let (entries, writes) = (Arc::new(Mailbox::new(usize::MAX)), Arc::new(Mailbox::new(usize::MAX)));
+        let raft =
+            RaftThread { inner: inner.clone(), replica, wal, apply: entries.clone(), seen: (Term(0), MemberId::NONE) };
+        let apply = ApplyThread {
+            inner: inner.clone(),
+            entries,
+            store: writes.clone(),
+            probe: inner.tap.probe(),
+            flushed: Millis(0),
+            marked: inner.applied.get(),
+        };
+        let store = StoreThread { inner: inner.clone(), engine, writes };
+        let mut threads = inner.threads.lock();
+        let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| -> Result<(), Error> {
+            threads.push(thread::Builder::new().name(name.into()).spawn(run)?);
+            Ok(())
+        };
+        spawn("raft", Box::new(move || raft.run()))?;
+        spawn("apply", Box::new(move || apply.run()))?;
+        spawn("store", Box::new(move || store.run()))
+    }
+}
+
+/// The first request id of this run: the member's low 16 bits, 40 bits of milliseconds, 8 bits of count (etcd `pkg/idutil`). A restart comes later in time, so it
+/// never repeats an id.
+fn first_request(id: MemberId) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ms = u64::try_from(now.as_millis()).unwrap_or(0);
+    (id.0 << 48) | ((ms << 8) & ((1 << 48) - 1))
+}

@@ -1,0 +1,70 @@
+//! The store thread: writes behind.
+//!
+//! Batches arrive in log order, each with the applied index of its last entry, so whatever the store holds after a crash is the state at some index; the log
+//! brings it up to date. Nobody waits for this thread, except when it is 64 MiB behind.
+
+use super::Inner;
+use super::Input;
+use super::mailbox::Mailbox;
+use crate::engine::Batch;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::types::Index;
+use crate::types::Term;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What the store thread is asked for.
+pub(crate) enum Write {
+    Batch(Batch),
+    /// Make everything so far durable, then tell the raft thread that the log up to here is no longer needed.
+    Sync(Index, Term),
+}
+
+pub(crate) struct StoreThread {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) writes: Arc<Mailbox<Write>>,
+}
+
+impl StoreThread {
+    /// Runs until the apply thread has closed the queue and it is empty.
+    pub(crate) fn run(self) {
+        self.work();
+        if self.inner.stopped.borrow().is_some() {
+            // The member stops because something failed, perhaps the disk: a store that is closed would try to write once more, and sled waits for ever on a
+            // full disk. The log has everything.
+            std::mem::forget(self.engine.clone());
+        }
+    }
+
+    fn work(&self) {
+        let mut writes = Vec::new();
+        while self.writes.take_all(&mut writes, Duration::from_secs(3600)) {
+            for write in writes.drain(..) {
+                if let Err(why) = self.write(write) {
+                    self.inner.fail(why);
+                    self.writes.close();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write(&self, write: Write) -> Result<(), Error> {
+        match write {
+            Write::Batch(batch) => {
+                self.engine.write(&batch)?;
+                // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
+                self.inner.batches_written.fetch_add(1, Ordering::AcqRel);
+                Ok(())
+            }
+            Write::Sync(index, term) => {
+                self.engine.sync()?;
+                self.inner.inbox.force(Input::Durable(index, term));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Members on a real disk and loopback, in this process.
+
+use super::*;
+use crate::apply::Limits;
+use crate::tls::Acceptor;
+use std::path::Path;
+use tokio::net::TcpListener;
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    (listener, url)
+}
+
+fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
+    let urls = |url: &String| vec![url.clone()];
+    Config {
+        name: name.into(),
+        data_dir: dir.join(name),
+        wal_dir: None,
+        wal_segment_bytes: 256 * 1024,
+        founders: founders.iter().map(|(name, url)| (name.clone(), urls(url))).collect(),
+        token: "test".into(),
+        start: Start::New,
+        peer_urls: founders.iter().filter(|(n, _)| n == name).map(|(_, url)| url.clone()).collect(),
+        client_urls: vec!["http://127.0.0.1:1".into()],
+        tick_ms: 20,
+        election_ticks: 10,
+        election_tick_advance: true,
+        pre_vote: true,
+        snapshot_count: 100,
+        snapshot_catchup_entries: 10,
+        max_request_bytes: 1024 * 1024,
+        limits: Limits::default(),
+    }
+}
+
+async fn start(dir: &Path, name: &str, founders: &[(String, String)], listener: TcpListener) -> Node {
+    let network = Network { listeners: vec![listener], acceptor: Acceptor::plain(), dial: None };
+    Node::start(config(dir, name, founders), network).await.expect("it starts")
+}
+
+async fn alone(dir: &Path) -> Node {
+    let (listener, url) = listen().await;
+    let node = start(dir, "n1", &[("n1".into(), url)], listener).await;
+    ready(&node).await;
+    node
+}
+
+async fn ready(node: &Node) {
+    let mut ready = node.ready();
+    let wait = ready.wait_for(|ready| *ready);
+    drop(tokio::time::timeout(Duration::from_secs(20), wait).await.expect("ready in time"));
+}
+
+async fn put(node: &Node, key: &str, value: &str) -> Result<Reply, Error> {
+    let put = pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+    node.propose(pb::InternalRaftRequest { put: Some(put), ..Default::default() }).await
+}
+
+async fn get(node: &Node, key: &str) -> Option<Bytes> {
+    let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    let mut response = node.range(&request).await.expect("a leader");
+    response.kvs.pop().map(|kv| kv.value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_member_starts_as_etcd_does_and_remembers() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    assert_eq!(node.status().term, Term(2), "etcd's first term of a single member");
+    put(&node, "a", "1").await.expect("put");
+    assert_eq!(get(&node, "a").await.expect("there"), "1");
+    let revision = node.header().revision;
+    node.stop().await;
+    drop(node);
+
+    let node = alone(dir.path()).await;
+    assert_eq!(get(&node, "a").await.expect("still there"), "1");
+    assert_eq!(node.header().revision, revision);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_store_is_rebuilt_from_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut config_of_first = None;
+    for round in 0..2 {
+        let node = alone(dir.path()).await;
+        if round == 0 {
+            for n in 0..20 {
+                put(&node, &format!("k{n}"), "v").await.expect("put");
+            }
+            config_of_first = Some(node.config().data_dir.clone());
+        } else {
+            assert_eq!(get(&node, "k19").await.expect("rebuilt"), "v");
+        }
+        node.stop().await;
+        let data_dir = config_of_first.as_ref().expect("set in the first round");
+        std::fs::remove_dir_all(data_dir.join("member/store")).expect("a store to lose");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_is_kept_out_of_the_data_directory() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    let (listener, url) = listen().await;
+    let network = Network { listeners: vec![listener], acceptor: Acceptor::plain(), dial: None };
+    let second = Node::start(config(dir.path(), "n1", &[("n1".into(), url)]), network).await;
+    let Err(Error::Start(why)) = second else { panic!("two members in one directory") };
+    assert!(why.contains("another etcd runs in it"), "{why}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_agree_and_survive_their_leader() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (mut listeners, mut founders) = (Vec::new(), Vec::new());
+    for name in ["n1", "n2", "n3"] {
+        let (listener, url) = listen().await;
+        listeners.push(listener);
+        founders.push((name.to_owned(), url));
+    }
+    let mut nodes = Vec::new();
+    for ((name, _), listener) in founders.iter().zip(listeners) {
+        nodes.push(start(dir.path(), name, &founders, listener).await);
+    }
+    for node in &nodes {
+        ready(node).await;
+    }
+    for (at, node) in nodes.iter().enumerate() {
+        put(node, "k", &format!("{at}")).await.expect("any member takes a put");
+        for other in &nodes {
+            assert_eq!(get(other, "k").await.expect("there"), format!("{at}"), "linearizable on every member");
+        }
+    }
+    let leader = nodes[0].status().leader;
+    let at = nodes.iter().position(|node| node.identity().0 == leader).expect("one of them");
+    let lost = nodes.remove(at);
+    lost.stop().await;
+    put(&nodes[0], "k", "after").await.expect("leadership was handed over");
+    assert_eq!(get(&nodes[1], "k").await.expect("there"), "after");
+    assert_ne!(nodes[0].status().leader, leader);
+    for node in nodes {
+        node.stop().await;
+    }
+}

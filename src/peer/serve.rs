@@ -1,0 +1,324 @@
+//! What a member answers on its peer URLs, and the loop that accepts connections there.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /raft/stream/{msgapp,message}/<from>` | a body that never ends: our messages to `<from>` |
+//! | `POST /raft` | 204 once the member has taken the message |
+//! | `POST /raft/snapshot` | refused: this release does not receive snapshots |
+//! | `GET /raft/probing` | `{"OK":true,"Now":...}` |
+//! | `GET /members`, `GET /version` | JSON |
+//! | `POST /leases`, `POST /leases/internal` | the leader's answer for a follower's client |
+//!
+//! Source: etcd `rafthttp/http.go`, `etcdhttp/peer.go`, `leasehttp/http.go`.
+
+#![expect(clippy::disallowed_methods, reason = "an accept loop pauses when the process is out of files")]
+
+mod deadline;
+
+use super::BODY_BYTES_MAX;
+use super::CONN_TIMEOUT;
+use super::Peers;
+use super::ask::Versions;
+use super::codec::StreamKind;
+use super::headers;
+use super::outbox::StreamBody;
+use crate::error::Error as Answer;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::leasepb;
+use crate::proto::raftpb::Message;
+use crate::tls::Acceptor;
+use crate::types::CLUSTER_VERSION;
+use crate::types::ETCD_VERSION;
+use crate::types::LeaseId;
+use crate::types::MemberId;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::routing::post;
+use bytes::Bytes;
+use deadline::WriteDeadline;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use hyper_util::service::TowerToHyperService;
+use prost::Message as _;
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// How many connections one listener keeps. A member needs four from each other one, and some for tools.
+const CONNECTIONS_MAX: usize = 2048;
+
+/// How long a client may take to send the head of a request; so long is a connection kept idle, too.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the accept loop rests when the process is out of file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// Serves `router` on `listener` until `shutdown` completes; then closes all connections. Accepting goes on whatever happens to one
+/// connection, and when the process is out of file descriptors.
+pub async fn serve(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((tcp, from)) => {
+                    connections.spawn(serve_connection(tcp, from, acceptor.clone(), router.clone()));
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot accept a connection on a peer URL");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+async fn serve_connection(tcp: TcpStream, from: SocketAddr, acceptor: Acceptor, router: Router) {
+    if tcp.set_nodelay(true).is_err() {
+        return;
+    }
+    let stream = match acceptor.accept(tcp, Some(from)).await {
+        Ok(stream) => stream,
+        Err(e) => {
+            tracing::warn!("remote-addr" = %from, error = %e, "rejected connection on peer endpoint");
+            return;
+        }
+    };
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let connection =
+        http.serve_connection(TokioIo::new(WriteDeadline::new(stream, CONN_TIMEOUT)), TowerToHyperService::new(router));
+    if let Err(e) = connection.await {
+        tracing::debug!("remote-addr" = %from, error = %e, "a peer's connection ended");
+    }
+}
+
+pub(super) fn router(peers: Peers) -> Router {
+    Router::new()
+        .route("/raft", post(pipeline))
+        .route("/raft/stream/{kind}/{from}", get(stream))
+        .route("/raft/snapshot", post(snapshot))
+        .route("/raft/probing", get(probing))
+        .route("/members", get(members))
+        .route("/version", get(version))
+        .route("/leases", post(lease_renew))
+        .route("/leases/internal", post(lease_time_to_live))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "404 page not found"))
+        .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
+        .with_state(peers)
+}
+
+/// A status and a sentence, written as Go's `http.Error` does.
+struct Refusal(StatusCode, Cow<'static, str>);
+
+fn refuse(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal(status, text.into())
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(format!("{}\n", self.1)));
+        *response.status_mut() = self.0;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+}
+
+fn answer(content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+impl Peers {
+    /// Puts our cluster on an answer, so that a stranger can see whom it asked.
+    fn named(&self, mut response: Response<Body>) -> Response<Body> {
+        let cluster = headers::value(&self.0.config.cluster.to_string());
+        response.headers_mut().insert(headers::CLUSTER_ID, cluster);
+        response
+    }
+
+    fn check(&self, from: &HeaderMap) -> Result<(), Refusal> {
+        headers::check(from, self.0.config.cluster).map_err(|why| {
+            tracing::warn!(
+                "local-member-id" = %self.0.config.id, "remote-peer-server-name" = ?from.get(headers::SERVER_FROM),
+                "remote-peer-server-version" = ?from.get(headers::SERVER_VERSION),
+                "remote-peer-cluster-id" = ?from.get(headers::CLUSTER_ID), error = why, "rejected request from remote peer"
+            );
+            refuse(StatusCode::PRECONDITION_FAILED, why)
+        })
+    }
+
+    /// Remembers a sender that is no member yet, so that it can be answered.
+    fn note_sender(&self, from: &HeaderMap) {
+        if let Some((id, urls)) = headers::sender(from)
+            && !self.0.handler.is_removed(id)
+            && let Err(e) = self.add_remote(id, &urls)
+        {
+            tracing::warn!("remote-peer-id" = %id, error = %e, "a peer names unusable URLs");
+        }
+    }
+}
+
+async fn stream(
+    State(peers): State<Peers>,
+    Path((kind, from)): Path<(String, String)>,
+    from_headers: HeaderMap,
+) -> Response<Body> {
+    let opened = open_stream(&peers, &kind, &from, &from_headers);
+    let mut response = peers.named(opened.into_response());
+    response.headers_mut().insert(headers::SERVER_VERSION, HeaderValue::from_static(ETCD_VERSION));
+    response
+}
+
+fn open_stream(peers: &Peers, kind: &str, from: &str, head: &HeaderMap) -> Result<Response<Body>, Refusal> {
+    peers.check(head)?;
+    let not_found = |text| refuse(StatusCode::NOT_FOUND, text);
+    let kind = StreamKind::ALL.into_iter().find(|k| k.path() == kind).ok_or_else(|| not_found("invalid path"))?;
+    let from = headers::parse_id(from).ok_or_else(|| not_found("invalid from"))?;
+    if peers.0.handler.is_removed(from) {
+        tracing::warn!("remote-peer-id-from" = %from, "rejected stream from remote peer because it was removed");
+        return Err(refuse(StatusCode::GONE, "removed member"));
+    }
+    let Some(link) = peers.link(from).filter(|link| link.is_full()) else {
+        peers.note_sender(head);
+        tracing::warn!("remote-peer-id-from" = %from, "failed to find remote peer in cluster");
+        return Err(not_found("error sender not found"));
+    };
+    if !headers::is_for(head, peers.0.config.id) {
+        tracing::warn!("remote-peer-id-from" = %from, "ignored streaming request; ID mismatch");
+        return Err(refuse(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
+    }
+    tracing::info!(
+        "stream-writer-type" = kind.label(), "local-member-id" = %peers.0.config.id, "remote-peer-id" = %from,
+        "established TCP streaming connection with remote peer"
+    );
+    Ok(Response::new(Body::new(StreamBody::attach(link, kind))))
+}
+
+async fn pipeline(State(peers): State<Peers>, head: HeaderMap, body: Body) -> Response<Body> {
+    let taken = take_message(&peers, &head, body).await;
+    peers.named(taken.map(|()| StatusCode::NO_CONTENT).into_response())
+}
+
+async fn take_message(peers: &Peers, head: &HeaderMap, body: Body) -> Result<(), Refusal> {
+    peers.check(head)?;
+    peers.note_sender(head);
+    let bytes = read(body).await?;
+    let bad = |_| refuse(StatusCode::BAD_REQUEST, "error unmarshalling raft message");
+    let message = Message::decode(bytes).map_err(bad)?;
+    if peers.0.handler.is_removed(MemberId(message.from)) {
+        return Err(refuse(StatusCode::FORBIDDEN, "cannot process message from removed member"));
+    }
+    // etcd answers 403 here, which an etcd sender takes for "you were removed" and stops.
+    if message.to != peers.0.config.id.0 {
+        return Err(refuse(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
+    }
+    if !peers.0.rules.lets_in(MemberId(message.from)) {
+        return Ok(());
+    }
+    let taken = peers.0.handler.receive(message);
+    taken.map_err(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, "error processing raft message"))
+}
+
+/// A body of bounded size, in bounded time.
+async fn read(body: Body) -> Result<Bytes, Refusal> {
+    let read = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_BYTES_MAX)).await;
+    let bad = || refuse(StatusCode::BAD_REQUEST, "error reading body");
+    read.map_err(|_| bad())?.map_err(|_| bad())
+}
+
+async fn snapshot(State(peers): State<Peers>, head: HeaderMap) -> Response<Body> {
+    let text = "receiving snapshots is not part of this release";
+    let refusal = peers.check(&head).err().unwrap_or_else(|| refuse(StatusCode::NOT_IMPLEMENTED, text));
+    peers.named(refusal.into_response())
+}
+
+async fn probing() -> Response<Body> {
+    let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    answer("application/json", serde_json::json!({ "OK": true, "Now": now }).to_string())
+}
+
+async fn members(State(peers): State<Peers>) -> Response<Body> {
+    let json = serde_json::to_string(&peers.0.handler.members()).unwrap_or_default();
+    peers.named(answer("application/json", json + "\n"))
+}
+
+async fn version(State(peers): State<Peers>) -> Response<Body> {
+    let cluster = peers.0.handler.cluster_version();
+    let storage = cluster.as_ref().map_or("", |_| CLUSTER_VERSION).to_owned();
+    let cluster = cluster.unwrap_or_else(|| "not_decided".into());
+    let versions = Versions { server: ETCD_VERSION.into(), cluster, storage };
+    answer("application/json", serde_json::to_string(&versions).unwrap_or_default())
+}
+
+async fn lease_renew(State(peers): State<Peers>, body: Body) -> Response<Body> {
+    let renewed = async {
+        let request = pb::LeaseKeepAliveRequest::decode(read(body).await?).map_err(|_| unreadable())?;
+        let id = request.id;
+        let ttl = peers.0.handler.lease_renew(LeaseId(id)).await;
+        let ttl = ttl.map_err(|e| refuse_lease(&e, StatusCode::BAD_REQUEST))?;
+        Ok::<_, Refusal>(protobuf(&pb::LeaseKeepAliveResponse { header: None, id, ttl }))
+    };
+    renewed.await.into_response()
+}
+
+async fn lease_time_to_live(State(peers): State<Peers>, body: Body) -> Response<Body> {
+    let looked_up = async {
+        let request = leasepb::LeaseInternalRequest::decode(read(body).await?).map_err(|_| unreadable())?;
+        let request = request.lease_time_to_live_request.ok_or_else(unreadable)?;
+        let found = peers.0.handler.lease_time_to_live(request).await;
+        let found = found.map_err(|e| refuse_lease(&e, StatusCode::INTERNAL_SERVER_ERROR))?;
+        Ok::<_, Refusal>(protobuf(&leasepb::LeaseInternalResponse { lease_time_to_live_response: Some(found) }))
+    };
+    looked_up.await.into_response()
+}
+
+fn protobuf(message: &impl prost::Message) -> Response<Body> {
+    answer("application/protobuf", message.encode_to_vec())
+}
+
+fn unreadable() -> Refusal {
+    refuse(StatusCode::BAD_REQUEST, "error unmarshalling request")
+}
+
+/// The statuses that the asking member tells apart; `other` for all else.
+fn refuse_lease(e: &Answer, other: StatusCode) -> Refusal {
+    match e {
+        Answer::LeaseNotFound => refuse(StatusCode::NOT_FOUND, "lease not found"),
+        Answer::TimeoutWaitApplied => {
+            refuse(StatusCode::REQUEST_TIMEOUT, "waiting for node to catch up its applied index has timed out")
+        }
+        e => refuse(other, e.to_string()),
+    }
+}

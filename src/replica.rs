@@ -1,0 +1,191 @@
+//! One replica's raft with the requests that wait for it, as step functions.
+//!
+//! [`Replica`] is what the raft thread owns: [`Consensus`], the proposals that wait for a leader, and the reads that wait for an index. The
+//! state machine is the other actor and lives with the apply thread, so that the next entries are being synced while the last ones are applied; what passes
+//! between the two is [`Ready::committed`] one way and the applied index the other.
+//!
+//! Everything here is driven from outside: `now` comes in, answers go out.
+
+mod proposals;
+mod reads;
+
+pub use proposals::Proposal;
+
+use crate::consensus::Consensus;
+use crate::consensus::Light;
+use crate::consensus::Ready;
+use crate::error::Error;
+use crate::proto::raftpb::Message;
+use crate::types::Index;
+use crate::types::MemberId;
+use crate::types::Millis;
+use crate::types::Term;
+use proposals::Proposals;
+use reads::Reads;
+
+/// A request that will not be answered by the state machine, and why.
+pub type Failed = (u64, Error);
+
+/// A read that may go on once this index is applied, or why not.
+pub type Answered<W> = (W, Result<Index, Error>);
+
+/// The raft thread's side of a replica. `W` is whatever the driver needs to wake a reader.
+pub struct Replica<W> {
+    pub consensus: Consensus,
+    proposals: Proposals,
+    reads: Reads<W>,
+    followed: (Term, MemberId),
+    answered: Vec<Answered<W>>,
+    failed: Vec<Failed>,
+}
+
+impl<W> Replica<W> {
+    /// `read_seed` begins the contexts of read rounds; no two members may ever use the same one, so it begins with the member's id.
+    pub fn new(consensus: Consensus, read_seed: u64) -> Replica<W> {
+        Replica {
+            followed: (consensus.term(), consensus.leader()),
+            consensus,
+            proposals: Proposals::default(),
+            reads: Reads::new(read_seed),
+            answered: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    /// Queues a proposal; [`Replica::flush`] hands it to raft.
+    pub fn propose(&mut self, proposal: Proposal) {
+        self.proposals.push(proposal);
+    }
+
+    /// Queues a read; [`Replica::flush`] starts its round.
+    pub fn read(&mut self, waiter: W) {
+        self.reads.ask(waiter);
+    }
+
+    /// Takes a peer's message; what is wrong with it is told to observers by [`Consensus::step`].
+    pub fn step(&mut self, message: Message) {
+        let _dropped = self.consensus.step(message);
+    }
+
+    /// Hands everything queued to raft: all proposals in one message, all reads in one round.
+    pub fn flush(&mut self, now: Millis) {
+        self.notice_leader();
+        self.proposals.flush(&mut self.consensus, now, &mut self.failed);
+        if let Some(context) = self.reads.next_round(now) {
+            self.consensus.read_index(context);
+        }
+    }
+
+    /// What must happen next, if anything; see [`Ready`].
+    pub fn ready(&mut self) -> Option<Ready> {
+        let ready = self.consensus.ready()?;
+        for (context, index) in &ready.reads {
+            self.reads.confirmed(context, *index, &mut self.answered);
+        }
+        Some(ready)
+    }
+
+    /// The entries and hard state of `ready` are on disk.
+    pub fn persisted(&mut self, ready: Ready) -> Light {
+        self.consensus.persisted(ready)
+    }
+
+    /// Reads that were decided since the last call.
+    pub fn take_answered(&mut self) -> Vec<Answered<W>> {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// Proposals that were given up since the last call.
+    pub fn take_failed(&mut self) -> Vec<Failed> {
+        std::mem::take(&mut self.failed)
+    }
+
+    /// A new leader or term: reads that asked the old one must not trust a late answer.
+    fn notice_leader(&mut self) {
+        let follows = (self.consensus.term(), self.consensus.leader());
+        if follows != self.followed {
+            let had_leader = !self.followed.1.is_none();
+            self.followed = follows;
+            if had_leader {
+                self.reads.leader_changed(&mut self.answered);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::Config;
+    use crate::consensus::Initial;
+    use crate::probe::Listeners;
+    use crate::proto::raftpb::ConfState;
+    use crate::proto::raftpb::Entry;
+    use bytes::Bytes;
+
+    fn alone() -> Replica<&'static str> {
+        let config =
+            Config { id: MemberId(1), election_ticks: 10, pre_vote: true, tick_ms: 100, seed: 1, applied: Index(0) };
+        let conf_state = ConfState { voters: vec![1], ..ConfState::default() };
+        let initial = Initial { conf_state, ..Initial::default() };
+        Replica::new(Consensus::new(&config, initial, Listeners::default()).expect("fresh"), 1 << 48)
+    }
+
+    fn work(replica: &mut Replica<&'static str>) -> Vec<Entry> {
+        let mut committed = Vec::new();
+        while let Some(mut ready) = replica.ready() {
+            committed.append(&mut ready.committed);
+            committed.append(&mut replica.persisted(ready).committed);
+        }
+        committed
+    }
+
+    fn proposal(id: u64, deadline: u64) -> Proposal {
+        Proposal { id, data: Bytes::from(format!("{id}")), conf_change: false, deadline: Millis(deadline) }
+    }
+
+    #[test]
+    fn a_proposal_waits_for_a_leader_and_a_late_one_is_given_up() {
+        let mut replica = alone();
+        replica.propose(proposal(1, 50));
+        replica.propose(proposal(2, 500));
+        replica.flush(Millis(10));
+        assert_eq!(work(&mut replica), []);
+        assert!(replica.take_failed().is_empty(), "both may still make it");
+        replica.flush(Millis(100));
+        assert_eq!(replica.take_failed(), [(1, Error::NoLeader)]);
+        replica.consensus.campaign();
+        work(&mut replica);
+        replica.flush(Millis(101));
+        let committed = work(&mut replica);
+        assert_eq!(committed.last().expect("the second").data, "2");
+    }
+
+    #[test]
+    fn reads_that_wait_together_share_a_round() {
+        let mut replica = alone();
+        replica.consensus.campaign();
+        work(&mut replica);
+        replica.flush(Millis(0));
+        replica.take_answered();
+        replica.read("a");
+        replica.read("b");
+        replica.flush(Millis(0));
+        work(&mut replica);
+        assert_eq!(replica.take_answered(), [("a", Ok(Index(1))), ("b", Ok(Index(1)))]);
+    }
+
+    #[test]
+    fn a_read_without_a_leader_asks_again_and_is_answered_later() {
+        let mut replica = alone();
+        replica.read("early");
+        replica.flush(Millis(0));
+        work(&mut replica);
+        assert!(replica.take_answered().is_empty());
+        replica.consensus.campaign();
+        work(&mut replica);
+        replica.flush(Millis(600));
+        work(&mut replica);
+        assert_eq!(replica.take_answered(), [("early", Ok(Index(1)))]);
+    }
+}

@@ -1,0 +1,200 @@
+//! A member's front door: configuration, gRPC services, HTTP.
+//!
+//! [`main`] is the program `etcd`: it reads flags and environment, checks them, starts the member and serves its clients until a signal comes. A service has one file; what
+//! comes before any call is in `front`, what is below the calls in `listen`. Nothing here knows how a write becomes durable: services talk to
+//! [`crate::node::Node`] only.
+
+mod auth;
+mod authority;
+mod cluster;
+pub mod config;
+mod door;
+mod flags;
+mod front;
+mod health;
+mod http;
+mod kv;
+mod lab;
+mod lease;
+mod listen;
+mod log;
+mod maintenance;
+mod metrics;
+mod run;
+mod settings;
+mod sniff;
+mod systemd;
+pub mod urls;
+mod watch;
+
+use crate::golang;
+use crate::types::ETCD_VERSION;
+use config::Config;
+use config::LogConfig;
+use run::End;
+use settings::Notice;
+use settings::Settings;
+use settings::Words;
+use settings::WordsError;
+use std::ffi::OsString;
+use std::io::Write as _;
+
+/// Runs the program `etcd` with the words after its name and this process's environment. Returns the exit code; a member that a signal has stopped
+/// does not return but dies by that signal, as etcd does.
+#[must_use]
+pub fn main(words: &[OsString]) -> u8 {
+    let text = |os: OsString| os.to_string_lossy().into_owned();
+    let words: Vec<String> = words.iter().cloned().map(text).collect();
+    let env: Vec<(String, String)> = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    with(&words, &env)
+}
+
+fn with(words: &[String], env: &[(String, String)]) -> u8 {
+    let args = &[&["etcd".to_owned()], words].concat();
+    match Settings::parse(words) {
+        Ok(Words::Help) => print(&flags::help()),
+        Ok(Words::Version) => print(&version()),
+        Ok(Words::Run(settings)) => start(args, settings, env),
+        Err(WordsError::Syntax(why)) => {
+            let _ = write!(std::io::stderr(), "{why}\n{}", flags::USAGE);
+            2
+        }
+        Err(WordsError::Stray(word)) => {
+            refuse(args, &[], &[format!("{} is not a valid flag", golang::quote(word.as_bytes()))])
+        }
+    }
+}
+
+/// Prints to standard output; a reader that is gone is no failure.
+fn print(text: &str) -> u8 {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    0
+}
+
+fn version() -> String {
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let arch = match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "etcd Version: {ETCD_VERSION}\nGit SHA: etcd-lab-{}\nGo Version: none (Rust)\nGo OS/Arch: {os}/{arch}\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// The log of a program that could not read what its log should be.
+fn default_log() -> LogConfig {
+    LogConfig { level: "info".into(), outputs: vec!["default".into()], console: false, logger: "zap".into() }
+}
+
+/// Says why nothing is started: one line for each problem.
+fn refuse(args: &[String], notices: &[Notice], problems: &[String]) -> u8 {
+    let _log = log::start(&default_log());
+    tracing::info!(args = %log::list(args), "Running: ");
+    notices.iter().for_each(log::tell);
+    for problem in problems {
+        tracing::warn!(error = problem.as_str(), "failed to verify flags");
+        if problem.starts_with("--advertise-client-urls is required") {
+            tracing::warn!(error = problem.as_str(), "advertise client URLs are not set");
+        }
+    }
+    1
+}
+
+fn start(args: &[String], mut settings: Settings, env: &[(String, String)]) -> u8 {
+    let mut notices = Vec::new();
+    if let Err(conflict) = settings.add_environment(env, &mut notices) {
+        let _log = log::start(&default_log());
+        notices.iter().for_each(log::tell);
+        let fields = log::object(conflict.fields.iter().map(|(name, value)| (*name, value.as_str().into())));
+        tracing::error!(level = "fatal", %fields, "{}", conflict.message);
+        return 1;
+    }
+    if let Err(problem) = settings.settle(&mut notices) {
+        return refuse(args, &notices, &[problem]);
+    }
+    let config = match Config::from_settings(&settings, &mut notices) {
+        Ok(config) => config,
+        Err(problems) => return refuse(args, &notices, &problems),
+    };
+    let problems = config.problems();
+    if !problems.is_empty() {
+        return refuse(args, &notices, &problems);
+    }
+    let log = match log::start(&config.log) {
+        Ok(log) => log,
+        Err(problem) => return refuse(args, &notices, &[problem]),
+    };
+    tracing::info!(args = %log::list(args), "Running: ");
+    notices.iter().for_each(log::tell);
+    let notify = env.iter().find(|(name, _)| name == "NOTIFY_SOCKET").map(|(_, socket)| socket.clone());
+    let end = member(config, notify.filter(|socket| !socket.is_empty()));
+    drop(log);
+    match end {
+        End::Code(code) => code,
+        End::Signal(number) => die_by(number),
+    }
+}
+
+fn member(config: Config, notify: Option<String>) -> End {
+    if !config.has_log() {
+        let problems = config.bootstrap_problems();
+        if !problems.is_empty() {
+            for problem in problems {
+                tracing::error!(level = "fatal", error = problem, "discovery failed");
+            }
+            return End::Code(1);
+        }
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            tracing::error!(level = "fatal", error = %e, "cannot start the runtime");
+            return End::Code(1);
+        }
+    };
+    let end = runtime.block_on(run::run(config, notify));
+    // What still runs is cut off: connections that do not end, a stop that a second signal interrupts.
+    runtime.shutdown_background();
+    end
+}
+
+/// Dies by a signal, so that whoever started the program sees why it ended. The first process of a container cannot, and exits cleanly.
+fn die_by(number: i32) -> u8 {
+    if std::process::id() != 1 {
+        let _ = signal_hook::low_level::emulate_default_handler(number);
+    }
+    0
+}
+
+#[cfg(test)]
+#[path = "server/tests.rs"]
+mod served;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_has_etcds_four_lines() {
+        let text = version();
+        let heads: Vec<&str> = text.lines().filter_map(|line| line.split(": ").next()).collect();
+        assert_eq!(heads, ["etcd Version", "Git SHA", "Go Version", "Go OS/Arch"]);
+    }
+
+    #[test]
+    fn mistakes_have_etcds_exit_codes() {
+        let run = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            with(&words, &[])
+        };
+        assert_eq!(run(&["--bogus"]), 2);
+        assert_eq!(run(&["--initial-cluster-state", "other"]), 2);
+        assert_eq!(run(&["stray"]), 1);
+        assert_eq!(run(&["--heartbeat-interval", "0"]), 1);
+        assert_eq!(run(&["--discovery-srv", "example.com"]), 1);
+        assert_eq!(run(&["--name", "x", "--initial-cluster", "y=http://localhost:2380", "--data-dir", "/nowhere"]), 1);
+    }
+}

@@ -1,0 +1,553 @@
+//! The configuration of a member: public fields, made from flags and environment, checked once.
+//!
+//! [`Config::problems`] tells everything that is wrong at once, in etcd's words where etcd has some; past that a `Config` is right.
+//! What only matters at a first start is in [`Config::bootstrap_problems`]: a member with a log ignores the `initial-*` flags.
+//! Left out: `--config-file`. Source: etcd `server/embed/config.go` and `server/config/config.go`.
+
+use super::settings::Notice;
+use super::settings::Settings;
+use super::urls;
+use super::urls::Url;
+use crate::golang;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Added to the largest request for the message around it. Source: etcd `grpcOverheadBytes`.
+const MESSAGE_OVERHEAD_BYTES: u64 = 512 * 1024;
+
+/// Longest election time-out. Source: etcd `maxElectionMs`.
+const ELECTION_MAX_MS: u64 = 50_000;
+
+const DEFAULT_NAME: &str = "default";
+const DEFAULT_PEER_URL: &str = "http://localhost:2380";
+const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
+
+/// Everything a member is told at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// For people; need not be unique, but etcd suggests it.
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// The log's directory if not inside the data directory.
+    pub wal_dir: Option<PathBuf>,
+    pub wal_segment_bytes: u64,
+    pub snapshot_count: u64,
+    /// Log entries kept behind a snapshot.
+    pub snapshot_catchup_entries: u64,
+    /// 0: 2 GiB; negative: none.
+    pub quota_backend_bytes: i64,
+
+    pub listen_peer_urls: Vec<Url>,
+    pub listen_client_urls: Vec<Url>,
+    pub listen_metrics_urls: Vec<Url>,
+    pub advertise_peer_urls: Vec<Url>,
+    pub advertise_client_urls: Vec<Url>,
+    /// The first members by name.
+    pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    pub initial_cluster_token: String,
+    /// Whether the cluster is there already and this member joins it.
+    pub join_existing: bool,
+    pub strict_reconfig_check: bool,
+    pub max_learners: i64,
+
+    /// One raft tick in milliseconds: a leader's heartbeats are this far apart.
+    pub heartbeat_ms: u64,
+    /// Time without a leader before a member campaigns; at least five heartbeats.
+    pub election_ms: u64,
+    pub initial_election_tick_advance: bool,
+    pub pre_vote: bool,
+
+    pub max_txn_ops: u64,
+    pub max_request_bytes: u64,
+    pub max_concurrent_streams: u32,
+    pub max_connections: u64,
+    /// Zero: the server sends no pings.
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
+    pub watch_progress_interval: Duration,
+    pub auto_compaction_mode: String,
+    pub auto_compaction_retention: String,
+
+    pub client_tls: TlsFiles,
+    pub peer_tls: TlsFiles,
+    /// Years that certificates made by auto-TLS are valid.
+    pub self_signed_cert_validity: u32,
+
+    pub log: LogConfig,
+    pub lab: Option<LabConfig>,
+}
+
+/// The certificate files of one side. Empty paths mean "not given".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    pub trusted_ca_file: PathBuf,
+    /// Callers must show a certificate. A trusted authority alone has the same effect.
+    pub client_cert_auth: bool,
+    /// For outgoing connections; [`TlsFiles::cert_file`] if empty.
+    pub client_cert_file: PathBuf,
+    pub client_key_file: PathBuf,
+    /// Common names that a caller's certificate may carry; empty: any.
+    pub allowed_cn: Vec<String>,
+    /// Host names of which a caller's certificate must carry one; empty: any.
+    pub allowed_hostname: Vec<String>,
+    /// Peers: do not compare the caller's address with its certificate.
+    pub skip_san_verification: bool,
+    /// Make a certificate if none is given.
+    pub auto: bool,
+}
+
+/// Where and how to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// debug, info, warn, error, panic or fatal.
+    pub level: String,
+    pub outputs: Vec<String>,
+    /// For people instead of programs.
+    pub console: bool,
+    pub logger: String,
+}
+
+/// The lab's own door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabConfig {
+    /// `unix:PATH` or `127.0.0.1:PORT`.
+    pub listen: String,
+    pub token_file: PathBuf,
+}
+
+impl TlsFiles {
+    fn from_settings(settings: &Settings, is_peer: bool) -> TlsFiles {
+        let prefix = if is_peer { "peer-" } else { "" };
+        let path = |name: &str| PathBuf::from(settings.text(&format!("{prefix}{name}")));
+        TlsFiles {
+            cert_file: path("cert-file"),
+            key_file: path("key-file"),
+            trusted_ca_file: path("trusted-ca-file"),
+            client_cert_auth: settings.is(&format!("{prefix}client-cert-auth")),
+            client_cert_file: path("client-cert-file"),
+            client_key_file: path("client-key-file"),
+            allowed_cn: if is_peer { settings.list("peer-cert-allowed-cn") } else { Vec::new() },
+            allowed_hostname: settings.list(if is_peer {
+                "peer-cert-allowed-hostname"
+            } else {
+                "client-cert-allowed-hostname"
+            }),
+            skip_san_verification: settings.is("peer-skip-client-san-verification"),
+            auto: settings.is(&format!("{prefix}auto-tls")),
+        }
+    }
+
+    /// Whether a certificate was given.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        !is_empty(&self.cert_file) && !is_empty(&self.key_file)
+    }
+
+    /// Whether there is, or will be, a certificate to show.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.is_given() || self.auto
+    }
+
+    /// Whether callers must show a certificate.
+    #[must_use]
+    pub fn needs_client_cert(&self) -> bool {
+        self.client_cert_auth || !is_empty(&self.trusted_ca_file)
+    }
+
+    fn problems(&self, prefix: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        if is_empty(&self.cert_file) != is_empty(&self.key_file) {
+            let (key, cert) = (self.key_file.display(), self.cert_file.display());
+            found.push(format!("KeyFile and CertFile must both be present[key: {key}, cert: {cert}]"));
+        }
+        if is_empty(&self.client_cert_file) != is_empty(&self.client_key_file) {
+            let (key, cert) = (self.client_key_file.display(), self.client_cert_file.display());
+            found.push(format!(
+                "ClientKeyFile and ClientCertFile must both be present or both absent: key: {key}, cert: {cert}]"
+            ));
+        }
+        if self.client_cert_auth && is_empty(&self.trusted_ca_file) {
+            found.push(format!(
+                "--{prefix}client-cert-auth needs --{prefix}trusted-ca-file: the authority that signs the clients' certificates"
+            ));
+        }
+        for file in
+            [&self.cert_file, &self.key_file, &self.trusted_ca_file, &self.client_cert_file, &self.client_key_file]
+        {
+            if !is_empty(file)
+                && let Err(e) = std::fs::File::open(file)
+            {
+                found.push(format!("open {}: {}", file.display(), os_text(&e)));
+            }
+        }
+        found
+    }
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+/// The system's text without Rust's `(os error 2)`, in lower case as Go prints it.
+fn os_text(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+impl Config {
+    /// Makes a configuration from what was set; the error is all that cannot be understood.
+    pub(super) fn from_settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Config, Vec<String>> {
+        let name = settings.text("name").to_owned();
+        let initial_cluster = urls::parse_cluster(settings.text("initial-cluster"))
+            .map_err(|e| vec![format!("error setting up initial cluster: {e}")])?;
+        let optional = |name: &str| Some(settings.text(name)).filter(|text| !text.is_empty()).map(str::to_owned);
+        let mut config = Config {
+            data_dir: optional("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
+            wal_dir: optional("wal-dir").map(PathBuf::from),
+            wal_segment_bytes: settings.uint("experimental-lab-wal-segment-bytes"),
+            snapshot_count: settings.uint("snapshot-count"),
+            snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
+            quota_backend_bytes: settings.int("quota-backend-bytes"),
+            listen_peer_urls: settings.urls("listen-peer-urls"),
+            listen_client_urls: settings.urls("listen-client-urls"),
+            listen_metrics_urls: settings.urls("listen-metrics-urls"),
+            advertise_peer_urls: settings.urls("initial-advertise-peer-urls"),
+            advertise_client_urls: settings.urls("advertise-client-urls"),
+            initial_cluster,
+            initial_cluster_token: settings.text("initial-cluster-token").into(),
+            join_existing: settings.text("initial-cluster-state") == "existing",
+            strict_reconfig_check: settings.is("strict-reconfig-check"),
+            max_learners: settings.int("max-learners"),
+            heartbeat_ms: settings.uint("heartbeat-interval"),
+            election_ms: settings.uint("election-timeout"),
+            initial_election_tick_advance: settings.is("initial-election-tick-advance"),
+            pre_vote: settings.is("pre-vote"),
+            max_txn_ops: settings.uint("max-txn-ops"),
+            max_request_bytes: settings.uint("max-request-bytes"),
+            max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
+            max_connections: settings.uint("experimental-lab-max-connections"),
+            keepalive_interval: settings.duration("grpc-keepalive-interval"),
+            keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
+            watch_progress_interval: settings.duration("watch-progress-notify-interval"),
+            auto_compaction_mode: settings.text("auto-compaction-mode").into(),
+            auto_compaction_retention: settings.text("auto-compaction-retention").into(),
+            client_tls: TlsFiles::from_settings(settings, false),
+            peer_tls: TlsFiles::from_settings(settings, true),
+            self_signed_cert_validity: u32::try_from(settings.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
+            log: LogConfig {
+                level: settings.text("log-level").into(),
+                outputs: settings.list("log-outputs"),
+                console: settings.text("log-format") == "console",
+                logger: settings.text("logger").into(),
+            },
+            lab: optional("experimental-lab-listen")
+                .map(|listen| LabConfig { listen, token_file: settings.text("experimental-lab-token").into() }),
+            name,
+        };
+        config.derive_defaults(settings, notices);
+        Ok(config)
+    }
+
+    /// Fills what etcd fills from other settings (contract 11.3).
+    fn derive_defaults(&mut self, settings: &Settings, notices: &mut Vec<Notice>) {
+        if settings.was_set("listen-client-urls") && !settings.was_set("advertise-client-urls") {
+            self.advertise_client_urls.clear();
+        }
+        let wildcard = |listen: &[Url]| listen.first().filter(|url| url.host() == "0.0.0.0").cloned();
+        let is_default = |urls: &[Url], default: &str| urls.len() == 1 && urls[0].as_str() == default;
+        let peer_port =
+            wildcard(&self.listen_peer_urls).filter(|_| is_default(&self.advertise_peer_urls, DEFAULT_PEER_URL));
+        let client_port =
+            wildcard(&self.listen_client_urls).filter(|_| is_default(&self.advertise_client_urls, DEFAULT_CLIENT_URL));
+        if (peer_port.is_some() || client_port.is_some())
+            && let Some(host) = default_host()
+        {
+            if let Some(listen) = peer_port {
+                notices.push(Notice::info("detected default host for advertise").with("host", &host));
+                self.advertise_peer_urls = vec![self.advertise_peer_urls[0].with_address(&host, listen.port())];
+            }
+            if let Some(listen) = client_port {
+                self.advertise_client_urls = vec![self.advertise_client_urls[0].with_address(&host, listen.port())];
+            }
+        }
+        let default_cluster = settings.text("initial-cluster") == format!("{DEFAULT_NAME}={DEFAULT_PEER_URL}");
+        if self.name != DEFAULT_NAME && default_cluster {
+            self.initial_cluster = BTreeMap::from([(self.name.clone(), self.advertise_peer_urls.clone())]);
+        }
+        if self.name == DEFAULT_NAME {
+            notices.push(Notice::warn(
+                "it isn't recommended to use default name, please set a value for --name. Note that etcd might run \
+                into issue when multiple members have the same default name",
+            ));
+        }
+        if !settings.was_set("data-dir") {
+            let dir = self.data_dir.display().to_string();
+            notices.push(Notice::warn("'data-dir' was empty; using default").with("data-dir", dir));
+        }
+    }
+
+    /// The largest gRPC message that is received.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        usize::try_from(self.max_request_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES)).unwrap_or(usize::MAX)
+    }
+
+    /// The most bytes that the store may have; nothing is no limit. Source: etcd `DefaultQuotaBytes`.
+    #[must_use]
+    pub fn quota(&self) -> Option<u64> {
+        match self.quota_backend_bytes {
+            0 => Some(2 << 30),
+            bytes => u64::try_from(bytes).ok(),
+        }
+    }
+
+    /// How many ticks make an election time-out.
+    #[must_use]
+    pub fn election_ticks(&self) -> u64 {
+        self.election_ms / self.heartbeat_ms.max(1)
+    }
+
+    /// Everything wrong with this configuration, each in a sentence for the user.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        found.extend(self.log.problems());
+        for listen in [&self.listen_peer_urls, &self.listen_client_urls, &self.listen_metrics_urls] {
+            found.extend(urls::check_bindable(listen).err());
+        }
+        found.extend(urls::check_has_host("initial-advertise-peer-urls", &self.advertise_peer_urls).err());
+        found.extend(urls::check_has_host("advertise-client-urls", &self.advertise_client_urls).err());
+        found.extend(self.timing_problems());
+        if !self.listen_client_urls.is_empty() && self.advertise_client_urls.is_empty() {
+            found.push("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
+        }
+        if self.listen_client_urls.is_empty() {
+            found.push("--listen-client-urls is empty: without it no client could ever reach this member".into());
+        }
+        if self.listen_peer_urls.is_empty() {
+            found.push("--listen-peer-urls is empty: without it no other member could ever reach this one".into());
+        }
+        found.extend(self.compaction_problems());
+        found.extend(self.size_problems());
+        found.extend(self.tls_problems());
+        found.extend(self.lab.iter().flat_map(LabConfig::problems));
+        found
+    }
+
+    fn timing_problems(&self) -> Vec<String> {
+        let (tick, election) = (self.heartbeat_ms, self.election_ms);
+        let mut found = Vec::new();
+        if tick == 0 {
+            found.push("--heartbeat-interval must be >0 (set to 0ms)".into());
+        }
+        if election == 0 {
+            found.push("--election-timeout must be >0 (set to 0ms)".into());
+        }
+        if tick.saturating_mul(5) > election {
+            found.push(format!(
+                "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{tick}ms]"
+            ));
+        }
+        if election > ELECTION_MAX_MS {
+            found.push(format!(
+                "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MAX_MS}ms"
+            ));
+        }
+        found
+    }
+
+    fn compaction_problems(&self) -> Vec<String> {
+        let (mode, retention) = (self.auto_compaction_mode.as_str(), self.auto_compaction_retention.as_str());
+        match mode {
+            "" => vec!["undefined auto-compaction-mode".into()],
+            "periodic" | "revision" => {
+                let is_number = golang::parse_number(retention).is_ok_and(|n| n >= 0);
+                let is_duration = mode == "periodic" && golang::parse_nanos(retention).is_ok_and(|n| n >= 0);
+                if retention.is_empty() || is_number || is_duration {
+                    return Vec::new();
+                }
+                vec![format!(
+                    "error parsing CompactionRetention: {} is no time and no number",
+                    golang::quote(retention.as_bytes())
+                )]
+            }
+            other => vec![format!("unknown auto-compaction-mode {}", golang::quote(other.as_bytes()))],
+        }
+    }
+
+    fn size_problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        // gRPC counts a message's length in 32 bits.
+        if self.max_request_bytes > u64::from(u32::MAX / 2) {
+            found.push(format!(
+                "--max-request-bytes {} is too large: at most {}",
+                self.max_request_bytes,
+                u32::MAX / 2
+            ));
+        }
+        if self.wal_segment_bytes < 1 << 20 || self.wal_segment_bytes > 1 << 32 {
+            found.push("--experimental-lab-wal-segment-bytes must be between 1048576 and 4294967296".into());
+        }
+        if self.max_connections == 0 {
+            found.push("--experimental-lab-max-connections must be >0".into());
+        }
+        if self.max_concurrent_streams == 0 {
+            found.push("--max-concurrent-streams must be >0".into());
+        }
+        if self.snapshot_count == 0 {
+            found.push("--snapshot-count must be >0".into());
+        }
+        found
+    }
+
+    fn tls_problems(&self) -> Vec<String> {
+        let mut found = self.client_tls.problems("");
+        found.extend(self.peer_tls.problems("peer-"));
+        for (listen, tls, side, prefix) in [
+            (&self.listen_client_urls, &self.client_tls, "client", ""),
+            (&self.listen_peer_urls, &self.peer_tls, "peer", "peer-"),
+        ] {
+            for url in listen {
+                if url.is_secure() && !tls.is_on() {
+                    found.push(format!(
+                        "TLS key/cert (--{prefix}cert-file, --{prefix}key-file) must be provided for {side} url {url} with HTTPS scheme"
+                    ));
+                }
+                // etcd warns and serves in plain; whoever gives a certificate does not expect that.
+                if !url.is_secure() && tls.is_given() {
+                    found.push(format!(
+                        "{side} url {url} would be served without TLS although --{prefix}cert-file is given: write https:// in \
+                         --listen-{side}-urls, or leave the certificate away"
+                    ));
+                }
+            }
+        }
+        if self.listen_metrics_urls.iter().any(Url::is_secure) && !self.client_tls.is_on() {
+            found.push("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url".into());
+        }
+        if !(1..=100).contains(&self.self_signed_cert_validity) {
+            found.push("--self-signed-cert-validity must be between 1 and 100 years".into());
+        }
+        found
+    }
+
+    /// Whether this member has been started before: then the `initial-*` flags mean nothing any more.
+    #[must_use]
+    pub fn has_log(&self) -> bool {
+        let dir = self.wal_dir.clone().unwrap_or_else(|| self.data_dir.join("member").join("wal"));
+        let Ok(files) = std::fs::read_dir(dir) else { return false };
+        files.flatten().any(|file| file.path().extension().is_some_and(|end| end == "wal"))
+    }
+
+    /// What is wrong for a first start; a member that has a log does not look at these.
+    #[must_use]
+    pub fn bootstrap_problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.initial_cluster.is_empty() {
+            return vec!["initial cluster unset and no discovery URL found".into()];
+        }
+        let Some(own) = self.initial_cluster.get(&self.name) else {
+            return vec![format!(
+                "couldn't find local name {} in the initial cluster configuration",
+                golang::quote(self.name.as_bytes())
+            )];
+        };
+        if !self.join_existing {
+            found.extend(self.advertise_problem(own));
+        }
+        let mut seen = BTreeSet::new();
+        if !self.initial_cluster.values().flatten().all(|url| seen.insert(url)) {
+            found.push(format!("initial cluster {} has duplicate url", urls::cluster_text(&self.initial_cluster)));
+        }
+        found
+    }
+
+    /// Compares what this member says of itself with what the cluster's list says of it. By text: etcd also compares resolved addresses, which would make a
+    /// start depend on DNS.
+    fn advertise_problem(&self, own: &[Url]) -> Option<String> {
+        let missing = |from: &[Url], other: &[Url]| -> Vec<Url> {
+            from.iter().filter(|url| !other.contains(url)).cloned().collect()
+        };
+        let advertised = urls::joined(&self.advertise_peer_urls);
+        let named = |urls: Vec<Url>| urls::cluster_text(&BTreeMap::from([(self.name.clone(), urls)]));
+        let not_advertised = missing(own, &self.advertise_peer_urls);
+        if !not_advertised.is_empty() {
+            return Some(format!(
+                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={advertised} ({} != {})",
+                named(not_advertised),
+                golang::quote(advertised.as_bytes()),
+                golang::quote(urls::joined(own).as_bytes()),
+            ));
+        }
+        let not_listed = missing(&self.advertise_peer_urls, own);
+        (!not_listed.is_empty()).then(|| {
+            format!(
+                "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
+                urls::joined(&not_listed),
+                named(self.advertise_peer_urls.clone())
+            )
+        })
+    }
+}
+
+impl LogConfig {
+    fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        match self.logger.as_str() {
+            "zap" => {}
+            "capnslog" => found.push("--logger=capnslog is removed in v3.5".into()),
+            other => found.push(format!("unknown logger option {}", golang::quote(other.as_bytes()))),
+        }
+        if self.outputs.len() > 1 && self.outputs.iter().any(|output| output == "default") {
+            found.push("multi logoutput for \"default\" is not supported yet".into());
+        }
+        if self.outputs.iter().any(|output| output == "systemd/journal") {
+            found.push(
+                "--log-outputs=systemd/journal is not part of this release: use stderr, which systemd reads".into(),
+            );
+        }
+        found
+    }
+}
+
+impl LabConfig {
+    fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let is_loopback = || {
+            self.listen.rsplit_once(':').is_some_and(|(host, port)| {
+                host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                    && port.parse::<u16>().is_ok()
+            })
+        };
+        if self.listen.strip_prefix("unix:").is_none_or(str::is_empty) && !is_loopback() {
+            found.push(format!(
+                "--experimental-lab-listen {} must be unix:PATH or 127.0.0.1:PORT: the lab's door does not open to the network",
+                golang::quote(self.listen.as_bytes())
+            ));
+        }
+        if is_empty(&self.token_file) {
+            found
+                .push("--experimental-lab-listen needs --experimental-lab-token: the file with the lab's token".into());
+        }
+        found
+    }
+}
+
+/// This machine's address on the way out, if it has one. Connecting a UDP socket picks a route and sends nothing.
+fn default_host() -> Option<String> {
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+    socket.connect(("192.0.2.1", 9)).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified() && !ip.is_loopback()).then(|| ip.to_string())
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,160 @@
+//! What a configuration is made of, and what is wrong with it, in etcd's words.
+
+use super::*;
+use crate::server::settings::Words;
+
+fn config_with(text: &str) -> (Config, Vec<Notice>) {
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    let Ok(Words::Run(mut settings)) = Settings::parse(&words) else { panic!("{text}") };
+    let mut notices = Vec::new();
+    settings.settle(&mut notices).expect(text);
+    (Config::from_settings(&settings, &mut notices).expect(text), notices)
+}
+
+fn config(text: &str) -> Config {
+    config_with(text).0
+}
+
+#[test]
+fn without_a_word_a_member_is_etcds_default_one() {
+    let config = config("");
+    assert_eq!((config.problems(), config.bootstrap_problems()), (vec![], vec![]));
+    assert_eq!(config.data_dir, PathBuf::from("default.etcd"));
+    assert_eq!(urls::cluster_text(&config.initial_cluster), "default=http://localhost:2380");
+    assert_eq!((config.heartbeat_ms, config.election_ticks(), config.pre_vote), (100, 10, true));
+    assert_eq!((config.max_txn_ops, config.message_bytes_max()), (128, 2_097_152));
+}
+
+#[test]
+fn a_name_alone_makes_a_cluster_of_one() {
+    let config = config("--name m1");
+    assert_eq!(urls::cluster_text(&config.initial_cluster), "m1=http://localhost:2380");
+    assert_eq!(config.data_dir, PathBuf::from("m1.etcd"));
+    assert_eq!(config.bootstrap_problems(), Vec::<String>::new());
+}
+
+#[test]
+fn the_flags_of_the_kubernetes_guide_are_understood() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for file in ["kubernetes.pem", "kubernetes-key.pem", "ca.pem"] {
+        std::fs::write(dir.path().join(file), "x").expect("a file");
+    }
+    let text = "--name controller-0 --cert-file=D/kubernetes.pem --key-file=D/kubernetes-key.pem \
+        --peer-cert-file=D/kubernetes.pem --peer-key-file=D/kubernetes-key.pem --trusted-ca-file=D/ca.pem \
+        --peer-trusted-ca-file=D/ca.pem --peer-client-cert-auth --client-cert-auth \
+        --initial-advertise-peer-urls https://10.240.0.10:2380 --listen-peer-urls https://10.240.0.10:2380 \
+        --listen-client-urls https://10.240.0.10:2379,https://127.0.0.1:2379 \
+        --advertise-client-urls https://10.240.0.10:2379 --initial-cluster-token etcd-cluster-0 \
+        --initial-cluster controller-0=https://10.240.0.10:2380,controller-1=https://10.240.0.11:2380,controller-2=https://10.240.0.12:2380 \
+        --initial-cluster-state new --data-dir=D/etcd";
+    let config = config(&text.replace("D/", &format!("{}/", dir.path().display())));
+    assert_eq!((config.problems(), config.bootstrap_problems()), (vec![], vec![]));
+    assert_eq!((config.initial_cluster.len(), config.listen_client_urls.len()), (3, 2));
+    assert!(config.client_tls.needs_client_cert() && config.peer_tls.needs_client_cert());
+    assert_eq!(config.initial_cluster_token, "etcd-cluster-0");
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_etcds_words() {
+    let found = config(
+        "--listen-client-urls http://host:2379 --heartbeat-interval 0 --election-timeout 60000 --auto-compaction-mode x \
+         --logger capnslog",
+    )
+    .problems();
+    assert_eq!(
+        found,
+        [
+            "--logger=capnslog is removed in v3.5",
+            "expected IP in URL for binding (http://host:2379)",
+            "--heartbeat-interval must be >0 (set to 0ms)",
+            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+            "unknown auto-compaction-mode \"x\"",
+        ]
+    );
+}
+
+#[test]
+fn timing_must_leave_room_for_five_heartbeats() {
+    assert_eq!(
+        config("--election-timeout 400").problems(),
+        ["--election-timeout[400ms] should be at least as 5 times as --heartbeat-interval[100ms]"]
+    );
+    assert_eq!(config("--election-timeout 500").problems(), Vec::<String>::new());
+}
+
+#[test]
+fn tls_is_never_half_configured() {
+    let found = config("--cert-file /nowhere/c.pem").problems();
+    assert_eq!(found[0], "KeyFile and CertFile must both be present[key: , cert: /nowhere/c.pem]");
+    assert_eq!(found[1], "open /nowhere/c.pem: no such file or directory");
+    let found =
+        config("--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://127.0.0.1:1").problems();
+    assert_eq!(
+        found,
+        [
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"
+        ]
+    );
+    let found = config("--client-cert-auth").problems();
+    assert!(found[0].starts_with("--client-cert-auth needs --trusted-ca-file"), "{found:?}");
+}
+
+#[test]
+fn a_certificate_is_never_given_for_nothing() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().display();
+    let found = config(&format!("--cert-file {path} --key-file {path}")).problems();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("client url http://localhost:2379 would be served without TLS"), "{found:?}");
+}
+
+#[test]
+fn a_first_start_must_agree_with_the_cluster_list() {
+    assert_eq!(
+        config("--name a --initial-cluster b=http://localhost:2380").bootstrap_problems(),
+        ["couldn't find local name \"a\" in the initial cluster configuration"]
+    );
+    let found = config("--initial-cluster default=http://127.0.0.1:9").bootstrap_problems();
+    assert!(
+        found[0].starts_with("--initial-cluster has default=http://127.0.0.1:9 but missing from --initial-advertise-peer-urls=http://localhost:2380 ("),
+        "{found:?}"
+    );
+    let found = config("--initial-advertise-peer-urls http://localhost:2380,http://127.0.0.1:9").bootstrap_problems();
+    assert_eq!(
+        found,
+        [
+            "--initial-advertise-peer-urls has http://127.0.0.1:9 but missing from --initial-cluster=default=http://127.0.0.1:9,default=http://localhost:2380"
+        ]
+    );
+    let found = config("--initial-cluster default=http://localhost:2380,b=http://localhost:2380").bootstrap_problems();
+    assert_eq!(found, ["initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate url"]);
+}
+
+#[test]
+fn the_labs_door_is_local_and_has_a_token() {
+    let found = config("--experimental-lab-listen 0.0.0.0:9").problems();
+    assert_eq!(found.len(), 2, "{found:?}");
+    for listen in ["unix:/tmp/x", "127.0.0.1:24001", "[::1]:24001"] {
+        let text = format!("--experimental-lab-listen {listen} --experimental-lab-token /t");
+        assert_eq!(config(&text).problems(), Vec::<String>::new(), "{listen}");
+    }
+}
+
+#[test]
+fn negative_and_huge_numbers_do_not_overflow() {
+    assert_eq!(config("--quota-backend-bytes=-1").quota_backend_bytes, -1);
+    let found = config("--max-request-bytes 9223372036854775807 --experimental-lab-wal-segment-bytes 0").problems();
+    assert_eq!(found.len(), 2, "{found:?}");
+    let found = config("--auto-compaction-retention=-1").problems();
+    assert!(found[0].starts_with("error parsing CompactionRetention: "), "{found:?}");
+    assert_eq!(config("--grpc-keepalive-interval=-5s").keepalive_interval, Duration::ZERO);
+}
+
+#[test]
+fn the_default_name_is_advised_against() {
+    let (_, notices) = config_with("");
+    assert!(notices.iter().any(|notice| notice.message.starts_with("it isn't recommended to use default name")));
+    let (_, notices) = config_with("--name m1 --data-dir d");
+    assert_eq!(notices, []);
+}

@@ -1,0 +1,133 @@
+//! What is behind a listener: which calls it knows, and who answers them.
+//!
+//! One port speaks gRPC and plain HTTP: what has a gRPC content type goes to a service by its name, everything else to [`super::http`]. The match on names is all the
+//! routing there is; no call is looked up twice. Source: etcd `embed/serve.go`; contract-server 10.4.
+
+use super::auth;
+use super::cluster;
+use super::front::Front;
+use super::front::too_large;
+use super::health;
+use super::http as plain;
+use super::kv;
+use super::lab;
+use super::lease;
+use super::maintenance;
+use super::watch;
+use crate::error::Error;
+use crate::proto::etcdserverpb::auth_server::AuthServer;
+use crate::proto::etcdserverpb::cluster_server::ClusterServer;
+use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::lease_server::LeaseServer;
+use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::etcdserverpb::watch_server::WatchServer;
+use crate::proto::lab::lab_server::LabServer;
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tonic::Code;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+
+type Request = http::Request<Incoming>;
+type Response = http::Response<Body>;
+
+/// What is behind a listener; cheap to clone.
+#[derive(Clone)]
+pub(super) enum Door {
+    /// Everything for clients.
+    Clients(Arc<Services>),
+    /// Metrics and health only.
+    Metrics(Front),
+    /// The lab's.
+    Lab(LabServer<lab::Service>),
+}
+
+/// All services for clients.
+pub(super) struct Services {
+    front: Front,
+    kv: KvServer<kv::Service>,
+    watch: WatchServer<watch::Service>,
+    lease: LeaseServer<lease::Service>,
+    cluster: ClusterServer<cluster::Service>,
+    maintenance: MaintenanceServer<maintenance::Service>,
+    auth: AuthServer<auth::Service>,
+}
+
+impl Door {
+    pub(super) fn clients(front: &Front) -> Door {
+        let (f, limit) = (|| front.clone(), front.limits.message_bytes_max);
+        Door::Clients(Arc::new(Services {
+            front: f(),
+            kv: KvServer::new(kv::Service(f())).max_decoding_message_size(limit),
+            watch: WatchServer::new(watch::Service(f())).max_decoding_message_size(limit),
+            lease: LeaseServer::new(lease::Service(f())).max_decoding_message_size(limit),
+            cluster: ClusterServer::new(cluster::Service(f())).max_decoding_message_size(limit),
+            maintenance: MaintenanceServer::new(maintenance::Service(f())).max_decoding_message_size(limit),
+            auth: AuthServer::new(auth::Service(f())).max_decoding_message_size(limit),
+        }))
+    }
+
+    pub(super) fn lab(front: &Front, token: &str) -> Door {
+        Door::Lab(LabServer::new(lab::Service::new(front.clone(), token)))
+    }
+
+    /// Answers one request.
+    pub(super) async fn answer(&self, request: Request) -> Response {
+        match self {
+            Door::Clients(services) if is_grpc(&request) => services.call(request).await,
+            Door::Clients(services) => plain::answer(&services.front, plain::Scope::All, &request).await,
+            Door::Metrics(front) => plain::answer(front, plain::Scope::Metrics, &request).await,
+            Door::Lab(server) => done(server.clone().call(request).await),
+        }
+    }
+}
+
+fn is_grpc(request: &Request) -> bool {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn done(result: Result<Response, Infallible>) -> Response {
+    match result {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+impl Services {
+    async fn call(&self, request: Request) -> Response {
+        let path = request.uri().path();
+        if let Err(e) = self.front.admit(path, request.headers()) {
+            return Status::from(e).into_http();
+        }
+        let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
+        let response = match service {
+            "etcdserverpb.KV" => done(self.kv.clone().call(request).await),
+            "etcdserverpb.Watch" => done(self.watch.clone().call(request).await),
+            "etcdserverpb.Lease" => done(self.lease.clone().call(request).await),
+            "etcdserverpb.Cluster" => done(self.cluster.clone().call(request).await),
+            "etcdserverpb.Maintenance" => done(self.maintenance.clone().call(request).await),
+            "etcdserverpb.Auth" => done(self.auth.clone().call(request).await),
+            "grpc.health.v1.Health" => health::call(request).await,
+            "v3lockpb.Lock" => Status::from(Error::Unimplemented("the lock service")).into_http(),
+            "v3electionpb.Election" => Status::from(Error::Unimplemented("the election service")).into_http(),
+            unknown => Status::unimplemented(format!("unknown service {unknown}")).into_http(),
+        };
+        in_grpcs_words(response)
+    }
+}
+
+/// Two refusals that tonic words otherwise than grpc-go, which etcd's clients know.
+fn in_grpcs_words(response: Response) -> Response {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    match (status.code(), status.message()) {
+        (Code::OutOfRange, text) => match too_large(Code::OutOfRange, text) {
+            Some(text) => Status::resource_exhausted(text).into_http(),
+            None => response,
+        },
+        (Code::Unimplemented, "") => Status::unimplemented("unknown method").into_http(),
+        _ => response,
+    }
+}

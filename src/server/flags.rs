@@ -1,0 +1,418 @@
+//! Every flag that etcd 3.3 to 3.6 knows, in one table: name, default, kind, group, what it does here.
+//!
+//! The parser, the environment, `--help` and the tests read this table and nothing else knows a flag's name twice. A flag
+//! that we do not act on says so: where ignoring it is harmless it is accepted with a warning; where ignoring it would weaken security,
+//! lose data or bootstrap the wrong cluster it is refused. Source of names and defaults: etcd `server/embed/config.go`.
+
+use super::urls::Url;
+use crate::golang;
+
+/// A heading of `--help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    Member,
+    Clustering,
+    Security,
+    Auth,
+    Logging,
+    Checks,
+    Lab,
+    Old,
+}
+
+impl Group {
+    /// The headings in the order of `--help`.
+    pub(super) const ALL: [(Group, &str); 8] = [
+        (Group::Member, "Member"),
+        (Group::Clustering, "Clustering"),
+        (Group::Security, "Security"),
+        (Group::Auth, "Auth"),
+        (Group::Logging, "Logging and profiling"),
+        (Group::Checks, "Tuning and checks"),
+        (Group::Lab, "Lab (not part of etcd)"),
+        (Group::Old, "Known from earlier releases"),
+    ];
+}
+
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Bool,
+    Uint,
+    Uint32,
+    Int,
+    Duration,
+    Urls,
+    OneOf(&'static [&'static str]),
+}
+
+impl Kind {
+    /// Checks a value; the error is the end of Go's sentence `invalid value "x" for flag -y: …`.
+    pub(super) fn check(self, value: &str) -> Result<(), String> {
+        let number = |min: i128, max: i128| match golang::parse_number(value) {
+            Err(why) if !why.ends_with("value out of range") => Err("parse error".to_owned()),
+            Ok(n) if (min..=max).contains(&n) => Ok(()),
+            _ => Err("value out of range".to_owned()),
+        };
+        match self {
+            Kind::Text => Ok(()),
+            Kind::Bool => golang::parse_bool(value).map(drop).map_err(|_| "parse error".into()),
+            // One bit less than etcd's, so that nothing further in can overflow.
+            Kind::Uint => number(0, i64::MAX.into()),
+            Kind::Uint32 => number(0, u32::MAX.into()),
+            Kind::Int => number(i64::MIN.into(), i64::MAX.into()),
+            Kind::Duration => golang::parse_nanos(value).map(drop).map_err(|_| "parse error".into()),
+            Kind::Urls => Url::parse_list(value).map(drop),
+            Kind::OneOf(allowed) if allowed.contains(&value) => Ok(()),
+            Kind::OneOf(_) => Err("invalid value".into()),
+        }
+    }
+}
+
+/// What this server does with a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Has its effect.
+    Works,
+    /// Has its effect, under a name that etcd 3.6 calls by the one given.
+    Renamed(&'static str),
+    /// Is accepted; a value other than the default is warned about with this reason.
+    NoEffect(&'static str),
+    /// Any value but the default is an error that says what to do instead.
+    Refused(&'static str),
+    /// Accepted and ignored by every etcd release.
+    Ignored,
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flag {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: &'static str,
+    pub(super) group: Group,
+    pub(super) standing: Standing,
+    pub(super) help: &'static str,
+}
+
+/// The row of a name.
+pub(super) fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+const fn flag(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    group: Group,
+    standing: Standing,
+    help: &'static str,
+) -> Flag {
+    Flag { name, kind, default, group, standing, help }
+}
+
+use Group::Auth;
+use Group::Checks;
+use Group::Clustering;
+use Group::Lab;
+use Group::Logging;
+use Group::Member;
+use Group::Old;
+use Group::Security;
+use Kind::Bool;
+use Kind::Duration;
+use Kind::Int;
+use Kind::OneOf;
+use Kind::Text;
+use Kind::Uint;
+use Kind::Uint32;
+use Kind::Urls;
+use Standing::Ignored;
+use Standing::NoEffect;
+use Standing::Refused;
+use Standing::Renamed;
+use Standing::Works;
+
+const LATER: &str = "not part of this release";
+const STORE: &str = "this server's store is not bbolt";
+const DISCOVERY: &str = "discovery is not part of this release: list the members in --initial-cluster";
+const PROXY: &str = "the v2 proxy was removed from etcd 3.6";
+const TRACING: &str = "tracing to a collector is not part of this release";
+
+/// All flags, by group; inside a group in the order of etcd's help.
+#[rustfmt::skip]
+pub(super) const FLAGS: &[Flag] = &[
+    flag("name", Text, "default", Member, Works, "Name of this member, for people."),
+    flag("data-dir", Text, "", Member, Works, "Directory for everything that must survive a restart; <name>.etcd if empty."),
+    flag("wal-dir", Text, "", Member, Works, "Directory of its own for the write-ahead log."),
+    flag("snapshot-count", Uint, "10000", Member, Works, "Applied entries between two snapshots."),
+    flag("heartbeat-interval", Uint, "100", Member, Works, "Milliseconds between a leader's heartbeats: one raft tick."),
+    flag("election-timeout", Uint, "1000", Member, Works, "Milliseconds without a leader before a member campaigns."),
+    flag("initial-election-tick-advance", Bool, "true", Member, Works, "Skip most of the first election time-out at start."),
+    flag("listen-peer-urls", Urls, "http://localhost:2380", Member, Works, "Where to listen for other members."),
+    flag("listen-client-urls", Urls, "http://localhost:2379", Member, Works, "Where to listen for clients, gRPC and HTTP on one port."),
+    flag("listen-client-http-urls", Urls, "", Member, Refused("one port serves gRPC and HTTP: use --listen-client-urls"), "Listen for HTTP clients apart from gRPC."),
+    flag("max-snapshots", Uint, "5", Member, NoEffect("old snapshots are removed as soon as nothing needs them"), "Snapshot files to keep."),
+    flag("max-wals", Uint, "5", Member, NoEffect("log files are removed as soon as nothing needs them"), "Log files to keep."),
+    flag("memory-mlock", Bool, "false", Member, NoEffect(LATER), "Keep the server's pages in memory."),
+    flag("quota-backend-bytes", Int, "0", Member, Works, "Raise the NOSPACE alarm above this size; 0 is 2 GiB, negative is no limit."),
+    flag("backend-bbolt-freelist-type", OneOf(&["map", "array", ""]), "map", Member, NoEffect(STORE), "How bbolt keeps its free pages."),
+    flag("backend-batch-interval", Duration, "0s", Member, NoEffect(STORE), "Longest time between two commits of the store."),
+    flag("backend-batch-limit", Int, "0", Member, NoEffect(STORE), "Most operations in one commit of the store."),
+    flag("max-txn-ops", Uint, "128", Member, Works, "Most operations in a transaction."),
+    flag("max-request-bytes", Uint, "1572864", Member, Works, "Largest request in bytes."),
+    flag("max-concurrent-streams", Uint32, "4294967295", Member, Works, "Most calls in flight on one client connection."),
+    flag("grpc-keepalive-min-time", Duration, "5s", Member, NoEffect("clients that ping too often are not cut off"), "Shortest pause between a client's pings."),
+    flag("grpc-keepalive-interval", Duration, "2h0m0s", Member, Works, "Pause between the server's pings; 0 sends none."),
+    flag("grpc-keepalive-timeout", Duration, "20s", Member, Works, "How long to wait for the answer to a ping."),
+    flag("socket-reuse-port", Bool, "false", Member, NoEffect(LATER), "Let several processes listen on one port."),
+    flag("socket-reuse-address", Bool, "false", Member, NoEffect("addresses are always reused"), "Listen on an address that has just been given up."),
+    flag("enable-grpc-gateway", Bool, "true", Member, NoEffect("the JSON gateway is not part of this release"), "Serve JSON under /v3/."),
+    flag("raft-read-timeout", Duration, "5s", Member, NoEffect(LATER), "Read time-out of a peer connection."),
+    flag("raft-write-timeout", Duration, "5s", Member, NoEffect(LATER), "Write time-out of a peer connection."),
+    flag("max-learners", Int, "1", Member, Works, "Most learners in the cluster."),
+    flag("feature-gates", Text, "", Member, NoEffect("no feature gate changes this release"), "Switches of experimental features, A=true,B=false."),
+    flag("config-file", Text, "", Member, Refused("a configuration file is not read by this release: use flags or ETCD_* variables"), "YAML file with the configuration."),
+    flag("version", Bool, "false", Member, Works, "Print the version and exit."),
+
+    flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Clustering, Works, "Where other members reach this one."),
+    flag("initial-cluster", Text, "default=http://localhost:2380", Clustering, Works, "The first members, name=url,name=url."),
+    flag("initial-cluster-state", OneOf(&["new", "existing"]), "new", Clustering, Works, "new for a new cluster, existing to join one."),
+    flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Works, "Keeps clusters with equal URLs apart."),
+    flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Works, "Where clients reach this member."),
+    flag("discovery", Text, "", Clustering, Refused(DISCOVERY), "URL of a v2 discovery service."),
+    flag("discovery-proxy", Text, "", Clustering, Refused(DISCOVERY), "HTTP proxy for v2 discovery."),
+    flag("discovery-fallback", OneOf(&["exit", "proxy"]), "exit", Clustering, Refused(PROXY), "What to do when discovery fails."),
+    flag("discovery-srv", Text, "", Clustering, Refused(DISCOVERY), "DNS domain with the members' SRV records."),
+    flag("discovery-srv-name", Text, "", Clustering, Refused(DISCOVERY), "Suffix of the SRV records' service name."),
+    flag("discovery-token", Text, "", Clustering, Refused(DISCOVERY), "Token at a v3 discovery service."),
+    flag("discovery-endpoints", Text, "", Clustering, Refused(DISCOVERY), "Endpoints of a v3 discovery service."),
+    flag("discovery-dial-timeout", Duration, "2s", Clustering, NoEffect(DISCOVERY), "v3 discovery: dial time-out."),
+    flag("discovery-request-timeout", Duration, "5s", Clustering, NoEffect(DISCOVERY), "v3 discovery: request time-out."),
+    flag("discovery-keepalive-time", Duration, "2s", Clustering, NoEffect(DISCOVERY), "v3 discovery: pause between pings."),
+    flag("discovery-keepalive-timeout", Duration, "6s", Clustering, NoEffect(DISCOVERY), "v3 discovery: wait for a ping's answer."),
+    flag("discovery-insecure-transport", Bool, "true", Clustering, NoEffect(DISCOVERY), "v3 discovery: without TLS."),
+    flag("discovery-insecure-skip-tls-verify", Bool, "false", Clustering, NoEffect(DISCOVERY), "v3 discovery: do not verify the server."),
+    flag("discovery-cert", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: client certificate."),
+    flag("discovery-key", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: client key."),
+    flag("discovery-cacert", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: certificate authority."),
+    flag("discovery-user", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: user."),
+    flag("discovery-password", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: password."),
+    flag("strict-reconfig-check", Bool, "true", Clustering, Works, "Refuse member changes that would lose quorum."),
+    flag("pre-vote", Bool, "true", Clustering, Works, "Ask before campaigning, so that a returning member disturbs nobody."),
+    flag("auto-compaction-retention", Text, "0", Clustering, NoEffect("automatic compaction is not part of this release: compact by hand"), "How much history to keep; 0 keeps all."),
+    flag("auto-compaction-mode", Text, "periodic", Clustering, Works, "What the retention counts: periodic or revision."),
+    flag("v2-deprecation", OneOf(&["not-yet", "write-only", "write-only-drop-data", "gone"]), "write-only", Clustering, NoEffect("there is no v2 store"), "Stage of the v2 store's removal."),
+    flag("force-new-cluster", Bool, "false", Clustering, Refused("starting over from one member's data is not part of this release"), "Keep the data, drop all other members."),
+    flag("next-cluster-version-compatible", Bool, "false", Clustering, NoEffect("the next version is always accepted"), "Accept data of the next minor version."),
+
+    flag("cert-file", Text, "", Security, Works, "Certificate for client connections."),
+    flag("key-file", Text, "", Security, Works, "Key of --cert-file."),
+    flag("client-cert-auth", Bool, "false", Security, Works, "Clients must show a certificate."),
+    flag("client-cert-file", Text, "", Security, NoEffect("the server makes no client connections to itself"), "Certificate for the server's own client connections."),
+    flag("client-key-file", Text, "", Security, NoEffect("the server makes no client connections to itself"), "Key of --client-cert-file."),
+    flag("client-crl-file", Text, "", Security, Refused(LATER), "Revoked client certificates."),
+    flag("client-cert-allowed-hostname", Text, "", Security, Works, "Host names that a client certificate may carry."),
+    flag("trusted-ca-file", Text, "", Security, Works, "Authority that signs clients' certificates."),
+    flag("auto-tls", Bool, "false", Security, Works, "Make a certificate for client connections."),
+    flag("peer-cert-file", Text, "", Security, Works, "Certificate for peer connections."),
+    flag("peer-key-file", Text, "", Security, Works, "Key of --peer-cert-file."),
+    flag("peer-client-cert-auth", Bool, "false", Security, Works, "Peers must show a certificate."),
+    flag("peer-client-cert-file", Text, "", Security, Works, "Certificate for outgoing peer connections, if another."),
+    flag("peer-client-key-file", Text, "", Security, Works, "Key of --peer-client-cert-file."),
+    flag("peer-trusted-ca-file", Text, "", Security, Works, "Authority that signs peers' certificates."),
+    flag("peer-auto-tls", Bool, "false", Security, Works, "Make a certificate for peer connections."),
+    flag("peer-crl-file", Text, "", Security, Refused(LATER), "Revoked peer certificates."),
+    flag("peer-cert-allowed-cn", Text, "", Security, Works, "Common names that a peer certificate may carry."),
+    flag("peer-cert-allowed-hostname", Text, "", Security, Works, "Host names that a peer certificate may carry."),
+    flag("peer-skip-client-san-verification", Bool, "false", Security, Works, "Do not compare a peer's address with its certificate."),
+    flag("self-signed-cert-validity", Uint, "1", Security, Works, "Years that made certificates are valid."),
+    flag("cipher-suites", Text, "", Security, Refused("the suites are fixed: forward-secret and authenticated ones only"), "TLS cipher suites."),
+    flag("cors", Text, "*", Security, NoEffect("no JSON gateway, so no cross-origin requests"), "Origins that browsers may come from."),
+    flag("host-whitelist", Text, "*", Security, Refused(LATER), "Host names that HTTP requests may use."),
+    flag("tls-min-version", Text, "TLS1.2", Security, Refused("TLS 1.2 and 1.3 are both always offered"), "Oldest TLS version: TLS1.2 or TLS1.3."),
+    flag("tls-max-version", Text, "", Security, Refused("TLS 1.2 and 1.3 are both always offered"), "Newest TLS version: TLS1.2 or TLS1.3."),
+    flag("ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
+    flag("peer-ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
+
+    flag("auth-token", Text, "simple", Auth, Refused("authentication is not part of this release"), "Kind of token: simple, or jwt with options."),
+    flag("bcrypt-cost", Uint, "10", Auth, NoEffect("authentication is not part of this release"), "Work per password hash, 4 to 31."),
+    flag("auth-token-ttl", Uint, "300", Auth, NoEffect("authentication is not part of this release"), "Seconds that a simple token lives."),
+
+    flag("logger", Text, "zap", Logging, Works, "Form of the log: zap."),
+    flag("log-outputs", Text, "default", Logging, Works, "Where the log goes: stderr, stdout or files."),
+    flag("log-level", OneOf(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Logging, Works, "Least level that is logged."),
+    flag("log-format", OneOf(&["json", "console"]), "json", Logging, Works, "json, or console for people."),
+    flag("enable-log-rotation", Bool, "false", Logging, NoEffect("rotate the file with logrotate"), "Rotate the log file."),
+    flag("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Logging, NoEffect("rotate the file with logrotate"), "How to rotate."),
+    flag("enable-pprof", Bool, "false", Logging, NoEffect("there is no Go runtime to profile: use perf"), "Serve Go profiles."),
+    flag("metrics", OneOf(&["basic", "extensive"]), "basic", Logging, NoEffect(LATER), "How many metrics."),
+    flag("listen-metrics-urls", Urls, "", Logging, Works, "Where to serve /metrics and /health too."),
+    flag("warning-unary-request-duration", Duration, "300ms", Logging, NoEffect(LATER), "Warn of requests that take longer."),
+    flag("warning-apply-duration", Duration, "100ms", Logging, NoEffect(LATER), "Warn when applying takes longer."),
+    flag("enable-distributed-tracing", Bool, "false", Logging, NoEffect(TRACING), "Send traces to a collector."),
+    flag("distributed-tracing-address", Text, "localhost:4317", Logging, NoEffect(TRACING), "Address of the collector."),
+    flag("distributed-tracing-service-name", Text, "etcd", Logging, NoEffect(TRACING), "Name in the traces."),
+    flag("distributed-tracing-instance-id", Text, "", Logging, NoEffect(TRACING), "Id in the traces."),
+    flag("distributed-tracing-sampling-rate", Int, "0", Logging, NoEffect(TRACING), "Traces per million."),
+
+    flag("corrupt-check-time", Duration, "0s", Checks, NoEffect(LATER), "Pause between corruption checks; 0 makes none."),
+    flag("compact-hash-check-time", Duration, "1m0s", Checks, NoEffect(LATER), "Pause between comparisons of compaction hashes."),
+    flag("compaction-batch-limit", Int, "1000", Checks, NoEffect(LATER), "Most revisions that one step of a compaction deletes."),
+    flag("compaction-sleep-interval", Duration, "10ms", Checks, NoEffect(LATER), "Pause between two steps of a compaction."),
+    flag("watch-progress-notify-interval", Duration, "10m0s", Checks, Works, "Pause between a watch's progress notices."),
+    flag("bootstrap-defrag-threshold-megabytes", Uint, "0", Checks, NoEffect(STORE), "Defragment at start if that frees more."),
+    flag("downgrade-check-time", Duration, "5s", Checks, NoEffect(LATER), "Pause between checks of a downgrade."),
+    flag("snapshot-catchup-entries", Uint, "5000", Checks, Works, "Entries kept behind a snapshot for slow followers."),
+    flag("unsafe-no-fsync", Bool, "false", Checks, NoEffect("what is acknowledged is always synced"), "Do not sync the log. Loses data."),
+
+    flag("experimental-lab-listen", Text, "", Lab, Works, "Serve telemetry and control at unix:PATH or 127.0.0.1:PORT."),
+    flag("experimental-lab-token", Text, "", Lab, Works, "File with the token that lab callers must know."),
+    flag("experimental-lab-wal-segment-bytes", Uint, "64000000", Lab, Works, "Size of one file of the write-ahead log."),
+    flag("experimental-lab-max-connections", Uint, "10000", Lab, Works, "Most client connections at a time."),
+
+    flag("experimental-initial-corrupt-check", Bool, "false", Old, NoEffect(LATER), "Compare with peers before serving."),
+    flag("experimental-corrupt-check-time", Duration, "0s", Old, Renamed("corrupt-check-time"), ""),
+    flag("experimental-compact-hash-check-enabled", Bool, "false", Old, NoEffect(LATER), "Compare compaction hashes."),
+    flag("experimental-compact-hash-check-time", Duration, "1m0s", Old, Renamed("compact-hash-check-time"), ""),
+    flag("experimental-enable-lease-checkpoint", Bool, "false", Old, NoEffect(LATER), "Share leases' remaining time."),
+    flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Old, NoEffect(LATER), "Keep leases' remaining time."),
+    flag("experimental-compaction-batch-limit", Int, "1000", Old, Renamed("compaction-batch-limit"), ""),
+    flag("experimental-compaction-sleep-interval", Duration, "10ms", Old, Renamed("compaction-sleep-interval"), ""),
+    flag("experimental-peer-skip-client-san-verification", Bool, "false", Old, Renamed("peer-skip-client-san-verification"), ""),
+    flag("experimental-watch-progress-notify-interval", Duration, "10m0s", Old, Renamed("watch-progress-notify-interval"), ""),
+    flag("experimental-warning-apply-duration", Duration, "100ms", Old, Renamed("warning-apply-duration"), ""),
+    flag("experimental-warning-unary-request-duration", Duration, "300ms", Old, Renamed("warning-unary-request-duration"), ""),
+    flag("experimental-txn-mode-write-with-shared-buffer", Bool, "true", Old, NoEffect(STORE), "Share a buffer between transactions."),
+    flag("experimental-bootstrap-defrag-threshold-megabytes", Uint, "0", Old, Renamed("bootstrap-defrag-threshold-megabytes"), ""),
+    flag("experimental-downgrade-check-time", Duration, "5s", Old, Renamed("downgrade-check-time"), ""),
+    flag("experimental-memory-mlock", Bool, "false", Old, Renamed("memory-mlock"), ""),
+    flag("experimental-snapshot-catchup-entries", Uint, "5000", Old, Renamed("snapshot-catchup-entries"), ""),
+    flag("experimental-stop-grpc-service-on-defrag", Bool, "false", Old, NoEffect(LATER), "Report NOT_SERVING while defragmenting."),
+    flag("experimental-enable-distributed-tracing", Bool, "false", Old, Renamed("enable-distributed-tracing"), ""),
+    flag("experimental-distributed-tracing-address", Text, "localhost:4317", Old, Renamed("distributed-tracing-address"), ""),
+    flag("experimental-distributed-tracing-service-name", Text, "etcd", Old, Renamed("distributed-tracing-service-name"), ""),
+    flag("experimental-distributed-tracing-instance-id", Text, "", Old, Renamed("distributed-tracing-instance-id"), ""),
+    flag("experimental-distributed-tracing-sampling-rate", Int, "0", Old, Renamed("distributed-tracing-sampling-rate"), ""),
+    flag("experimental-backend-bbolt-freelist-type", OneOf(&["map", "array", ""]), "map", Old, Renamed("backend-bbolt-freelist-type"), ""),
+    flag("experimental-enable-v2v3", Text, "", Old, Refused("the v2 API was removed from etcd 3.6"), "Serve the v2 API from v3 data."),
+    flag("enable-v2", Bool, "false", Old, Refused("the v2 API was removed from etcd 3.6"), "Serve the v2 API."),
+    flag("proxy", Text, "off", Old, Refused(PROXY), "Be a v2 proxy."),
+    flag("proxy-failure-wait", Uint, "5000", Old, NoEffect(PROXY), "v2 proxy: wait before retrying."),
+    flag("proxy-refresh-interval", Uint, "30000", Old, NoEffect(PROXY), "v2 proxy: pause between refreshes."),
+    flag("proxy-dial-timeout", Uint, "1000", Old, NoEffect(PROXY), "v2 proxy: dial time-out."),
+    flag("proxy-write-timeout", Uint, "5000", Old, NoEffect(PROXY), "v2 proxy: write time-out."),
+    flag("proxy-read-timeout", Uint, "0", Old, NoEffect(PROXY), "v2 proxy: read time-out."),
+    flag("debug", Bool, "false", Old, NoEffect("removed in etcd 3.5: use --log-level=debug"), "Log more."),
+    flag("log-output", Text, "", Old, NoEffect("removed in etcd 3.5: use --log-outputs"), "Old form of --log-outputs."),
+    flag("log-package-levels", Text, "", Old, NoEffect("removed in etcd 3.5: use --log-level"), "Log levels by package."),
+    flag("cluster-active-size", Text, "", Old, Ignored, ""),
+    flag("cluster-remove-delay", Text, "", Old, Ignored, ""),
+    flag("cluster-sync-interval", Text, "", Old, Ignored, ""),
+    flag("config", Text, "", Old, Ignored, ""),
+    flag("force", Text, "", Old, Ignored, ""),
+    flag("max-result-buffer", Text, "", Old, Ignored, ""),
+    flag("max-retry-attempts", Text, "", Old, Ignored, ""),
+    flag("peer-election-timeout", Text, "", Old, Ignored, ""),
+    flag("peer-heartbeat-interval", Text, "", Old, Ignored, ""),
+    flag("retry-interval", Text, "", Old, Ignored, ""),
+    flag("snapshot", Text, "", Old, Ignored, ""),
+    flag("v", Text, "", Old, Ignored, ""),
+    flag("vv", Text, "", Old, Ignored, ""),
+    flag("test.coverprofile", Text, "", Old, Ignored, ""),
+    flag("test.outputdir", Text, "", Old, Ignored, ""),
+];
+
+/// What `--help` prints.
+pub(super) fn help() -> String {
+    let mut out = String::from(USAGE);
+    for (group, heading) in Group::ALL {
+        out.push_str(&format!("\n{heading}:\n"));
+        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
+            out.push_str(&format!("  --{} '{}'\n", flag.name, flag.default));
+            let text = match flag.standing {
+                Works => flag.help.to_owned(),
+                Renamed(new) => format!("Now --{new}."),
+                NoEffect(why) => format!("{} Accepted without effect: {why}.", flag.help),
+                Refused(why) => format!("{} Refused: {why}.", flag.help),
+                Ignored => "Ignored.".to_owned(),
+            };
+            out.push_str(&format!("    {text}\n"));
+        }
+    }
+    out
+}
+
+/// How to call the program: printed by `--help` and after a mistake on the command line.
+pub(super) const USAGE: &str = "\
+Usage:
+
+  etcd [flags]
+    Start a member.
+
+  etcd --version
+    Show the version.
+
+  etcd -h | --help
+    Show all flags.
+
+Each flag can be given as an environment variable instead: --listen-client-urls is ETCD_LISTEN_CLIENT_URLS.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// The names of contract section 11.2, as a list of words.
+    const KNOWN: &str = include_str!("flags.txt");
+
+    #[test]
+    fn every_flag_of_etcd_is_known() {
+        let ours: BTreeSet<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+        let missing: Vec<&str> = KNOWN.split_whitespace().filter(|name| !ours.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        let not_etcds: Vec<&str> = FLAGS
+            .iter()
+            .filter(|flag| flag.group != Group::Lab && !KNOWN.split_whitespace().any(|n| n == flag.name))
+            .map(|f| f.name)
+            .collect();
+        assert!(not_etcds.is_empty(), "{not_etcds:?}");
+    }
+
+    #[test]
+    fn no_name_is_in_the_table_twice_and_every_default_is_valid() {
+        let mut seen = BTreeSet::new();
+        for flag in FLAGS {
+            assert!(seen.insert(flag.name), "{} twice", flag.name);
+            assert_eq!(flag.kind.check(flag.default), Ok(()), "{}", flag.name);
+        }
+    }
+
+    #[test]
+    fn a_renamed_flag_leads_to_one_of_the_same_kind() {
+        for flag in FLAGS {
+            if let Renamed(new) = flag.standing {
+                let target = find(new).unwrap_or_else(|| panic!("{} leads nowhere", flag.name));
+                assert_eq!((target.kind, target.default), (flag.kind, flag.default), "{}", flag.name);
+            }
+        }
+    }
+
+    #[test]
+    fn help_says_which_flags_do_nothing() {
+        let help = help();
+        assert!(help.contains("--name 'default'\n    Name of this member, for people.\n"));
+        assert!(help.contains("Accepted without effect: what is acknowledged is always synced."));
+        assert!(help.contains("Refused: discovery is not part of this release"));
+    }
+
+    #[test]
+    fn odd_numbers_are_refused_before_they_can_overflow() {
+        assert_eq!(Uint.check("-1"), Err("value out of range".into()));
+        assert_eq!(Uint32.check("4294967296"), Err("value out of range".into()));
+        assert_eq!(Int.check("99999999999999999999"), Err("value out of range".into()));
+        assert_eq!(Int.check("ten"), Err("parse error".into()));
+    }
+}

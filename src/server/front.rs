@@ -1,0 +1,246 @@
+//! What all services share: the member, this server's own limits, and the checks that come before any call.
+//!
+//! Limits that other members may have set otherwise (space, operations in a transaction, the shortest lease) are asked about here, before proposing;
+//! in the log they would part the members. Source: etcd `api/v3rpc/interceptor.go`, `quota.go`; contract-server 1.2, 3.7 and 6.2.
+
+use super::config::Config;
+use crate::apply::Reply;
+use crate::apply::check;
+use crate::error::Error;
+use crate::lease;
+use crate::node::Node;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::AlarmType;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use http::HeaderMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
+use tonic::Status;
+
+/// Election time-outs without a leader after which a stream that asked for one ends. Source: etcd `maxNoLeaderCnt`.
+const LEADERLESS_TIMEOUTS: u32 = 3;
+
+/// What all services share; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Front {
+    pub(super) node: Node,
+    pub(super) limits: Arc<Limits>,
+    /// Becomes true when the server stops: streams end then.
+    stopping: watch::Receiver<bool>,
+    /// Whether an alarm is being raised, so that a thousand refused writes raise one.
+    raising: Arc<AtomicBool>,
+}
+
+/// This server's own limits.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    pub(super) txn_ops_max: usize,
+    pub(super) message_bytes_max: usize,
+    /// Bytes; nothing is no quota.
+    pub(super) quota: Option<u64>,
+    /// What clients are told the quota is.
+    pub(super) quota_told: i64,
+    /// Seconds.
+    pub(super) ttl_min: i64,
+    pub(super) election: Duration,
+    pub(super) watch_progress: Duration,
+}
+
+impl Limits {
+    pub(super) fn of(config: &Config) -> Limits {
+        Limits {
+            txn_ops_max: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
+            message_bytes_max: config.message_bytes_max(),
+            quota: config.quota(),
+            quota_told: config.quota().and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0),
+            ttl_min: lease::ttl_min(config.election_ms),
+            election: Duration::from_millis(config.election_ms),
+            watch_progress: config.watch_progress_interval,
+        }
+    }
+}
+
+impl Front {
+    pub(super) fn new(node: Node, limits: Limits, stopping: watch::Receiver<bool>) -> Front {
+        Front { node, limits: Arc::new(limits), stopping, raising: Arc::default() }
+    }
+
+    /// The checks before any call, in etcd's order: learner, client version, leader. `path` is `/service/Method`.
+    pub(super) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Error> {
+        if self.node.status().is_learner && !learner_may_serve(path) {
+            return Err(Error::NotSupportedForLearner);
+        }
+        if headers.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
+            return Err(Error::InvalidClientApiVersion);
+        }
+        if needs_leader(headers) && self.node.status().leader.is_none() {
+            return Err(Error::NoLeader);
+        }
+        Ok(())
+    }
+
+    /// Completes a header that has the revision only.
+    pub(super) fn stamp(&self, header: &mut Option<pb::ResponseHeader>) {
+        self.node.stamp(header.get_or_insert_default());
+    }
+
+    /// A header with the current revision.
+    pub(super) fn header(&self) -> Option<pb::ResponseHeader> {
+        Some(self.node.header())
+    }
+
+    /// Puts a request through the log, unless the store is full.
+    pub(super) async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+        let reply = if self.would_overflow(&request) { Err(Error::NoSpace) } else { self.node.propose(request).await };
+        if reply == Err(Error::NoSpace) {
+            self.raise_no_space();
+        }
+        reply
+    }
+
+    fn would_overflow(&self, request: &pb::InternalRaftRequest) -> bool {
+        let Some(quota) = self.limits.quota else { return false };
+        let cost = check::quota_cost(request);
+        cost > 0 && self.node.read(|machine| machine.store().size()).saturating_add(cost) >= quota
+    }
+
+    /// Tells all members that this one is full, unless they know.
+    fn raise_no_space(&self) {
+        let (id, _) = self.node.identity();
+        let raised = self.node.read(|machine| {
+            machine.alarms().iter().any(|alarm| alarm.member_id == id.0 && alarm.alarm == AlarmType::Nospace as i32)
+        });
+        if raised || self.raising.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let front = self.clone();
+        tokio::spawn(async move {
+            tracing::warn!("the store is over its quota: raising the NOSPACE alarm");
+            let alarm = pb::AlarmRequest {
+                action: AlarmAction::Activate as i32,
+                member_id: id.0,
+                alarm: AlarmType::Nospace as i32,
+            };
+            if let Err(e) =
+                front.node.propose(pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() }).await
+            {
+                tracing::warn!(error = %e, "failed to raise alarm");
+            }
+            front.raising.store(false, Ordering::Release);
+        });
+    }
+
+    /// What ends a stream from outside.
+    pub(super) fn stream_guard(&self, headers: &HeaderMap) -> StreamGuard {
+        let mut every = tokio::time::interval(self.limits.election);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        StreamGuard {
+            front: self.clone(),
+            stopping: self.stopping.clone(),
+            needs_leader: needs_leader(headers),
+            every,
+            leaderless: 0,
+        }
+    }
+}
+
+/// Calls that a learner answers: its status, and reads that say they take what this member has. The read itself is checked once it is decoded.
+fn learner_may_serve(path: &str) -> bool {
+    matches!(path, "/etcdserverpb.Maintenance/Status" | "/etcdserverpb.Maintenance/Snapshot" | "/etcdserverpb.KV/Range")
+        || path.starts_with("/grpc.health.v1.Health/")
+}
+
+fn needs_leader(headers: &HeaderMap) -> bool {
+    headers.get("hasleader").is_some_and(|value| value == "true")
+}
+
+/// Tells a long stream that it must end: the server stops, or there has been no leader for a while and the client asked for one.
+pub(super) struct StreamGuard {
+    front: Front,
+    stopping: watch::Receiver<bool>,
+    needs_leader: bool,
+    every: Interval,
+    leaderless: u32,
+}
+
+impl StreamGuard {
+    /// Pending until the stream must end. Safe to drop and call again.
+    pub(super) async fn ended(&mut self) -> Error {
+        let StreamGuard { front, stopping, needs_leader, every, leaderless } = self;
+        let lost = async {
+            loop {
+                every.tick().await;
+                *leaderless = if front.node.status().leader.is_none() { *leaderless + 1 } else { 0 };
+                if *leaderless > LEADERLESS_TIMEOUTS {
+                    return Error::NoLeader;
+                }
+            }
+        };
+        tokio::select! {
+            e = lost, if *needs_leader => e,
+            _ = stopping.wait_for(|stopping| *stopping) => Error::Stopped,
+        }
+    }
+}
+
+/// A proposal was answered as another kind of request. Cannot happen; the client would not know what to do with it either.
+pub(super) fn wrong_reply() -> Status {
+    Status::internal("the log answered another request")
+}
+
+/// etcd's words for a message that is too large, in a stream.
+pub(super) fn in_grpcs_words(status: Status) -> Status {
+    match too_large(status.code(), status.message()) {
+        Some(text) => Status::resource_exhausted(text),
+        None => status,
+    }
+}
+
+/// `grpc: received message larger than max (3000000 vs. 2097152)`, if this is what tonic says then.
+pub(super) fn too_large(code: tonic::Code, message: &str) -> Option<String> {
+    if code != tonic::Code::OutOfRange {
+        return None;
+    }
+    let rest = message.strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, limit) = rest.strip_suffix(" bytes")?.split_once(" bytes, the limit is: ")?;
+    Some(format!("grpc: received message larger than max ({found} vs. {limit})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_serves_little() {
+        assert!(learner_may_serve("/etcdserverpb.Maintenance/Status"));
+        assert!(learner_may_serve("/etcdserverpb.KV/Range"));
+        for path in ["/etcdserverpb.KV/Put", "/etcdserverpb.Watch/Watch", "/etcdserverpb.Cluster/MemberList"] {
+            assert!(!learner_may_serve(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_word_true_asks_for_a_leader() {
+        let with = |value: &'static str| {
+            HeaderMap::from_iter([(http::HeaderName::from_static("hasleader"), http::HeaderValue::from_static(value))])
+        };
+        assert!(needs_leader(&with("true")));
+        assert!(!needs_leader(&with("1")));
+        assert!(!needs_leader(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_refused_in_grpcs_words() {
+        let tonics = "Error, decoded message length too large: found 3000000 bytes, the limit is: 2097152 bytes";
+        assert_eq!(
+            too_large(tonic::Code::OutOfRange, tonics).as_deref(),
+            Some("grpc: received message larger than max (3000000 vs. 2097152)")
+        );
+        assert_eq!(too_large(tonic::Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"), None);
+    }
+}

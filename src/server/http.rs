@@ -1,0 +1,276 @@
+//! What the client port answers to plain HTTP: health, version, metrics.
+//!
+//! The checks behind `/health`, `/livez` and `/readyz` are few and named; `/metrics` has only what is measured. Left out: the JSON gateway, Go's debug pages.
+//! Source: etcd `api/etcdhttp/health.go`; contract-server 10.1.
+
+use super::front::Front;
+use super::metrics;
+use crate::error::Error;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::AlarmType;
+use crate::types::CLUSTER_VERSION;
+use crate::types::ETCD_VERSION;
+use bytes::Bytes;
+use http::Method;
+use http::StatusCode;
+use http_body_util::Full;
+use tonic::body::Body;
+
+/// Which paths a listener knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    All,
+    /// `--listen-metrics-urls`.
+    Metrics,
+}
+
+/// An answer before it is one.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Answer {
+    fn text(status: StatusCode, body: impl Into<String>) -> Answer {
+        Answer { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+
+    fn not_found() -> Answer {
+        Answer::text(StatusCode::NOT_FOUND, "404 page not found\n")
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer<B>(front: &Front, scope: Scope, request: &http::Request<B>) -> http::Response<Body> {
+    let answer = route(front, scope, request.method(), request.uri()).await;
+    let body = Body::new(Full::new(Bytes::from(answer.body)));
+    let mut response = http::Response::new(body);
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(answer.content_type));
+    if answer.status != StatusCode::OK {
+        headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
+    }
+    response
+}
+
+async fn route(front: &Front, scope: Scope, method: &Method, uri: &http::Uri) -> Answer {
+    let path = uri.path();
+    let query = Query::parse(uri.query().unwrap_or_default());
+    let checks = Check::of(path);
+    let known = matches!(path, "/health" | "/metrics") || checks.is_some() || path == "/version" && scope == Scope::All;
+    if !known {
+        return Answer::not_found();
+    }
+    if method != Method::GET {
+        return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    }
+    match (path, checks) {
+        (_, Some(checks)) => run_checks(front, &checks, &query).await,
+        ("/health", _) => health_answer(health(front, &query).await),
+        ("/version", _) => version(front),
+        _ => Answer {
+            status: StatusCode::OK,
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            body: metrics::render(front),
+        },
+    }
+}
+
+/// The parameters of these paths: `exclude` (repeatable), `serializable`, `verbose`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query {
+    exclude: Vec<String>,
+    serializable: bool,
+    verbose: bool,
+}
+
+impl Query {
+    fn parse(text: &str) -> Query {
+        let mut query = Query::default();
+        for pair in text.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "exclude" => query.exclude.push(value.to_owned()),
+                "serializable" => query.serializable = value == "true",
+                "verbose" => query.verbose = true,
+                _ => {}
+            }
+        }
+        query
+    }
+
+    fn excludes(&self, name: &str) -> bool {
+        self.exclude.iter().any(|have| have == name)
+    }
+}
+
+/// Why this member is not healthy; etcd's words.
+async fn health(front: &Front, query: &Query) -> Result<(), String> {
+    for alarm in front.node.read(|machine| machine.alarms()) {
+        let kind = match AlarmType::try_from(alarm.alarm) {
+            Ok(AlarmType::Nospace) => "NOSPACE",
+            Ok(AlarmType::Corrupt) => "CORRUPT",
+            _ => "UNKNOWN",
+        };
+        if !query.excludes(kind) {
+            return Err(format!("ALARM {kind}"));
+        }
+    }
+    if !query.serializable && front.node.status().leader.is_none() {
+        return Err("RAFT NO LEADER".into());
+    }
+    read_something(front, query.serializable).await.map_err(|e| format!("RANGE ERROR:{e}"))
+}
+
+/// A read that finds nothing and takes the way of all reads.
+async fn read_something(front: &Front, serializable: bool) -> Result<(), Error> {
+    let request = pb::RangeRequest {
+        key: Bytes::from_static(b"a"),
+        limit: 1,
+        keys_only: true,
+        serializable,
+        ..pb::RangeRequest::default()
+    };
+    front.node.range(&request).await.map(drop)
+}
+
+fn health_answer(health: Result<(), String>) -> Answer {
+    match health {
+        Ok(()) => Answer::text(StatusCode::OK, r#"{"health":"true","reason":""}"#),
+        Err(reason) => {
+            let body = format!("{{\"health\":\"false\",\"reason\":{}}}\n", serde_json::Value::from(reason));
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, body)
+        }
+    }
+}
+
+fn version(front: &Front) -> Answer {
+    let cluster = front.node.read(|machine| machine.cluster_version().map(str::to_owned));
+    let cluster = cluster.as_deref().unwrap_or("not_decided");
+    let body = format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{CLUSTER_VERSION}"}}"#);
+    Answer { status: StatusCode::OK, content_type: "application/json", body }
+}
+
+/// One named check of `/livez` and `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    DataCorruption,
+    SerializableRead,
+    LinearizableRead,
+    NonLearner,
+}
+
+impl Check {
+    const LIVE: [Check; 1] = [Check::SerializableRead];
+    const READY: [Check; 4] =
+        [Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
+
+    fn name(self) -> &'static str {
+        match self {
+            Check::DataCorruption => "data_corruption",
+            Check::SerializableRead => "serializable_read",
+            Check::LinearizableRead => "linearizable_read",
+            Check::NonLearner => "non_learner",
+        }
+    }
+
+    /// The checks behind a path; nothing if it is none of ours.
+    fn of(path: &str) -> Option<Vec<Check>> {
+        let (all, one) = match (path.strip_prefix("/livez"), path.strip_prefix("/readyz")) {
+            (Some(rest), _) => (&Check::LIVE[..], rest),
+            (_, Some(rest)) => (&Check::READY[..], rest),
+            _ => return None,
+        };
+        if one.is_empty() {
+            return Some(all.to_vec());
+        }
+        let name = one.strip_prefix('/')?;
+        all.iter().find(|check| check.name() == name).map(|check| vec![*check])
+    }
+
+    async fn run(self, front: &Front) -> Result<(), String> {
+        match self {
+            Check::DataCorruption => {
+                let alarms = front.node.read(|machine| machine.alarms());
+                match alarms.iter().any(|alarm| alarm.alarm == AlarmType::Corrupt as i32) {
+                    true => Err("alarm activated: CORRUPT".into()),
+                    false => Ok(()),
+                }
+            }
+            Check::SerializableRead => read_something(front, true).await.map_err(|e| format!("range error: {e}")),
+            Check::LinearizableRead => read_something(front, false).await.map_err(|e| format!("range error: {e}")),
+            Check::NonLearner if front.node.status().is_learner => Err("not supported for learner".into()),
+            Check::NonLearner => Ok(()),
+        }
+    }
+}
+
+async fn run_checks(front: &Front, checks: &[Check], query: &Query) -> Answer {
+    let mut results = Vec::new();
+    for check in checks.iter().filter(|check| !query.excludes(check.name())) {
+        results.push((check.name(), check.run(front).await));
+    }
+    checks_answer(&results, query.verbose)
+}
+
+fn checks_answer(results: &[(&str, Result<(), String>)], verbose: bool) -> Answer {
+    let failed = results.iter().any(|(_, result)| result.is_err());
+    let mut body = String::new();
+    if failed || verbose {
+        for (name, result) in results {
+            match result {
+                Ok(()) => body.push_str(&format!("[+]{name} ok\n")),
+                Err(why) => body.push_str(&format!("[-]{name} failed: {why}\n")),
+            }
+        }
+    }
+    if !failed {
+        body.push_str("ok\n");
+    }
+    Answer::text(if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_told_in_etcds_bytes() {
+        assert_eq!(health_answer(Ok(())).body, r#"{"health":"true","reason":""}"#);
+        let sick = health_answer(Err("ALARM NOSPACE".into()));
+        assert_eq!(sick.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(sick.body, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n");
+    }
+
+    #[test]
+    fn parameters_repeat() {
+        let query = Query::parse("exclude=NOSPACE&exclude=CORRUPT&serializable=true&verbose");
+        assert!(query.excludes("NOSPACE") && query.excludes("CORRUPT") && query.serializable && query.verbose);
+        assert_eq!(Query::parse(""), Query::default());
+    }
+
+    #[test]
+    fn checks_have_paths_of_their_own() {
+        assert_eq!(Check::of("/livez"), Some(vec![Check::SerializableRead]));
+        assert_eq!(Check::of("/readyz").map(|checks| checks.len()), Some(4));
+        assert_eq!(Check::of("/readyz/non_learner"), Some(vec![Check::NonLearner]));
+        assert_eq!(Check::of("/livez/non_learner"), None);
+        assert_eq!(Check::of("/livezx"), None);
+    }
+
+    #[test]
+    fn failed_checks_are_always_listed_and_good_ones_on_request() {
+        let good = [("a", Ok(()))];
+        assert_eq!(checks_answer(&good, false).body, "ok\n");
+        assert_eq!(checks_answer(&good, true).body, "[+]a ok\nok\n");
+        let bad = [("a", Ok(())), ("b", Err("x".to_owned()))];
+        let answer = checks_answer(&bad, false);
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "[+]a ok\n[-]b failed: x\n")
+        );
+    }
+}

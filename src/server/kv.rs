@@ -1,0 +1,124 @@
+//! KV: range, put, delete, transaction, compaction.
+//!
+//! Each call is checked, sent where it belongs (this member's state, a read barrier, or the log) and its header completed. Left out: RangeStream.
+//! Source: etcd `api/v3rpc/key.go`, `etcdserver/v3_server.go`; contract-server 2.
+
+use super::front::Front;
+use super::front::wrong_reply;
+use crate::apply::Reply;
+use crate::apply::check;
+use crate::error::Error;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::kv_server::Kv;
+use crate::proto::etcdserverpb::response_op;
+use crate::types::Revision;
+use std::time::Duration;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+
+/// How often a physical compaction looks whether everything below has been removed.
+const SWEEP_POLL: Duration = Duration::from_millis(10);
+
+/// The KV service.
+pub(super) struct Service(pub(super) Front);
+
+#[tonic::async_trait]
+impl Kv for Service {
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let request = request.into_inner();
+        if !request.serializable && self.0.node.status().is_learner {
+            return Err(Error::NotSupportedForLearner.into());
+        }
+        check::range(&request)?;
+        let mut response = self.0.node.range(&request).await?;
+        self.0.stamp(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let put = request.into_inner();
+        check::put(&put)?;
+        let request = pb::InternalRaftRequest { put: Some(put), ..Default::default() };
+        let Reply::Put(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        self.0.stamp(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let delete = request.into_inner();
+        check::delete(&delete)?;
+        let request = pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
+        let Reply::DeleteRange(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        self.0.stamp(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        let txn = request.into_inner();
+        check::txn(&txn, self.0.limits.txn_ops_max)?;
+        let mut response =
+            if check::is_read_only(&txn) { self.read_txn(&txn).await? } else { self.write_txn(txn).await? };
+        self.0.stamp(&mut response.header);
+        complete(&mut response);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let compaction = request.into_inner();
+        let request = pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
+        let Reply::Compaction(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        if compaction.physical {
+            self.swept(Revision(compaction.revision.max(0).unsigned_abs())).await;
+        }
+        self.0.stamp(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream = futures::stream::Empty<Result<pb::RangeStreamResponse, Status>>;
+
+    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        Err(Error::Unimplemented("RangeStream").into())
+    }
+}
+
+impl Service {
+    async fn read_txn(&self, txn: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+        if !check::is_serializable(txn) {
+            self.0.node.read_barrier().await?;
+        }
+        self.0.node.read(|machine| machine.read_txn(txn))
+    }
+
+    async fn write_txn(&self, txn: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+        let request = pb::InternalRaftRequest { txn: Some(txn), ..Default::default() };
+        match self.0.propose(request).await? {
+            Reply::Txn(response) => Ok(response),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// Waits until nothing below `revision` is stored any more.
+    async fn swept(&self, revision: Revision) {
+        let mut every = tokio::time::interval(SWEEP_POLL);
+        while !self.0.node.read(|machine| machine.store().is_swept(revision)) {
+            every.tick().await;
+        }
+    }
+}
+
+/// A transaction's operations always have a header on the wire, an inner transaction's an empty one.
+fn complete(response: &mut pb::TxnResponse) {
+    for op in &mut response.responses {
+        if let Some(response_op::Response::ResponseTxn(inner)) = &mut op.response {
+            inner.header.get_or_insert_default();
+            complete(inner);
+        }
+    }
+}

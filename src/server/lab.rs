@@ -1,0 +1,125 @@
+//! lab.v1: the member's telemetry, and control of it, for the lab that started it.
+//!
+//! On a door of its own, never on the client port. Every call carries the lab's token in the metadata `lab-token`.
+
+use super::front::Front;
+use crate::probe::Listeners;
+use crate::proto::lab;
+use crate::proto::lab::control_request::Action;
+use crate::proto::lab::lab_server::Lab;
+use futures::stream::BoxStream;
+use futures::stream::StreamExt as _;
+use futures::stream::unfold;
+use sha2::Digest as _;
+use sha2::Sha256;
+use std::path::Path;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+
+/// The Lab service.
+pub(super) struct Service {
+    front: Front,
+    token: Token,
+}
+
+/// A hash of the token: two are compared as hashes, so that the time it takes tells nothing.
+struct Token([u8; 32]);
+
+impl Token {
+    fn of(text: &[u8]) -> Token {
+        Token(Sha256::digest(text).into())
+    }
+}
+
+/// Reads the token file; the error is a sentence for the user.
+pub(super) fn read_token(path: &Path) -> Result<String, String> {
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("--experimental-lab-token {}: {e}", path.display()))?;
+    match text.trim() {
+        "" => Err(format!("--experimental-lab-token {}: the file is empty", path.display())),
+        token => Ok(token.to_owned()),
+    }
+}
+
+impl Service {
+    pub(super) fn new(front: Front, token: &str) -> Service {
+        Service { front, token: Token::of(token.as_bytes()) }
+    }
+
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let given = request.metadata().get("lab-token").map(|token| Token::of(token.as_bytes()));
+        match given {
+            Some(given) if given.0 == self.token.0 => Ok(()),
+            _ => Err(Status::unauthenticated("the lab's token is missing or wrong: send it as metadata lab-token")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Lab for Service {
+    type ObserveStream = BoxStream<'static, Result<lab::Telemetry, Status>>;
+
+    async fn observe(&self, request: Request<lab::ObserveRequest>) -> Result<Response<Self::ObserveStream>, Status> {
+        self.admit(&request)?;
+        let guard = self.front.stream_guard(&http::HeaderMap::new());
+        let (opening, events, listeners) = self.front.node.observe().await?;
+        let observer = Observer { opening: Some(opening), events, missed: 0, _leave: Leave(listeners), guard };
+        let stream = unfold(observer, |mut observer| async { Some((observer.next().await?, observer)) });
+        Ok(Response::new(stream.boxed()))
+    }
+
+    async fn control(&self, request: Request<lab::ControlRequest>) -> Result<Response<lab::ControlResponse>, Status> {
+        self.admit(&request)?;
+        match request.into_inner().action {
+            Some(Action::Campaign(_)) => {
+                let ok = self.front.node.campaign().await;
+                let why_not = if ok { "" } else { "this member leads already, or may not campaign" }.to_owned();
+                Ok(Response::new(lab::ControlResponse { ok, why_not }))
+            }
+            None => Err(Status::invalid_argument("no action is given, or one that this release does not know")),
+        }
+    }
+}
+
+/// One observer: the opening picture, then events, with a count of what it was too slow for.
+struct Observer {
+    opening: Option<lab::Telemetry>,
+    events: broadcast::Receiver<lab::Telemetry>,
+    missed: u64,
+    _leave: Leave,
+    guard: super::front::StreamGuard,
+}
+
+impl Observer {
+    async fn next(&mut self) -> Option<Result<lab::Telemetry, Status>> {
+        if let Some(opening) = self.opening.take() {
+            return Some(Ok(opening));
+        }
+        loop {
+            let event = tokio::select! {
+                event = self.events.recv() => event,
+                _ = self.guard.ended() => return None,
+            };
+            match event {
+                Ok(mut telemetry) => {
+                    telemetry.dropped += self.missed;
+                    return Some(Ok(telemetry));
+                }
+                Err(RecvError::Lagged(missed)) => self.missed += missed,
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Takes the observer off the list when its stream ends, however it ends.
+struct Leave(Listeners);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}

@@ -1,0 +1,130 @@
+//! Lease: grant, revoke, keep alive, time to live, list.
+//!
+//! Grants and revocations go through the log; the time that is left is known to the leader alone, so renewals and questions for it are forwarded by the
+//! node. Source: etcd `api/v3rpc/lease.go`; contract-server 4.
+
+use super::front::Front;
+use super::front::StreamGuard;
+use super::front::in_grpcs_words;
+use super::front::wrong_reply;
+use crate::apply::Reply;
+use crate::error::Error;
+use crate::lease::TTL_MAX;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::lease_server::Lease;
+use crate::types::LeaseId;
+use futures::stream::BoxStream;
+use futures::stream::StreamExt as _;
+use futures::stream::unfold;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+use tonic::Streaming;
+
+/// The Lease service.
+pub(super) struct Service(pub(super) Front);
+
+#[tonic::async_trait]
+impl Lease for Service {
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let mut grant = request.into_inner();
+        if grant.ttl > TTL_MAX {
+            return Err(Error::LeaseTtlTooLarge.into());
+        }
+        grant.ttl = grant.ttl.max(self.0.limits.ttl_min);
+        if grant.id == 0 {
+            grant.id = self.0.node.next_lease_id().0;
+        }
+        let request = pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
+        let Reply::LeaseGrant(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        self.0.stamp(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<pb::LeaseRevokeRequest>,
+    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let request = pb::InternalRaftRequest { lease_revoke: Some(request.into_inner()), ..Default::default() };
+        let Reply::LeaseRevoke(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        self.0.stamp(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    type LeaseKeepAliveStream = BoxStream<'static, Result<pb::LeaseKeepAliveResponse, Status>>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let guard = self.0.stream_guard(request.metadata().as_ref());
+        let session = Renewals { front: self.0.clone(), requests: request.into_inner(), guard };
+        let responses = unfold(Some(session), |session| async {
+            let mut session = session?;
+            match session.next().await {
+                Some(Ok(response)) => Some((Ok(response), Some(session))),
+                Some(Err(status)) => Some((Err(status), None)),
+                None => None,
+            }
+        });
+        Ok(Response::new(responses.boxed()))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let request = request.into_inner();
+        let mut response = match self.0.node.lease_time_to_live(request).await {
+            // Gone is an answer, not an error: etcd's `LeaseTimeToLive` says -1.
+            Err(Error::LeaseNotFound) => pb::LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() },
+            answer => answer?,
+        };
+        response.header = self.0.header();
+        Ok(Response::new(response))
+    }
+
+    async fn lease_leases(
+        &self,
+        _: Request<pb::LeaseLeasesRequest>,
+    ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        let leases =
+            self.0.node.read(|machine| machine.leases().iter().map(|(id, _)| pb::LeaseStatus { id: id.0 }).collect());
+        Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header(), leases }))
+    }
+}
+
+/// One client's stream of renewals: each request has one answer, in order.
+struct Renewals {
+    front: Front,
+    requests: Streaming<pb::LeaseKeepAliveRequest>,
+    guard: StreamGuard,
+}
+
+impl Renewals {
+    async fn next(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
+        let request = tokio::select! {
+            request = self.requests.message() => request,
+            e = self.guard.ended() => return Some(Err(e.into())),
+        };
+        let id = match request {
+            Ok(Some(request)) => request.id,
+            Ok(None) => return None,
+            Err(status) => return Some(Err(in_grpcs_words(status))),
+        };
+        // Before the renewal, as etcd does: the revision is not later than the answer.
+        let header = self.front.header();
+        let renewed = tokio::select! {
+            renewed = self.front.node.lease_keep_alive(LeaseId(id)) => renewed,
+            e = self.guard.ended() => return Some(Err(e.into())),
+        };
+        match renewed {
+            Ok(ttl) => Some(Ok(pb::LeaseKeepAliveResponse { header, id, ttl })),
+            Err(Error::LeaseNotFound) => Some(Ok(pb::LeaseKeepAliveResponse { header, id, ttl: 0 })),
+            Err(e) => Some(Err(e.into())),
+        }
+    }
+}

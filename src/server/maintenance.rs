@@ -1,0 +1,116 @@
+//! Maintenance: status, hash, alarms, leadership.
+//!
+//! Left out for now: defragment, snapshot, the whole-store hash, downgrade. Source: etcd `api/v3rpc/maintenance.go`; contract-server 6.
+
+use super::front::Front;
+use super::front::wrong_reply;
+use crate::apply::Reply;
+use crate::error::Error;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::AlarmType;
+use crate::proto::etcdserverpb::maintenance_server::Maintenance;
+use crate::types::CLUSTER_VERSION;
+use crate::types::ETCD_VERSION;
+use crate::types::MemberId;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+
+/// The Maintenance service.
+pub(super) struct Service(pub(super) Front);
+
+#[tonic::async_trait]
+impl Maintenance for Service {
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        let request = pb::InternalRaftRequest { alarm: Some(request.into_inner()), ..Default::default() };
+        let Reply::Alarm(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        self.0.stamp(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let status = self.0.node.status();
+        let (size, in_use, alarms) =
+            self.0.node.read(|machine| (machine.store().size(), machine.store().in_use(), machine.alarms()));
+        let mut errors = Vec::new();
+        if status.leader.is_none() {
+            errors.push(Error::NoLeader.to_string());
+        }
+        errors.extend(alarms.iter().map(alarm_text));
+        Ok(Response::new(pb::StatusResponse {
+            header: self.0.header(),
+            version: ETCD_VERSION.into(),
+            db_size: i64::try_from(size).unwrap_or(i64::MAX),
+            db_size_in_use: i64::try_from(in_use).unwrap_or(i64::MAX),
+            leader: status.leader.0,
+            raft_index: status.committed.0,
+            raft_term: status.term.0,
+            raft_applied_index: status.applied.0,
+            errors,
+            is_learner: status.is_learner,
+            storage_version: CLUSTER_VERSION.into(),
+            db_size_quota: self.0.limits.quota_told,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }))
+    }
+
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        let revision = request.into_inner().revision;
+        let plan = self.0.node.read(|machine| machine.store().hash_plan(revision))?;
+        // Reads the whole history: not on a thread that answers others.
+        let hash = tokio::task::spawn_blocking(move || plan.run())
+            .await
+            .map_err(|e| Error::Damaged(format!("hashing: {e}")))??;
+        Ok(Response::new(pb::HashKvResponse {
+            header: self.0.header(),
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            hash_revision: hash.hash_revision,
+        }))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        self.0.node.move_leader(MemberId(request.into_inner().target_id)).await?;
+        Ok(Response::new(pb::MoveLeaderResponse { header: None }))
+    }
+
+    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
+        Err(Error::Unimplemented("Defragment").into())
+    }
+
+    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        Err(Error::Unimplemented("Hash").into())
+    }
+
+    type SnapshotStream = futures::stream::Empty<Result<pb::SnapshotResponse, Status>>;
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Error::Unimplemented("Snapshot").into())
+    }
+
+    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(Error::Unimplemented("Downgrade").into())
+    }
+}
+
+/// An alarm as etcd lists it among a member's errors: Go's text of the message, blank at the end included.
+fn alarm_text(alarm: &pb::AlarmMember) -> String {
+    let kind =
+        AlarmType::try_from(alarm.alarm).map_or_else(|_| alarm.alarm.to_string(), |kind| kind.as_str_name().into());
+    format!("memberID:{} alarm:{kind} ", alarm.member_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_are_told_as_go_prints_them() {
+        let alarm = pb::AlarmMember { member_id: 10_276_657_743_932_975_437, alarm: AlarmType::Nospace as i32 };
+        assert_eq!(alarm_text(&alarm), "memberID:10276657743932975437 alarm:NOSPACE ");
+        assert_eq!(alarm_text(&pb::AlarmMember { member_id: 1, alarm: 99 }), "memberID:1 alarm:99 ");
+    }
+}

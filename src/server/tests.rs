@@ -1,0 +1,232 @@
+//! A member of one, its listeners and its clients, in one process.
+
+use super::config::Config;
+use super::door::Door;
+use super::front::Front;
+use super::front::Limits;
+use super::listen;
+use super::listen::Bounds;
+use super::listen::Socket;
+use super::settings::Settings;
+use super::settings::Words;
+use super::urls::Url;
+use crate::node::Network;
+use crate::node::Node;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::kv_client::KvClient;
+use crate::proto::etcdserverpb::watch_client::WatchClient;
+use crate::proto::etcdserverpb::watch_request::RequestUnion;
+use crate::proto::lab;
+use crate::proto::lab::lab_client::LabClient;
+use crate::tls::Acceptor;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::Channel;
+
+/// Longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A served member.
+struct Member {
+    node: Node,
+    clients: String,
+    lab: String,
+    stopping: watch::Sender<bool>,
+    servers: Vec<JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Member {
+    async fn start(flags: &str) -> Member {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = format!("--name m1 --data-dir {} {flags}", dir.path().display());
+        let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        let Ok(Words::Run(settings)) = Settings::parse(&words) else { panic!("{text}") };
+        let config = Config::from_settings(&settings, &mut Vec::new()).expect("good flags");
+        let network = Network { listeners: Vec::new(), acceptor: Acceptor::plain(), dial: None };
+        let node = Node::start(super::run::node_config(&config), network).await.expect("a member");
+        timeout(DEADLINE, node.ready().wait_for(|ready| *ready)).await.expect("in time").expect("running");
+        // The leader's first own entry: with it the log is at rest.
+        let decided = async {
+            let mut every = tokio::time::interval(Duration::from_millis(5));
+            while node.read(|machine| machine.cluster_version().is_none()) {
+                every.tick().await;
+            }
+        };
+        timeout(DEADLINE, decided).await.expect("a cluster version in time");
+        let stopping = watch::Sender::new(false);
+        let front = Front::new(node.clone(), Limits::of(&config), stopping.subscribe());
+        let mut member =
+            Member { node, clients: String::new(), lab: String::new(), stopping, servers: Vec::new(), _dir: dir };
+        member.clients = member.serve(Door::clients(&front), 100);
+        member.lab = member.serve(Door::lab(&front, "secret"), 100);
+        member
+    }
+
+    /// Serves `door` at an address of its own, which it returns.
+    fn serve(&mut self, door: Door, connections: usize) -> String {
+        let socket = Socket::bind(&Url::parse("http://127.0.0.1:0").expect("a URL")).expect("a free port");
+        let address = socket.address().expect("TCP");
+        let (ping_every, ping_wait) = (Duration::ZERO, Duration::ZERO);
+        let bounds = Bounds { connections, streams: 100, ping_every, ping_wait };
+        let serve = listen::serve(socket, door, Acceptor::plain(), bounds, self.stopping.subscribe());
+        self.servers.push(tokio::spawn(serve));
+        address.to_string()
+    }
+
+    async fn channel(&self, address: &str) -> Channel {
+        Channel::from_shared(format!("http://{address}")).expect("a URL").connect().await.expect("served")
+    }
+
+    async fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel(&self.clients).await)
+    }
+
+    async fn put(&self, key: &'static str, value: &'static str) -> pb::PutResponse {
+        let put = pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() };
+        self.kv().await.put(put).await.expect("put").into_inner()
+    }
+
+    /// Sends text as it is and returns all that comes back.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(&self.clients).await.expect("served");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("in time").expect("text");
+        answer
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.raw(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+    }
+
+    async fn stop(mut self) {
+        self.stopping.send_replace(true);
+        for server in self.servers.drain(..) {
+            timeout(DEADLINE, server).await.expect("in time").expect("no panic");
+        }
+        self.node.stop().await;
+    }
+}
+
+fn create(key: &'static str, start_revision: i64) -> pb::WatchRequest {
+    let create = pb::WatchCreateRequest { key: key.into(), start_revision, ..Default::default() };
+    pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_port_speaks_grpc_and_http() {
+    let member = Member::start("").await;
+    let header = member.put("a", "1").await.header.expect("a header");
+    assert_eq!((header.revision, header.member_id), (2, member.node.identity().0.0));
+    assert!(header.cluster_id != 0 && header.raft_term > 0);
+    let health = member.get("/health").await;
+    assert!(
+        health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("{\"health\":\"true\",\"reason\":\"\"}"),
+        "{health}"
+    );
+    assert!(member.get("/v2/keys").await.ends_with("404 page not found\n"));
+    assert!(member.get("/readyz").await.ends_with("\r\n\r\nok\n"));
+    assert!(member.get("/metrics").await.contains("\netcd_server_has_leader 1\n"));
+    let refused = member.raw("PUT /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(refused.starts_with("HTTP/1.1 405 "), "{refused}");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_are_refused_in_etcds_words_before_they_reach_the_log() {
+    let member = Member::start("--max-txn-ops 1").await;
+    let mut kv = member.kv().await;
+    let before = member.node.status().applied;
+    let huge = pb::PutRequest { key: "a".into(), value: vec![0; 3_000_000].into(), ..Default::default() };
+    let refused = kv.put(huge).await.expect_err("too large a message");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(refused.message(), "grpc: received message larger than max (3000008 vs. 2097152)");
+    let large = pb::PutRequest { key: "a".into(), value: vec![0; 1_600_000].into(), ..Default::default() };
+    let refused = kv.put(large).await.expect_err("too large a request");
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "etcdserver: request is too large"));
+    let refused = kv.put(pb::PutRequest::default()).await.expect_err("no key");
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "etcdserver: key is not provided"));
+    let odd = pb::RangeRequest { key: "a".into(), sort_target: 99, ..Default::default() };
+    let refused = kv.range(odd).await.expect_err("no such target");
+    assert_eq!(refused.message(), "etcdserver: invalid sort option");
+    let txn = pb::TxnRequest { success: vec![pb::RequestOp::default(); 2], ..Default::default() };
+    let refused = kv.txn(txn).await.expect_err("too many");
+    assert_eq!(refused.message(), "etcdserver: too many operations in txn request");
+    assert_eq!(member.node.status().applied, before);
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_history_then_news_and_ends_when_the_client_is_done() {
+    let member = Member::start("").await;
+    member.put("a", "1").await;
+    let mut client = WatchClient::new(member.channel(&member.clients).await);
+    let (requests, outgoing) = mpsc::channel(4);
+    requests.send(create("a", 2)).await.expect("open");
+    let mut responses = client.watch(ReceiverStream::new(outgoing)).await.expect("a stream").into_inner();
+    let created = responses.message().await.expect("open").expect("a response");
+    assert!(created.created && created.header.is_some_and(|header| header.member_id != 0));
+    let past = responses.message().await.expect("open").expect("a response");
+    assert_eq!(past.events.len(), 1);
+    member.put("a", "2").await;
+    let news = timeout(DEADLINE, responses.message()).await.expect("in time").expect("open").expect("a response");
+    assert_eq!(news.events[0].kv.as_ref().map(|kv| kv.mod_revision), Some(3));
+    drop(requests);
+    assert_eq!(timeout(DEADLINE, responses.message()).await.expect("in time").expect("a clean end"), None);
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_streams_at_once() {
+    let member = Member::start("").await;
+    let mut client = WatchClient::new(member.channel(&member.clients).await);
+    let (requests, outgoing) = mpsc::channel(4);
+    requests.send(create("a", 0)).await.expect("open");
+    let mut responses = client.watch(ReceiverStream::new(outgoing)).await.expect("a stream").into_inner();
+    assert!(responses.message().await.expect("open").is_some_and(|response| response.created));
+    member.stop().await;
+    let ended = timeout(DEADLINE, responses.message()).await.expect("in time").expect_err("stopped");
+    assert_eq!((ended.code(), ended.message()), (Code::Unavailable, "etcdserver: server stopped"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_labs_door_opens_to_its_token_only() {
+    let member = Member::start("").await;
+    let mut client = LabClient::new(member.channel(&member.lab).await);
+    let refused = client.observe(lab::ObserveRequest {}).await.expect_err("no token");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let mut request = tonic::Request::new(lab::ObserveRequest {});
+    request.metadata_mut().insert("lab-token", "secret".parse().expect("ASCII"));
+    let mut events = client.observe(request).await.expect("the token").into_inner();
+    assert!(timeout(DEADLINE, events.message()).await.expect("in time").expect("open").is_some());
+    let mut unknown = KvClient::new(member.channel(&member.lab).await);
+    assert_eq!(unknown.range(pb::RangeRequest::default()).await.expect_err("not here").code(), Code::Unimplemented);
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_too_many_waits_for_its_turn() {
+    let mut member = Member::start("").await;
+    let front = Front::new(member.node.clone(), limits(), member.stopping.subscribe());
+    member.clients = member.serve(Door::clients(&front), 1);
+    let idle = TcpStream::connect(&member.clients).await.expect("accepted");
+    let waiting = timeout(Duration::from_millis(200), member.get("/version")).await;
+    assert!(waiting.is_err(), "served beside the one connection that may be open");
+    drop(idle);
+    assert!(member.get("/version").await.contains("\"etcdserver\""));
+    member.stop().await;
+}
+
+fn limits() -> Limits {
+    let Ok(Words::Run(settings)) = Settings::parse(&[]) else { panic!("no words are good words") };
+    Limits::of(&Config::from_settings(&settings, &mut Vec::new()).expect("the defaults"))
+}

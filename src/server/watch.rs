@@ -1,0 +1,119 @@
+//! Watch: requests in, responses out, on one stream.
+//!
+//! What is told, in which order and to whom is the hub's business (`crate::watch`); here the stream is driven: read a request when there is room for its
+//! answer, send the next response, ask for progress now and then, and end when the client or the server does. Source: etcd
+//! `api/v3rpc/watch.go`; contract-server 3.
+
+use super::front::Front;
+use super::front::StreamGuard;
+use crate::error::Error;
+use crate::node::Node;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::watch_server::Watch;
+use crate::watch::Stream;
+use futures::stream::BoxStream;
+use futures::stream::StreamExt as _;
+use futures::stream::unfold;
+use rand::Rng as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+use tonic::Streaming;
+
+/// Shortest pause between two progress notices. Source: etcd `minWatchProgressInterval`.
+const PROGRESS_MIN: Duration = Duration::from_millis(100);
+
+/// The Watch service.
+pub(super) struct Service(pub(super) Front);
+
+#[tonic::async_trait]
+impl Watch for Service {
+    type WatchStream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<pb::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let guard = self.0.stream_guard(request.metadata().as_ref());
+        let session = Session {
+            node: self.0.node.clone(),
+            requests: request.into_inner(),
+            hub: self.0.node.watches().open_stream(),
+            guard,
+            progress: progress_timer(self.0.limits.watch_progress),
+        };
+        let responses = unfold(Some(session), |session| async {
+            let mut session = session?;
+            match session.next().await {
+                Some(Ok(response)) => Some((Ok(response), Some(session))),
+                Some(Err(status)) => Some((Err(status), None)),
+                None => None,
+            }
+        });
+        Ok(Response::new(responses.boxed()))
+    }
+}
+
+/// Ticks each `interval` and up to a tenth more, so that many streams do not tick at once.
+#[expect(clippy::disallowed_methods, reason = "a stream's own timer needs the clock")]
+fn progress_timer(interval: Duration) -> Interval {
+    let interval = interval.max(PROGRESS_MIN);
+    let interval = interval + interval.mul_f64(StdRng::from_os_rng().random::<f64>() / 10.0);
+    let mut timer = tokio::time::interval_at(Instant::now() + interval, interval);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
+/// One client's stream.
+struct Session {
+    node: Node,
+    requests: Streaming<pb::WatchRequest>,
+    hub: Stream,
+    guard: StreamGuard,
+    progress: Interval,
+}
+
+impl Session {
+    /// The next thing to send; nothing when the client has closed its side.
+    async fn next(&mut self) -> Option<Result<pb::WatchResponse, Status>> {
+        let Session { node, requests, hub, guard, progress } = self;
+        loop {
+            let request = async {
+                hub.room().await;
+                requests.message().await
+            };
+            tokio::select! {
+                response = hub.next(node.history()) => return Some(match response {
+                    Ok(response) => Ok(stamped(node, response)),
+                    Err(e) => Err(e.into()),
+                }),
+                request = request => match request {
+                    Ok(Some(request)) => hub.request(request),
+                    Ok(None) => return None,
+                    Err(status) => return Some(Err(broken(status))),
+                },
+                _ = progress.tick() => hub.report_progress(),
+                e = guard.ended() => return Some(Err(e.into())),
+            }
+        }
+    }
+}
+
+/// A client that goes away is told, if it still listens, that its watch is cancelled.
+fn broken(status: Status) -> Status {
+    match status.code() {
+        tonic::Code::Cancelled | tonic::Code::Unknown => Error::WatchCanceled.into(),
+        _ => super::front::in_grpcs_words(status),
+    }
+}
+
+fn stamped(node: &Node, mut response: pb::WatchResponse) -> pb::WatchResponse {
+    node.stamp(response.header.get_or_insert_default());
+    response
+}

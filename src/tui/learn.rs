@@ -1,0 +1,541 @@
+//! The Learn screen's state, and how keys and results change it. Pure, like all of `update`.
+//!
+//! The one idea: the screen owns a [`Session`] and asks it for everything that it shows. What takes time (running a block,
+//! looking at the checks) is a [`Cmd`]; it works on a clone of the session, and its result comes back as [`Heard`].
+//!
+//! One mark goes over everything that waits for the learner: guesses, commands, questions. Enter does what is marked.
+
+use crate::lab::guide::Checked;
+use crate::lab::guide::Item;
+use crate::lab::guide::Line;
+use crate::lab::guide::LineKind;
+use crate::lab::guide::Output;
+use crate::lab::guide::Session;
+use crate::lab::guide::Verdict;
+use crate::lab::picture::Tone;
+use crate::tui::Cmd;
+use crate::tui::Model;
+use crate::tui::keys::Does;
+use crate::tui::model::Overlay;
+use crate::tui::model::Screen;
+use crate::types::Millis;
+use ratatui::layout::Rect;
+use unicode_width::UnicodeWidthChar as _;
+use unicode_width::UnicodeWidthStr as _;
+
+/// From this width on the picture stands beside the page.
+const BESIDE: u16 = 110;
+/// Checks are looked at so often while they are shown.
+const CHECK_EVERY: u64 = 1_000;
+/// An answer that took longer than this is not waited for.
+const CHECK_LOST: u64 = 8_000;
+/// How wide the words of a verdict are.
+const VERDICT: usize = 9;
+
+/// What the outside says to this screen.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// The lab is open on this cluster.
+    Opened(Box<Session>),
+    /// It is not; why.
+    NotOpened(String),
+    /// A block has ended, or could not be started.
+    Ran { id: String, result: Result<Output, String> },
+    /// The checks of a step were looked at.
+    Checked { step: usize, seq: u64, checked: Vec<Checked> },
+}
+
+/// Everything that this screen knows.
+#[derive(Clone, Debug)]
+pub struct Learn {
+    /// The learner in the lab.
+    pub session: Session,
+    /// The mark: a place in [`Session::items`].
+    pub item: usize,
+    /// The first line of the page that is seen.
+    pub scroll: usize,
+    /// Checks say what they got, too.
+    pub details: bool,
+    /// The block that runs, and since when.
+    pub running: Option<(String, Millis)>,
+    /// What the checks of this step said last.
+    pub checked: Vec<Checked>,
+    seq: u64,
+    answered: u64,
+    asked: Millis,
+}
+
+/// Where the parts of the screen are.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    pub title: Rect,
+    pub page: Rect,
+    pub checks: Rect,
+    /// Two lines about the members, on a screen that has no room for the picture.
+    pub strip: Rect,
+    /// The picture, and what happens; empty on a narrow screen.
+    pub ring: Rect,
+    pub feed: Rect,
+}
+
+impl Learn {
+    fn new(session: Session) -> Learn {
+        Learn {
+            session,
+            item: 0,
+            scroll: 0,
+            details: false,
+            running: None,
+            checked: Vec::new(),
+            seq: 0,
+            answered: 0,
+            asked: Millis(0),
+        }
+    }
+
+    /// Divides the body of the screen.
+    #[must_use]
+    pub fn places(&self, body: Rect) -> Places {
+        let none = Rect { height: 0, ..body };
+        if body.width >= BESIDE {
+            let left = Rect { width: (body.width * 55 / 100).clamp(66, 84), ..body };
+            let right = Rect { x: left.right() + 1, width: body.width - left.width - 1, ..body };
+            let (page, checks) = self.stacked(left);
+            let ring = Rect { height: (right.height * 2 / 3).min(26), ..right };
+            let feed = Rect { y: ring.bottom(), height: right.height - ring.height, ..right };
+            return Places { title: top(left, 1), page, checks, strip: none, ring, feed };
+        }
+        let strip = top(body, if body.height >= 16 { 2 } else { 0 });
+        let rest = Rect { y: strip.bottom(), height: body.height - strip.height, ..body };
+        let (page, checks) = self.stacked(rest);
+        Places { title: top(rest, 1), page, checks, strip, ring: none, feed: none }
+    }
+
+    /// The page below its title, and the checks below the page.
+    fn stacked(&self, area: Rect) -> (Rect, Rect) {
+        let wanted = self.check_lines(usize::from(area.width)).len() as u16 + 1;
+        let checks = wanted.min(area.height / 2);
+        let page = Rect { y: area.y + 1.min(area.height), height: area.height.saturating_sub(checks + 1), ..area };
+        (page, Rect { y: page.bottom(), height: checks.min(area.height.saturating_sub(1)), ..area })
+    }
+
+    /// The page's lines; none is wider than `width`.
+    #[must_use]
+    pub fn lines(&self, width: usize) -> Vec<Line> {
+        let text = width.saturating_sub(2).max(1);
+        self.session.page(text).into_iter().flat_map(|line| folded(line, text.max(20))).collect()
+    }
+
+    /// A line for each check, and below it what is missing.
+    #[must_use]
+    pub fn check_lines(&self, width: usize) -> Vec<(Option<bool>, String)> {
+        let mut lines = Vec::new();
+        let checks = self.session.step().map_or(&[][..], |s| &s.checks);
+        for check in checks {
+            let verdict = self.checked.iter().find(|c| c.id == check.id).map(|c| &c.verdict);
+            let (word, tone) = match verdict {
+                None => ("…", None),
+                Some(Verdict::Pass) => ("pass", Some(true)),
+                Some(Verdict::NotYet { .. }) => ("not yet", None),
+                Some(Verdict::Error(_)) => ("error", Some(false)),
+            };
+            lines.push((tone, format!(" {word:<VERDICT$}{}", check.title)));
+            match verdict {
+                None | Some(Verdict::Pass) => {}
+                Some(Verdict::Error(why)) => below(&mut lines, Some(false), "it could not be looked at: ", why, width),
+                Some(Verdict::NotYet { got, cause }) => {
+                    let got = got.iter().filter(|_| self.details);
+                    got.for_each(|got| below(&mut lines, None, "now: ", got, width));
+                    cause.iter().for_each(|(_, say)| below(&mut lines, Some(false), "why: ", say, width));
+                }
+            }
+        }
+        lines
+    }
+
+    /// How many checks of this step pass, and how many there are.
+    #[must_use]
+    pub fn passed(&self) -> (usize, usize) {
+        let count = self.session.step().map_or(0, |s| s.checks.len());
+        (self.checked.iter().filter(|c| c.verdict.passed()).count(), count)
+    }
+
+    /// What Enter does now, in words.
+    #[must_use]
+    pub fn action(&self) -> &'static str {
+        match self.session.items().get(self.item) {
+            None => "",
+            Some(Item::Run(run)) if self.running.as_ref().is_some_and(|(id, _)| *id == run.id) => "it runs…",
+            Some(Item::Run(run)) if self.session.output(&run.id).is_some() => "Enter: run it again",
+            Some(Item::Run(_)) => "Enter: run it",
+            Some(Item::Ask(ask)) if self.session.answered(&ask.id).is_some() => "Enter: answer anew",
+            Some(Item::Ask(_)) => "Enter: answer",
+            Some(Item::Predict(predict)) if self.session.guessed(&predict.id).is_some() => "Tab: go on",
+            Some(Item::Predict(_)) => "Enter: guess",
+        }
+    }
+
+    fn ask_checks(&mut self, now: Millis) -> Option<Cmd> {
+        self.seq += 1;
+        self.asked = now;
+        Some(Cmd::Check { seq: self.seq })
+    }
+
+    /// First and last line of what is marked.
+    fn extent(&self, lines: &[Line]) -> Option<(usize, usize)> {
+        let first = lines.iter().position(|l| l.item == Some(self.item))?;
+        let last = lines.iter().rposition(|l| l.item == Some(self.item))?;
+        Some((first, last))
+    }
+
+    /// Scrolls as little as is needed to see all of what is marked, or at least its beginning.
+    fn reveal(&mut self, page: Rect) {
+        let lines = self.lines(usize::from(page.width));
+        let height = usize::from(page.height).max(1);
+        if let Some((first, last)) = self.extent(&lines) {
+            if last >= self.scroll + height {
+                self.scroll = last + 1 - height;
+            }
+            // A line above it, where there is one, says that the page goes on upwards.
+            self.scroll = self.scroll.min(first.saturating_sub(1));
+        }
+        self.scroll = self.scroll.min(lines.len().saturating_sub(height));
+    }
+
+    fn is_seen(&self, page: Rect) -> bool {
+        let seen = self.scroll..self.scroll + usize::from(page.height);
+        self.extent(&self.lines(usize::from(page.width))).is_none_or(|(first, _)| seen.contains(&first))
+    }
+
+    /// Scrolls by lines; a mark that goes out of sight moves to what is in sight.
+    fn scroll_by(&mut self, by: isize, page: Rect) {
+        let lines = self.lines(usize::from(page.width));
+        let height = usize::from(page.height).max(1);
+        self.scroll = self.scroll.saturating_add_signed(by).min(lines.len().saturating_sub(height));
+        if self.is_seen(page) {
+            return;
+        }
+        let mut starts = (0..self.session.items().len()).filter(|i| {
+            lines
+                .iter()
+                .position(|l| l.item == Some(*i))
+                .is_some_and(|at| (self.scroll..self.scroll + height).contains(&at))
+        });
+        let found = if by > 0 { starts.next() } else { starts.next_back() };
+        self.item = found.unwrap_or(self.item);
+    }
+}
+
+/// Text under a check's title.
+fn below(lines: &mut Vec<(Option<bool>, String)>, tone: Option<bool>, mark: &str, text: &str, width: usize) {
+    let room = width.saturating_sub(VERDICT + mark.width() + 2);
+    for (n, line) in filled(text, room).into_iter().enumerate() {
+        let mark = if n == 0 { mark.to_owned() } else { " ".repeat(mark.width()) };
+        lines.push((tone, format!(" {:VERDICT$}{mark}{line}", "")));
+    }
+}
+
+fn top(area: Rect, height: u16) -> Rect {
+    Rect { height: height.min(area.height), ..area }
+}
+
+/// Breaks what is too long: code and tables, which the page leaves as they are.
+fn folded(line: Line, width: usize) -> Vec<Line> {
+    if line.text.width() <= width {
+        return vec![line];
+    }
+    let mut pieces = vec![String::new()];
+    let mut used = 0;
+    for c in line.text.chars() {
+        let w = c.width().unwrap_or(0);
+        if used + w > width {
+            pieces.push("    ".into());
+            used = 4;
+        }
+        pieces.last_mut().expect("never empty").push(c);
+        used += w;
+    }
+    pieces.into_iter().map(|text| Line { text, ..line.clone() }).collect()
+}
+
+/// Breaks a text at blanks.
+fn filled(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.width() + 1 + word.width() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// The time passes: the checks are looked at again while they are shown.
+pub(super) fn tick(model: &mut Model, now: Millis) -> Option<Cmd> {
+    let shown = model.screen == Screen::Learn && !model.ending;
+    let learn = model.learn.as_mut().filter(|_| shown)?;
+    let since = now.0.saturating_sub(learn.asked.0);
+    let due = since >= CHECK_EVERY && (learn.answered == learn.seq || since >= CHECK_LOST);
+    if due { learn.ask_checks(now) } else { None }
+}
+
+/// Something came from outside.
+pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
+    let now = model.now();
+    match heard {
+        Heard::Opened(session) => {
+            model.learn = Some(Learn::new(*session));
+            None
+        }
+        Heard::NotOpened(why) => {
+            model.notify(Tone::Bad, format!("the lab cannot be opened: {why}"));
+            None
+        }
+        Heard::Ran { id, result } => {
+            let learn = model.learn.as_mut()?;
+            learn.running = None;
+            let taken = result.and_then(|output| learn.session.take(&id, output));
+            // Whatever was said while it ran is over.
+            model.notice = None;
+            if let Err(why) = taken {
+                model.notify(Tone::Bad, why);
+            }
+            reveal(model);
+            model.learn.as_mut()?.ask_checks(now)
+        }
+        Heard::Checked { step, seq, checked } => {
+            let before = page(model)?;
+            let learn = model.learn.as_mut()?;
+            // What was asked before the learner's last action is no news.
+            if step == learn.session.at() && seq == learn.seq {
+                let seen = learn.is_seen(before);
+                (learn.answered, learn.checked) = (seq, checked);
+                // The checks may need more room now, and the page has less.
+                if seen && page(model).is_some_and(|after| after.height < before.height) {
+                    reveal(model);
+                }
+            }
+            None
+        }
+    }
+}
+
+/// Whether a message changes what is seen; checks that say the same again do not.
+pub(super) fn is_news(model: &Model, heard: &Heard) -> bool {
+    match (heard, &model.learn) {
+        (Heard::Checked { checked, .. }, Some(learn)) => model.screen == Screen::Learn && *checked != learn.checked,
+        _ => true,
+    }
+}
+
+/// Opens the screen.
+pub(super) fn show(model: &mut Model) -> Option<Cmd> {
+    let now = model.now();
+    if model.learn.is_none() {
+        model.notify(Tone::Bad, "no lab is open");
+        return None;
+    }
+    model.screen = Screen::Learn;
+    let nodes = model.picture.as_ref().map_or(0, |p| p.members.len());
+    let learn = model.learn.as_mut()?;
+    let wanted = learn.session.lab().head.cluster.nodes;
+    let asked = learn.ask_checks(now);
+    if nodes != wanted {
+        model.notify(
+            Tone::Plain,
+            format!("this lab was written for {wanted} members, and {nodes} run: outputs may differ"),
+        );
+    }
+    asked
+}
+
+/// A key of this screen.
+pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
+    let now = model.now();
+    let page = page(model)?;
+    let height = isize::try_from(page.height).unwrap_or(1);
+    let learn = model.learn.as_mut()?;
+    let items = learn.session.items().len().max(1);
+    match does {
+        Does::Next => learn.item = (learn.item + 1) % items,
+        Does::Previous => learn.item = (learn.item + items - 1) % items,
+        Does::Down => learn.scroll_by(1, page),
+        Does::Up => learn.scroll_by(-1, page),
+        Does::PageDown => learn.scroll_by((height - 2).max(1), page),
+        Does::PageUp => learn.scroll_by(-(height - 2).max(1), page),
+        Does::Oldest => learn.scroll_by(isize::MIN / 2, page),
+        Does::Newest => learn.scroll_by(isize::MAX / 2, page),
+        Does::NextStep => return go(model, 1),
+        Does::PreviousStep => return go(model, -1),
+        Does::Run => return run(model),
+        Does::Hint => hint(model),
+        Does::Check => {
+            learn.details = true;
+            return learn.ask_checks(now);
+        }
+        _ => {}
+    }
+    if matches!(does, Does::Next | Does::Previous) {
+        reveal(model);
+    }
+    None
+}
+
+/// Where the page is on the terminal as it is now.
+fn page(model: &Model) -> Option<Rect> {
+    // Header and bar, and the notice while there is one.
+    let around = 2 + u16::from(model.notice.is_some());
+    let body = Rect::new(0, 1, model.area.0, model.area.1.saturating_sub(around));
+    Some(model.learn.as_ref()?.places(body).page)
+}
+
+fn reveal(model: &mut Model) {
+    if let Some(page) = page(model)
+        && let Some(learn) = &mut model.learn
+    {
+        learn.reveal(page);
+    }
+}
+
+fn go(model: &mut Model, by: isize) -> Option<Cmd> {
+    let now = model.now();
+    let learn = model.learn.as_mut()?;
+    let (passed, checks) = learn.passed();
+    let at = learn.session.at();
+    let last = learn.session.lab().steps.len().saturating_sub(1);
+    let to = at.saturating_add_signed(by).min(last);
+    if to == at {
+        model.notify(Tone::Plain, if by > 0 { "this is the last step" } else { "this is the first step" });
+        return None;
+    }
+    learn.session.go(to);
+    (learn.item, learn.scroll, learn.details, learn.checked) = (0, 0, false, Vec::new());
+    let asked = learn.ask_checks(now);
+    if by > 0 && passed < checks {
+        let open = checks - passed;
+        model.notify(
+            Tone::Plain,
+            format!("step {} is not done: {open} of {checks} checks say not yet (p goes back)", at + 1),
+        );
+    }
+    asked
+}
+
+fn run(model: &mut Model) -> Option<Cmd> {
+    let learn = model.learn.as_ref()?;
+    if let Some(Item::Run(_)) = learn.session.items().get(learn.item) {
+        return act(model);
+    }
+    model.notify(Tone::Plain, "what is marked is no command: Tab marks the next one");
+    None
+}
+
+fn hint(model: &mut Model) {
+    let Some(learn) = &mut model.learn else { return };
+    if !learn.session.open_next() {
+        model.notify(
+            Tone::Plain,
+            "all hints of this step, and its solution, are open: they stand at the end of its page",
+        );
+        return;
+    }
+    // The newest fold is the last on the page.
+    let text = match learn.session.opened() {
+        4 => "the solution is open",
+        3 => "hint 3 of 3 is open; h once more shows the solution",
+        2 => "hint 2 of 3 is open",
+        _ => "hint 1 of 3 is open",
+    };
+    model.notify(Tone::Plain, text);
+    let Some(page) = page(model) else { return };
+    if let Some(learn) = &mut model.learn {
+        let lines = learn.lines(usize::from(page.width));
+        let fold = lines.iter().rposition(|l| l.kind == LineKind::Heading).unwrap_or(0);
+        let furthest = lines.len().saturating_sub(usize::from(page.height));
+        let by = fold.min(furthest) as isize - learn.scroll as isize;
+        learn.scroll_by(by, page);
+    }
+}
+
+/// Enter: does what is marked.
+pub(super) fn act(model: &mut Model) -> Option<Cmd> {
+    let now = model.now();
+    let page = page(model)?;
+    let learn = model.learn.as_mut()?;
+    if !learn.is_seen(page) {
+        learn.reveal(page);
+        model.notify(Tone::Plain, "this is marked; Enter does it");
+        return None;
+    }
+    let items = learn.session.items();
+    match items.get(learn.item)? {
+        Item::Run(_) if learn.running.is_some() => {
+            model.notify(Tone::Plain, "a command runs: wait for its end");
+            None
+        }
+        Item::Run(run) => {
+            let id = run.id.clone();
+            learn.running = Some((id.clone(), now));
+            Some(Cmd::RunBlock { id })
+        }
+        Item::Ask(_) => {
+            model.overlay = Some(Overlay::Answer { text: String::new() });
+            None
+        }
+        Item::Predict(predict) => {
+            let locked =
+                learn.session.guessed(&predict.id).map(|g| format!("you said: {g}. A guess is locked once it is made"));
+            match locked {
+                Some(locked) => model.notify(Tone::Plain, locked),
+                None => model.overlay = Some(Overlay::Guess { choice: 0 }),
+            }
+            None
+        }
+    }
+}
+
+/// The prompt was sent off.
+pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
+    let now = model.now();
+    let learn = model.learn.as_mut()?;
+    let Some(Item::Ask(ask)) = learn.session.items().get(learn.item).copied() else { return None };
+    let id = ask.id.clone();
+    match learn.session.answer(&id, &text) {
+        Ok(()) => {
+            let asked = learn.ask_checks(now);
+            reveal(model);
+            asked
+        }
+        Err(why) => {
+            model.overlay = Some(Overlay::Answer { text });
+            model.notify(Tone::Bad, why);
+            None
+        }
+    }
+}
+
+/// A guess was chosen.
+pub(super) fn guess(model: &mut Model, choice: usize) -> Option<Cmd> {
+    let learn = model.learn.as_mut()?;
+    let Some(Item::Predict(predict)) = learn.session.items().get(learn.item).copied() else { return None };
+    let (id, option) = (predict.id.clone(), predict.options.get(choice)?.clone());
+    let said = learn.session.predict(&id, &option).map(|_| ());
+    if let Err(why) = said {
+        model.notify(Tone::Bad, why);
+    }
+    reveal(model);
+    None
+}
+
+/// How many options the marked guess has.
+pub(super) fn options(model: &Model) -> usize {
+    let learn = model.learn.as_ref();
+    let items = learn.map(|l| (l.item, l.session.items()));
+    match items.as_ref().and_then(|(at, items)| items.get(*at)) {
+        Some(Item::Predict(predict)) => predict.options.len(),
+        _ => 0,
+    }
+}

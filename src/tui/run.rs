@@ -1,0 +1,412 @@
+//! The only part of the interface that touches the world: terminal, clock, signals, processes.
+//!
+//! One loop: take what came in (keys, reports, answers, the tick), let `update` have it, do what it asks for, draw at most ten times a
+//! second and only if something changed. The terminal is restored and the members are ended however the loop ends: by a
+//! key, a signal, an error, or a panic.
+
+#![expect(clippy::disallowed_methods, reason = "drives the interface with real time")]
+
+use crate::lab::Cluster;
+use crate::lab::Error;
+use crate::lab::Report;
+use crate::lab::ask;
+use crate::lab::guide::LentBed;
+use crate::lab::guide::Member;
+use crate::lab::guide::SHELF;
+use crate::lab::guide::Session;
+use crate::lab::guide::shelved;
+use crate::lab::observe;
+use crate::lab::observe::REPORTS_MAX;
+use crate::lab::preflight;
+use crate::lab::preflight::PORTS;
+use crate::lab::preflight::Screen;
+use crate::lab::shell;
+use crate::lab::up;
+use crate::lab::up::Options;
+use crate::lab::workdir::Record;
+use crate::tui::Cmd;
+use crate::tui::Model;
+use crate::tui::Msg;
+use crate::tui::keys::Key;
+use crate::tui::learn::Heard;
+use crate::tui::look::Theme;
+use crate::tui::update;
+use crate::tui::view;
+use crate::types::Millis;
+use crossterm::event::Event;
+use crossterm::event::KeyCode;
+use crossterm::event::KeyEventKind;
+use crossterm::event::KeyModifiers;
+use ratatui::DefaultTerminal;
+use std::fs;
+use std::io::IsTerminal as _;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// A frame takes at least so long: ten a second.
+const FRAME: Duration = Duration::from_millis(100);
+/// How long the keyboard's thread listens before it looks whether it should pause.
+const LISTEN: Duration = Duration::from_millis(50);
+
+/// `etcd-lab [--folder PATH] [--ascii] [--theme dark|light|mono] [--plain]`: opens the interface. Where nothing can be drawn (no
+/// terminal, a dumb one) a cluster of three runs with its feed as plain text.
+pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    match open(args, out) {
+        Ok(last) => {
+            drop(out.write_all(last.as_bytes()));
+            0
+        }
+        Err(e) => {
+            drop(writeln!(err, "Error: {e}"));
+            if matches!(e, Error::Usage(_)) { 2 } else { 1 }
+        }
+    }
+}
+
+fn open(args: &[String], out: &mut dyn Write) -> Result<String, Error> {
+    let mut options = Options::parse(args, &["--folder", "--ascii", "--theme", "--plain"])?;
+    let screen =
+        Screen::detect(std::io::stdout().is_terminal() && std::io::stdin().is_terminal(), |n| std::env::var(n).ok());
+    let theme = match options.theme.as_deref() {
+        Some(name) => Theme::named(name).ok_or_else(|| Error::Usage("--theme is dark, light or mono".into()))?,
+        None if screen.colour => Theme::Dark,
+        None => Theme::Mono,
+    };
+    if options.plain || !screen.full {
+        drop(writeln!(
+            out,
+            "No screen to draw on: three members start, and what happens is told line by line. Ctrl-C ends it."
+        ));
+        options.feed = true;
+        return up::run_up(&options, out).map(|()| String::new());
+    }
+    let runtime = observe::runtime()?;
+    let terminal = ratatui::try_init().map_err(|source| Error::System { what: "cannot use this terminal", source })?;
+    let restore = Restore;
+    let model = Model::new(theme, options.ascii || screen.ascii);
+    let last = runtime.block_on(App::new(terminal, model, options).main());
+    drop(restore);
+    last
+}
+
+/// Gives the terminal back. After a panic the hook that ratatui installs has done it already; twice does no harm.
+struct Restore;
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+/// A running cluster and those who listen to it.
+struct Live {
+    cluster: Cluster,
+    token: String,
+    _observers: JoinSet<()>,
+}
+
+struct App {
+    terminal: DefaultTerminal,
+    model: Model,
+    options: Options,
+    live: Option<Live>,
+    keyboard: Keyboard,
+    keys: mpsc::Receiver<Msg>,
+    to: mpsc::Sender<Report>,
+    reports: mpsc::Receiver<Report>,
+    answer: mpsc::Sender<Msg>,
+    answers: mpsc::Receiver<Msg>,
+    start: Instant,
+    drawn: Option<Instant>,
+}
+
+impl App {
+    fn new(terminal: DefaultTerminal, model: Model, options: Options) -> App {
+        let (to, reports) = mpsc::channel(REPORTS_MAX);
+        let (answer, answers) = mpsc::channel(64);
+        let (pressed, keys) = mpsc::channel(64);
+        let keyboard = Keyboard::listen(pressed);
+        let start = Instant::now();
+        App { terminal, model, options, live: None, keyboard, keys, to, reports, answer, answers, start, drawn: None }
+    }
+
+    /// Runs until the user leaves. Returns what to print afterwards.
+    async fn main(mut self) -> Result<String, Error> {
+        let no_signals = |source| Error::System { what: "cannot listen to signals", source };
+        let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+        let mut frames = tokio::time::interval(FRAME);
+        frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.measure();
+        loop {
+            let msg = tokio::select! {
+                Some(key) = self.keys.recv() => key,
+                Some(answer) = self.answers.recv() => answer,
+                Some(report) = self.reports.recv() => Msg::Report(report),
+                _ = frames.tick() => Msg::Tick(self.now()),
+                _ = terminate.recv() => Msg::Key(Key::Ctrl('c')),
+                _ = hangup.recv() => Msg::Key(Key::Ctrl('c')),
+            };
+            // Reports carry no time of ours: they are learnt now.
+            let asked = matches!(msg, Msg::Key(_) | Msg::Answer(_) | Msg::Learn(_) | Msg::Resized { .. });
+            for msg in [Msg::Tick(self.now()), msg] {
+                if let Some(cmd) = update(&mut self.model, msg)
+                    && let Some(remove) = self.run(cmd).await?
+                {
+                    self.draw()?;
+                    return self.leave(remove);
+                }
+            }
+            if self.model.changed && (asked || self.drawn.is_none_or(|at| at.elapsed() >= FRAME)) {
+                self.draw()?;
+            }
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.start.elapsed().as_millis() as u64)
+    }
+
+    /// Tells the model how large the terminal is; what cannot be measured stays as it was.
+    fn measure(&mut self) {
+        if let Ok(size) = self.terminal.size() {
+            update(&mut self.model, Msg::Resized { width: size.width, height: size.height });
+        }
+    }
+
+    fn draw(&mut self) -> Result<(), Error> {
+        self.model.changed = false;
+        self.drawn = Some(Instant::now());
+        let model = &self.model;
+        let drawn = self.terminal.draw(|frame| view(model, frame));
+        drawn.map(drop).map_err(|source| Error::System { what: "cannot draw", source })
+    }
+
+    /// Does what the model asks for. `Some`: leave, and remove the folder or not.
+    async fn run(&mut self, cmd: Cmd) -> Result<Option<bool>, Error> {
+        match (cmd, &self.live) {
+            (Cmd::Start { nodes }, None) => self.start_cluster(nodes),
+            (Cmd::Act { member, action }, Some(live)) => live.cluster.act(member, action),
+            (Cmd::Campaign { member }, Some(live)) => {
+                let (m, token) = (&live.cluster.record.members[member], live.token.clone());
+                let (socket, name, answer) = (m.lab_socket.clone(), m.name.clone(), self.answer.clone());
+                tokio::spawn(async move {
+                    let said = ask::campaign(&socket, &token).await;
+                    let said = said.map(|()| format!("{name} was told to stand for election"));
+                    let said = said.map_err(|why| format!("{name} does not stand for election: {why}"));
+                    drop(answer.send(Msg::Answer(said)).await);
+                });
+            }
+            (Cmd::Put { endpoints, key, value }, Some(_)) => {
+                let answer = self.answer.clone();
+                tokio::spawn(async move {
+                    let said = ask::put(&endpoints, &key, &value).await;
+                    let said = said.map(|revision| format!("OK: put {key} made revision {revision}"));
+                    let said = said.map_err(|why| format!("put {key} failed: {why}"));
+                    drop(answer.send(Msg::Answer(said)).await);
+                });
+            }
+            (Cmd::RunBlock { id }, Some(_)) => self.run_block(id),
+            (Cmd::Check { seq }, Some(_)) => self.check(seq),
+            (Cmd::Shell, Some(_)) => self.shell().await?,
+            (Cmd::Quit { remove }, _) => return Ok(Some(remove)),
+            // Without a cluster there is nothing to act on; with one, none is started.
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Runs a block of the lab on a clone of the session as it is now.
+    fn run_block(&self, id: String) {
+        let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
+        let answer = self.answer.clone();
+        tokio::spawn(async move {
+            let result = session.execute(&id).await;
+            drop(answer.send(Msg::Learn(Heard::Ran { id, result })).await);
+        });
+    }
+
+    fn check(&self, seq: u64) {
+        let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
+        let answer = self.answer.clone();
+        tokio::spawn(async move {
+            let (step, checked) = (session.at(), session.check().await);
+            drop(answer.send(Msg::Learn(Heard::Checked { step, seq, checked })).await);
+        });
+    }
+
+    fn start_cluster(&mut self, nodes: usize) {
+        let msg = match self.try_start(nodes) {
+            Ok(msg) => msg,
+            Err(e) => Msg::Refused(e.to_string()),
+        };
+        update(&mut self.model, msg);
+        if let Some(live) = &self.live {
+            let heard = match open_lab(live.cluster.folder(), &live.cluster.record) {
+                Ok(session) => Heard::Opened(Box::new(session)),
+                Err(why) => Heard::NotOpened(why),
+            };
+            update(&mut self.model, Msg::Learn(heard));
+        }
+    }
+
+    fn try_start(&mut self, nodes: usize) -> Result<Msg, Error> {
+        let mut plan = preflight::plan(nodes, self.options.folder.as_deref(), &PORTS)?;
+        let notices = std::mem::take(&mut plan.notices);
+        let token =
+            fs::read_to_string(plan.work.token_file()).map_err(|source| Error::System { what: "no token", source })?;
+        let token = token.trim().to_string();
+        let folder = plan.work.path().display().to_string();
+        let cluster = Cluster::start(plan, &up::own_program()?, self.to.clone())?;
+        let observers = observe::observe(&cluster.record, &token, &self.to);
+        let record = cluster.record.clone();
+        self.live = Some(Live { cluster, token, _observers: observers });
+        Ok(Msg::Started { record, folder, notices })
+    }
+
+    /// Hands the terminal to a shell; what the members report meanwhile is still learnt.
+    async fn shell(&mut self) -> Result<(), Error> {
+        let Some(live) = &self.live else { return Ok(()) };
+        let record = live.cluster.record.clone();
+        let command = shell::command(live.cluster.folder(), &record, &[]);
+        self.keyboard.pause().await;
+        ratatui::restore();
+        drop(writeln!(std::io::stderr(), "{}", shell::greeting(&record)));
+        let ended = self.wait_for(command).await;
+        let failed = |source| Error::System { what: "cannot use this terminal", source };
+        self.terminal = ratatui::try_init().map_err(failed)?;
+        self.terminal.clear().map_err(failed)?;
+        self.keyboard.resume();
+        self.measure();
+        let said = ended.map(|()| "back from the shell".to_string()).map_err(|e| format!("no shell: {e}"));
+        update(&mut self.model, Msg::Answer(said));
+        Ok(())
+    }
+
+    async fn wait_for(&mut self, command: std::process::Command) -> std::io::Result<()> {
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        loop {
+            tokio::select! {
+                ended = child.wait() => return ended.map(drop),
+                Some(report) = self.reports.recv() => self.behind(Msg::Report(report)),
+                Some(answer) = self.answers.recv() => self.behind(answer),
+            }
+        }
+    }
+
+    /// A message while another program has the screen: it is learnt, and checks go on. Nothing else can be asked for then.
+    fn behind(&mut self, msg: Msg) {
+        for msg in [Msg::Tick(self.now()), msg] {
+            if let Some(Cmd::Check { seq }) = update(&mut self.model, msg) {
+                self.check(seq);
+            }
+        }
+    }
+
+    fn leave(mut self, remove: bool) -> Result<String, Error> {
+        let Some(live) = self.live.take() else { return Ok(String::new()) };
+        let folder = live.cluster.folder().display().to_string();
+        match live.cluster.shutdown() {
+            Some(work) if remove => work.remove().map(|()| String::new()),
+            _ => Ok(format!("kept: {folder}\ncontinue with: etcd-lab --folder {folder}\n")),
+        }
+    }
+}
+
+/// The first lab of the shelf, on the cluster that runs. Its commands work in a folder of their own.
+fn open_lab(folder: &Path, record: &Record) -> Result<Session, String> {
+    let (name, _) = SHELF[0];
+    let lab = shelved(name).ok_or("there is no lab in this program")?.map_err(|e| e.to_string())?;
+    let work = folder.join("work");
+    fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
+    let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
+    let members = record.members.iter().map(|m| Member { name: m.name.clone(), endpoint: endpoint(&m.client_url) });
+    let bed = LentBed::new(&folder.join("bin"), members.collect());
+    Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
+}
+
+/// The thread that waits for keys. It pauses while another program has the terminal.
+struct Keyboard {
+    pause: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
+    thread: thread::Thread,
+}
+
+impl Keyboard {
+    fn listen(to: mpsc::Sender<Msg>) -> Keyboard {
+        let (pause, paused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let flags = (Arc::clone(&pause), Arc::clone(&paused));
+        // It ends with the process, or when nobody takes its keys.
+        let thread = thread::spawn(move || read_keys(&to, &flags.0, &flags.1)).thread().clone();
+        Keyboard { pause, paused, thread }
+    }
+
+    async fn pause(&self) {
+        self.pause.store(true, Ordering::SeqCst);
+        while !self.paused.load(Ordering::SeqCst) {
+            tokio::time::sleep(LISTEN / 5).await;
+        }
+    }
+
+    fn resume(&self) {
+        self.pause.store(false, Ordering::SeqCst);
+        self.thread.unpark();
+    }
+}
+
+fn read_keys(to: &mpsc::Sender<Msg>, pause: &AtomicBool, paused: &AtomicBool) {
+    while !to.is_closed() {
+        if pause.load(Ordering::SeqCst) {
+            paused.store(true, Ordering::SeqCst);
+            thread::park();
+            continue;
+        }
+        paused.store(false, Ordering::SeqCst);
+        let msg = match crossterm::event::poll(LISTEN).and_then(|some| some.then(crossterm::event::read).transpose()) {
+            Ok(Some(event)) => translate(&event),
+            Ok(None) => None,
+            // The terminal is gone: leave as for Ctrl-C.
+            Err(_) => Some(Msg::Key(Key::Ctrl('c'))),
+        };
+        if let Some(msg) = msg {
+            drop(to.blocking_send(msg));
+        }
+    }
+}
+
+fn translate(event: &Event) -> Option<Msg> {
+    let key = match event {
+        Event::Resize(width, height) => return Some(Msg::Resized { width: *width, height: *height }),
+        Event::Key(key) if key.kind != KeyEventKind::Release => key,
+        _ => return None,
+    };
+    let key = match key.code {
+        KeyCode::Char(c) if key.modifiers.contains(KeyModifiers::CONTROL) => Key::Ctrl(c.to_ascii_lowercase()),
+        KeyCode::Char(c) => Key::Char(c),
+        KeyCode::Enter => Key::Enter,
+        KeyCode::Esc => Key::Esc,
+        KeyCode::Tab => Key::Tab,
+        KeyCode::BackTab => Key::BackTab,
+        KeyCode::Backspace => Key::Backspace,
+        KeyCode::Up => Key::Up,
+        KeyCode::Down => Key::Down,
+        KeyCode::Left => Key::Left,
+        KeyCode::Right => Key::Right,
+        KeyCode::Home => Key::Home,
+        KeyCode::End => Key::End,
+        KeyCode::PageUp => Key::PageUp,
+        KeyCode::PageDown => Key::PageDown,
+        _ => return None,
+    };
+    Some(Msg::Key(key))
+}

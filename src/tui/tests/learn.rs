@@ -1,0 +1,166 @@
+//! The Learn screen with the lab that is in the program; what runs outside is played here.
+
+use super::frame;
+use super::press;
+use super::script::Script;
+use super::text;
+use crate::lab::guide::Bed;
+use crate::lab::guide::Checked;
+use crate::lab::guide::Member;
+use crate::lab::guide::Output;
+use crate::lab::guide::Session;
+use crate::lab::guide::Verdict;
+use crate::lab::guide::shelved;
+use crate::tui::Cmd;
+use crate::tui::Model;
+use crate::tui::Msg;
+use crate::tui::keys::Key;
+use crate::tui::learn::Heard;
+use crate::tui::look;
+use crate::tui::model::Overlay;
+use crate::tui::update;
+use crate::types::Millis;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A bed that is never slept in: blocks and checks are answered by the test.
+struct Nobody;
+
+impl Bed for Nobody {
+    fn members(&self) -> &[Member] {
+        &[]
+    }
+
+    fn bin_dir(&self) -> &Path {
+        Path::new("/nowhere")
+    }
+}
+
+fn opened() -> Model {
+    let mut model = Script::steady(3).model;
+    let lab = shelved("B3-first-keys").expect("it is on the shelf").expect("it can be read");
+    let session = Session::new(Arc::new(lab), Arc::new(Nobody), Path::new("/"));
+    update(&mut model, Msg::Learn(Heard::Opened(Box::new(session))));
+    assert_eq!(press(&mut model, &[Key::Char('1')]), Some(Cmd::Check { seq: 1 }), "checks are looked at once");
+    model
+}
+
+fn ran(model: &mut Model, id: &str, exit: i32, printed: &str) -> Option<Cmd> {
+    let output = Output { text: printed.into(), exit, ..Output::default() };
+    update(model, Msg::Learn(Heard::Ran { id: id.into(), result: Ok(output) }))
+}
+
+fn checked(model: &mut Model, seq: u64, verdicts: &[(&str, Verdict)]) {
+    let step = model.learn.as_ref().expect("open").session.at();
+    let checked = verdicts.iter();
+    let checked =
+        checked.map(|(id, v)| Checked { id: (*id).into(), title: (*id).into(), verdict: v.clone() }).collect();
+    update(model, Msg::Learn(Heard::Checked { step, seq, checked }));
+}
+
+fn not_yet(got: &str, why: &str) -> Verdict {
+    Verdict::NotYet { got: vec![got.into()], cause: Some((1, why.into())) }
+}
+
+#[test]
+fn a_lab_begins_with_its_first_guess_marked() {
+    let model = opened();
+    insta::assert_snapshot!("learn_80x24", frame(&model, 80, 24));
+    insta::assert_snapshot!("learn_120x40", frame(&model, 120, 40));
+    assert!(frame(&Script::steady(3).model, 80, 24).contains("1 learn"), "the ring says where the lab is");
+}
+
+#[test]
+fn a_first_step_goes_by_keys_alone() {
+    let mut model = opened();
+    press(&mut model, &[Key::Enter, Key::Char('b')]);
+    insta::assert_snapshot!("learn_guess_80x24", frame(&model, 80, 24));
+    press(&mut model, &[Key::Enter]);
+    assert!(frame(&model, 80, 24).contains("(right)"));
+    press(&mut model, &[Key::Enter]);
+    assert!(frame(&model, 80, 24).contains("locked"), "a guess is made once");
+
+    let run = press(&mut model, &[Key::Tab, Key::Tab, Key::Char('r')]);
+    assert_eq!(run, Some(Cmd::RunBlock { id: "set-as-printed".into() }));
+    assert_eq!(press(&mut model, &[Key::Char('r')]), None, "one command at a time");
+    let asked = ran(&mut model, "set-as-printed", 1, "Error: unknown command \"set\" for \"etcdctl\"\n");
+    assert_eq!(asked, Some(Cmd::Check { seq: 2 }), "after a run the checks are looked at");
+    assert!(frame(&model, 80, 24).contains("= as expected: it fails, with exit code 1"));
+
+    assert_eq!(press(&mut model, &[Key::Tab, Key::Enter]), Some(Cmd::RunBlock { id: "put".into() }));
+    ran(&mut model, "put", 0, "OK\n");
+    assert_eq!(press(&mut model, &[Key::Tab, Key::Enter]), Some(Cmd::RunBlock { id: "get".into() }));
+    ran(&mut model, "get", 0, "key\nvalue9\n");
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("! not as expected: line 2 of the page is not in the output: value1"), "{screen}");
+
+    press(&mut model, &[Key::Tab, Key::Enter]);
+    press(&mut model, &text("rn2"));
+    assert_eq!(model.overlay, Some(Overlay::Answer { text: "rn2".into() }), "letters reach the prompt");
+    insta::assert_snapshot!("learn_answer_80x24", frame(&model, 80, 24));
+    press(&mut model, &[Key::Backspace, Key::Backspace, Key::Backspace, Key::Char('2')]);
+    let asked = press(&mut model, &[Key::Enter]);
+    assert_eq!(asked, Some(Cmd::Check { seq: 5 }));
+    checked(&mut model, 4, &[("key-stored", not_yet("stale", "stale"))]);
+    assert!(!frame(&model, 80, 24).contains("stale"), "what was asked before the answer is no news");
+    checked(&mut model, 5, &[("key-stored", Verdict::Pass), ("revision-read", Verdict::Pass)]);
+    insta::assert_snapshot!("learn_passed_80x24", frame(&model, 80, 24));
+    insta::assert_snapshot!("learn_passed_120x40", frame(&model, 120, 40));
+    assert_eq!(press(&mut model, &[Key::Char('n')]), Some(Cmd::Check { seq: 6 }));
+    assert!(frame(&model, 80, 24).contains("step 2 of 3"));
+}
+
+#[test]
+fn a_check_that_is_not_true_yet_says_what_it_sees_and_why() {
+    let mut model = opened();
+    press(&mut model, &[Key::Char('c')]);
+    let why = "Key and value have changed places: `put` takes the key first, then the value.";
+    let verdicts =
+        [("key-stored", not_yet("there is no key `key`", why)), ("revision-read", Verdict::Error("nobody".into()))];
+    checked(&mut model, 2, &verdicts);
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("now: there is no key `key`") && screen.contains("why: Key and value"), "{screen}");
+    assert!(screen.contains("error    You know at which revision"), "{screen}");
+}
+
+#[test]
+fn three_hints_then_the_solution_whose_commands_can_be_run() {
+    let mut model = opened();
+    press(&mut model, &[Key::Char('h')]);
+    assert!(frame(&model, 80, 24).contains("Look for the flag"));
+    press(&mut model, &text("hhh"));
+    insta::assert_snapshot!("learn_solution_80x24", frame(&model, 80, 24));
+    // What is opened is seen, and what is seen is marked.
+    let run = press(&mut model, &[Key::Enter]);
+    assert_eq!(run, Some(Cmd::RunBlock { id: "fields".into() }));
+    assert_eq!(press(&mut model, &[Key::Char('h')]), None);
+    assert!(frame(&model, 80, 24).contains("are open"));
+}
+
+#[test]
+fn checks_are_looked_at_every_second_while_they_are_shown() {
+    let mut model = opened();
+    let now = model.picture.as_ref().expect("started").now.0;
+    checked(&mut model, 1, &[]);
+    assert_eq!(update(&mut model, Msg::Tick(Millis(now + 500))), None);
+    assert_eq!(update(&mut model, Msg::Tick(Millis(now + 1_000))), Some(Cmd::Check { seq: 2 }));
+    assert_eq!(update(&mut model, Msg::Tick(Millis(now + 3_000))), None, "one question at a time");
+    checked(&mut model, 2, &[]);
+    press(&mut model, &[Key::Char('2')]);
+    assert_eq!(update(&mut model, Msg::Tick(Millis(now + 9_000))), None, "nobody looks");
+}
+
+#[test]
+fn the_learn_screen_fits_any_terminal_and_seven_bits() {
+    let mut model = opened();
+    press(&mut model, &text("hhhh"));
+    for (width, height) in [(1, 1), (2, 3), (10, 4), (40, 10), (60, 20), (110, 22), (200, 50)] {
+        update(&mut model, Msg::Resized { width, height });
+        press(&mut model, &[Key::Tab, Key::PageDown, Key::Enter]);
+        assert_eq!(frame(&model, width, height).lines().count(), usize::from(height));
+        press(&mut model, &[Key::Esc]);
+    }
+    for c in frame(&model, 120, 60).chars().filter(|c| !c.is_ascii()) {
+        assert!(look::seven_bit(&c.to_string()).is_some(), "{c:?} has no stand-in");
+    }
+}

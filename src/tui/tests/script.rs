@@ -1,0 +1,234 @@
+//! A cluster that reports what we tell it to, in place of processes.
+
+use crate::lab::Report;
+use crate::lab::cluster::Change;
+use crate::lab::workdir::MemberRecord;
+use crate::lab::workdir::Record;
+use crate::proto::lab;
+use crate::proto::lab::EntryKind;
+use crate::proto::lab::Role;
+use crate::proto::lab::event::Kind;
+use crate::tui::Model;
+use crate::tui::Msg;
+use crate::tui::look::Theme;
+use crate::tui::update;
+use crate::types::Millis;
+use std::collections::BTreeSet;
+
+const PORTS: [u16; 5] = [2379, 22379, 32379, 42379, 52379];
+
+pub(super) struct Script {
+    pub(super) model: Model,
+    nodes: usize,
+    now: u64,
+    quiet: BTreeSet<usize>,
+}
+
+impl Script {
+    /// Processes run; nobody has said anything.
+    pub(super) fn started(nodes: usize) -> Script {
+        let member = |i: usize| MemberRecord {
+            name: format!("n{}", i + 1),
+            pid: 0,
+            client_url: format!("http://127.0.0.1:{}", PORTS[i]),
+            peer_url: format!("http://127.0.0.1:{}", PORTS[i] + 1),
+            lab_socket: "lab.sock".into(),
+            log: "etcd.log".into(),
+            data_dir: "data".into(),
+        };
+        let record = Record { supervisor_pid: 1, cluster_token: "t".into(), members: (0..nodes).map(member).collect() };
+        let mut model = Model::new(Theme::Dark, false);
+        let folder = "/home/ada/.local/state/etcd-lab/1".to_string();
+        update(&mut model, Msg::Started { record, folder, notices: vec![] });
+        let mut script = Script { model, nodes, now: 0, quiet: BTreeSet::new() };
+        for member in 0..nodes {
+            script.report(Report::Process { member, change: Change::Started { pid: 4001 + member as u32 } });
+        }
+        script.pass(100);
+        script
+    }
+
+    /// Everybody follows n2 in term 3.
+    pub(super) fn steady(nodes: usize) -> Script {
+        let mut s = Script::started(nodes);
+        for member in 0..nodes {
+            s.report(Report::Connected { member });
+            s.tell(member, Kind::Snapshot(lab::Snapshot { name: format!("n{}", member + 1), ..Default::default() }));
+        }
+        for member in 0..nodes {
+            s.state(member, if member == 1 { Role::Leader } else { Role::Follower }, 3, 2, 2);
+        }
+        s.pass(300);
+        s
+    }
+
+    /// n1 leads term 3 with one put; it is killed and n2 asks for votes in term 4.
+    pub(super) fn election() -> Script {
+        let mut s = Script::steady(3);
+        s.state(0, Role::Leader, 3, 1, 1);
+        s.state(1, Role::Follower, 3, 1, 1);
+        s.state(2, Role::Follower, 3, 1, 1);
+        s.append(0, 1, 3, "put a");
+        s.append(1, 1, 3, "put a");
+        s.append(2, 1, 3, "put a");
+        s.kill(0);
+        s.pass(1_200);
+        s.state(1, Role::PreCandidate, 3, 1, 0);
+        s.pass(50);
+        s.state(1, Role::Candidate, 4, 2, 0);
+        s.tell(1, votes(4, &[2]));
+        s.sent(2, 3, 5, 4, 1);
+        s.sent(2, 1, 5, 4, 1);
+        s.pass(200);
+        s.received(2, 3, 5, 4, 1);
+        s.pass(100);
+        s
+    }
+
+    /// The election is won; heartbeats go out, to the dead as well.
+    pub(super) fn crash() -> Script {
+        let mut s = Script::election();
+        s.state(2, Role::Follower, 4, 2, 0);
+        s.sent(3, 2, 6, 4, 1);
+        s.received(3, 2, 6, 4, 1);
+        s.tell(1, votes(4, &[2, 3]));
+        s.state(1, Role::Leader, 4, 2, 2);
+        s.state(2, Role::Follower, 4, 2, 2);
+        s.pass(2_500);
+        s.sent(2, 3, 8, 4, 0);
+        s.received(2, 3, 8, 4, 0);
+        s.pass(200);
+        s.sent(3, 2, 9, 4, 0);
+        s.received(3, 2, 9, 4, 0);
+        s.pass(200);
+        s
+    }
+
+    /// n2 has appended a put; n1 has it on disk, n3 has not got it yet.
+    pub(super) fn put() -> Script {
+        let mut s = Script::steady(3);
+        for member in 0..3 {
+            for (index, what) in [(1, ""), (2, "put name"), (3, "put colour")] {
+                s.append(member, index, if index < 3 { 2 } else { 3 }, what);
+            }
+            s.marks(member, 3, 3, 3, 3);
+        }
+        s.tell(1, Kind::Applied(lab::Applied { index: 3, revision: 3 }));
+        s.append(1, 4, 3, "put a");
+        s.marks(1, 4, 4, 3, 3);
+        s.sent(2, 1, 3, 3, 3);
+        s.received(2, 1, 3, 3, 3);
+        s.pass(250);
+        s.sent(2, 3, 3, 3, 3);
+        s.append(0, 4, 3, "put a");
+        s.marks(0, 4, 4, 3, 3);
+        s.pass(250);
+        s.sent(1, 2, 4, 3, 4);
+        s.received(1, 2, 4, 3, 4);
+        s.pass(250);
+        s.tell(1, Kind::Progress(progress(1, 4)));
+        s.tell(1, Kind::Progress(progress(3, 3)));
+        s.marks(1, 4, 4, 4, 3);
+        s.tell(1, Kind::Applied(lab::Applied { index: 4, revision: 4 }));
+        s.marks(1, 4, 4, 4, 4);
+        s
+    }
+
+    pub(super) fn now(&self) -> Millis {
+        Millis(self.now)
+    }
+
+    /// Time passes, and every member that speaks tells its timer at each tick.
+    pub(super) fn pass(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.now = (self.now + 100).min(end);
+            update(&mut self.model, Msg::Tick(Millis(self.now)));
+            for member in 0..self.nodes {
+                let speaks = self.model.picture.as_ref().expect("started").members[member].heard.is_some();
+                if speaks && !self.quiet.contains(&member) {
+                    let election_elapsed_ticks = (self.now / 100 % 4) as u32 + 2 * member as u32;
+                    self.tell(
+                        member,
+                        Kind::Timer(lab::Timer {
+                            election_elapsed_ticks,
+                            election_timeout_ticks: 15,
+                            heartbeat_elapsed_ticks: 0,
+                            heartbeat_timeout_ticks: 1,
+                            tick_ms: 100,
+                        }),
+                    );
+                }
+            }
+        }
+    }
+
+    /// The stream from a member stays open and says nothing.
+    pub(super) fn silence(&mut self, member: usize) {
+        self.quiet.insert(member);
+    }
+
+    pub(super) fn pause(&mut self, member: usize) {
+        self.quiet.insert(member);
+        self.report(Report::Process { member, change: Change::Paused });
+    }
+
+    pub(super) fn kill(&mut self, member: usize) {
+        self.quiet.insert(member);
+        self.report(Report::Process { member, change: Change::Ended { how: "killed (kill -9)".into() } });
+        self.report(Report::Lost { member, why: "connection closed".into() });
+    }
+
+    fn report(&mut self, report: Report) {
+        update(&mut self.model, Msg::Report(report));
+    }
+
+    fn tell(&mut self, member: usize, kind: Kind) {
+        let event = lab::Telemetry {
+            member_id: member as u64 + 1,
+            boot_id: 1,
+            event: Some(lab::Event { kind: Some(kind) }),
+            ..Default::default()
+        };
+        self.report(Report::Telemetry { member, event: Box::new(event) });
+    }
+
+    fn state(&mut self, member: usize, role: Role, term: u64, vote: u64, leader: u64) {
+        let old = self.model.picture.as_ref().expect("started").members[member].state.unwrap_or_default();
+        self.tell(member, Kind::State(lab::State { role: role.into(), term, vote, leader, ..old }));
+    }
+
+    fn marks(&mut self, member: usize, last: u64, persisted: u64, commit: u64, applied: u64) {
+        let old = self.model.picture.as_ref().expect("started").members[member].state.unwrap_or_default();
+        let new = lab::State { first_index: 1, last_index: last, persisted, commit, applied, ..old };
+        self.tell(member, Kind::State(new));
+    }
+
+    fn append(&mut self, member: usize, index: u64, term: u64, what: &str) {
+        let kind = if what.is_empty() { EntryKind::Empty } else { EntryKind::Normal };
+        let entry = lab::LogEntry { index, term, kind: kind.into(), bytes: 41, summary: what.into() };
+        self.tell(member, Kind::Appended(lab::Appended { entries: vec![entry] }));
+        self.marks(member, index, index, index, index);
+    }
+
+    fn sent(&mut self, from: u64, to: u64, kind: u32, term: u64, index: u64) {
+        self.tell(from as usize - 1, Kind::Sent(lab::Sent { wire: Some(wire(from, to, kind, term, index)) }));
+    }
+
+    fn received(&mut self, from: u64, to: u64, kind: u32, term: u64, index: u64) {
+        self.tell(to as usize - 1, Kind::Received(lab::Received { wire: Some(wire(from, to, kind, term, index)) }));
+    }
+}
+
+fn wire(from: u64, to: u64, kind: u32, term: u64, index: u64) -> lab::Wire {
+    lab::Wire { from, to, r#type: kind, term, index, entries: 1, ..Default::default() }
+}
+
+fn votes(term: u64, granted: &[u64]) -> Kind {
+    Kind::Votes(lab::Votes { term, pre: false, granted: granted.to_vec(), rejected: vec![] })
+}
+
+fn progress(peer: u64, matched: u64) -> lab::Progress {
+    let state = lab::ProgressState::Replicate.into();
+    lab::Progress { peer, match_index: matched, next_index: matched + 1, state, ..Default::default() }
+}

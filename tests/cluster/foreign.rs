@@ -1,0 +1,50 @@
+//! Programs of the etcd project, for comparisons: found by variables, never downloaded by a test.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// etcd 3.5.1, or `None` after saying that the test is skipped.
+pub(crate) fn etcd_351(test: &str) -> Option<PathBuf> {
+    found(test, "etcd 3.5.1 (ETCD_351)", std::env::var_os("ETCD_351").map(PathBuf::from))
+}
+
+/// etcdctl 3.4, or `None` after saying that the test is skipped.
+pub(crate) fn etcdctl_34(test: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("ETCDCTL_34").map(PathBuf::from);
+    let path = named.or_else(|| on_path("etcdctl").filter(|path| is_34(path)));
+    found(test, "etcdctl 3.4 (ETCDCTL_34, or on the PATH)", path)
+}
+
+/// Says that a test cannot run here. Fails it where every foreign program must be there.
+fn skipped(test: &str, why: &str) {
+    let required = std::env::var("CI_REQUIRE_FOREIGN").is_ok_and(|value| value == "1");
+    assert!(!required, "{test} cannot be skipped here (CI_REQUIRE_FOREIGN=1): {why}");
+    not_possible(test, why);
+}
+
+/// Says that this machine cannot run a test, for a reason other than a foreign program.
+pub(crate) fn not_possible(test: &str, why: &str) {
+    // To the process's own stderr: what libtest captures is shown for failures only.
+    drop(std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {test}: {why}\n").as_bytes()));
+}
+
+fn found(test: &str, what: &str, path: Option<PathBuf>) -> Option<PathBuf> {
+    let path = path.filter(|path| path.is_file());
+    if path.is_none() {
+        skipped(test, &format!("{what} is not here"));
+    }
+    path
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let dirs: OsString = std::env::var_os("PATH")?;
+    std::env::split_paths(&dirs).map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+/// Whether it says of itself that it is of release 3.4.
+fn is_34(etcdctl: &Path) -> bool {
+    let version = Command::new(etcdctl).env("ETCDCTL_API", "3").arg("version").output();
+    version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).starts_with("etcdctl version: 3.4."))
+}

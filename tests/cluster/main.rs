@@ -1,0 +1,27 @@
+//! Claims about real member processes: what holds after kill -9, on a full disk, against etcd's own programs.
+//!
+//! Every test starts members of its own, on free loopback ports and in a directory of its own, and ends them whatever happens. Tests take
+//! turns, since most of them are about time. Nothing sleeps: everything waits for a condition, with a deadline.
+//!
+//! | variable | what it does |
+//! |---|---|
+//! | `ETCD_BIN` | members run this program instead of ours: the harness against real etcd |
+//! | `ETCD_351` | etcd 3.5.1, for comparisons |
+//! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
+//! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
+
+mod bad_input;
+mod client;
+mod etcdctl;
+mod foreign;
+mod harness;
+mod hashkv;
+mod http;
+mod ids;
+mod kills;
+mod ports;
+mod seeded;
+mod terminate;
+mod tls;
+mod watches;
+mod writers;

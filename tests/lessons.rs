@@ -1,0 +1,220 @@
+//! The book and the labs are true: their commands run, their outputs are those on the page, their checks can fail.
+//!
+//! Runs against our own programs; with `ETCD_DIR` set against the `etcd` and `etcdctl` in that folder, so that the same
+//! pages can be held against upstream etcd.
+
+use etcd_lab::lab::guide;
+use etcd_lab::lab::guide::ProcessBeds;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn beds() -> ProcessBeds {
+    let ours = Path::new(env!("CARGO_BIN_EXE_etcd")).parent().expect("a program lies in a folder").to_owned();
+    let dir = std::env::var_os("ETCD_DIR").map_or(ours, PathBuf::from);
+    ProcessBeds::new(&dir).expect("etcd and etcdctl are there")
+}
+
+/// The Markdown files of a folder and those below it, sorted.
+fn pages(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("the folder can be read") {
+        let path = entry.expect("its entries too").path();
+        match path.extension() {
+            _ if path.is_dir() => found.extend(pages(&path)),
+            Some(e) if e == "md" => found.push(path),
+            _ => {}
+        }
+    }
+    found.sort();
+    found
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+async fn holds(path: &Path) {
+    let lab = guide::load(path).unwrap_or_else(|e| panic!("{e}"));
+    let report = guide::prove(Arc::new(lab), &beds()).await.expect("a cluster starts");
+    eprintln!("{}", report.text());
+    assert!(report.passed(), "{}", report.text());
+}
+
+#[tokio::test]
+async fn every_lesson_prints_what_its_page_says() {
+    let mut tried = 0;
+    for page in pages(&root().join("lessons")) {
+        let lab = guide::load(&page);
+        // SUMMARY.md and the stubs of labs have nothing to run; whether they parse at all is the next test's question.
+        if lab.is_ok_and(|l| l.runs().next().is_some()) {
+            holds(&page).await;
+            tried += 1;
+        }
+    }
+    assert!(tried > 0, "no lesson has a command");
+}
+
+#[tokio::test]
+async fn the_lab_first_keys_holds() {
+    holds(&root().join("labs/B3-first-keys")).await;
+}
+
+/// A lab with five lies in it. The gate must find each, and nothing else.
+const LIES: &str = r#"# Lies
+<!--lab lab
+id = "X"
+[cluster]
+nodes = 1
+-->
+
+## One step
+<!--lab step
+id = "s"
+[[check]]
+id = "passes-at-once"; title = "the store has a revision"; want = "revision > 0"
+[[check]]
+id = "never-solved"; title = "b is 3"; want = "key('b').value == '3'"; within = "0s"
+cause = [ { when = "key('b').exists", say = "b is not 3" }, { when = "key('c').exists", say = "c is there" } ]
+[[wrong]]
+id = "misnamed"; do = "etcdctl put b 2; etcdctl put c 2"; fails = "never-solved"; cause = 2
+[[wrong]]
+id = "named"; do = "etcdctl put b 2"; fails = "never-solved"; cause = 1
+-->
+
+<!--lab run id = "one" -->
+```bash
+etcdctl put a 1 && echo first
+```
+<!--lab expect -->
+```text
+OK
+second
+```
+<!--lab run id = "two" -->
+```bash
+etcdctl put b 2 && echo second
+```
+<!--lab expect -->
+```text
+OK
+first
+```
+<!--lab run id = "fails" -->
+```bash
+etcdctl nonsense
+```
+
+<details class="hint" data-level="1"><summary>Hint 1</summary>No.</details>
+<details class="solution"><summary>Solution</summary>None.</details>
+"#;
+
+#[tokio::test]
+async fn a_lab_that_lies_does_not_hold_and_every_lie_is_named() {
+    let lab = guide::parse(Path::new("lies.md"), LIES).unwrap_or_else(|e| panic!("{e}"));
+    let report = guide::prove(Arc::new(lab), &beds()).await.expect("a cluster starts");
+    let failed: Vec<String> =
+        report.cases.iter().filter(|c| c.failure.is_some()).map(|c| format!("{}: {}", c.group, c.name)).collect();
+    let lies = [
+        "author: step `s` is complete",
+        "start: check `passes-at-once` says not yet",
+        "solution: block `one`: etcdctl put a 1 && echo first",
+        "solution: block `two`: etcdctl put b 2 && echo second",
+        "solution: block `fails`: etcdctl nonsense",
+        "solution: check `never-solved` passes: b is 3",
+        "swap: 3 outputs, compared in pairs",
+        "mutation: check `passes-at-once` notices when it is spoilt",
+        "mutation: check `never-solved` notices when it is spoilt",
+        "wrong: `misnamed` is cause 2 of check `never-solved`",
+    ];
+    assert_eq!(failed, lies, "{}", report.text());
+}
+
+#[test]
+fn every_page_can_be_read_and_includes_what_is_there() {
+    for page in pages(&root().join("lessons")) {
+        let text = read(&page);
+        guide::parse(&page, &text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(guide::broken_includes(&page, &text), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn the_summary_names_every_page_and_only_those() {
+    let summary = read(&root().join("lessons/SUMMARY.md"));
+    let named: BTreeSet<String> =
+        summary.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(path, _)| path.to_owned()).collect();
+    let lessons = root().join("lessons");
+    let there = pages(&lessons).into_iter().filter(|p| !p.ends_with("SUMMARY.md"));
+    let there: BTreeSet<String> =
+        there.map(|p| p.strip_prefix(&lessons).expect("below it").to_string_lossy().into_owned()).collect();
+    assert_eq!(named, there);
+}
+
+#[test]
+fn every_lab_stands_in_the_course_in_the_book_and_in_a_test() {
+    let course: toml::Table = read(&root().join("labs/course.toml")).parse().expect("the course is TOML");
+    let tracks = course["track"].as_array().expect("it has tracks");
+    let listed: BTreeSet<String> = tracks
+        .iter()
+        .flat_map(|t| t["labs"].as_array().expect("a track has labs"))
+        .map(|l| l.as_str().expect("a lab is a name").to_owned())
+        .collect();
+    let folders = std::fs::read_dir(root().join("labs")).expect("labs/ can be read");
+    let folders = folders.map(|e| e.expect("its entries too")).filter(|e| e.path().is_dir());
+    let there: BTreeSet<String> = folders.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(listed, there);
+    let this = read(&root().join("tests/lessons.rs"));
+    for lab in there {
+        let stub = read(&root().join(format!("lessons/labs/{lab}.md")));
+        assert!(
+            stub.contains(&format!("<!--lab page dir = \"labs/{lab}\" -->")),
+            "lessons/labs/{lab}.md shows labs/{lab}"
+        );
+        assert!(this.contains(&format!("labs/{lab}\"")), "a test here runs labs/{lab}");
+    }
+}
+
+#[test]
+fn the_code_that_a_lesson_names_is_there() {
+    let mut named = 0;
+    for page in pages(&root().join("lessons")) {
+        for line in read(&page).lines().filter(|l| l.starts_with("| `src/")) {
+            let mut cells = line.split('|').map(|c| c.trim().trim_matches('`')).skip(1);
+            let (file, name) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+            let code = read(&root().join(file));
+            assert!(code.contains(name), "{}: {file} has no `{name}`", page.display());
+            named += 1;
+        }
+    }
+    assert!(named > 0, "no lesson names any code");
+}
+
+/// The table in the Vagrantfile, read without Ruby and without a hypervisor.
+#[test]
+fn the_machines_have_the_addresses_of_the_documents() {
+    let text = read(&root().join("Vagrantfile"));
+    let quoted = |s: &str| s.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let machines: Vec<(Vec<String>, String)> = text
+        .lines()
+        .filter(|l| l.trim_start().starts_with("{ name:"))
+        .filter_map(|l| l.split_once("modes:"))
+        .map(|(names, modes)| (quoted(names), modes.trim().trim_end_matches(" },").to_owned()))
+        .collect();
+    let row =
+        |words: &[&str], modes: &str| (words.iter().map(ToString::to_string).collect::<Vec<_>>(), modes.to_owned());
+    let expected = [
+        row(&["controller-0", "10.240.0.10", "10.0.0.5", "10.2.0.9"], "%w[one three five]"),
+        row(&["controller-1", "10.240.0.11", "10.0.0.2"], "%w[three five]"),
+        row(&["controller-2", "10.240.0.12", "10.0.0.3"], "%w[three five]"),
+        row(&["spare", "10.240.0.13", "10.0.0.4"], "%w[three five]"),
+        row(&["spare-2", "10.240.0.14"], "%w[five]"),
+        row(&["api", "10.240.0.20"], "%w[three five]"),
+    ];
+    assert_eq!(machines, expected);
+}
