@@ -16,6 +16,7 @@
 //! ```
 
 pub mod apply;
+pub mod bbolt;
 pub mod bench;
 pub mod cli;
 pub mod client;
