@@ -26,6 +26,7 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod golang;
+pub mod image;
 pub mod lab;
 pub mod lease;
 pub mod membership;

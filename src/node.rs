@@ -14,6 +14,7 @@ mod apply_thread;
 mod boot;
 mod duties;
 mod handler;
+mod image;
 mod mailbox;
 mod raft_thread;
 mod start;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use boot::Config;
 pub use boot::Start;
+pub use image::Image;
 pub use start::Network;
 
 use crate::apply::Machine;
@@ -53,6 +55,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -133,6 +136,8 @@ struct Inner {
     /// Ends the peers' listeners.
     closing: signal::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// How many images of this member are being written or sent.
+    images: Arc<AtomicUsize>,
     /// Open while this member runs: it locks the data directory.
     lock: Mutex<Option<std::fs::File>>,
 }

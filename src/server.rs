@@ -22,6 +22,7 @@ mod maintenance;
 mod metrics;
 mod run;
 mod settings;
+mod snapshot;
 mod sniff;
 mod systemd;
 pub mod urls;

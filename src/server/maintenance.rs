@@ -1,9 +1,10 @@
 //! Maintenance: status, hash, alarms, leadership.
 //!
-//! Left out for now: defragment, snapshot, the whole-store hash, downgrade. Source: etcd `api/v3rpc/maintenance.go`; contract-server 6.
+//! Left out for now: defragment, the whole-store hash, downgrade. Source: etcd `api/v3rpc/maintenance.go`; contract-server 6.
 
 use super::front::Front;
 use super::front::wrong_reply;
+use super::snapshot;
 use crate::apply::Reply;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
@@ -85,10 +86,10 @@ impl Maintenance for Service {
         Err(Error::Unimplemented("Hash").into())
     }
 
-    type SnapshotStream = futures::stream::Empty<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = snapshot::Stream;
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Error::Unimplemented("Snapshot").into())
+        Ok(Response::new(snapshot::stream(self.0.node.clone())))
     }
 
     async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
