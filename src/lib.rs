@@ -20,6 +20,7 @@ pub mod bbolt;
 pub mod bench;
 pub mod cli;
 pub mod client;
+pub mod cmdline;
 pub mod consensus;
 pub mod ctl;
 pub mod disk;
