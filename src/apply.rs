@@ -103,6 +103,8 @@ pub enum LeaseChange {
     /// With its time-to-live in seconds.
     Granted(LeaseId, i64),
     Revoked(LeaseId),
+    /// With what is left of it in seconds; 0 is all of it.
+    Checkpointed(LeaseId, i64),
 }
 
 /// What one entry did.
@@ -276,8 +278,10 @@ impl Machine {
             return Ok(Reply::Alarm(pb::AlarmResponse { header: self.header(), alarms }));
         }
         if let Some(checkpoints) = request.lease_checkpoint {
-            for checkpoint in checkpoints.checkpoints {
-                self.leases.checkpoint(LeaseId(checkpoint.id), checkpoint.remaining_ttl, &mut self.rows);
+            for pb::LeaseCheckpoint { id, remaining_ttl } in checkpoints.checkpoints {
+                if self.leases.checkpoint(LeaseId(id), remaining_ttl, &mut self.rows) {
+                    out.leases.push(LeaseChange::Checkpointed(LeaseId(id), remaining_ttl));
+                }
             }
             return Ok(Reply::Done);
         }

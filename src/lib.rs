@@ -25,6 +25,8 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod golang;
+#[cfg(test)]
+mod golden;
 pub mod lab;
 pub mod lease;
 pub mod membership;

@@ -51,6 +51,8 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// How many answers to requests wait in one stream before no more requests should be read from it.
     pub queue_answers: usize,
+    /// How many watchers one stream may have. etcd knows no limit; a client that needs more opens another stream.
+    pub stream_watchers: usize,
     /// From what size on a response is cut for a watcher that asked for fragments: `--max-request-bytes` and half a megabyte.
     pub fragment_bytes: usize,
 }
@@ -61,6 +63,7 @@ impl Default for Limits {
             queue_responses: 1024,
             queue_bytes: 16 << 20,
             queue_answers: 64,
+            stream_watchers: 1 << 18,
             fragment_bytes: (3 << 19) + (1 << 19),
         }
     }

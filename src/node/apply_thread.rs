@@ -170,6 +170,8 @@ impl ApplyThread {
         } else {
             timers.demote();
         }
+        drop(timers);
+        self.inner.lease_news.notify_waiters();
     }
 
     /// Events first, then answers: who reads his own write and then asks a watch must not be early.
@@ -199,8 +201,11 @@ impl ApplyThread {
             match change {
                 LeaseChange::Granted(id, ttl) => timers.granted(now, *id, *ttl),
                 LeaseChange::Revoked(id) => timers.revoked(*id),
+                LeaseChange::Checkpointed(id, remaining) => timers.checkpointed(now, *id, *remaining),
             }
         }
+        drop(timers);
+        self.inner.lease_news.notify_waiters();
     }
 
     /// Hands the changes so far to the store, and lets the Machine forget what the store has.

@@ -4,6 +4,7 @@
 //! What only matters at a first start is in [`Config::bootstrap_problems`]: a member with a log ignores the `initial-*` flags.
 //! Left out: `--config-file`. Source: etcd `server/embed/config.go` and `server/config/config.go`.
 
+use super::gates;
 use super::settings::Notice;
 use super::settings::Settings;
 use super::urls;
@@ -69,6 +70,8 @@ pub struct Config {
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
     pub watch_progress_interval: Duration,
+    /// Whether a leader writes down the remaining time of its leases.
+    pub lease_checkpoint: bool,
     pub auto_compaction_mode: String,
     pub auto_compaction_retention: String,
 
@@ -204,6 +207,9 @@ fn os_text(e: &std::io::Error) -> String {
 impl Config {
     /// Makes a configuration from what was set; the error is all that cannot be understood.
     pub(super) fn from_settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Config, Vec<String>> {
+        if let Some(problem) = gates::problem(settings, notices) {
+            return Err(vec![problem]);
+        }
         let name = settings.text("name").to_owned();
         let initial_cluster = urls::parse_cluster(settings.text("initial-cluster"))
             .map_err(|e| vec![format!("error setting up initial cluster: {e}")])?;
@@ -236,6 +242,7 @@ impl Config {
             keepalive_interval: settings.duration("grpc-keepalive-interval"),
             keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
             watch_progress_interval: settings.duration("watch-progress-notify-interval"),
+            lease_checkpoint: gates::is_open(settings, "LeaseCheckpoint"),
             auto_compaction_mode: settings.text("auto-compaction-mode").into(),
             auto_compaction_retention: settings.text("auto-compaction-retention").into(),
             client_tls: TlsFiles::from_settings(settings, false),

@@ -5,6 +5,7 @@
 
 use super::auth;
 use super::cluster;
+use super::election;
 use super::front::Front;
 use super::front::too_large;
 use super::health;
@@ -12,9 +13,9 @@ use super::http as plain;
 use super::kv;
 use super::lab;
 use super::lease;
+use super::lock;
 use super::maintenance;
 use super::watch;
-use crate::error::Error;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -22,6 +23,8 @@ use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::lab::lab_server::LabServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -53,6 +56,8 @@ pub(super) struct Services {
     cluster: ClusterServer<cluster::Service>,
     maintenance: MaintenanceServer<maintenance::Service>,
     auth: AuthServer<auth::Service>,
+    lock: LockServer<lock::Service>,
+    election: ElectionServer<election::Service>,
 }
 
 impl Door {
@@ -66,6 +71,8 @@ impl Door {
             cluster: ClusterServer::new(cluster::Service(f())).max_decoding_message_size(limit),
             maintenance: MaintenanceServer::new(maintenance::Service(f())).max_decoding_message_size(limit),
             auth: AuthServer::new(auth::Service(f())).max_decoding_message_size(limit),
+            lock: LockServer::new(lock::Service(f())).max_decoding_message_size(limit),
+            election: ElectionServer::new(election::Service(f())).max_decoding_message_size(limit),
         }))
     }
 
@@ -111,8 +118,8 @@ impl Services {
             "etcdserverpb.Maintenance" => done(self.maintenance.clone().call(request).await),
             "etcdserverpb.Auth" => done(self.auth.clone().call(request).await),
             "grpc.health.v1.Health" => health::call(request).await,
-            "v3lockpb.Lock" => Status::from(Error::Unimplemented("the lock service")).into_http(),
-            "v3electionpb.Election" => Status::from(Error::Unimplemented("the election service")).into_http(),
+            "v3lockpb.Lock" => done(self.lock.clone().call(request).await),
+            "v3electionpb.Election" => done(self.election.clone().call(request).await),
             unknown => Status::unimplemented(format!("unknown service {unknown}")).into_http(),
         };
         in_grpcs_words(response)

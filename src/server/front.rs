@@ -58,7 +58,7 @@ impl Limits {
             message_bytes_max: config.message_bytes_max(),
             quota: config.quota(),
             quota_told: config.quota().and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0),
-            ttl_min: lease::ttl_min(config.election_ms),
+            ttl_min: lease::ttl_min(config.election_ticks(), config.heartbeat_ms),
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
         }
@@ -176,7 +176,7 @@ impl StreamGuard {
             loop {
                 every.tick().await;
                 *leaderless = if front.node.status().leader.is_none() { *leaderless + 1 } else { 0 };
-                if *leaderless > LEADERLESS_TIMEOUTS {
+                if *leaderless >= LEADERLESS_TIMEOUTS {
                     return Error::NoLeader;
                 }
             }

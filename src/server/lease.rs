@@ -9,7 +9,6 @@ use super::front::in_grpcs_words;
 use super::front::wrong_reply;
 use crate::apply::Reply;
 use crate::error::Error;
-use crate::lease::TTL_MAX;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::types::LeaseId;
@@ -31,9 +30,7 @@ impl Lease for Service {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         let mut grant = request.into_inner();
-        if grant.ttl > TTL_MAX {
-            return Err(Error::LeaseTtlTooLarge.into());
-        }
+        // Too long a time is refused when it is applied, as in etcd: a full store is the first thing that a client hears of.
         grant.ttl = grant.ttl.max(self.0.limits.ttl_min);
         if grant.id == 0 {
             grant.id = self.0.node.next_lease_id().0;
@@ -91,8 +88,7 @@ impl Lease for Service {
         &self,
         _: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        let leases =
-            self.0.node.read(|machine| machine.leases().iter().map(|(id, _)| pb::LeaseStatus { id: id.0 }).collect());
+        let leases = self.0.node.leases().into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header(), leases }))
     }
 }

@@ -97,6 +97,9 @@ fn fatal(why: &str) -> End {
     End::Code(1)
 }
 
+/// Pause between two checkpoints of a lease; etcd's value, which no flag changes.
+const LEASE_CHECKPOINT_MS: u64 = 5 * 60 * 1000;
+
 /// What the node is started with.
 pub(super) fn node_config(config: &Config) -> node::Config {
     let founders = config.initial_cluster.iter().map(|(name, urls)| (name.clone(), urls::texts(urls))).collect();
@@ -117,6 +120,7 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
+        lease_checkpoint_ms: config.lease_checkpoint.then_some(LEASE_CHECKPOINT_MS),
         limits: crate::apply::Limits { quota_bytes: config.quota(), ..Default::default() },
     }
 }

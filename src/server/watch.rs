@@ -1,8 +1,8 @@
 //! Watch: requests in, responses out, on one stream.
 //!
 //! What is told, in which order and to whom is the hub's business (`crate::watch`); here the stream is driven: read a request when there is room for its
-//! answer, send the next response, ask for progress now and then, and end when the client or the server does. Source: etcd
-//! `api/v3rpc/watch.go`; contract-server 3.
+//! answer, send the next response, ask for progress now and then, and end when the client goes away or the server stops. A client that only closes its side
+//! of the stream (as grpcurl does after its last request) goes on listening. Source: etcd `api/v3rpc/watch.go`; contract-server 3.
 
 use super::front::Front;
 use super::front::StreamGuard;
@@ -46,14 +46,14 @@ impl Watch for Service {
             requests: request.into_inner(),
             hub: self.0.node.watches().open_stream(),
             guard,
+            is_half_closed: false,
             progress: progress_timer(self.0.limits.watch_progress),
         };
         let responses = unfold(Some(session), |session| async {
             let mut session = session?;
             match session.next().await {
-                Some(Ok(response)) => Some((Ok(response), Some(session))),
-                Some(Err(status)) => Some((Err(status), None)),
-                None => None,
+                Ok(response) => Some((Ok(response), Some(session))),
+                Err(status) => Some((Err(status), None)),
             }
         });
         Ok(Response::new(responses.boxed()))
@@ -76,30 +76,32 @@ struct Session {
     requests: Streaming<pb::WatchRequest>,
     hub: Stream,
     guard: StreamGuard,
+    /// The client has no more requests; it still listens, and its watchers go on.
+    is_half_closed: bool,
     progress: Interval,
 }
 
 impl Session {
-    /// The next thing to send; nothing when the client has closed its side.
-    async fn next(&mut self) -> Option<Result<pb::WatchResponse, Status>> {
-        let Session { node, requests, hub, guard, progress } = self;
+    /// The next thing to send. The stream ends with an error only; a client that goes away takes it along.
+    async fn next(&mut self) -> Result<pb::WatchResponse, Status> {
+        let Session { node, requests, hub, guard, is_half_closed, progress } = self;
         loop {
             let request = async {
                 hub.room().await;
                 requests.message().await
             };
             tokio::select! {
-                response = hub.next(node.history()) => return Some(match response {
+                response = hub.next(node.history()) => return match response {
                     Ok(response) => Ok(stamped(node, response)),
                     Err(e) => Err(e.into()),
-                }),
-                request = request => match request {
+                },
+                request = request, if !*is_half_closed => match request {
                     Ok(Some(request)) => hub.request(request),
-                    Ok(None) => return None,
-                    Err(status) => return Some(Err(broken(status))),
+                    Ok(None) => *is_half_closed = true,
+                    Err(status) => return Err(broken(status)),
                 },
                 _ = progress.tick() => hub.report_progress(),
-                e = guard.ended() => return Some(Err(e.into())),
+                e = guard.ended() => return Err(e.into()),
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use etcd_lab::proto::etcdserverpb as pb;
 use etcd_lab::proto::mvccpb::KeyValue;
+use etcd_lab::proto::v3electionpb::election_client::ElectionClient;
+use etcd_lab::proto::v3lockpb::lock_client::LockClient;
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
@@ -59,6 +61,16 @@ impl Client {
 
     pub(crate) fn lease(&self, member: usize) -> LeaseClient<Channel> {
         LeaseClient::new(self.channels[member].clone())
+    }
+
+    /// A connection of its own, as for a watch.
+    pub(crate) fn lock(&self, member: usize) -> LockClient<Channel> {
+        LockClient::new(endpoint(&self.urls[member]).connect_lazy())
+    }
+
+    /// A connection of its own, as for a watch.
+    pub(crate) fn election(&self, member: usize) -> ElectionClient<Channel> {
+        ElectionClient::new(endpoint(&self.urls[member]).connect_lazy())
     }
 
     pub(crate) async fn status(&self, member: usize) -> Result<pb::StatusResponse, Status> {
