@@ -39,8 +39,8 @@ impl World {
 
     fn run(&mut self, words: &[&str]) -> String {
         let number = |place: usize| words.get(place).map(|word| word.parse::<i64>().expect("a number"));
-        let id = LeaseId(number(1).filter(|_| words[0] != "at").unwrap_or(0));
-        let max = number(1).filter(|_| words[0] != "at").map_or(1000, |max| max as usize);
+        let id = || LeaseId(number(1).expect("an id"));
+        let max = || number(1).map_or(1000, |max| max as usize);
         match words {
             ["at", time] => self.now = Millis(millis(time)),
             ["lead", ..] => {
@@ -51,6 +51,7 @@ impl World {
             }
             ["follow"] => self.timers.demote(),
             ["grant", _, ttl] => {
+                let id = id();
                 let ttl = ttl.parse().expect("seconds");
                 if let Err(why) = self.table.grant(id, ttl, &mut Batch::default()) {
                     return why.to_string();
@@ -59,25 +60,27 @@ impl World {
                 return self.ends(id);
             }
             ["revoke", _] => {
+                let id = id();
                 if let Err(why) = self.table.revoke(id, &mut Batch::default()) {
                     return why.to_string();
                 }
                 self.timers.revoked(id);
             }
             ["mark", _, left] => {
+                let id = id();
                 let left = left.parse().expect("seconds");
                 self.table.checkpoint(id, left, &mut Batch::default());
                 self.timers.checkpointed(self.now, id, left);
             }
-            ["lost", _] => self.timers.checkpoint_lost(id),
-            ["renew", _] => return self.renew(id),
-            ["left", _] => return self.timers.remaining(self.now, id).map_or("nobody knows".into(), seconds),
+            ["lost", _] => self.timers.checkpoint_lost(id()),
+            ["renew", _] => return self.renew(id()),
+            ["left", _] => return self.timers.remaining(self.now, id()).map_or("nobody knows".into(), seconds),
             ["expire", ..] => {
-                let ids = self.timers.expired(self.now, max);
+                let ids = self.timers.expired(self.now, max());
                 return ids.iter().map(|id| format!("revoke {}\n", id.0)).collect();
             }
             ["marks", ..] => {
-                let due = self.timers.due_checkpoints(self.now, max);
+                let due = self.timers.due_checkpoints(self.now, max());
                 return due.iter().map(|(id, left)| format!("mark {} {left}\n", id.0)).collect();
             }
             other => panic!("no command: {other:?}"),

@@ -72,7 +72,10 @@ impl Node {
                 let (leader, peers) = self.whom_to_ask(&mut every).await;
                 let answer = match peers {
                     None => self.renew_as_leader(id).await,
-                    Some(peers) => peers.lease_renew(leader, id).await.map_err(lease_error),
+                    Some(peers) => tokio::select! {
+                        answer = peers.lease_renew(leader, id) => answer.map_err(lease_error),
+                        () = self.led_by_another(leader) => Err(Error::NotPrimary),
+                    },
                 };
                 match answer {
                     Err(Error::LeaseNotFound) => return Ok(0),
@@ -98,7 +101,10 @@ impl Node {
                 let (leader, peers) = self.whom_to_ask(&mut every).await;
                 let answer = match peers {
                     None => self.time_to_live_as_leader(&request).await,
-                    Some(peers) => peers.lease_time_to_live(leader, request).await.map_err(lease_error),
+                    Some(peers) => tokio::select! {
+                        answer = peers.lease_time_to_live(leader, request) => answer.map_err(lease_error),
+                        () = self.led_by_another(leader) => Err(Error::NotPrimary),
+                    },
                 };
                 match answer {
                     Err(Error::NotPrimary) => tracing::debug!("nobody knew the lease's time, asking again"),
@@ -132,6 +138,19 @@ impl Node {
             if let (false, Some(peers)) = (leader.is_none(), self.inner.peers.get()) {
                 return (leader, Some(peers));
             }
+        }
+    }
+
+    /// Returns when this member follows somebody else: what was asked of `leader`, which may be stopped and silent, is asked of the next.
+    async fn led_by_another(&self, leader: MemberId) {
+        loop {
+            let mut news = pin!(self.inner.lease_news.notified());
+            news.as_mut().enable();
+            let now = self.inner.leader();
+            if now != leader && !now.is_none() {
+                return;
+            }
+            news.await;
         }
     }
 

@@ -227,7 +227,7 @@ impl Hub {
         let all_know = queue.overtaken.is_empty() && queue.watchers.values().all(|watcher| watcher.knows(current));
         if !queue.watchers.is_empty() && all_know {
             let progress = pb::WatchResponse { header: header(current), watch_id: NO_WATCH, ..Default::default() };
-            queue.answer(progress);
+            queue.progress(None, progress);
         }
     }
 
@@ -239,10 +239,10 @@ impl Hub {
             let was_quiet = std::mem::replace(&mut watcher.quiet, true);
             if watcher.progress_notify && was_quiet && watcher.knows(current) {
                 let header = header(current);
-                reports.push(pb::WatchResponse { header, watch_id: *watch_id, ..Default::default() });
+                reports.push((*watch_id, pb::WatchResponse { header, watch_id: *watch_id, ..Default::default() }));
             }
         }
-        reports.into_iter().for_each(|report| queue.answer(report));
+        reports.into_iter().for_each(|(watch_id, report)| queue.progress(Some(watch_id), report));
     }
 
     // What happens to the store.

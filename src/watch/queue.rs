@@ -135,6 +135,16 @@ impl Queue {
         self.watchers.len() + self.overtaken.len()
     }
 
+    /// Queues how far a watcher is, or all of them are. History must not overtake that: who lags from here on reads it only afterwards.
+    pub(super) fn progress(&mut self, watch_id: Option<i64>, response: pb::WatchResponse) {
+        self.answer(response);
+        let last_item = self.pushed;
+        match watch_id {
+            Some(id) => self.watchers.get_mut(&id).into_iter().for_each(|watcher| watcher.last_item = last_item),
+            None => self.watchers.values_mut().for_each(|watcher| watcher.last_item = last_item),
+        }
+    }
+
     pub(super) fn answer(&mut self, response: pb::WatchResponse) {
         self.answers += 1;
         self.push(Item::Answer(Box::new(response)));

@@ -29,8 +29,10 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
+use tonic::Response;
 use tonic::Status;
 use tonic::Streaming;
 
@@ -228,10 +230,28 @@ impl WatchChecker {
     }
 }
 
+/// What a stream says, from its first response on.
+enum Responses {
+    Opening(JoinHandle<Result<Streaming<pb::WatchResponse>, Status>>),
+    Open(Streaming<pb::WatchResponse>),
+}
+
+impl Responses {
+    /// Safe to drop while it waits.
+    async fn message(&mut self) -> Result<Option<pb::WatchResponse>, Status> {
+        loop {
+            match self {
+                Responses::Open(stream) => return stream.message().await,
+                Responses::Opening(opening) => *self = Responses::Open(opening.await.expect("no panic")?),
+            }
+        }
+    }
+}
+
 /// One watch stream, every response of which is checked.
 pub(crate) struct Watching {
     requests: Option<mpsc::Sender<pb::WatchRequest>>,
-    responses: Streaming<pb::WatchResponse>,
+    responses: Responses,
     pub(crate) checker: WatchChecker,
 }
 
@@ -242,22 +262,22 @@ pub(crate) fn watch(prefix: &str, start_revision: i64) -> pb::WatchCreateRequest
 }
 
 impl Watching {
-    pub(crate) async fn open(client: &Client, member: usize) -> Watching {
-        Watching::open_with(client, member, false).await.expect("a stream")
+    pub(crate) fn open(client: &Client, member: usize) -> Watching {
+        Watching::open_with(client, member, false)
     }
 
-    /// With or without the wish that the member knows a leader.
-    pub(crate) async fn open_with(client: &Client, member: usize, needs_leader: bool) -> Result<Watching, Status> {
+    /// With or without the wish that the member knows a leader. Whether there is a stream is known with its first response: etcd says nothing
+    /// before.
+    pub(crate) fn open_with(client: &Client, member: usize, needs_leader: bool) -> Watching {
         let (requests, outgoing) = mpsc::channel(64);
         let mut request = Request::new(ReceiverStream::new(outgoing));
         if needs_leader {
             request.metadata_mut().insert("hasleader", "true".parse().expect("ASCII"));
         }
-        // etcd answers with headers only once there is something to say, so a first request goes along; this one is ignored.
-        requests.send(pb::WatchRequest::default()).await.expect("open");
         let mut watch = client.watch(member).max_decoding_message_size(1 << 28);
-        let responses = answer(RESPONDS_WITHIN, watch.watch(request)).await?;
-        Ok(Watching { requests: Some(requests), responses, checker: WatchChecker::default() })
+        let opening = async move { watch.watch(request).await.map(Response::into_inner) };
+        let responses = Responses::Opening(tokio::spawn(opening));
+        Watching { requests: Some(requests), responses, checker: WatchChecker::default() }
     }
 
     async fn send(&self, union: RequestUnion) {
@@ -293,21 +313,19 @@ impl Watching {
 
     /// The next response, or why there is none.
     pub(crate) async fn next_or(&mut self) -> Result<pb::WatchResponse, Status> {
+        let response = self.next_unchecked().await?;
+        self.checker.take(&response);
+        Ok(response)
+    }
+
+    /// The same, not checked: for what is told of a watch that has ended.
+    pub(crate) async fn next_unchecked(&mut self) -> Result<pb::WatchResponse, Status> {
         match tokio::time::timeout(RESPONDS_WITHIN, self.responses.message()).await {
             Err(_) => Err(Status::deadline_exceeded("silence")),
             Ok(Ok(None)) => Err(Status::ok("the stream has ended")),
-            Ok(Ok(Some(response))) => {
-                self.checker.take(&response);
-                Ok(response)
-            }
+            Ok(Ok(Some(response))) => Ok(response),
             Ok(Err(status)) => Err(status),
         }
-    }
-
-    /// The next response, not checked: for what is told of a watch that has ended.
-    pub(crate) async fn next_unchecked(&mut self) -> pb::WatchResponse {
-        let response = tokio::time::timeout(RESPONDS_WITHIN, self.responses.message()).await.expect("a response");
-        response.expect("no error").expect("an open stream")
     }
 
     pub(crate) async fn next(&mut self) -> pb::WatchResponse {

@@ -53,7 +53,7 @@ fn watch_ids_are_given_taken_refused_and_free_again() {
     turn(LIMIT, async {
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         for (asked, given) in [(1, 1), (0, 0), (0, 2), (-7, -7)] {
             assert_eq!(watching.created(with_id(asked)).await.watch_id, given);
         }
@@ -87,7 +87,7 @@ fn a_watch_begins_where_it_was_asked_to() {
         for n in 2..=6 {
             assert_eq!(write(client, "a", &n.to_string()).await, n);
         }
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         let all = watching.created(watch("a", 2)).await;
         watching.until_told(all.watch_id, 6).await;
         watching.assert_told_all(client, 0, 1, 6).await;
@@ -105,7 +105,7 @@ fn a_watch_begins_where_it_was_asked_to() {
         let again = watching.created(pb::WatchCreateRequest { watch_id: too_old.watch_id, ..watch("a", 0) }).await;
         assert!(again.canceled, "{again:?}");
         watching.cancel(too_old.watch_id).await;
-        let freed = watching.next_unchecked().await;
+        let freed = watching.next_unchecked().await.expect("an answer");
         assert!(freed.canceled && freed.watch_id == too_old.watch_id && freed.compact_revision == 0);
         let later = watching.created(watch("a", 9)).await.watch_id;
         let now = watching.created(watch("a", 0)).await.watch_id;
@@ -144,7 +144,7 @@ fn a_delete_at_the_compaction_is_told() {
                 cluster.kill(0);
                 cluster.restart(0).await;
             }
-            let mut watching = Watching::open(&client, 0).await;
+            let mut watching = Watching::open(&client, 0);
             watching.created(watch("a", 5)).await;
             watching.until_told(0, 6).await;
             let events = &watching.checker.watches[&0].events;
@@ -159,7 +159,7 @@ fn the_value_before_comes_with_the_event_as_long_as_it_is_there() {
     turn(LIMIT, async {
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         let ask = |start| pb::WatchCreateRequest { prev_kv: true, ..watch("a", start) };
         let live = watching.created(ask(0)).await.watch_id;
         let bare = watching.created(watch("a", 0)).await.watch_id;
@@ -185,7 +185,7 @@ fn ranges_and_filters_pick_events() {
     turn(LIMIT, async {
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         let range = |key: &str, range_end: &'static [u8]| pb::WatchCreateRequest {
             key: key.to_owned().into(),
             range_end: range_end.into(),
@@ -228,7 +228,7 @@ fn a_large_response_is_cut_for_who_asked_and_whole_for_others() {
     turn(LIMIT, async {
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         let ask = |fragment| pb::WatchCreateRequest { prev_kv: true, fragment, ..watch("a", 0) };
         let whole = watching.created(ask(false)).await.watch_id;
         let cut = watching.created(ask(true)).await.watch_id;
@@ -259,7 +259,7 @@ fn progress_is_told_at_intervals_to_who_asked_and_is_quiet() {
         let flags = ["--experimental-watch-progress-notify-interval=200ms"];
         let cluster = Cluster::start_with(&etcd_bin(), 1, &flags).await;
         let client = &cluster.client;
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         let notified = |start| pb::WatchCreateRequest { progress_notify: true, ..watch("a", start) };
         let quiet = watching.created(notified(0)).await.watch_id;
         watching.created(watch("a", 0)).await;
@@ -289,7 +289,7 @@ fn progress_asked_for_while_events_flow_never_overtakes_them() {
         }
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         watching.ask_progress().await;
         watching.created(watch("a", 0)).await;
         watching.created(watch("a1", 2)).await;
@@ -324,7 +324,7 @@ fn a_stream_that_the_client_half_closes_goes_on() {
     turn(LIMIT, async {
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
-        let mut watching = Watching::open(client, 0).await;
+        let mut watching = Watching::open(client, 0);
         let id = watching.created(watch("a", 0)).await.watch_id;
         watching.half_close();
         for _ in 0..3 {
@@ -339,8 +339,8 @@ fn slow_readers_hold_up_nobody_and_miss_nothing() {
     turn(LIMIT, async {
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
-        let (mut fast, mut slow) = (Watching::open(client, 0).await, Watching::open(client, 0).await);
-        let mut lost = Watching::open(client, 0).await;
+        let (mut fast, mut slow) = (Watching::open(client, 0), Watching::open(client, 0));
+        let mut lost = Watching::open(client, 0);
         fast.created(watch("a", 0)).await;
         slow.created(watch("a", 0)).await;
         lost.created(watch("a", 0)).await;
@@ -375,8 +375,8 @@ fn who_asked_for_a_leader_is_told_when_there_is_none() {
         let leader = cluster.leader().await;
         let alone = (leader + 1) % 3;
         let client = cluster.client.clone();
-        let mut strict = Watching::open_with(&client, alone, true).await.expect("there is a leader");
-        let mut patient = Watching::open(&client, alone).await;
+        let mut strict = Watching::open_with(&client, alone, true);
+        let mut patient = Watching::open(&client, alone);
         strict.created(watch("a", 0)).await;
         patient.created(watch("a", 0)).await;
         let keep_alive = with_leader(tokio_stream::pending::<pb::LeaseKeepAliveRequest>());
@@ -388,7 +388,9 @@ fn who_asked_for_a_leader_is_told_when_there_is_none() {
         assert_eq!((lost.code(), lost.message()), (Code::Unavailable, "etcdserver: no leader"));
         let lost = renewals.await.expect("no panic").expect_err("no leader");
         assert_eq!((lost.code(), lost.message()), (Code::Unavailable, "etcdserver: no leader"));
-        let refused = Watching::open_with(&client, alone, true).await.err().expect("no leader");
+        let mut late = Watching::open_with(&client, alone, true);
+        late.create(watch("a", 0)).await;
+        let refused = late.next_or().await.expect_err("no leader");
         assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: no leader"));
         let refused = client.kv(alone).put(with_leader(put("a", ""))).await.expect_err("no leader");
         assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: no leader"));

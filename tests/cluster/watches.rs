@@ -34,10 +34,7 @@ async fn watch_all(client: Client, first: usize, told: Arc<AtomicI64>) -> Vec<Wa
     let mut streams: Vec<Watched> = Vec::new();
     for member in first.. {
         let from = streams.iter().filter_map(|watched| watched.events.last()).map(revision).max().unwrap_or(1) + 1;
-        let Ok(mut watching) = Watching::open_with(&client, member % client.len(), false).await else {
-            tokio::task::yield_now().await;
-            continue;
-        };
+        let mut watching = Watching::open(&client, member % client.len());
         watching.create(pb::WatchCreateRequest { prev_kv: true, ..watch(PREFIX, from) }).await;
         let mut is_end = false;
         // Whatever ends a stream is a reason to resume it; silence, too.
@@ -50,6 +47,7 @@ async fn watch_all(client: Client, first: usize, told: Arc<AtomicI64>) -> Vec<Wa
         if is_end {
             break;
         }
+        tokio::task::yield_now().await;
     }
     streams
 }
