@@ -75,6 +75,8 @@ pub struct Config {
     /// Entries kept in memory behind that point, for followers that lag.
     pub snapshot_catchup_entries: u64,
     pub max_request_bytes: usize,
+    /// How long a simple token lives after its last use.
+    pub token_ttl_ms: u64,
     pub limits: Limits,
 }
 

@@ -100,6 +100,7 @@ async fn expire_leases(node: Node) {
 async fn revoke(node: &Node, id: LeaseId) {
     let revoke = pb::InternalRaftRequest {
         lease_revoke: Some(pb::LeaseRevokeRequest { id: id.0 }),
+        header: node.root_header(),
         ..pb::InternalRaftRequest::default()
     };
     match node.propose(revoke).await {

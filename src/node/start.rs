@@ -93,6 +93,7 @@ impl Node {
             started,
             inbox: Mailbox::new(super::INBOX_MAX),
             watches: watch::Shared::new(machine.store().revision()),
+            auth: super::auth::Gate::new(machine.auth(), config.token_ttl_ms),
             machine: RwLock::new(machine),
             requests: super::Requests::default(),
             applied: super::Applied::default(),

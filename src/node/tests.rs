@@ -31,6 +31,7 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         snapshot_count: 100,
         snapshot_catchup_entries: 10,
         max_request_bytes: 1024 * 1024,
+        token_ttl_ms: 300_000,
         limits: Limits::default(),
     }
 }
