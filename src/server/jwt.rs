@@ -51,6 +51,18 @@ enum Method {
     Hmac(hmac::Algorithm),
 }
 
+impl Method {
+    /// The identifier of the kind of key that it needs: rsaEncryption, id-ecPublicKey, id-Ed25519.
+    fn key_kind(self) -> &'static str {
+        match self {
+            Method::Rsa(..) => "1.2.840.113549.1.1.1",
+            Method::Ecdsa(..) => "1.2.840.10045.2.1",
+            Method::EdDsa => "1.3.101.112",
+            Method::Hmac(_) => "",
+        }
+    }
+}
+
 /// The method of a name; RFC 7518 section 3.1.
 fn method(name: &str) -> Option<(&'static str, Method)> {
     use signature as s;
@@ -146,7 +158,7 @@ impl Jwt {
             Method::EdDsa => &signature::ED25519,
         };
         let signer = private.map(|pem| signer(method, pem)).transpose()?;
-        let given = public.map(public_key).transpose()?;
+        let given = public.map(|pem| public_key(method, pem)).transpose()?;
         let bytes = match (&signer, given) {
             (None, None) => return Err(MISSING_KEY.to_owned()),
             (None, Some(given)) => given,
@@ -254,15 +266,19 @@ fn der(tag: u8, content: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The key inside `PUBLIC KEY` or a certificate: PKCS #1 for RSA, a point for curves.
-fn public_key(pem: &[u8]) -> Result<Vec<u8>, String> {
+fn public_key(method: Method, pem: &[u8]) -> Result<Vec<u8>, String> {
     let unusable = |why: &dyn fmt::Display| format!("auth: the public key cannot be used: {why}");
+    let taken = |info: &SubjectPublicKeyInfo<'_>| match info.algorithm.algorithm.to_id_string() == method.key_kind() {
+        true => Ok(info.subject_public_key.data.to_vec()),
+        false => Err(unusable(&"it is of another kind than the signing method")),
+    };
     if let Ok(cert) = CertificateDer::from_pem_slice(pem) {
         let (_, cert) = X509Certificate::from_der(&cert).map_err(|e| unusable(&e))?;
-        return Ok(cert.public_key().subject_public_key.data.to_vec());
+        return taken(cert.public_key());
     }
     let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|e| unusable(&e))?;
     let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|e| unusable(&e))?;
-    Ok(info.subject_public_key.data.to_vec())
+    taken(&info)
 }
 
 #[cfg(test)]

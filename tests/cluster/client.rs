@@ -2,6 +2,7 @@
 
 use etcd_lab::proto::etcdserverpb as pb;
 use etcd_lab::proto::mvccpb::KeyValue;
+use pb::auth_client::AuthClient;
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
@@ -59,6 +60,10 @@ impl Client {
 
     pub(crate) fn lease(&self, member: usize) -> LeaseClient<Channel> {
         LeaseClient::new(self.channels[member].clone())
+    }
+
+    pub(crate) fn auth(&self, member: usize) -> AuthClient<Channel> {
+        AuthClient::new(self.channels[member].clone())
     }
 
     pub(crate) async fn status(&self, member: usize) -> Result<pb::StatusResponse, Status> {
