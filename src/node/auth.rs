@@ -3,7 +3,6 @@
 //! Whether it is on stands in one atomic, so that with authentication off a request pays one relaxed load for it. Relaxed is enough: the log
 //! judges every write again, and a read that saw "off" was let in before the change was answered anywhere.
 
-use super::Inner;
 use super::Node;
 use crate::apply::Machine;
 use crate::auth::Change;
@@ -16,15 +15,19 @@ use parking_lot::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::sync::watch as signal;
 
-/// How often a token that names a later entry looks whether this member has come so far.
+/// How often a token that names a later entry looks whether this member has come so far, and how many may look at once: anybody can name
+/// an entry that will not come for a while.
 const TOKEN_POLL: Duration = Duration::from_millis(10);
+const TOKENS_AHEAD_MAX: usize = 1024;
 
 /// Beside the machine, for everybody who asks before the machine is asked.
 pub(super) struct Gate {
     is_on: AtomicBool,
     tokens: Mutex<Tokens>,
+    ahead: Semaphore,
     /// Counts changes of rights that this member has applied.
     changes: signal::Sender<u64>,
 }
@@ -34,6 +37,7 @@ impl Gate {
         Gate {
             is_on: AtomicBool::new(store.is_enabled()),
             tokens: Mutex::new(Tokens::new(token_ttl_ms)),
+            ahead: Semaphore::new(TOKENS_AHEAD_MAX),
             changes: signal::Sender::new(0),
         }
     }
@@ -67,7 +71,7 @@ impl Node {
         if self.inner.applied.get() >= index {
             return known();
         }
-        // Looked at now and then, not queued: a client may name any index, and must not grow a list here.
+        let _place = self.inner.auth.ahead.try_acquire().ok()?;
         let mut every = tokio::time::interval(TOKEN_POLL);
         let applied = async {
             while self.inner.applied.get() < index {
@@ -91,13 +95,5 @@ impl Node {
         }
         let auth_revision = self.read(|machine: &Machine| machine.auth().revision());
         Some(pb::RequestHeader { username: ROOT.to_owned(), auth_revision, ..Default::default() })
-    }
-}
-
-impl Inner {
-    /// How many tokens are remembered.
-    #[cfg(test)]
-    pub(super) fn tokens(&self) -> usize {
-        self.auth.tokens.lock().len()
     }
 }

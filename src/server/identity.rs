@@ -10,6 +10,7 @@
 use super::access;
 use super::access::Need;
 use super::front::Front;
+use super::token::unix_seconds;
 use crate::apply::Machine;
 use crate::apply::Reply;
 use crate::auth::Access;
@@ -59,9 +60,9 @@ impl Caller {
     }
 }
 
-/// A signed token, verified at the door. Good for one request: it is not verified twice.
+/// A signed token, verified at the door at this second since 1970: it is not verified twice at once, but again by whoever holds on to the request.
 #[derive(Clone)]
-struct Verified(Who);
+struct Verified(Who, u64);
 
 impl Front {
     /// The check before a service is called, while authentication is on: whether the caller has what the method needs at least.
@@ -81,7 +82,7 @@ impl Front {
         match judged {
             Ok(who) => {
                 if self.security.tokens.are_signed() {
-                    request.extensions_mut().insert(Verified(who));
+                    request.extensions_mut().insert(Verified(who, unix_seconds()));
                 }
                 Ok(())
             }
@@ -131,7 +132,9 @@ impl Front {
     }
 
     async fn identify(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Who, Error> {
-        if let Some(Verified(who)) = extensions.get::<Verified>() {
+        if let Some(Verified(who, at)) = extensions.get::<Verified>()
+            && unix_seconds() <= at + 1
+        {
             return Ok(who.clone());
         }
         match token_of(headers) {

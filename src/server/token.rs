@@ -130,7 +130,7 @@ fn signed(options: &BTreeMap<&str, &str>) -> Result<Jwt, String> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a signed token says until when it is good, by the clock on the wall")]
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
