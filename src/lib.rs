@@ -16,6 +16,7 @@
 //! ```
 
 pub mod apply;
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod client;

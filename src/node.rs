@@ -11,6 +11,7 @@
 //! heartbeat; the store thread writes behind, because the log alone makes a write durable.
 
 mod apply_thread;
+mod auth;
 mod boot;
 mod duties;
 mod handler;
@@ -128,6 +129,7 @@ struct Inner {
     timers: Mutex<lease::Timers>,
     /// Wakes renewals that wait: a lease was revoked or checkpointed, or the leader changed.
     lease_news: Notify,
+    auth: auth::Gate,
     tap: telemetry::Tap,
     next_request: AtomicU64,
     peers: OnceLock<Peers>,
@@ -372,6 +374,14 @@ impl Node {
         if !request.serializable {
             self.read_barrier().await?;
         }
+        self.range_now(request)
+    }
+
+    /// A range request on this member's state as it is. The header has the revision only.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn range_now(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         // Rows are chosen under the lock in slices, values fetched outside it: a long range holds up nobody for long.
         let mut selection = self.read(|machine| machine.store().select(request))?;
         while !selection.is_complete() {

@@ -200,6 +200,18 @@ impl Stream {
         self.wake.items.notify_one();
     }
 
+    /// The ids of this stream's watchers and what each is for.
+    #[must_use]
+    pub fn watchers(&self) -> Vec<(i64, KeyRange)> {
+        self.hub.lock().watchers(self.id)
+    }
+
+    /// Cancels a watcher and says why; nothing if it has gone by itself.
+    pub fn revoke(&self, watch_id: i64, reason: &str) {
+        self.hub.lock().revoke(self.id, watch_id, reason);
+        self.wake.items.notify_one();
+    }
+
     /// Returns when the next request may be read from the client: its answers do not pile up.
     pub async fn room(&self) {
         while !self.hub.lock().has_room(self.id) {

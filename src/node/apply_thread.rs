@@ -178,8 +178,11 @@ impl ApplyThread {
     fn tell(&self, done: Vec<Done>) {
         let now = self.inner.now();
         for Done { request, outcome } in done {
-            let Outcome { reply, revision, events, compacted, leases, .. } = outcome;
+            let Outcome { reply, revision, events, compacted, leases, auth, .. } = outcome;
             self.follow_leases(now, &leases);
+            if let Some(change) = auth {
+                self.inner.auth.follow(now, &change);
+            }
             if !events.is_empty() {
                 self.inner.watches.publish(revision, &events);
             }

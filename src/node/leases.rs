@@ -276,6 +276,7 @@ pub(super) async fn expire_leases(node: Node) {
 async fn revoke(node: Node, term: Term, id: LeaseId) {
     let revoke = pb::InternalRaftRequest {
         lease_revoke: Some(pb::LeaseRevokeRequest { id: id.0 }),
+        header: node.root_header(),
         ..pb::InternalRaftRequest::default()
     };
     match node.propose_in(Some(term), revoke).await {

@@ -97,6 +97,7 @@ impl Node {
             started,
             inbox: Mailbox::new(super::INBOX_MAX),
             watches: watch::Shared::with_limits(machine.store().revision(), watch_limits(&config)),
+            auth: super::auth::Gate::new(machine.auth(), config.token_ttl_ms),
             machine: RwLock::new(machine),
             requests: super::Requests::default(),
             applied: super::Applied::default(),

@@ -32,6 +32,7 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         snapshot_catchup_entries: 10,
         max_request_bytes: 1024 * 1024,
         lease_checkpoint_ms: None,
+        token_ttl_ms: 300_000,
         limits: Limits::default(),
     }
 }
@@ -199,4 +200,47 @@ async fn three_members_agree_and_survive_their_leader() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_known_once_its_entry_is_applied_and_forgotten_with_the_process() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = alone(dir.path()).await;
+    let r = pb::InternalRaftRequest::default;
+    let (name, hashed_password) = ("root".to_owned(), "JDJhJDA0JHg=".to_owned());
+    let add = pb::AuthUserAddRequest { name: name.clone(), hashed_password, ..Default::default() };
+    let grant = pb::AuthUserGrantRoleRequest { user: name.clone(), role: name.clone() };
+    for change in [
+        pb::InternalRaftRequest { auth_user_add: Some(add), ..r() },
+        pb::InternalRaftRequest { auth_user_grant_role: Some(grant), ..r() },
+        pb::InternalRaftRequest { auth_enable: Some(pb::AuthEnableRequest {}), ..r() },
+    ] {
+        node.propose(change).await.expect("applied");
+    }
+    assert!(node.auth_is_on());
+    // The member's own entry has to be behind us: the next index is to be the login's.
+    let decided = async {
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        while node.read(|machine| machine.cluster_version().is_none()) {
+            every.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), decided).await.expect("a cluster version in time");
+    let ahead = format!("abc.{}", node.status().applied.0 + 1);
+    let waiting = tokio::spawn({
+        let (node, ahead) = (node.clone(), ahead.clone());
+        async move { node.token_user(&ahead).await }
+    });
+    let login = pb::InternalAuthenticateRequest { name, simple_token: "abc".into(), ..Default::default() };
+    let reply = node.propose(pb::InternalRaftRequest { authenticate: Some(login), ..r() }).await.expect("a login");
+    assert!(matches!(reply, Reply::Authenticate { token, .. } if token == ahead));
+    assert_eq!(waiting.await.expect("no panic").as_deref(), Some("root"), "who came early was told in time");
+    assert_eq!(node.token_user("abd.1").await, None);
+    assert_eq!(put(&node, "a", "1").await, Err(Error::UserEmpty));
+    node.stop().await;
+    drop(node);
+    let node = alone(dir.path()).await;
+    assert!(node.auth_is_on(), "rights survive");
+    assert_eq!(node.token_user(&ahead).await, None, "tokens do not");
+    node.stop().await;
 }

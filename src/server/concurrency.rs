@@ -17,6 +17,7 @@
 //! Source: etcd `client/v3/concurrency` (`session.go`, `mutex.go`, `election.go`, `key.go`), `server/etcdserver/api/v3client`; contract-server 4.7.
 
 use super::front::Front;
+use super::identity;
 use super::kv;
 use super::lease;
 use crate::proto::etcdserverpb as pb;
@@ -32,6 +33,7 @@ use crate::proto::etcdserverpb::response_op;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::mvccpb::KeyValue;
 use crate::proto::mvccpb::event::EventType;
+use crate::types::KeyRange;
 use crate::types::prefix_end;
 use crate::watch::Stream;
 use bytes::Bytes;
@@ -54,19 +56,19 @@ fn passed_on(status: Status) -> Status {
     uncoded(status.message())
 }
 
-/// Who asked, for everything that is done in his name.
+/// Does everything in the name of who asked.
 #[derive(Clone)]
-pub(super) struct Caller {
+pub(super) struct Agent {
     front: Front,
     metadata: MetadataMap,
     extensions: Extensions,
 }
 
-impl Caller {
+impl Agent {
     /// Takes a request apart.
-    pub(super) fn of<T>(front: &Front, request: Request<T>) -> (Caller, T) {
+    pub(super) fn of<T>(front: &Front, request: Request<T>) -> (Agent, T) {
         let (metadata, extensions, message) = request.into_parts();
-        (Caller { front: front.clone(), metadata, extensions }, message)
+        (Agent { front: front.clone(), metadata, extensions }, message)
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -81,6 +83,13 @@ impl Caller {
     pub(super) async fn range(&self, range: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
         let answer = kv::Service(self.front.clone()).range(self.request(range)).await;
         answer.map(tonic::Response::into_inner).map_err(passed_on)
+    }
+
+    /// Whether the caller may still read `key`: a watch that lasts must not outlive the right to it.
+    pub(super) async fn may_read(&self, key: &Bytes) -> Result<(), Status> {
+        let (caller, ()) = identity::Caller::of(self.request(()));
+        let verdict = self.front.permit_range(&caller, &KeyRange::Single(key.clone())).await;
+        verdict.map_err(|e| passed_on(e.into()))
     }
 
     pub(super) async fn delete(&self, key: Bytes) -> Result<pb::DeleteRangeResponse, Status> {
@@ -127,7 +136,7 @@ impl Caller {
         let stream = self.front.node.watches().open_stream();
         let create = pb::WatchCreateRequest { key, range_end, start_revision, ..Default::default() };
         stream.request(pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) });
-        Watch { caller: self.clone(), stream }
+        Watch { agent: self.clone(), stream }
     }
 
     /// Waits until no key with this prefix is left that was created up to `revision`. True if there was one.
@@ -149,15 +158,15 @@ impl Caller {
 
 /// A watch that the server keeps for a caller.
 pub(super) struct Watch {
-    caller: Caller,
+    agent: Agent,
     stream: Stream,
 }
 
 impl Watch {
     /// The next response with events; nothing once the watch has been overtaken by a compaction.
     pub(super) async fn next(&mut self) -> Result<Option<pb::WatchResponse>, Status> {
-        let node = &self.caller.front.node;
-        let mut guard = self.caller.front.stream_guard(&HeaderMap::new());
+        let node = &self.agent.front.node;
+        let mut guard = self.agent.front.stream_guard(&HeaderMap::new());
         loop {
             let mut response = tokio::select! {
                 response = self.stream.next(node.history()) => response.map_err(Status::from)?,
@@ -167,7 +176,7 @@ impl Watch {
                 return Ok(None);
             }
             if !response.events.is_empty() {
-                self.caller.front.stamp(&mut response.header);
+                self.agent.front.stamp(&mut response.header);
                 return Ok(Some(response));
             }
         }
@@ -215,15 +224,15 @@ pub(super) fn found(response: &pb::TxnResponse, place: usize) -> Option<&KeyValu
 
 /// A place in a queue. Given up, it frees the key; dropped while its owner still waits (the client has gone away), too.
 pub(super) struct Place {
-    caller: Caller,
+    agent: Agent,
     key: Bytes,
     created: i64,
     is_held: bool,
 }
 
 impl Place {
-    pub(super) fn new(caller: &Caller, key: &Bytes, created: i64) -> Place {
-        Place { caller: caller.clone(), key: key.clone(), created, is_held: true }
+    pub(super) fn new(agent: &Agent, key: &Bytes, created: i64) -> Place {
+        Place { agent: agent.clone(), key: key.clone(), created, is_held: true }
     }
 
     /// The queue is done with: whoever waited has the key now, or lost it.
@@ -234,29 +243,29 @@ impl Place {
     /// Deletes the key, if it is still the same one.
     pub(super) async fn leave(mut self) {
         self.is_held = false;
-        let _best_effort = free(self.caller.clone(), self.key.clone(), self.created).await;
+        let _best_effort = free(self.agent.clone(), self.key.clone(), self.created).await;
     }
 
     /// Whether the key is still there, and the same.
     pub(super) async fn is_still_there(&self) -> Result<Option<pb::RangeResponse>, Status> {
-        let response = self.caller.range(get(&self.key)).await?;
+        let response = self.agent.range(get(&self.key)).await?;
         let is_same = response.kvs.first().is_some_and(|kv| kv.create_revision == self.created);
         Ok(is_same.then_some(response))
     }
 }
 
 /// Deletes `key` if it was created at `created`.
-pub(super) async fn free(caller: Caller, key: Bytes, created: i64) -> Result<pb::TxnResponse, Status> {
+pub(super) async fn free(agent: Agent, key: Bytes, created: i64) -> Result<pb::TxnResponse, Status> {
     let delete = pb::DeleteRangeRequest { key: key.clone(), ..Default::default() };
-    caller.if_created(&key, created, vec![request_op::Request::RequestDeleteRange(delete)], Vec::new()).await
+    agent.if_created(&key, created, vec![request_op::Request::RequestDeleteRange(delete)], Vec::new()).await
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if let (true, Ok(runtime)) = (self.is_held, tokio::runtime::Handle::try_current()) {
-            let (caller, key, created) = (self.caller.clone(), self.key.clone(), self.created);
+            let (agent, key, created) = (self.agent.clone(), self.key.clone(), self.created);
             runtime.spawn(async move {
-                if let Err(status) = free(caller, key, created).await {
+                if let Err(status) = free(agent, key, created).await {
                     tracing::warn!(
                         error = status.message(),
                         "failed to give up a place in a queue: it ends with its lease"

@@ -10,6 +10,7 @@ use super::front::Front;
 use super::front::too_large;
 use super::health;
 use super::http as plain;
+use super::identity::Origin;
 use super::kv;
 use super::lab;
 use super::lease;
@@ -80,10 +81,10 @@ impl Door {
         Door::Lab(LabServer::new(lab::Service::new(front.clone(), token)))
     }
 
-    /// Answers one request.
-    pub(super) async fn answer(&self, request: Request) -> Response {
+    /// Answers one request, which came from `origin`.
+    pub(super) async fn answer(&self, request: Request, origin: &Arc<Origin>) -> Response {
         match self {
-            Door::Clients(services) if is_grpc(&request) => services.call(request).await,
+            Door::Clients(services) if is_grpc(&request) => services.call(request, origin).await,
             Door::Clients(services) => plain::answer(&services.front, plain::Scope::All, &request).await,
             Door::Metrics(front) => plain::answer(front, plain::Scope::Metrics, &request).await,
             Door::Lab(server) => done(server.clone().call(request).await),
@@ -104,11 +105,16 @@ fn done(result: Result<Response, Infallible>) -> Response {
 }
 
 impl Services {
-    async fn call(&self, request: Request) -> Response {
-        let path = request.uri().path();
-        if let Err(e) = self.front.admit(path, request.headers()) {
+    async fn call(&self, mut request: Request, origin: &Arc<Origin>) -> Response {
+        if let Err(e) = self.front.admit(request.uri().path(), request.headers()) {
             return Status::from(e).into_http();
         }
+        if self.front.node.auth_is_on()
+            && let Err(refusal) = self.front.authorize(&mut request, origin).await
+        {
+            return refusal.into_http();
+        }
+        let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         let response = match service {
             "etcdserverpb.KV" => done(self.kv.clone().call(request).await),

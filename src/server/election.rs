@@ -5,7 +5,7 @@
 //!
 //! Otherwise than in etcd, a candidate that had to wait and lost its lease meanwhile is told that it does not lead; etcd would say that it does.
 
-use super::concurrency::Caller;
+use super::concurrency::Agent;
 use super::concurrency::Place;
 use super::concurrency::first_created;
 use super::concurrency::found;
@@ -47,37 +47,37 @@ fn named(leader: Option<pb::LeaderKey>) -> Result<pb::LeaderKey, Status> {
 
 /// Gives a leader another value, if it still leads.
 async fn proclaim(
-    caller: &Caller,
+    agent: &Agent,
     key: &Bytes,
     created: i64,
     value: Bytes,
     lease: i64,
 ) -> Result<Option<ResponseHeader>, Status> {
-    let answer = caller.if_created(key, created, vec![put(key, value, lease)], Vec::new()).await?;
+    let answer = agent.if_created(key, created, vec![put(key, value, lease)], Vec::new()).await?;
     if answer.succeeded { Ok(answer.header) } else { Err(not_leader()) }
 }
 
 #[tonic::async_trait]
 impl Election for Service {
     async fn campaign(&self, request: Request<pb::CampaignRequest>) -> Result<Response<pb::CampaignResponse>, Status> {
-        let (caller, pb::CampaignRequest { name, lease, value }) = Caller::of(&self.0, request);
-        let lease = caller.session(lease).await?;
+        let (agent, pb::CampaignRequest { name, lease, value }) = Agent::of(&self.0, request);
+        let lease = agent.session(lease).await?;
         let prefix = prefix(&name);
         let key = key(&prefix, lease);
         let stand = vec![put(&key, value.clone(), lease)];
-        let stand = caller.if_created(&key, 0, stand, vec![Op::RequestRange(get(&key))]).await?;
+        let stand = agent.if_created(&key, 0, stand, vec![Op::RequestRange(get(&key))]).await?;
         let (created, before) = match found(&stand, 0) {
             Some(kv) => (kv.create_revision, Some(&kv.value)),
             None => (stand.header.map_or(0, |header| header.revision), None),
         };
-        let place = Place::new(&caller, &key, created);
+        let place = Place::new(&agent, &key, created);
         if before.is_some_and(|before| *before != value)
-            && let Err(status) = proclaim(&caller, &key, created, value, lease).await
+            && let Err(status) = proclaim(&agent, &key, created, value, lease).await
         {
             place.leave().await;
             return Err(status);
         }
-        let leads = match caller.wait_for_turn(&prefix, created - 1).await {
+        let leads = match agent.wait_for_turn(&prefix, created - 1).await {
             Ok(true) => place.is_still_there().await.map(|still| still.is_some()),
             waited => waited.map(|_| true),
         };
@@ -91,16 +91,16 @@ impl Election for Service {
     }
 
     async fn proclaim(&self, request: Request<pb::ProclaimRequest>) -> Result<Response<pb::ProclaimResponse>, Status> {
-        let (caller, pb::ProclaimRequest { leader, value }) = Caller::of(&self.0, request);
+        let (agent, pb::ProclaimRequest { leader, value }) = Agent::of(&self.0, request);
         let leader = named(leader)?;
-        let lease = caller.session(leader.lease).await?;
-        let header = proclaim(&caller, &leader.key, leader.rev, value, lease).await?;
+        let lease = agent.session(leader.lease).await?;
+        let header = proclaim(&agent, &leader.key, leader.rev, value, lease).await?;
         Ok(Response::new(pb::ProclaimResponse { header }))
     }
 
     async fn leader(&self, request: Request<pb::LeaderRequest>) -> Result<Response<pb::LeaderResponse>, Status> {
-        let (caller, pb::LeaderRequest { name }) = Caller::of(&self.0, request);
-        let found = caller.range(first_created(&prefix(&name), SortOrder::Ascend)).await?;
+        let (agent, pb::LeaderRequest { name }) = Agent::of(&self.0, request);
+        let found = agent.range(first_created(&prefix(&name), SortOrder::Ascend)).await?;
         let kv = found.kvs.into_iter().next().ok_or_else(|| uncoded("election: no leader"))?;
         Ok(Response::new(pb::LeaderResponse { header: found.header, kv: Some(kv) }))
     }
@@ -108,14 +108,14 @@ impl Election for Service {
     type ObserveStream = ReceiverStream<Result<pb::LeaderResponse, Status>>;
 
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
-        let (caller, pb::LeaderRequest { name }) = Caller::of(&self.0, request);
-        let mut guard = self.0.stream_guard(caller.headers());
+        let (agent, pb::LeaderRequest { name }) = Agent::of(&self.0, request);
+        let mut guard = self.0.stream_guard(agent.headers());
         let (said, observed) = mpsc::channel(OBSERVED_MAX);
         tokio::spawn(async move {
             let prefix = prefix(&name);
             tokio::select! {
                 // An error ends the stream without a word, as in etcd.
-                _ended = follow(&caller, &prefix, &said) => {}
+                _ended = follow(&agent, &prefix, &said) => {}
                 e = guard.ended() => drop(said.try_send(Err(e.into()))),
                 () = said.closed() => {}
             }
@@ -124,10 +124,10 @@ impl Election for Service {
     }
 
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Response<pb::ResignResponse>, Status> {
-        let (caller, pb::ResignRequest { leader }) = Caller::of(&self.0, request);
+        let (agent, pb::ResignRequest { leader }) = Agent::of(&self.0, request);
         let leader = named(leader)?;
-        caller.session(leader.lease).await?;
-        let answer = free(caller, leader.key, leader.rev).await?;
+        agent.session(leader.lease).await?;
+        let answer = free(agent, leader.key, leader.rev).await?;
         Ok(Response::new(pb::ResignResponse { header: answer.header }))
     }
 }
@@ -135,15 +135,16 @@ impl Election for Service {
 type Said = mpsc::Sender<Result<pb::LeaderResponse, Status>>;
 
 /// Tells of each leader and of each value that it gives itself. Not every leader of a quick succession is told of, but always the last one.
-async fn follow(caller: &Caller, prefix: &Bytes, said: &Said) -> Result<(), Status> {
+async fn follow(agent: &Agent, prefix: &Bytes, said: &Said) -> Result<(), Status> {
     loop {
-        let (header, kv) = leader(caller, prefix).await?;
+        let (header, kv) = leader(agent, prefix).await?;
         let (key, seen) = (kv.key.clone(), header.revision);
         if said.send(Ok(pb::LeaderResponse { header: Some(header), kv: Some(kv) })).await.is_err() {
             return Ok(());
         }
-        let mut watch = caller.watch(key, Bytes::new(), seen + 1);
+        let mut watch = agent.watch(key.clone(), Bytes::new(), seen + 1);
         'reign: while let Some(response) = watch.next().await? {
+            agent.may_read(&key).await?;
             for event in response.events {
                 if event.r#type == EventType::Delete as i32 {
                     break 'reign;
@@ -158,14 +159,14 @@ async fn follow(caller: &Caller, prefix: &Bytes, said: &Said) -> Result<(), Stat
 }
 
 /// The leader, with the revision at which that is known; waits until there is one.
-async fn leader(caller: &Caller, prefix: &Bytes) -> Result<(ResponseHeader, KeyValue), Status> {
+async fn leader(agent: &Agent, prefix: &Bytes) -> Result<(ResponseHeader, KeyValue), Status> {
     loop {
-        let found = caller.range(first_created(prefix, SortOrder::Ascend)).await?;
+        let found = agent.range(first_created(prefix, SortOrder::Ascend)).await?;
         let header = found.header.unwrap_or_default();
         if let Some(kv) = found.kvs.into_iter().next() {
             return Ok((header, kv));
         }
-        let mut watch = caller.watch(prefix.clone(), prefix_end(prefix).into(), header.revision);
+        let mut watch = agent.watch(prefix.clone(), prefix_end(prefix).into(), header.revision);
         while let Some(response) = watch.next().await? {
             let put = response.events.into_iter().find(|event| event.r#type == EventType::Put as i32);
             if let Some(kv) = put.and_then(|event| event.kv) {

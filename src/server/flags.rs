@@ -240,9 +240,9 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
     flag("peer-ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
 
-    flag("auth-token", Text, "simple", Auth, Refused("authentication is not part of this release"), "Kind of token: simple, or jwt with options."),
-    flag("bcrypt-cost", Uint, "10", Auth, NoEffect("authentication is not part of this release"), "Work per password hash, 4 to 31."),
-    flag("auth-token-ttl", Uint, "300", Auth, NoEffect("authentication is not part of this release"), "Seconds that a simple token lives."),
+    flag("auth-token", Text, "simple", Auth, Works, "Kind of token: simple, or jwt with options."),
+    flag("bcrypt-cost", Uint, "10", Auth, Works, "Work per password hash, 4 to 31."),
+    flag("auth-token-ttl", Uint, "300", Auth, Works, "Seconds that a simple token lives."),
 
     flag("logger", Text, "zap", Logging, Works, "Form of the log: zap."),
     flag("log-outputs", Text, "default", Logging, Works, "Where the log goes: stderr, stdout or files."),

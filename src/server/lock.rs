@@ -4,7 +4,7 @@
 //! that goes away while it waits gives up its place; one that goes away afterwards keeps the lock as long as its lease lives.
 //! Source: etcd `api/v3lock/lock.go`, `client/v3/concurrency/mutex.go`; contract-server 4.7.
 
-use super::concurrency::Caller;
+use super::concurrency::Agent;
 use super::concurrency::Place;
 use super::concurrency::first_created;
 use super::concurrency::found;
@@ -29,14 +29,14 @@ pub(super) struct Service(pub(super) Front);
 #[tonic::async_trait]
 impl Lock for Service {
     async fn lock(&self, request: Request<pb::LockRequest>) -> Result<Response<pb::LockResponse>, Status> {
-        let (caller, pb::LockRequest { name, lease }) = Caller::of(&self.0, request);
-        let lease = caller.session(lease).await?;
+        let (agent, pb::LockRequest { name, lease }) = Agent::of(&self.0, request);
+        let lease = agent.session(lease).await?;
         let prefix = prefix(&name);
         let key = key(&prefix, lease);
         // The holder comes with the same answer: a lock that nobody holds costs one round.
         let holder = || Op::RequestRange(first_created(&prefix, SortOrder::Ascend));
         let queue = vec![put(&key, Bytes::new(), lease), holder()];
-        let stand = caller.if_created(&key, 0, queue, vec![Op::RequestRange(get(&key)), holder()]).await?;
+        let stand = agent.if_created(&key, 0, queue, vec![Op::RequestRange(get(&key)), holder()]).await?;
         let created = match stand.succeeded {
             true => stand.header.map_or(0, |header| header.revision),
             false => found(&stand, 0).map_or(0, |kv| kv.create_revision),
@@ -44,8 +44,8 @@ impl Lock for Service {
         if found(&stand, 1).is_none_or(|holder| holder.create_revision == created) {
             return Ok(Response::new(pb::LockResponse { header: stand.header, key }));
         }
-        let place = Place::new(&caller, &key, created);
-        let mine = match caller.wait_for_turn(&prefix, created - 1).await {
+        let place = Place::new(&agent, &key, created);
+        let mine = match agent.wait_for_turn(&prefix, created - 1).await {
             Ok(_) => place.is_still_there().await,
             Err(status) => Err(status),
         };
@@ -66,8 +66,8 @@ impl Lock for Service {
     }
 
     async fn unlock(&self, request: Request<pb::UnlockRequest>) -> Result<Response<pb::UnlockResponse>, Status> {
-        let (caller, pb::UnlockRequest { key }) = Caller::of(&self.0, request);
-        let header = caller.delete(key).await?.header;
+        let (agent, pb::UnlockRequest { key }) = Agent::of(&self.0, request);
+        let header = agent.delete(key).await?.header;
         Ok(Response::new(pb::UnlockResponse { header }))
     }
 }

@@ -1,9 +1,13 @@
 //! A member of one, its listeners and its clients, in one process.
 
+#[path = "tests/auth.rs"]
+mod auth;
+
 use super::config::Config;
 use super::door::Door;
 use super::front::Front;
 use super::front::Limits;
+use super::front::Security;
 use super::listen;
 use super::listen::Bounds;
 use super::listen::Socket;
@@ -63,7 +67,8 @@ impl Member {
         };
         timeout(DEADLINE, decided).await.expect("a cluster version in time");
         let stopping = watch::Sender::new(false);
-        let front = Front::new(node.clone(), Limits::of(&config), stopping.subscribe());
+        let security = Security::of(&config).expect("good flags");
+        let front = Front::new(node.clone(), Limits::of(&config), stopping.subscribe()).with_security(security);
         let mut member =
             Member { node, clients: String::new(), lab: String::new(), stopping, servers: Vec::new(), _dir: dir };
         member.clients = member.serve(Door::clients(&front), 100);

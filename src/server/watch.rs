@@ -6,9 +6,12 @@
 
 use super::front::Front;
 use super::front::StreamGuard;
+use super::identity::Caller;
+use super::identity::watch_refusal;
 use crate::error::Error;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::watch_server::Watch;
 use crate::watch::Stream;
 use futures::stream::BoxStream;
@@ -21,6 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::WatchStream;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
@@ -40,10 +44,16 @@ impl Watch for Service {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let guard = self.0.stream_guard(request.metadata().as_ref());
+        let (caller, requests) = Caller::of(request);
+        let guard = self.0.stream_guard(caller.headers());
         let session = Session {
             node: self.0.node.clone(),
-            requests: request.into_inner(),
+            rights: Rights {
+                front: self.0.clone(),
+                caller,
+                changes: WatchStream::from_changes(self.0.node.auth_changes()),
+            },
+            requests,
             hub: self.0.node.watches().open_stream(),
             guard,
             is_half_closed: false,
@@ -73,6 +83,7 @@ fn progress_timer(interval: Duration) -> Interval {
 /// One client's stream.
 struct Session {
     node: Node,
+    rights: Rights,
     requests: Streaming<pb::WatchRequest>,
     hub: Stream,
     guard: StreamGuard,
@@ -84,7 +95,7 @@ struct Session {
 impl Session {
     /// The next thing to send. The stream ends with an error only; a client that goes away takes it along.
     async fn next(&mut self) -> Result<pb::WatchResponse, Status> {
-        let Session { node, requests, hub, guard, is_half_closed, progress } = self;
+        let Session { node, rights, requests, hub, guard, is_half_closed, progress } = self;
         loop {
             let request = async {
                 hub.room().await;
@@ -96,12 +107,43 @@ impl Session {
                     Err(e) => Err(e.into()),
                 },
                 request = request, if !*is_half_closed => match request {
-                    Ok(Some(request)) => hub.request(request),
+                    Ok(Some(request)) => match rights.refusal(&request).await {
+                        Some(reason) => hub.refuse(&reason),
+                        None => hub.request(request),
+                    },
                     Ok(None) => *is_half_closed = true,
                     Err(status) => return Err(broken(status)),
                 },
                 _ = progress.tick() => hub.report_progress(),
+                _ = rights.changes.next() => rights.judge_again(hub).await,
                 e = guard.ended() => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Whether the client may watch what it watches.
+struct Rights {
+    front: Front,
+    caller: Caller,
+    changes: WatchStream<u64>,
+}
+
+impl Rights {
+    /// Why a request is refused, if it is: a watcher on keys that its user may not read. A start below zero is the hub's to refuse, before.
+    async fn refusal(&self, request: &pb::WatchRequest) -> Option<String> {
+        let Some(RequestUnion::CreateRequest(create)) = &request.request_union else { return None };
+        if create.start_revision < 0 {
+            return None;
+        }
+        self.front.permit_watch(&self.caller, create).await.err().map(|e| watch_refusal(&e))
+    }
+
+    /// Rights have changed: cancels the watchers that would not be let in any more. etcd lets them run on.
+    async fn judge_again(&self, hub: &Stream) {
+        for (id, range) in hub.watchers() {
+            if let Err(e) = self.front.permit_range(&self.caller, &range).await {
+                hub.revoke(id, &watch_refusal(&e));
             }
         }
     }

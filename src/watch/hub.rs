@@ -133,6 +133,19 @@ impl Hub {
         self.queue_mut(stream).answer(refusal);
     }
 
+    pub(super) fn watchers(&self, stream: u64) -> Vec<(i64, KeyRange)> {
+        self.queue(stream).watchers.iter().map(|(id, watcher)| (*id, watcher.range.clone())).collect()
+    }
+
+    /// Removes a watcher for a reason that the hub knows nothing of.
+    pub(super) fn revoke(&mut self, stream: u64, watch_id: i64, reason: &str) {
+        if self.drop_watcher(stream, watch_id) {
+            let (header, cancel_reason) = (header(self.current), reason.to_owned());
+            let cancelled = pb::WatchResponse { header, watch_id, canceled: true, cancel_reason, ..Default::default() };
+            self.queue_mut(stream).answer(cancelled);
+        }
+    }
+
     pub(super) fn create(&mut self, stream: u64, request: pb::WatchCreateRequest) {
         let key = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key.clone() };
         let range = KeyRange::parse(&key, &request.range_end);

@@ -10,6 +10,7 @@
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
 
+mod auth;
 mod bad_input;
 mod checker;
 mod client;
