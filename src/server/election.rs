@@ -3,7 +3,8 @@
 //! The same queue as a lock's, but with a value in the key: the leader is whose key below `name/` was created first. Source: etcd
 //! `api/v3election/election.go`, `client/v3/concurrency/election.go`; contract-server 4.7.
 //!
-//! Otherwise than in etcd, a candidate that had to wait and lost its lease meanwhile is told that it does not lead; etcd would say that it does.
+//! Two things are otherwise than in etcd. A candidate that had to wait and lost its lease meanwhile is told that it does not lead; etcd would say that it
+//! does. And an observer who may not read, or may no more, is told so; etcd's stream ends without a word.
 
 use super::concurrency::Agent;
 use super::concurrency::Place;
@@ -114,8 +115,9 @@ impl Election for Service {
         tokio::spawn(async move {
             let prefix = prefix(&name);
             tokio::select! {
-                // An error ends the stream without a word, as in etcd.
-                _ended = follow(&agent, &prefix, &said) => {}
+                ended = follow(&agent, &prefix, &said) => if let Err(status) = ended {
+                    let _gone = said.send(Err(status)).await;
+                },
                 e = guard.ended() => drop(said.try_send(Err(e.into()))),
                 () = said.closed() => {}
             }
