@@ -131,6 +131,10 @@ fn a_watch_begins_where_it_was_asked_to() {
 #[test]
 fn a_delete_at_the_compaction_is_told() {
     turn(LIMIT, async {
+        if !is_ours() {
+            // etcd 3.5.1 has the bug.
+            return;
+        }
         let mut cluster = Cluster::start(1).await;
         let client = cluster.client.clone();
         for value in ["2", "3", "4"] {
