@@ -99,7 +99,12 @@ pub enum Reply {
     /// Users or roles have changed, or they count from now on, or no more.
     Auth(pb::ResponseHeader),
     /// The user may have a token: this one, unless it is empty; then one that names the user and this auth revision.
-    Authenticate { header: pb::ResponseHeader, token: String, user: String, auth_revision: u64 },
+    Authenticate {
+        header: pb::ResponseHeader,
+        token: String,
+        user: String,
+        auth_revision: u64,
+    },
     /// Membership and cluster version entries, checkpoints: nothing to tell.
     Done,
 }

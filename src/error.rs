@@ -294,8 +294,13 @@ impl Error {
             Corrupt => Code::DataLoss,
             Canceled | WatchCanceled => Code::Cancelled,
             Unimplemented(_) => Code::Unimplemented,
-            NotPrimary | MemberNotEnoughStarted | LeaderTransferTimeout | TooManyRequests | NoPasswordUser
-            | PasswordTooLong | VerifyOnly => Code::Unknown,
+            NotPrimary
+            | MemberNotEnoughStarted
+            | LeaderTransferTimeout
+            | TooManyRequests
+            | NoPasswordUser
+            | PasswordTooLong
+            | VerifyOnly => Code::Unknown,
             Start(_) | Removed | Storage(_) | Damaged(_) => Code::Internal,
         }
     }

@@ -149,7 +149,9 @@ impl Bench {
                 };
                 let (key, range_end) = (key(words[3]), words.get(4).map(|end| key(end)).unwrap_or_default());
                 let perm = Some(authpb::Permission { perm_type: kind as i32, key, range_end });
-                store.role_grant_permission(&pb::AuthRoleGrantPermissionRequest { name: role.into(), perm }, batch).map(Some)
+                store
+                    .role_grant_permission(&pb::AuthRoleGrantPermissionRequest { name: role.into(), perm }, batch)
+                    .map(Some)
             }
             ("unperm", role) => {
                 let (key, range_end) = (key(words[2]), words.get(3).map(|end| key(end)).unwrap_or_default());

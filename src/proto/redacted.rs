@@ -73,7 +73,8 @@ mod tests {
             hashed_password: hashed_password.clone(),
             options: None,
         };
-        let change = pb::AuthUserChangePasswordRequest { name: name.clone(), password: password.clone(), hashed_password };
+        let change =
+            pb::AuthUserChangePasswordRequest { name: name.clone(), password: password.clone(), hashed_password };
         let login = pb::AuthenticateRequest { name: name.clone(), password: password.clone() };
         let internal = pb::InternalAuthenticateRequest { name, password, simple_token: token.clone() };
         let user = authpb::User { name: "alice".into(), password: "s3cret".into(), ..Default::default() };

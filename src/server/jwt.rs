@@ -137,12 +137,7 @@ impl Jwt {
     ///
     /// # Errors
     /// etcd's texts, and what is wrong with a key.
-    pub(super) fn new(
-        name: &str,
-        public: Option<&[u8]>,
-        private: Option<&[u8]>,
-        ttl: Duration,
-    ) -> Result<Jwt, String> {
+    pub(super) fn new(name: &str, public: Option<&[u8]>, private: Option<&[u8]>, ttl: Duration) -> Result<Jwt, String> {
         if name == "ES512" {
             return Err(format!("{INVALID_METHOD}: ES512 is not part of this release: use ES384 or EdDSA"));
         }

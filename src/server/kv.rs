@@ -62,7 +62,9 @@ impl Kv for Service {
         let (caller, delete) = Caller::of(request);
         check::delete(&delete)?;
         let request = pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
-        let Reply::DeleteRange(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
+        let Reply::DeleteRange(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
@@ -70,8 +72,11 @@ impl Kv for Service {
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let (caller, txn) = Caller::of(request);
         check::txn(&txn, self.0.limits.txn_ops_max)?;
-        let mut response =
-            if check::is_read_only(&txn) { self.read_txn(&caller, &txn).await? } else { self.write_txn(&caller, txn).await? };
+        let mut response = if check::is_read_only(&txn) {
+            self.read_txn(&caller, &txn).await?
+        } else {
+            self.write_txn(&caller, txn).await?
+        };
         self.0.stamp(&mut response.header);
         complete(&mut response);
         Ok(Response::new(response))
@@ -83,7 +88,9 @@ impl Kv for Service {
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let (caller, compaction) = Caller::of(request);
         let request = pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
-        let Reply::Compaction(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
+        let Reply::Compaction(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         if compaction.physical {
             self.swept(Revision(compaction.revision.max(0).unsigned_abs())).await;
         }

@@ -43,7 +43,9 @@ impl Lease for Service {
             grant.id = self.0.node.next_lease_id().0;
         }
         let request = pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
-        let Reply::LeaseGrant(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
+        let Reply::LeaseGrant(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
@@ -54,7 +56,9 @@ impl Lease for Service {
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         let (caller, revoke) = Caller::of(request);
         let request = pb::InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
-        let Reply::LeaseRevoke(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
+        let Reply::LeaseRevoke(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }

@@ -48,7 +48,11 @@ impl Watch for Service {
         let guard = self.0.stream_guard(caller.headers());
         let session = Session {
             node: self.0.node.clone(),
-            rights: Rights { front: self.0.clone(), caller, changes: WatchStream::from_changes(self.0.node.auth_changes()) },
+            rights: Rights {
+                front: self.0.clone(),
+                caller,
+                changes: WatchStream::from_changes(self.0.node.auth_changes()),
+            },
             requests,
             hub: self.0.node.watches().open_stream(),
             guard,

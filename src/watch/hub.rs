@@ -141,8 +141,7 @@ impl Hub {
     pub(super) fn revoke(&mut self, stream: u64, watch_id: i64, reason: &str) {
         if self.drop_watcher(stream, watch_id) {
             let (header, cancel_reason) = (header(self.current), reason.to_owned());
-            let cancelled =
-                pb::WatchResponse { header, watch_id, canceled: true, cancel_reason, ..Default::default() };
+            let cancelled = pb::WatchResponse { header, watch_id, canceled: true, cancel_reason, ..Default::default() };
             self.queue_mut(stream).answer(cancelled);
         }
     }

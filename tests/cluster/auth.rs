@@ -35,6 +35,9 @@ use tonic::transport::Identity;
 /// Quick hashes: these tests are about who may do what.
 const QUICK: &str = "--bcrypt-cost=4";
 
+/// Everything on the disk is read through, byte by byte.
+const SMALL_LOG: &str = "--experimental-lab-wal-segment-bytes=1048576";
+
 /// Keys for tests, in sections `== name`.
 const KEYS: &str = include_str!("../../src/server/jwt/fixtures.txt");
 
@@ -180,7 +183,9 @@ fn compare(name: &str, etcdctl: PathBuf) {
         assert_eq!(of("alice:alicepw get foo").complaint, "Error: etcdserver: permission denied");
         assert_eq!(of("- put foo x").complaint, "Error: etcdserver: user name is empty");
         assert_eq!(of("alice:alicepw put foo 2 --prev-kv").stdout, "OK\nfoo\n1\n");
-        assert!(of("alice:alicepw txn < value(\"foo\") = \"1\"\n\nput foo 3\n\nget bar1\n\n").stdout.contains("FAILURE"));
+        assert!(
+            of("alice:alicepw txn < value(\"foo\") = \"1\"\n\nput foo 3\n\nget bar1\n\n").stdout.contains("FAILURE")
+        );
         assert_eq!(of("alice:newpw get foo").code, Some(0));
     });
 }
@@ -211,7 +216,9 @@ async fn furnish(mut auth: AuthClient<Channel>) {
         let add = pb::AuthUserAddRequest { name: name.into(), password: password.into(), ..Default::default() };
         auth.user_add(add).await.expect("added");
         auth.role_add(pb::AuthRoleAddRequest { name: name.into() }).await.expect("added");
-        auth.user_grant_role(pb::AuthUserGrantRoleRequest { user: name.into(), role: name.into() }).await.expect("granted");
+        auth.user_grant_role(pb::AuthUserGrantRoleRequest { user: name.into(), role: name.into() })
+            .await
+            .expect("granted");
     }
     let perm = authpb::Permission { perm_type: Type::Readwrite as i32, key: "a".into(), ..Default::default() };
     let grant = pb::AuthRoleGrantPermissionRequest { name: "alice".into(), perm: Some(perm) };
@@ -258,7 +265,7 @@ fn a_token_is_good_on_every_member_and_rights_survive_kill_9() {
 #[test]
 fn no_password_is_found_in_the_data_or_in_the_log() {
     turn(Duration::from_secs(120), async {
-        let mut cluster = Cluster::start_with(&etcd_bin(), 1, &[QUICK, "--log-level=debug"]).await;
+        let mut cluster = Cluster::start_with(&etcd_bin(), 1, &[QUICK, "--log-level=debug", SMALL_LOG]).await;
         furnish(cluster.client.auth(0)).await;
         let card = pb::AuthUserAddRequest {
             name: "card".into(),

@@ -86,8 +86,7 @@ fn authentication_cannot_be_turned_on_without_root_and_survives_a_restart() {
     assert_eq!(member.apply(enable()).reply, Err(Error::UserEmpty), "and from now on root is asked for");
     let outcome = member.apply_as("root", enable());
     assert!(matches!(outcome.reply, Ok(Reply::Auth(_))) && outcome.auth.is_none(), "{outcome:?}");
-    let disable =
-        pb::InternalRaftRequest { auth_disable: Some(pb::AuthDisableRequest {}), ..Default::default() };
+    let disable = pb::InternalRaftRequest { auth_disable: Some(pb::AuthDisableRequest {}), ..Default::default() };
     assert_eq!(member.apply_as("root", disable).auth, Some(Change::Disabled));
     assert_eq!(member.machine.auth().revision(), revision + 1);
 }
@@ -135,10 +134,8 @@ fn what_comes_back_needs_the_right_to_read_it() {
     ] {
         assert_eq!(member.txn_as("writer", nested(request)), DENIED);
     }
-    let compare = pb::TxnRequest {
-        compare: vec![pb::Compare { key: bytes("a"), ..Default::default() }],
-        ..Default::default()
-    };
+    let compare =
+        pb::TxnRequest { compare: vec![pb::Compare { key: bytes("a"), ..Default::default() }], ..Default::default() };
     assert_eq!(member.txn_as("writer", compare), DENIED);
     assert!(member.txn_as("writer", nested(Request::RequestPut(put("a")))).is_ok());
     assert!(member.apply_as("writer", entry(false)).reply.is_ok());
@@ -168,11 +165,8 @@ fn a_lease_with_keys_of_others_is_not_ones_own() {
     assert!(member.revoke_as("bob", 1).is_ok());
     // What the server revokes itself comes in root's name, at whatever auth revision.
     let header = Some(pb::RequestHeader { username: "root".into(), auth_revision: 1, ..Default::default() });
-    let expired = pb::InternalRaftRequest {
-        lease_revoke: Some(pb::LeaseRevokeRequest { id: 2 }),
-        header,
-        ..Default::default()
-    };
+    let expired =
+        pb::InternalRaftRequest { lease_revoke: Some(pb::LeaseRevokeRequest { id: 2 }), header, ..Default::default() };
     assert!(member.apply(expired).reply.is_ok());
     assert_eq!(member.all(), "");
 }
@@ -210,11 +204,8 @@ fn users_and_roles_are_changed_by_root_only() {
 fn a_login_gives_a_token_that_names_its_entry_and_no_password_is_needed_any_more() {
     let mut member = Member::new();
     let login = |name: &str, prefix: &str| {
-        let authenticate = pb::InternalAuthenticateRequest {
-            name: name.into(),
-            simple_token: prefix.into(),
-            ..Default::default()
-        };
+        let authenticate =
+            pb::InternalAuthenticateRequest { name: name.into(), simple_token: prefix.into(), ..Default::default() };
         pb::InternalRaftRequest { authenticate: Some(authenticate), ..Default::default() }
     };
     assert_eq!(member.apply(login("root", "abc")).reply, Err(Error::AuthNotEnabled));

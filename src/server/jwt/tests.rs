@@ -128,7 +128,9 @@ fn malformed_tokens_are_refused_and_nothing_panics() {
         assert_eq!(jwt.verify(&forged(head, claims), NOW), None, "{why}");
     }
     let token = forged(head, good);
-    for bad in ["", ".", "..", "...", "a.b.c", "é.é.é", &token[..token.len() - 1], &format!("{token}="), &format!("x.{token}")] {
+    for bad in
+        ["", ".", "..", "...", "a.b.c", "é.é.é", &token[..token.len() - 1], &format!("{token}="), &format!("x.{token}")]
+    {
         assert_eq!(jwt.verify(bad, NOW), None, "{bad}");
     }
     let huge = format!("{}.{}.{}", "A".repeat(1 << 20), "A".repeat(1 << 20), "A".repeat(1 << 20));
