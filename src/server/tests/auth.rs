@@ -90,7 +90,7 @@ async fn call(channel: &Channel, path: &'static str, message: Vec<u8>, token: Op
     requests.send(message).await.expect("room for one");
     let request = with(token, ReceiverStream::new(outgoing));
     // A watch may be asked for more as long as its other side is open; all others wait for the end of the request.
-    let held = path.ends_with("/Watch").then(|| requests.clone());
+    let held = (path == "/etcdserverpb.Watch/Watch").then(|| requests.clone());
     drop(requests);
     let answer = async {
         let mut responses = client.streaming(request, PathAndQuery::from_static(path), Raw).await?.into_inner();
