@@ -35,6 +35,9 @@ use tonic::transport::Identity;
 /// Quick hashes: these tests are about who may do what.
 const QUICK: &str = "--bcrypt-cost=4";
 
+/// Everything on the disk is read through, byte by byte.
+const SMALL_LOG: &str = "--experimental-lab-wal-segment-bytes=1048576";
+
 /// Keys for tests, in sections `== name`.
 const KEYS: &str = include_str!("../../src/server/jwt/fixtures.txt");
 
@@ -262,7 +265,7 @@ fn a_token_is_good_on_every_member_and_rights_survive_kill_9() {
 #[test]
 fn no_password_is_found_in_the_data_or_in_the_log() {
     turn(Duration::from_secs(120), async {
-        let mut cluster = Cluster::start_with(&etcd_bin(), 1, &[QUICK, "--log-level=debug"]).await;
+        let mut cluster = Cluster::start_with(&etcd_bin(), 1, &[QUICK, "--log-level=debug", SMALL_LOG]).await;
         furnish(cluster.client.auth(0)).await;
         let card = pb::AuthUserAddRequest {
             name: "card".into(),

@@ -89,8 +89,9 @@ async fn call(channel: &Channel, path: &'static str, message: Vec<u8>, token: Op
     let (requests, outgoing) = mpsc::channel(1);
     requests.send(message).await.expect("room for one");
     let request = with(token, ReceiverStream::new(outgoing));
-    // Watches stay open for as long as somebody might ask for more.
-    let held = if path.ends_with("/Watch") { Some(requests) } else { None };
+    // A watch may be asked for more as long as its other side is open; all others wait for the end of the request.
+    let held = (path == "/etcdserverpb.Watch/Watch").then(|| requests.clone());
+    drop(requests);
     let answer = async {
         let mut responses = client.streaming(request, PathAndQuery::from_static(path), Raw).await?.into_inner();
         Ok(responses.message().await?.unwrap_or_default())
