@@ -162,6 +162,7 @@ fn message(path: &str, caller: &str) -> Vec<u8> {
         "LeaseRevoke" => pb::LeaseRevokeRequest { id: LEASE }.encode_to_vec(),
         "LeaseKeepAlive" => pb::LeaseKeepAliveRequest { id: LEASE }.encode_to_vec(),
         "LeaseTimeToLive" => pb::LeaseTimeToLiveRequest { id: LEASE, keys: true }.encode_to_vec(),
+        "UserAdd" => pb::AuthUserAddRequest { name: "new".to_owned(), ..Default::default() }.encode_to_vec(),
         "UserGet" => pb::AuthUserGetRequest { name: caller.to_owned() }.encode_to_vec(),
         "RoleGet" => pb::AuthRoleGetRequest { role: "reading".to_owned() }.encode_to_vec(),
         "Lock" => crate::proto::v3lockpb::LockRequest { name: key(), ..Default::default() }.encode_to_vec(),
