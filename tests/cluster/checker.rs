@@ -233,7 +233,7 @@ impl WatchChecker {
 /// What a stream says, from its first response on.
 enum Responses {
     Opening(JoinHandle<Result<Streaming<pb::WatchResponse>, Status>>),
-    Open(Streaming<pb::WatchResponse>),
+    Open(Box<Streaming<pb::WatchResponse>>),
 }
 
 impl Responses {
@@ -242,7 +242,7 @@ impl Responses {
         loop {
             match self {
                 Responses::Open(stream) => return stream.message().await,
-                Responses::Opening(opening) => *self = Responses::Open(opening.await.expect("no panic")?),
+                Responses::Opening(opening) => *self = Responses::Open(Box::new(opening.await.expect("no panic")?)),
             }
         }
     }
