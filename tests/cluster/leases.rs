@@ -256,10 +256,15 @@ fn a_hundred_thousand_leases_cost_next_to_nothing_while_nobody_asks() {
             let line = metrics.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total "));
             line.expect("the metric").parse::<f64>().expect("a number")
         };
+        // The least of a few stretches: what else the machine does only adds to it.
         let idle = async || {
-            let (before, began) = (cpu().await, Instant::now());
-            tokio::time::sleep(Duration::from_secs(10)).await;
-            (cpu().await - before) / began.elapsed().as_secs_f64() * 100.0
+            let mut least = f64::INFINITY;
+            for _ in 0..4 {
+                let (before, began) = (cpu().await, Instant::now());
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                least = least.min((cpu().await - before) / began.elapsed().as_secs_f64() * 100.0);
+            }
+            least
         };
         let without = idle().await;
         let grants = futures::stream::iter(1..=100_000_i64).map(|id| grant(client, 0, id, 3600));
