@@ -10,7 +10,9 @@
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
 
+mod auth;
 mod bad_input;
+mod checker;
 mod client;
 mod etcdctl;
 mod foreign;
@@ -19,9 +21,12 @@ mod hashkv;
 mod http;
 mod ids;
 mod kills;
+mod leases;
+mod locks;
 mod ports;
 mod seeded;
 mod terminate;
 mod tls;
+mod watch_rules;
 mod watches;
 mod writers;
