@@ -1,0 +1,200 @@
+//! The differ: our server and a real etcd are given the same operations, out of a seed, and must answer alike.
+//!
+//! ```text
+//! seed ─▶ generate ─▶ Step ─┬─▶ our server ──▶ text ─┐
+//!              ▲            └─▶ etcd ────────▶ text ─┴─▶ equal, or a row of tests/differences.toml, or a failure
+//!              └── learns from our answer (revision, compaction, watches)
+//! ```
+//!
+//! Compared is all that a client can see: every field of every answer, codes and texts of refusals, the events of every watch in order,
+//! HashKV at random revisions and at the end. Not compared: ids of members and clusters, terms, indices, sizes, times, and the order of rows
+//! that were sorted by something equal. A difference must fit a row of the table; in a long run each row must have been needed.
+//!
+//! | variable | what it does |
+//! |---|---|
+//! | `ETCD_PEER`, `ETCD_351` | the etcd to compare with; the first one given is taken |
+//! | `DIFFER_OURS` | another program in our place, such as a release build, or an etcd |
+//! | `DIFFER_SEEDS=20` | how many seeds; `DIFFER_SEED=7` is the first |
+//! | `DIFFER_OPS=10000` | operations of each seed |
+//! | `DIFFER_FAMILIES=kv,txn` | only these |
+//! | `DIFFER_FULL=1` | a row of the table that was not needed fails the run |
+//! | `DIFFER_SHRINK=1` | the operations before the first difference are reduced to those that bring it about |
+
+#![expect(clippy::disallowed_methods, reason = "says how long it took")]
+
+mod admin;
+mod answer;
+mod calls;
+mod generate;
+mod pair;
+mod rows;
+mod server;
+mod shrink;
+mod step;
+mod stream;
+
+use crate::foreign;
+use crate::harness::etcd_bin;
+use crate::harness::turn;
+use generate::World;
+use pair::Pair;
+use pair::Unexplained;
+use rows::Rows;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+use step::Family;
+use step::Step;
+
+/// What a run in continuous integration does: enough that each family has had some hundred turns.
+const SEEDS: u64 = 2;
+const OPERATIONS: u64 = 1_500;
+const OPERATIONS_SHOWN: usize = 25;
+const LIMIT: Duration = Duration::from_secs(4 * 3600);
+
+/// The families that both servers have.
+const FAMILIES: [Family; 5] = [Family::Kv, Family::Txn, Family::Lease, Family::Watch, Family::Compaction];
+
+struct Settings {
+    ours: PathBuf,
+    theirs: PathBuf,
+    first_seed: u64,
+    seeds: u64,
+    operations: u64,
+    families: Vec<Family>,
+    full: bool,
+    shrink: bool,
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn families() -> Vec<Family> {
+    let Ok(names) = std::env::var("DIFFER_FAMILIES") else { return FAMILIES.to_vec() };
+    let find = |name: &str| Family::ALL.into_iter().find(|family| family.name() == name);
+    names.split(',').map(|name| find(name).unwrap_or_else(|| panic!("no family is called {name}"))).collect()
+}
+
+fn settings() -> Option<Settings> {
+    let peer = std::env::var_os("ETCD_PEER").map(PathBuf::from);
+    let theirs = match peer {
+        Some(peer) => {
+            assert!(peer.is_file(), "ETCD_PEER is no file: {}", peer.display());
+            peer
+        }
+        None => foreign::etcd_351("the differ")?,
+    };
+    Some(Settings {
+        ours: std::env::var_os("DIFFER_OURS").map_or_else(etcd_bin, PathBuf::from),
+        theirs,
+        first_seed: number("DIFFER_SEED").unwrap_or(1),
+        seeds: number("DIFFER_SEEDS").unwrap_or(SEEDS),
+        operations: number("DIFFER_OPS").unwrap_or(OPERATIONS),
+        families: families(),
+        full: number("DIFFER_FULL").is_some_and(|on| on != 0),
+        shrink: number("DIFFER_SHRINK").is_some_and(|on| on != 0),
+    })
+}
+
+#[test]
+fn every_answer_is_as_etcd_gives_it() {
+    let Some(settings) = settings() else { return };
+    turn(LIMIT, async { run(&settings).await });
+}
+
+async fn run(settings: &Settings) {
+    let mut rows: Option<Rows> = None;
+    let mut found = Vec::new();
+    let (mut total, begin) = (0, Instant::now());
+    for seed in settings.first_seed..settings.first_seed + settings.seeds {
+        let mut pair = Pair::start(&settings.ours, &settings.theirs).await;
+        let rows = rows.get_or_insert_with(|| Rows::load(pair.release(), &settings.families));
+        let (steps, unexplained) = play(settings, seed, &mut pair, rows).await;
+        total += steps.len();
+        if unexplained.is_empty() {
+            continue;
+        }
+        let mut text = report(seed, &steps, &unexplained);
+        keep(seed, &steps);
+        if settings.shrink {
+            drop(pair);
+            let shrunk = shrink::shrink(&settings.ours, &settings.theirs, rows, steps, &unexplained[0]).await;
+            text.push_str(&format!("\nthese {} operations do:\n{}", shrunk.len(), listed(&shrunk)));
+        }
+        found.push(text);
+    }
+    let rows = rows.expect("one seed at least");
+    say(&format!("the differ: {total} operations, {} seeds, {:?}", settings.seeds, begin.elapsed()));
+    say(&rows.uses());
+    assert!(found.is_empty(), "{}", found.join("\n\n"));
+    let unused = rows.unused();
+    assert!(
+        !settings.full || unused.is_empty(),
+        "rows of tests/differences.toml that nothing needed:\n{}",
+        unused.join("\n")
+    );
+}
+
+/// One seed. Stops at the first operation whose difference no row explains.
+async fn play(settings: &Settings, seed: u64, pair: &mut Pair, rows: &mut Rows) -> (Vec<Step>, Vec<Unexplained>) {
+    let mut world = World::new(seed, &settings.families);
+    let mut steps = Vec::new();
+    for _ in 0..settings.operations {
+        let step = world.next();
+        steps.push(step.clone());
+        let answer = pair.give(&step, rows).await;
+        for (stream, watch) in pair.ended.drain(..) {
+            world.ended(stream, watch);
+        }
+        if !pair.unexplained.is_empty() {
+            return (steps, std::mem::take(&mut pair.unexplained));
+        }
+        world.learn(&step, &answer);
+    }
+    for step in world.last_words() {
+        steps.push(step.clone());
+        pair.give(&step, rows).await;
+    }
+    pair.settle(rows).await;
+    (steps, std::mem::take(&mut pair.unexplained))
+}
+
+fn report(seed: u64, steps: &[Step], unexplained: &[Unexplained]) -> String {
+    let shown = &steps[steps.len().saturating_sub(OPERATIONS_SHOWN)..];
+    let differences: Vec<String> = unexplained.iter().map(ToString::to_string).collect();
+    format!(
+        "seed {seed}, operation {}: no row of tests/differences.toml explains\n{}\nthe last operations:\n{}\nagain: DIFFER_SEED={seed} DIFFER_SEEDS=1 DIFFER_OPS={}",
+        steps.len() - 1,
+        differences.join("\n"),
+        listed(shown),
+        steps.len(),
+    )
+}
+
+fn listed(steps: &[Step]) -> String {
+    let mut text = String::new();
+    for step in steps {
+        let line = format!("{step:?}");
+        let short: String = line.chars().take(1500).collect();
+        text.push_str(&format!("  {short}\n"));
+    }
+    text
+}
+
+/// Writes the whole history where the build writes.
+fn keep(seed: u64, steps: &[Step]) {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("differ-seed-{seed}.txt"));
+    let text: String = steps.iter().map(|step| format!("{step:?}\n")).collect();
+    match std::fs::write(&path, text) {
+        Ok(()) => say(&format!("the whole history: {}", path.display())),
+        Err(e) => say(&format!("the history could not be written to {}: {e}", path.display())),
+    }
+}
+
+/// To the process's own stderr: what libtest captures is shown for failures only.
+fn say(text: &str) {
+    drop(std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes()));
+}
