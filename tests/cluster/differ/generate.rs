@@ -22,6 +22,8 @@ pub(super) const NO_LEASE: i64 = 404;
 const LONG_TTLS: [i64; 4] = [10_000_000, 1_000_000_000, 8_999_999_999, 9_000_000_000];
 const WRONG_TTLS: [i64; 2] = [9_000_000_001, i64::MAX];
 const STREAMS: u8 = 3;
+/// How many transactions may lie in another.
+const OUTERMOST: u32 = 2;
 const WATCHES_MAX: usize = 12;
 
 /// What the operations so far have led to.
@@ -66,7 +68,7 @@ impl World {
         });
         let op = match family.map_or(Family::Kv, |(family, _)| *family) {
             Family::Kv => self.kv(),
-            Family::Txn => Op::Txn(self.txn(2)),
+            Family::Txn => Op::Txn(self.txn(OUTERMOST)),
             Family::Lease => self.lease(),
             Family::Watch => self.watch(),
             Family::Compaction => self.compaction(),
@@ -109,14 +111,16 @@ impl World {
                 self.streams.entry(*stream).or_default().insert(id, request.start_revision);
             }
             Watching::Cancel { stream, id, .. } => drop(self.streams.entry(*stream).or_default().remove(id)),
-            Watching::Close(stream) => drop(self.streams.remove(stream)),
+            Watching::HalfClose(stream) => drop(self.streams.remove(stream)),
             Watching::Progress { .. } => {}
         }
     }
 
     /// A watch was told its end without having asked.
     pub(super) fn ended(&mut self, stream: u8, id: i64) {
-        self.streams.entry(stream).or_default().remove(&id);
+        if let Some(watches) = self.streams.get_mut(&stream) {
+            watches.remove(&id);
+        }
     }
 
     fn one_in(&mut self, n: u64) -> bool {
@@ -299,7 +303,7 @@ impl World {
         }
         // etcd stops for good if a put keeps a value that the same transaction has deleted, which its check for duplicates misses when the
         // delete goes to the end of all keys.
-        if depth == 2 && deletes_to_the_end(&txn) {
+        if depth == OUTERMOST && deletes_to_the_end(&txn) {
             keep_nothing(&mut txn);
         }
         txn
@@ -314,6 +318,8 @@ impl World {
                     // Rows that are equal come in any order.
                     range.sort_target = 0;
                 }
+                // What an order that does not exist does differs, and here the whole transaction would.
+                range.sort_order = range.sort_order.min(2);
                 Some(Request::RequestRange(range))
             }
             140..178 => Some(Request::RequestDeleteRange(self.delete())),
@@ -392,7 +398,7 @@ impl World {
                 let waits = watches.values().any(|start| *start > self.revision);
                 Watching::Progress { stream: number, expected: !watches.is_empty() && !waits }
             }
-            _ => Watching::Close(number),
+            _ => Watching::HalfClose(number),
         };
         Op::Watch(watching)
     }

@@ -25,6 +25,15 @@ pub(super) struct Unexplained {
     pub(super) field: Field,
 }
 
+impl Unexplained {
+    /// What it has in common with others of its kind: the call and the place; of refusals the texts, too.
+    pub(super) fn kind(&self) -> String {
+        let Unexplained { step, field: Field { path, ours, theirs } } = self;
+        let texts = if path.ends_with("error") { format!("{ours} {theirs}") } else { String::new() };
+        format!("{} {path} {texts}", step.rpc())
+    }
+}
+
 impl fmt::Display for Unexplained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Unexplained { step, field } = self;
@@ -60,7 +69,12 @@ impl Pair {
     /// Gives both a step and returns our answer.
     pub(super) async fn give(&mut self, step: &Step, rows: &mut Rows) -> String {
         let settled = matches!(step.op, Op::Compact(_) | Op::LeaseExpiry { .. })
-            || matches!(step.op, Op::Watch(Watching::Cancel { .. } | Watching::Close(_) | Watching::Progress { .. }));
+            || matches!(
+                step.op,
+                Op::Watch(
+                    Watching::Open(_) | Watching::Cancel { .. } | Watching::HalfClose(_) | Watching::Progress { .. }
+                )
+            );
         self.steps += 1;
         if settled || self.steps.is_multiple_of(SETTLE_EVERY) {
             self.settle(rows).await;

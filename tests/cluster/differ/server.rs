@@ -344,9 +344,9 @@ impl Server {
                 stream.send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
                 stream.progress(*expected).await
             }
-            Watching::Close(number) => {
-                let mut stream = self.streams.remove(number).expect("an open stream");
-                stream.close().await
+            Watching::HalfClose(number) => {
+                let stream = self.streams.get_mut(number).expect("an open stream");
+                stream.half_close().await
             }
         }
     }

@@ -62,8 +62,11 @@ async fn still(ours: &Path, theirs: &Path, rows: &mut Rows, steps: &[Step], want
 fn can_be_done(step: &Step, open: &mut BTreeSet<u8>) -> bool {
     let Op::Watch(watching) = &step.op else { return true };
     match watching {
-        Watching::Open(stream) => open.insert(*stream),
-        Watching::Close(stream) => open.remove(stream),
+        Watching::Open(stream) => {
+            open.insert(*stream);
+            true
+        }
+        Watching::HalfClose(stream) => open.remove(stream),
         Watching::Create { stream, .. } | Watching::Cancel { stream, .. } | Watching::Progress { stream, .. } => {
             open.contains(stream)
         }

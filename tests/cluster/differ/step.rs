@@ -60,26 +60,16 @@ pub(super) enum Member {
 /// What is done with watch streams, which have numbers.
 #[derive(Clone, Debug)]
 pub(super) enum Watching {
+    /// Opens a stream, in place of the one before.
     Open(u8),
     /// Waits for the answer, which always comes. `past`: it starts in the past, so its watcher is behind for a while.
-    Create {
-        stream: u8,
-        past: bool,
-        request: pb::WatchCreateRequest,
-    },
+    Create { stream: u8, past: bool, request: pb::WatchCreateRequest },
     /// `known`: there is such a watch, so there will be an answer to wait for.
-    Cancel {
-        stream: u8,
-        id: i64,
-        known: bool,
-    },
+    Cancel { stream: u8, id: i64, known: bool },
     /// `expected`: an answer should come.
-    Progress {
-        stream: u8,
-        expected: bool,
-    },
-    /// Closes the client's side and waits for the end of the other.
-    Close(u8),
+    Progress { stream: u8, expected: bool },
+    /// Closes the client's side. The other stays open, and its watches are compared on, until another stream is opened in its place.
+    HalfClose(u8),
 }
 
 /// What is asked.

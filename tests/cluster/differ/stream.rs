@@ -90,9 +90,10 @@ impl Stream {
         self.wait(MUST_COME, |got| got.logs.get(&id).filter(|log| is_end(log)).map(|_| "canceled: 1,".to_owned())).await
     }
 
-    pub(super) async fn close(&mut self) -> String {
+    /// Ends the requests. Returns the end of the answers, if that comes, too.
+    pub(super) async fn half_close(&mut self) -> String {
         self.requests = None;
-        self.wait(MUST_COME, |got| got.end.clone()).await
+        self.wait(SHOULD_NOT / 2, |got| got.end.clone()).await
     }
 
     /// How much of each watch has come.
