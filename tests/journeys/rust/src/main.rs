@@ -11,13 +11,14 @@ use etcd_client::DeleteOptions;
 use etcd_client::Error;
 use etcd_client::EventType;
 use etcd_client::GetOptions;
+use etcd_client::LeaseTimeToLiveOptions;
 use etcd_client::LockOptions;
 use etcd_client::ProclaimOptions;
 use etcd_client::PutOptions;
 use etcd_client::ResignOptions;
 use etcd_client::SortOrder;
 use etcd_client::SortTarget;
-use etcd_client::TimeToLiveOptions;
+
 use etcd_client::Txn;
 use etcd_client::TxnOp;
 use etcd_client::TxnOpResponse;
@@ -148,7 +149,7 @@ async fn leases(client: &mut Client) -> Result<(), Error> {
     for key in ["rs/l/1", "rs/l/2"] {
         client.put(key, "v", Some(PutOptions::new().with_lease(lease.id()))).await?;
     }
-    let left = client.lease_time_to_live(lease.id(), Some(TimeToLiveOptions::new().with_keys())).await?;
+    let left = client.lease_time_to_live(lease.id(), Some(LeaseTimeToLiveOptions::new().with_keys())).await?;
     assert_eq!((left.granted_ttl(), left.keys().len()), (600, 2));
     assert!(client.leases().await?.leases().iter().any(|one| one.id() == lease.id()));
     client.lease_revoke(lease.id()).await?;
