@@ -41,7 +41,9 @@ use generate::World;
 use pair::Pair;
 use pair::Unexplained;
 use rows::Rows;
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -113,12 +115,11 @@ fn every_answer_is_as_a_newer_etcd_gives_it() {
 async fn run(settings: &Settings) {
     let mut rows: Option<Rows> = None;
     let mut found = Vec::new();
-    let (mut total, begin) = (0, Instant::now());
+    let (mut tally, begin) = (Tally::default(), Instant::now());
     for seed in settings.first_seed..settings.first_seed + settings.seeds {
         let mut pair = Pair::start(&settings.ours, &settings.theirs).await;
         let rows = rows.get_or_insert_with(|| Rows::load(pair.release(), &settings.families));
-        let (steps, unexplained) = play(settings, seed, &mut pair, rows).await;
-        total += steps.len();
+        let (steps, unexplained) = play(settings, seed, &mut pair, rows, &mut tally).await;
         if unexplained.is_empty() {
             continue;
         }
@@ -132,8 +133,8 @@ async fn run(settings: &Settings) {
         found.push(text);
     }
     let rows = rows.expect("one seed at least");
-    say(&format!("the differ: {total} operations, {} seeds, {:?}", settings.seeds, begin.elapsed()));
-    say(&rows.uses());
+    say(&format!("the differ: {} seeds, {:?}, {tally}", settings.seeds, begin.elapsed()));
+    say(&format!("rows of tests/differences.toml and their uses:\n{}", rows.uses()));
     assert!(found.is_empty(), "{}", found.join("\n\n"));
     let unused = rows.unused();
     assert!(
@@ -144,13 +145,20 @@ async fn run(settings: &Settings) {
 }
 
 /// One seed. Stops at the first operation whose difference no row explains, or when it makes no sense to go on after it.
-async fn play(settings: &Settings, seed: u64, pair: &mut Pair, rows: &mut Rows) -> (Vec<Step>, Vec<Unexplained>) {
+async fn play(
+    settings: &Settings,
+    seed: u64,
+    pair: &mut Pair,
+    rows: &mut Rows,
+    tally: &mut Tally,
+) -> (Vec<Step>, Vec<Unexplained>) {
     let mut world = World::new(seed, &settings.families);
     let mut steps = Vec::new();
     for _ in 0..settings.operations {
         let step = world.next();
         steps.push(step.clone());
         let answer = pair.give(&step, rows).await;
+        tally.note(&step, &answer);
         for (stream, watch) in pair.ended.drain(..) {
             world.ended(stream, watch);
         }
@@ -166,6 +174,25 @@ async fn play(settings: &Settings, seed: u64, pair: &mut Pair, rows: &mut Rows) 
     }
     pair.settle(rows).await;
     (steps, std::mem::take(&mut pair.unexplained))
+}
+
+/// How often each call was made, and how often it was refused: a run in which all is refused compares little.
+#[derive(Default)]
+struct Tally(BTreeMap<String, (u64, u64)>);
+
+impl Tally {
+    fn note(&mut self, step: &Step, answer: &str) {
+        let (calls, refused) = self.0.entry(step.rpc()).or_default();
+        *calls += 1;
+        *refused += u64::from(answer.starts_with("error: "));
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} operations (refused by both):", self.0.values().map(|(calls, _)| calls).sum::<u64>())?;
+        self.0.iter().try_for_each(|(rpc, (calls, refused))| write!(f, " {rpc} {calls} ({refused}),"))
+    }
 }
 
 fn report(seed: u64, steps: &[Step], unexplained: &[Unexplained]) -> String {
