@@ -12,8 +12,9 @@ use std::fmt::Write;
 use tonic::Response;
 use tonic::Status;
 
-/// The path of a refusal in [`fields`].
+/// The path of a refusal in [`fields`], and of an answer that did not come.
 const ERROR: &str = "error";
+const SILENCE: &str = "silence";
 const ABSENT: &str = "(absent)";
 
 /// One place where two answers differ.
@@ -141,7 +142,7 @@ pub(super) fn differences(ours: &str, theirs: &str) -> Vec<Field> {
     let refusals: Vec<String> = ours.keys().chain(theirs.keys()).filter(|path| is_refusal(path)).cloned().collect();
     let covered = |path: &str| {
         refusals.iter().any(|refusal| {
-            let below = refusal.strip_suffix(ERROR).expect("it ends so");
+            let below = refusal.trim_end_matches(|c: char| c != '.');
             path != refusal && path.starts_with(below)
         })
     };
@@ -160,7 +161,7 @@ pub(super) fn differences(ours: &str, theirs: &str) -> Vec<Field> {
 }
 
 fn is_refusal(path: &str) -> bool {
-    path == ERROR || path.ends_with(".error")
+    [ERROR, SILENCE].iter().any(|word| path == *word || path.ends_with(&format!(".{word}")))
 }
 
 #[test]
