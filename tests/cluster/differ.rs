@@ -152,7 +152,7 @@ async fn play(
     rows: &mut Rows,
     tally: &mut Tally,
 ) -> (Vec<Step>, Vec<Unexplained>) {
-    let mut world = World::new(seed, &settings.families);
+    let mut world = World::new(seed, &settings.families, !rows::is_below(pair.release(), "3.5.24"));
     let mut steps = Vec::new();
     for _ in 0..settings.operations {
         let step = world.next();

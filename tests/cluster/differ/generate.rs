@@ -30,6 +30,9 @@ const WATCHES_MAX: usize = 12;
 pub(super) struct World {
     pub(super) random: Seeded,
     families: Vec<Family>,
+    /// Whether the etcd refuses a watch from a negative revision, as all have done since 3.5.24. Before, such a watch was created and ended,
+    /// which no later id of that stream would agree about.
+    refuses_negative_starts: bool,
     pub(super) revision: i64,
     compacted: i64,
     streams: BTreeMap<u8, BTreeMap<i64, i64>>,
@@ -41,8 +44,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, families: &[Family]) -> World {
+    pub(super) fn new(seed: u64, families: &[Family], refuses_negative_starts: bool) -> World {
         World {
+            refuses_negative_starts,
             random: Seeded::new(seed),
             families: families.to_vec(),
             revision: 1,
@@ -422,6 +426,7 @@ impl World {
             38 => -1,
             _ => self.revision - self.random.below(20) as i64,
         };
+        let start_revision = if self.refuses_negative_starts { start_revision } else { start_revision.max(0) };
         let mut filters: Vec<i32> = Vec::new();
         if self.one_in(4) {
             filters.push(self.random.below(2) as i32);

@@ -49,12 +49,17 @@ impl Row {
     fn is_for(&self, release: &str) -> bool {
         let Some(releases) = &self.releases else { return true };
         let below = releases.strip_prefix('<').unwrap_or_else(|| panic!("releases are told as \"<3.5.8\": {releases}"));
-        numbers(release) < numbers(below)
+        is_below(release, below)
     }
 
     fn can_show(&self, families: &[Family]) -> bool {
         self.families.iter().all(|name| families.iter().any(|family| family.name() == *name))
     }
+}
+
+/// Whether a release came before another.
+pub(super) fn is_below(release: &str, other: &str) -> bool {
+    numbers(release) < numbers(other)
 }
 
 fn numbers(version: &str) -> Vec<u32> {
