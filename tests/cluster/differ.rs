@@ -37,6 +37,7 @@ mod stream;
 use crate::foreign;
 use crate::harness::etcd_bin;
 use crate::harness::turn;
+use generate::Habits;
 use generate::World;
 use pair::Pair;
 use pair::Unexplained;
@@ -152,7 +153,13 @@ async fn play(
     rows: &mut Rows,
     tally: &mut Tally,
 ) -> (Vec<Step>, Vec<Unexplained>) {
-    let mut world = World::new(seed, &settings.families, !rows::is_below(pair.release(), "3.5.24"));
+    let since = |release: &str| !rows::is_below(pair.release(), release);
+    let habits = Habits {
+        refuses_negative_starts: since("3.5.24"),
+        refuses_empty_permissions: since("3.5.8"),
+        guards_leases_and_compaction: since("3.5.28"),
+    };
+    let mut world = World::new(seed, &settings.families, habits);
     let mut steps = Vec::new();
     for _ in 0..settings.operations {
         let step = world.next();

@@ -107,6 +107,10 @@ impl World {
             38..41 => Op::UserDelete(self.user()),
             41..45 => {
                 let (name, password) = (self.user(), *self.random.pick(&PASSWORDS));
+                if name == "root" && self.auth_on {
+                    // Its token went with the old password.
+                    self.follow(Op::Authenticate { name: "root", password: ROOT_PASSWORD, slot: 0 });
+                }
                 Op::UserChangePassword { name, password: if name == "root" { ROOT_PASSWORD } else { password } }
             }
             45..58 => Op::UserGrantRole { user: self.user(), role: self.role() },
@@ -143,7 +147,12 @@ impl World {
 
     fn grant_permission(&mut self) -> Op {
         let key = self.key();
-        let range_end = self.range_end(&key);
+        let mut range_end = self.range_end(&key);
+        let is_empty = key.is_empty() || (!range_end.is_empty() && range_end != "\0" && range_end <= key);
+        let key = if is_empty && !self.habits.refuses_empty_permissions { "k".into() } else { key };
+        if is_empty && !self.habits.refuses_empty_permissions {
+            range_end = "l".into();
+        }
         let perm_type = self.random.below(3) as i32;
         let perm = authpb::Permission { perm_type, key, range_end };
         // Without a permission etcd 3.4 stops for good; 3.5 answers.
@@ -184,7 +193,7 @@ impl World {
 
     fn switch_off(&mut self) -> Op {
         self.follow(Op::AuthDisable);
-        self.follow(Op::AuthStatus);
+        self.script.push_back(Step::new(Op::AuthStatus));
         Op::Authenticate { name: "root", password: ROOT_PASSWORD, slot: 0 }
     }
 

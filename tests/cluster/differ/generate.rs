@@ -26,13 +26,22 @@ const STREAMS: u8 = 3;
 const OUTERMOST: u32 = 2;
 const WATCHES_MAX: usize = 12;
 
+/// What a release of etcd does, where doing otherwise would let the two part for good, so that nothing after it could be compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Habits {
+    /// Since 3.5.24. Before, a watch from a negative revision was created and then ended.
+    pub(super) refuses_negative_starts: bool,
+    /// Since 3.5.8. Before, a permission on no key was granted.
+    pub(super) refuses_empty_permissions: bool,
+    /// Since 3.5.28. Before, anybody could compact, and grant and revoke leases.
+    pub(super) guards_leases_and_compaction: bool,
+}
+
 /// What the operations so far have led to.
 pub(super) struct World {
     pub(super) random: Seeded,
     families: Vec<Family>,
-    /// Whether the etcd refuses a watch from a negative revision, as all have done since 3.5.24. Before, such a watch was created and ended,
-    /// which no later id of that stream would agree about.
-    refuses_negative_starts: bool,
+    pub(super) habits: Habits,
     pub(super) revision: i64,
     compacted: i64,
     streams: BTreeMap<u8, BTreeMap<i64, i64>>,
@@ -44,9 +53,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, families: &[Family], refuses_negative_starts: bool) -> World {
+    pub(super) fn new(seed: u64, families: &[Family], habits: Habits) -> World {
         World {
-            refuses_negative_starts,
+            habits,
             random: Seeded::new(seed),
             families: families.to_vec(),
             revision: 1,
@@ -85,6 +94,11 @@ impl World {
         let who = match op {
             // What is granted here must go again: somebody who may do all of it.
             Op::LeaseBrief { .. } | Op::LeaseExpiry { .. } if self.auth_on => Who::Token(0),
+            Op::Compact(_) | Op::LeaseGrant(_) | Op::LeaseRevoke(_) | Op::Alarm { .. }
+                if self.auth_on && !self.habits.guards_leases_and_compaction =>
+            {
+                Who::Token(0)
+            }
             _ => self.who(),
         };
         Step { who, op }
@@ -426,7 +440,7 @@ impl World {
             38 => -1,
             _ => self.revision - self.random.below(20) as i64,
         };
-        let start_revision = if self.refuses_negative_starts { start_revision } else { start_revision.max(0) };
+        let start_revision = if self.habits.refuses_negative_starts { start_revision } else { start_revision.max(0) };
         let mut filters: Vec<i32> = Vec::new();
         if self.one_in(4) {
             filters.push(self.random.below(2) as i32);
