@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) habits: Habits,
     pub(super) revision: i64,
     compacted: i64,
+    /// The last compaction was answered when all was done, not only begun.
+    is_swept: bool,
     streams: BTreeMap<u8, BTreeMap<i64, i64>>,
     expiries: i64,
     pub(super) auth_on: bool,
@@ -60,6 +62,7 @@ impl World {
             families: families.to_vec(),
             revision: 1,
             compacted: -1,
+            is_swept: true,
             streams: BTreeMap::new(),
             expiries: 0,
             auth_on: false,
@@ -111,7 +114,9 @@ impl World {
         }
         let refused = answer.starts_with("error: ");
         match &step.op {
-            Op::Compact(compaction) if !refused => self.compacted = compaction.revision,
+            Op::Compact(compaction) if !refused => {
+                (self.compacted, self.is_swept) = (compaction.revision, compaction.physical);
+            }
             Op::Watch(watching) => self.learn_watch(watching, answer),
             Op::AuthEnable if !refused => self.auth_on = true,
             Op::AuthDisable if !refused => self.auth_on = false,
@@ -358,6 +363,10 @@ impl World {
             return Op::Compact(pb::CompactionRequest { revision, physical: self.one_in(2) });
         }
         let revision = if self.one_in(3) { self.revision } else { self.some_revision() };
+        // Compactions leave their hashes, which answer from then on: at a moment that nobody can tell, unless it was waited for.
+        if !self.is_swept && revision <= self.compacted {
+            return Op::Range(self.range());
+        }
         let at = match revision {
             r if r < 0 => "negative",
             r if r == self.compacted => "at the compaction",
