@@ -22,12 +22,12 @@ use std::sync::Arc;
 /// As the server's default.
 const TXN_OPS_MAX: usize = 128;
 /// A first byte that stands for a raft entry, unchecked, as a peer or a file may bring it.
-pub const ENTRY: u8 = 0;
+pub(crate) const ENTRY: u8 = 0;
 /// How many kinds of messages there are; the first byte says which one follows.
-pub const KINDS: u8 = 12;
+pub(crate) const KINDS: u8 = 12;
 
 /// One member's state and its watchers.
-pub struct Bench {
+pub(crate) struct Bench {
     machine: RwLock<Machine>,
     engine: Arc<Memory>,
     hub: watch::Shared,
@@ -46,7 +46,7 @@ fn open(engine: &Arc<Memory>) -> Machine {
 }
 
 impl Bench {
-    pub fn new() -> Bench {
+    pub(crate) fn new() -> Bench {
         let engine = Arc::default();
         let machine = open(&engine);
         let hub = watch::Shared::new(machine.store().revision());
@@ -57,7 +57,7 @@ impl Bench {
     ///
     /// # Panics
     /// That is what is looked for; and if applying fails in a way that would stop the member.
-    pub fn execute(&mut self, bytes: &[u8]) -> &'static str {
+    pub(crate) fn execute(&mut self, bytes: &[u8]) -> &'static str {
         let Some((kind, message)) = bytes.split_first() else { return "nothing" };
         match kind % KINDS {
             ENTRY => decoded(message, |entry: pb::InternalRaftRequest| self.apply(entry)),
@@ -154,7 +154,7 @@ impl Bench {
     }
 
     /// Writes everything and opens it anew: nothing may have changed.
-    pub fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         let machine = self.machine.get_mut();
         if let Some(batch) = machine.take_batch() {
             self.engine.write(&batch).expect("memory");

@@ -241,7 +241,7 @@ fn changed_bytes_are_refused_or_done_and_nothing_panics() {
             assert!(growth < GROWTH_MAX_KIB, "after {number} executions the process has grown by {growth} KiB");
         }
     }
-    println!("{executions} executions of seed {seed}, {} messages: {outcomes:?}", pool.len());
+    eprintln!("{executions} executions of seed {seed}, {} messages: {outcomes:?}", pool.len());
     // That the bytes reached the handlers, and their depths.
     for outcome in
         ["put", "deleted", "txn", "range", "hash", "watch", "compacted", "future", "duplicate key", "no lease"]
