@@ -198,6 +198,9 @@ fn mutate(random: &mut Seeded, message: &mut Vec<u8>, other: &[u8]) {
         }
     }
     message.truncate(MESSAGE_MAX);
+    if message.is_empty() {
+        message.push(random.next() as u8);
+    }
 }
 
 /// Kibibytes of memory that the process has.
