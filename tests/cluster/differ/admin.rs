@@ -48,16 +48,10 @@ impl World {
             _ => Member::Own,
         };
         let mut alarm = *self.random.pick(&[0, 1, 1, 1, 2, 2, 9]);
+        // An action that does not exist would stop etcd for good.
         let action = self.random.below(40) as i32;
-        let action = if action < 16 {
-            0
-        } else if action < 22 {
-            1
-        } else if action < 39 {
-            2
-        } else {
-            8
-        };
+        let action = [(16, 0), (22, 1), (40, 2)].into_iter().find_map(|(below, what)| (action < below).then_some(what));
+        let action = action.unwrap_or(0);
         if action == AlarmAction::Activate as i32 {
             // One that does not exist stops etcd for good.
             alarm = alarm.min(2);
