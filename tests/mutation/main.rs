@@ -174,6 +174,9 @@ fn entries(
 /// Changes some bytes; the first, which is the kind, seldom.
 fn mutate(random: &mut Seeded, message: &mut Vec<u8>, other: &[u8]) {
     for _ in 0..1 + random.below(4) {
+        if message.is_empty() {
+            message.push(0);
+        }
         let at = if message.len() > 1 { 1 + random.below(message.len() - 1) } else { 0 };
         let length = 1 + random.below(8);
         let end = (at + length).min(message.len());
@@ -199,7 +202,7 @@ fn mutate(random: &mut Seeded, message: &mut Vec<u8>, other: &[u8]) {
     }
     message.truncate(MESSAGE_MAX);
     if message.is_empty() {
-        message.push(random.next() as u8);
+        message.push(0);
     }
 }
 
