@@ -321,7 +321,8 @@ impl World {
             }
         }
         if self.one_in(300) {
-            let op = pb::RequestOp { request: Some(Request::RequestRange(self.range())) };
+            let range = pb::RangeRequest { sort_order: 0, ..self.range() };
+            let op = pb::RequestOp { request: Some(Request::RequestRange(range)) };
             txn.success = vec![op; 127 + self.random.below(3) as usize];
         }
         // etcd stops for good if a put keeps a value that the same transaction has deleted, which its check for duplicates misses when the
