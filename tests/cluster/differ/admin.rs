@@ -1,11 +1,13 @@
 //! Operations of maintenance, alarms, authentication, locks and elections.
 
 use super::generate::NO_LEASE;
+use super::generate::STREAMS;
 use super::generate::World;
 use super::step::Family;
 use super::step::Member;
 use super::step::Op;
 use super::step::Step;
+use super::step::Watching;
 use super::step::Who;
 use etcd_lab::proto::authpb;
 use etcd_lab::proto::etcdserverpb as pb;
@@ -78,7 +80,7 @@ impl World {
     }
 
     /// Appends to the script, in the name of somebody who may.
-    fn follow(&mut self, op: Op) {
+    pub(super) fn follow(&mut self, op: Op) {
         let who = if self.auth_on { Who::Token(0) } else { Who::Nobody };
         self.script.push_back(Step { who, op });
     }
@@ -163,6 +165,9 @@ impl World {
             options,
             hashed_password: String::new(),
         };
+        (0..STREAMS).for_each(|stream| self.follow(Op::Watch(Watching::Drop(stream))));
+        // Without a root, mostly.
+        self.follow(Op::AuthEnable);
         self.follow(Op::UserAdd(add));
         self.follow(Op::UserChangePassword { name: "root", password: ROOT_PASSWORD });
         self.follow(Op::UserGrantRole { user: "root", role: "root" });
@@ -182,7 +187,7 @@ impl World {
             self.follow(Op::Authenticate { name: "bob", password, slot: 2 });
             self.follow(Op::Authenticate { name: "cy", password, slot: 3 });
         }
-        Op::AuthEnable
+        Op::AuthStatus
     }
 
     fn switch_off(&mut self) -> Op {

@@ -21,7 +21,9 @@ const LEASES: [i64; 8] = [1, 2, 3, 77, 0x1234_5678, i64::MAX, -5, i64::MIN];
 pub(super) const NO_LEASE: i64 = 404;
 const LONG_TTLS: [i64; 4] = [10_000_000, 1_000_000_000, 8_999_999_999, 9_000_000_000];
 const WRONG_TTLS: [i64; 2] = [9_000_000_001, i64::MAX];
-const STREAMS: u8 = 3;
+pub(super) const STREAMS: u8 = 3;
+/// One that is there for a moment.
+const BRIEF_STREAM: u8 = 9;
 /// How many transactions may lie in another.
 const OUTERMOST: u32 = 2;
 const WATCHES_MAX: usize = 12;
@@ -134,7 +136,7 @@ impl World {
                 self.streams.entry(*stream).or_default().insert(id, request.start_revision);
             }
             Watching::Cancel { stream, id, .. } => drop(self.streams.entry(*stream).or_default().remove(id)),
-            Watching::HalfClose(stream) => drop(self.streams.remove(stream)),
+            Watching::HalfClose(stream) | Watching::Drop(stream) => drop(self.streams.remove(stream)),
             Watching::Progress { .. } => {}
         }
     }
@@ -412,6 +414,17 @@ impl World {
     }
 
     fn watch(&mut self) -> Op {
+        if self.auth_on {
+            // We end watches when their user's rights go, etcd lets them run on (reliability 5): none is there when rights change.
+            for _ in 0..1 + self.random.below(3) {
+                let create = self.create(BRIEF_STREAM);
+                self.follow(Op::Watch(create));
+            }
+            let put = self.put(false);
+            self.follow(Op::Put(put));
+            self.follow(Op::Watch(Watching::Drop(BRIEF_STREAM)));
+            return Op::Watch(Watching::Open(BRIEF_STREAM));
+        }
         let number = self.random.below(u64::from(STREAMS)) as u8;
         let Some(watches) = self.streams.get(&number).cloned() else { return Op::Watch(Watching::Open(number)) };
         let watching = match self.random.below(100) {

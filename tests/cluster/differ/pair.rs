@@ -72,7 +72,11 @@ impl Pair {
             || matches!(
                 step.op,
                 Op::Watch(
-                    Watching::Open(_) | Watching::Cancel { .. } | Watching::HalfClose(_) | Watching::Progress { .. }
+                    Watching::Open(_)
+                        | Watching::Drop(_)
+                        | Watching::Cancel { .. }
+                        | Watching::HalfClose(_)
+                        | Watching::Progress { .. }
                 )
             );
         self.steps += 1;

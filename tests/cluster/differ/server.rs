@@ -344,6 +344,10 @@ impl Server {
                 stream.send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
                 stream.progress(*expected).await
             }
+            Watching::Drop(number) => {
+                drop(self.streams.remove(number));
+                String::new()
+            }
             Watching::HalfClose(number) => {
                 let stream = self.streams.get_mut(number).expect("an open stream");
                 stream.half_close().await

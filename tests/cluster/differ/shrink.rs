@@ -67,6 +67,10 @@ fn can_be_done(step: &Step, open: &mut BTreeSet<u8>) -> bool {
             true
         }
         Watching::HalfClose(stream) => open.remove(stream),
+        Watching::Drop(stream) => {
+            open.remove(stream);
+            true
+        }
         Watching::Create { stream, .. } | Watching::Cancel { stream, .. } | Watching::Progress { stream, .. } => {
             open.contains(stream)
         }

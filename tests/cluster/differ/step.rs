@@ -70,6 +70,8 @@ pub(super) enum Watching {
     Progress { stream: u8, expected: bool },
     /// Closes the client's side. The other stays open, and its watches are compared on, until another stream is opened in its place.
     HalfClose(u8),
+    /// Goes away, if the stream is there.
+    Drop(u8),
 }
 
 /// What is asked.
