@@ -153,6 +153,14 @@ impl Bench {
         any
     }
 
+    /// Disarms all alarms.
+    pub(crate) fn calm(&mut self) {
+        for alarm in self.machine.get_mut().alarms() {
+            let request = pb::AlarmRequest { action: 2, member_id: alarm.member_id, alarm: alarm.alarm };
+            self.apply(pb::InternalRaftRequest { alarm: Some(request), ..Default::default() });
+        }
+    }
+
     /// Writes everything and opens it anew: nothing may have changed.
     pub(crate) fn reopen(&mut self) {
         let machine = self.machine.get_mut();
