@@ -158,6 +158,7 @@ async fn play(
         refuses_negative_starts: since("3.5.24"),
         refuses_empty_permissions: since("3.5.8"),
         guards_leases_and_compaction: since("3.5.28"),
+        guards_open_watches: since("3.5.33"),
     };
     let mut world = World::new(seed, &settings.families, habits);
     let mut steps = Vec::new();

@@ -37,6 +37,8 @@ pub(super) struct Habits {
     pub(super) refuses_empty_permissions: bool,
     /// Since 3.5.28. Before, anybody could compact, and grant and revoke leases.
     pub(super) guards_leases_and_compaction: bool,
+    /// Since 3.5.33. Before, who may read one key could watch from it to the end of all keys (GHSA-xg4h-6gfc-h4m8).
+    pub(super) guards_open_watches: bool,
 }
 
 /// What the operations so far have led to.
@@ -417,7 +419,13 @@ impl World {
         if self.auth_on {
             // We end watches when their user's rights go, etcd lets them run on (reliability 5): none is there when rights change.
             for _ in 0..1 + self.random.below(3) {
-                let create = self.create(BRIEF_STREAM);
+                let mut create = self.create(BRIEF_STREAM);
+                if let Watching::Create { request, .. } = &mut create
+                    && request.range_end == "\0"
+                    && !self.habits.guards_open_watches
+                {
+                    request.range_end = Bytes::from_static(b"l");
+                }
                 self.follow(Op::Watch(create));
             }
             let put = self.put(false);
