@@ -31,6 +31,7 @@ use crate::engine::Batch;
 use crate::engine::Engine;
 use crate::engine::Table;
 use crate::error::Error;
+use crate::golang;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::walpb::ConfChange;
 use crate::proto::walpb::conf_change::Type;
@@ -97,23 +98,6 @@ fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::E
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// JSON as Go writes it: like everybody's, but fit to stand inside HTML.
-fn go_json(value: &impl Serialize) -> String {
-    let plain = serde_json::to_string(value).expect("strings, numbers and lists only");
-    let mut text = String::with_capacity(plain.len());
-    for c in plain.chars() {
-        match c {
-            '<' => text.push_str("\\u003c"),
-            '>' => text.push_str("\\u003e"),
-            '&' => text.push_str("\\u0026"),
-            '\u{2028}' => text.push_str("\\u2028"),
-            '\u{2029}' => text.push_str("\\u2029"),
-            _ => text.push(c),
-        }
-    }
-    text
-}
-
 fn first_8_bytes(hash: Sha1) -> u64 {
     let [a, b, c, d, e, f, g, h, ..]: [u8; 20] = hash.finalize().into();
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
@@ -163,7 +147,7 @@ impl Member {
     /// etcd's JSON of this member: the row in [`Table::Members`] and the context of its conf change.
     #[must_use]
     pub fn to_json(&self) -> String {
-        go_json(self)
+        golang::json(self)
     }
 
     /// Reads [`Self::to_json`].
@@ -203,7 +187,7 @@ impl Member {
     #[must_use]
     pub fn change_to_promote(id: MemberId) -> ConfChange {
         let context = ChangeContext { member: Member { id, ..Member::default() }, is_promote: true };
-        change(Type::AddNode, id, go_json(&context))
+        change(Type::AddNode, id, golang::json(&context))
     }
 
     /// The conf change that removes the member `id`.

@@ -19,6 +19,7 @@ use crate::client::Call;
 use crate::client::Client;
 use crate::client::Config;
 use crate::client::TlsFiles;
+use crate::golang;
 use std::fmt::Display;
 use std::io;
 use std::io::BufRead as _;
@@ -272,9 +273,9 @@ impl<'a> Session<'a> {
     fn log(&mut self, level: &str, fields: &[(&str, &str)]) -> Outcome {
         use super::print::json;
         let mut line = json::Object::default();
-        line.always("level", json::string(level)).always("ts", json::string(&now()));
+        line.always("level", golang::json(level)).always("ts", golang::json(&now()));
         for (name, value) in fields {
-            line.always(name, json::string(value));
+            line.always(name, golang::json(value));
         }
         Ok(writeln!(self.err, "{}", line.end())?)
     }

@@ -40,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long a process may take to end after a signal that it handles.
 pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(15);
-const LOG_LINES_SHOWN: usize = 60;
+const LOG_LINES_SHOWN: usize = 20;
 
 static TURN: Mutex<()> = Mutex::new(());
 

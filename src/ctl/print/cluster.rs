@@ -20,8 +20,8 @@ fn member_json(member: &Member) -> String {
     Object::default()
         .number("ID", member.id)
         .text("name", &member.name)
-        .list("peerURLs", member.peer_ur_ls.iter().map(|url| json::string(url)))
-        .list("clientURLs", member.client_ur_ls.iter().map(|url| json::string(url)))
+        .list("peerURLs", member.peer_ur_ls.iter().map(|url| golang::json(url)))
+        .list("clientURLs", member.client_ur_ls.iter().map(|url| golang::json(url)))
         .flag("isLearner", member.is_learner)
         .end()
 }
@@ -40,7 +40,7 @@ fn member_row(member: &Member) -> Vec<String> {
 /// The one answer that `--hex` changes in json: ids as strings of hexadecimal digits, and fewer fields.
 fn members_hex_json(answer: &MemberListResponse) -> String {
     let hex = |id: u64| format!("\"{id:x}\"");
-    let urls = |urls: &[String]| json::array(urls.iter().map(|url| json::string(url)));
+    let urls = |urls: &[String]| json::array(urls.iter().map(|url| golang::json(url)));
     let header = answer.header.unwrap_or_default();
     let header = Object::default()
         .always("cluster_id", hex(header.cluster_id))
@@ -50,7 +50,7 @@ fn members_hex_json(answer: &MemberListResponse) -> String {
     let members = answer.members.iter().map(|member| {
         Object::default()
             .always("ID", hex(member.id))
-            .always("name", json::string(&member.name))
+            .always("name", golang::json(&member.name))
             .always("peerURLs", urls(&member.peer_ur_ls))
             .always("clientURLs", urls(&member.client_ur_ls))
             .end()
@@ -191,9 +191,9 @@ impl Answer for PerEndpoint<Health> {
     fn json(&self, _: bool) -> String {
         let one = |(endpoint, health): &(String, Health)| {
             Object::default()
-                .always("endpoint", json::string(endpoint))
+                .always("endpoint", golang::json(endpoint))
                 .always("health", health.health.to_string())
-                .always("took", json::string(&health.took))
+                .always("took", golang::json(&health.took))
                 .text("error", &health.error)
                 .end()
         };
@@ -236,7 +236,7 @@ fn status_json(status: &StatusResponse) -> String {
         .number("raftIndex", status.raft_index)
         .number("raftTerm", status.raft_term)
         .number("raftAppliedIndex", status.raft_applied_index)
-        .list("errors", status.errors.iter().map(|error| json::string(error)))
+        .list("errors", status.errors.iter().map(|error| golang::json(error)))
         .number("dbSizeInUse", status.db_size_in_use)
         .flag("isLearner", status.is_learner)
         .text("storageVersion", &status.storage_version)
@@ -297,7 +297,7 @@ impl Answer for PerEndpoint<StatusResponse> {
 
     fn json(&self, _: bool) -> String {
         let one = |(endpoint, status): &(String, StatusResponse)| {
-            Object::default().always("Endpoint", json::string(endpoint)).always("Status", status_json(status)).end()
+            Object::default().always("Endpoint", golang::json(endpoint)).always("Status", status_json(status)).end()
         };
         list_or_null(self.0.iter().map(one).collect())
     }
@@ -344,7 +344,7 @@ impl Answer for PerEndpoint<HashKvResponse> {
                 .number("compact_revision", hash.compact_revision)
                 .number("hash_revision", hash.hash_revision)
                 .end();
-            Object::default().always("Endpoint", json::string(endpoint)).always("HashKV", answer).end()
+            Object::default().always("Endpoint", golang::json(endpoint)).always("HashKV", answer).end()
         };
         list_or_null(self.0.iter().map(one).collect())
     }

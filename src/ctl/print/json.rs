@@ -1,6 +1,7 @@
 //! JSON as Go's `encoding/json` writes etcd's structs: one line, fields in the messages' order, empty ones left out,
 //! bytes in base64, 64-bit numbers as numbers, and `<`, `>`, `&` escaped.
 
+use crate::golang;
 use crate::proto::etcdserverpb::ResponseHeader;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -28,7 +29,7 @@ impl Object {
     }
 
     pub(crate) fn text(&mut self, name: &str, value: &str) -> &mut Object {
-        if value.is_empty() { self } else { self.always(name, string(value)) }
+        if value.is_empty() { self } else { self.always(name, golang::json(value)) }
     }
 
     pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) -> &mut Object {
@@ -65,26 +66,6 @@ impl Object {
 /// A JSON array of JSON values.
 pub(crate) fn array(items: impl IntoIterator<Item = String>) -> String {
     format!("[{}]", items.into_iter().collect::<Vec<_>>().join(","))
-}
-
-/// A JSON string.
-pub(crate) fn string(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c < ' ' || matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}') => {
-                write!(out, "\\u{:04x}", u32::from(c)).expect("a String takes all writes");
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// Bytes as a JSON string.

@@ -8,6 +8,7 @@ use super::header_into;
 use super::json;
 use super::json::Object;
 use super::lease_id;
+use crate::golang;
 use crate::proto::etcdserverpb::LeaseGrantResponse;
 use crate::proto::etcdserverpb::LeaseKeepAliveResponse;
 use crate::proto::etcdserverpb::LeaseLeasesResponse;
@@ -34,7 +35,7 @@ impl Answer for LeaseGrantResponse {
         object
             .always("ID", self.id.to_string())
             .always("TTL", self.ttl.to_string())
-            .always("Error", json::string(&self.error))
+            .always("Error", golang::json(&self.error))
             .end()
     }
 
