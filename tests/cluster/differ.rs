@@ -59,7 +59,7 @@ const OPERATIONS_SHOWN: usize = 25;
 const LIMIT: Duration = Duration::from_secs(4 * 3600);
 
 /// The families that both servers have.
-const FAMILIES: [Family; 5] = [Family::Kv, Family::Txn, Family::Lease, Family::Watch, Family::Compaction];
+const FAMILIES: [Family; 3] = [Family::Kv, Family::Txn, Family::Lease];
 
 struct Settings {
     ours: PathBuf,
