@@ -175,10 +175,8 @@ impl Server {
         for number in 0.. {
             match tokio::time::timeout(ANSWER_WITHIN, responses.next()).await {
                 Ok(Some(Ok(response))) => part(&mut text, &number.to_string(), &format!("{response:#?}")),
-                Ok(Some(Err(status))) => {
-                    part(&mut text, &number.to_string(), &refused(&status));
-                    break;
-                }
+                // Whether a refusal is the first thing on a stream or the call's own answer is the library's business.
+                Ok(Some(Err(status))) => return refused(&status),
                 Ok(None) => break,
                 Err(_) => {
                     part(&mut text, &number.to_string(), "silence: 1,");
