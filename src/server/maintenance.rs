@@ -102,11 +102,18 @@ impl Maintenance for Service {
     }
 }
 
-/// An alarm as etcd lists it among a member's errors: Go's text of the message, blank at the end included.
+/// An alarm as etcd lists it among a member's errors: Go's text of the message, blank at the end included, fields that are zero left out.
 fn alarm_text(alarm: &pb::AlarmMember) -> String {
-    let kind =
-        AlarmType::try_from(alarm.alarm).map_or_else(|_| alarm.alarm.to_string(), |kind| kind.as_str_name().into());
-    format!("memberID:{} alarm:{kind} ", alarm.member_id)
+    let mut text = String::new();
+    if alarm.member_id != 0 {
+        text.push_str(&format!("memberID:{} ", alarm.member_id));
+    }
+    match AlarmType::try_from(alarm.alarm) {
+        Ok(AlarmType::None) => {}
+        Ok(kind) => text.push_str(&format!("alarm:{} ", kind.as_str_name())),
+        Err(_) => text.push_str(&format!("alarm:{} ", alarm.alarm)),
+    }
+    text
 }
 
 #[cfg(test)]
@@ -118,5 +125,6 @@ mod tests {
         let alarm = pb::AlarmMember { member_id: 10_276_657_743_932_975_437, alarm: AlarmType::Nospace as i32 };
         assert_eq!(alarm_text(&alarm), "memberID:10276657743932975437 alarm:NOSPACE ");
         assert_eq!(alarm_text(&pb::AlarmMember { member_id: 1, alarm: 99 }), "memberID:1 alarm:99 ");
+        assert_eq!(alarm_text(&pb::AlarmMember { member_id: 0, ..alarm }), "alarm:NOSPACE ");
     }
 }
