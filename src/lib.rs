@@ -16,6 +16,7 @@
 //! ```
 
 pub mod apply;
+pub mod auth;
 pub mod bbolt;
 pub mod bench;
 pub mod cli;
@@ -27,6 +28,8 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod golang;
+#[cfg(test)]
+mod golden;
 pub mod image;
 pub mod lab;
 pub mod lease;

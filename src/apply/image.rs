@@ -40,7 +40,7 @@ impl Machine {
         self.leases.save(&mut rows);
         self.members.save(&mut rows);
         self.alarms.save(&mut rows);
-        // Users and roles save themselves here, like leases and members.
+        self.auth.save(&mut rows);
         if let Some(version) = &self.cluster_version {
             rows.put(Table::Cluster, CLUSTER_VERSION, version.clone());
         }

@@ -127,13 +127,23 @@ impl Machine {
         }
     }
 
+    /// Stricter than elsewhere, as in etcd: a negative revision means now only as long as it does not lie below the compaction, which is at −1
+    /// before the first one.
+    fn check_revision(&self, revision: i64) -> Result<(), Error> {
+        let floor = self.store.compacted().map_or(-1, Revision::to_wire);
+        if revision < 0 && revision < floor {
+            return Err(Error::Compacted);
+        }
+        self.store.readable(revision).map(drop)
+    }
+
     /// Whether every operation on the chosen way can go through, against the state before the transaction.
     fn check_way(&self, request: &pb::TxnRequest, way: &mut impl Iterator<Item = bool>) -> Result<(), Error> {
         for op in chosen(request, way) {
             match &op.request {
                 Some(Request::RequestRange(range)) => {
                     check::range(range)?;
-                    self.store.readable(range.revision)?;
+                    self.check_revision(range.revision)?;
                 }
                 Some(Request::RequestPut(put)) => {
                     check::put(put)?;
