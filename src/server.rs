@@ -20,6 +20,7 @@ mod listen;
 mod log;
 mod maintenance;
 mod metrics;
+mod range_stream;
 mod run;
 mod settings;
 mod sniff;

@@ -6,6 +6,7 @@ use super::Config;
 use super::Inner;
 use super::Node;
 use super::apply_thread::ApplyThread;
+use super::apply_thread::Sweep;
 use super::boot;
 use super::boot::Booted;
 use super::handler::Ears;
@@ -78,6 +79,7 @@ impl Node {
         if config.election_tick_advance && founders.len() == 1 {
             consensus.advance_ticks(config.election_ticks - 1);
         }
+        tell_quota(config.limits.quota_bytes);
         tracing::info!(
             local_member_id = %id,
             cluster_id = %cluster,
@@ -98,6 +100,12 @@ impl Node {
             applied: super::Applied::default(),
             published: super::Published::default(),
             batches_written: AtomicU64::new(0),
+            writes: Mailbox::new(usize::MAX),
+            engine,
+            hashes: super::Hashes::default(),
+            raising: tokio::sync::Mutex::default(),
+            runtime: tokio::runtime::Handle::current(),
+            dial: network.dial.clone(),
             timers: Mutex::new(lease::Timers::default()),
             next_request: AtomicU64::new(first_request(id)),
             peers: OnceLock::new(),
@@ -114,7 +122,7 @@ impl Node {
         let node = Node { inner };
         node.connect(network, &reachable)?;
         let read_seed = (id.0 << 48) | (rand::random::<u64>() >> 24);
-        node.start_threads(Replica::new(consensus, read_seed), wal, engine)?;
+        node.start_threads(Replica::new(consensus, read_seed), wal)?;
         node.start_duties();
         Ok(node)
     }
@@ -143,25 +151,20 @@ impl Node {
         Ok(())
     }
 
-    fn start_threads(
-        &self,
-        replica: Replica<super::ReadWaiter>,
-        wal: crate::wal::Wal,
-        engine: Arc<dyn crate::engine::Engine>,
-    ) -> Result<(), Error> {
+    fn start_threads(&self, replica: Replica<super::ReadWaiter>, wal: crate::wal::Wal) -> Result<(), Error> {
         let inner = &self.inner;
-        let (entries, writes) = (Arc::new(Mailbox::new(usize::MAX)), Arc::new(Mailbox::new(usize::MAX)));
+        let entries = Arc::new(Mailbox::new(usize::MAX));
         let raft =
             RaftThread { inner: inner.clone(), replica, wal, apply: entries.clone(), seen: (Term(0), MemberId::NONE) };
         let apply = ApplyThread {
             inner: inner.clone(),
             entries,
-            store: writes.clone(),
             probe: inner.tap.probe(),
             flushed: Millis(0),
             marked: inner.applied.get(),
+            sweep: Sweep::default(),
         };
-        let store = StoreThread { inner: inner.clone(), engine, writes };
+        let store = StoreThread { inner: inner.clone() };
         let mut threads = inner.threads.lock();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| -> Result<(), Error> {
             threads.push(thread::Builder::new().name(name.into()).spawn(run)?);
@@ -171,6 +174,20 @@ impl Node {
         spawn("apply", Box::new(move || apply.run()))?;
         spawn("store", Box::new(move || store.run()))
     }
+}
+
+/// etcd's words on the quota. Above eight gigabytes it only warns.
+fn tell_quota(quota: Option<u64>) {
+    const SUGGESTED_MAX: u64 = 8 << 30;
+    let Some(bytes) = quota else { return tracing::info!("disabled backend quota") };
+    if bytes > SUGGESTED_MAX {
+        tracing::warn!(
+            "quota-size-bytes" = bytes,
+            "quota-maximum-size-bytes" = SUGGESTED_MAX,
+            "quota exceeds the maximum value"
+        );
+    }
+    tracing::info!("quota-size-bytes" = bytes, "enabled backend quota");
 }
 
 /// The first request id of this run: the member's low 16 bits, 40 bits of milliseconds, 8 bits of count (etcd `pkg/idutil`). A restart comes later in time, so it

@@ -33,6 +33,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -118,7 +119,15 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
         limits: crate::apply::Limits { quota_bytes: config.quota(), ..Default::default() },
+        auto_compaction: config.auto_compaction(),
+        compaction_batch: config.compaction_batch,
+        compaction_pause_ms: millis(config.compaction_pause),
+        downgrade_check_ms: millis(config.downgrade_check),
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Everything that must be bound and read before the member starts.
