@@ -61,6 +61,10 @@ impl Client {
         LeaseClient::new(self.channels[member].clone())
     }
 
+    pub(crate) fn maintenance(&self, member: usize) -> MaintenanceClient<Channel> {
+        MaintenanceClient::new(self.channels[member].clone())
+    }
+
     pub(crate) async fn status(&self, member: usize) -> Result<pb::StatusResponse, Status> {
         let mut client = MaintenanceClient::new(self.channels[member].clone());
         answer(CONNECT_WITHIN, client.status(pb::StatusRequest {})).await
