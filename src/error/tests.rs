@@ -96,6 +96,9 @@ const UNLISTED: &[(Error, &str)] = &[
     (Error::NotPrimary, "not a primary lessor"),
     (Error::LeaderTransferTimeout, "etcdserver: request timed out, leader transfer took too long"),
     (Error::UnknownMethod, "etcdserver: unknown method"),
+    (Error::NoPasswordUser, "auth: authentication failed, password was given for no password user"),
+    (Error::PasswordTooLong, "bcrypt: password length exceeds 72 bytes"),
+    (Error::VerifyOnly, "auth: token signing attempted with verify-only key"),
 ];
 
 /// Texts of our own: calls and situations that etcd does not have.

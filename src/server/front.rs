@@ -4,6 +4,9 @@
 //! in the log they would part the members. Source: etcd `api/v3rpc/interceptor.go`, `quota.go`; contract-server 1.2, 3.7 and 6.2.
 
 use super::config::Config;
+use super::password::DEFAULT_COST;
+use super::password::Passwords;
+use super::token::TokenKind;
 use crate::apply::Reply;
 use crate::apply::check;
 use crate::error::Error;
@@ -26,6 +29,7 @@ const LEADERLESS_TIMEOUTS: u32 = 3;
 pub(super) struct Front {
     pub(super) node: Node,
     pub(super) limits: Arc<Limits>,
+    pub(super) security: Arc<Security>,
     /// Becomes true when the server stops: streams end then.
     stopping: watch::Receiver<bool>,
 }
@@ -45,6 +49,31 @@ pub(super) struct Limits {
     pub(super) watch_progress: Duration,
 }
 
+/// How users show who they are.
+pub(super) struct Security {
+    pub(super) tokens: TokenKind,
+    /// Whether the common name of a client's certificate is a user.
+    pub(super) common_names: bool,
+    pub(super) passwords: Passwords,
+}
+
+impl Default for Security {
+    fn default() -> Security {
+        Security { tokens: TokenKind::Simple, common_names: false, passwords: Passwords::new(DEFAULT_COST) }
+    }
+}
+
+impl Security {
+    /// Reads the key files that `--auth-token` names; the error is etcd's text.
+    pub(super) fn of(config: &Config) -> Result<Security, String> {
+        Ok(Security {
+            tokens: TokenKind::load(&config.auth_token)?,
+            common_names: config.client_tls.client_cert_auth,
+            passwords: Passwords::new(config.bcrypt_cost),
+        })
+    }
+}
+
 impl Limits {
     pub(super) fn of(config: &Config) -> Limits {
         Limits {
@@ -54,7 +83,7 @@ impl Limits {
             quota_told: config
                 .quota()
                 .map_or(config.quota_backend_bytes, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
-            ttl_min: lease::ttl_min(config.election_ms),
+            ttl_min: lease::ttl_min(config.election_ticks(), config.heartbeat_ms),
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
         }
@@ -63,7 +92,12 @@ impl Limits {
 
 impl Front {
     pub(super) fn new(node: Node, limits: Limits, stopping: watch::Receiver<bool>) -> Front {
-        Front { node, limits: Arc::new(limits), stopping }
+        Front { node, limits: Arc::new(limits), security: Arc::default(), stopping }
+    }
+
+    /// With other ways to show who one is than simple tokens.
+    pub(super) fn with_security(self, security: Security) -> Front {
+        Front { security: Arc::new(security), ..self }
     }
 
     /// The checks before any call, in etcd's order: learner, client version, leader. `path` is `/service/Method`.
@@ -90,7 +124,8 @@ impl Front {
         Some(self.node.header())
     }
 
-    /// Puts a request through the log, unless the store is full: then all members know before the caller does.
+    /// Puts a request through the log, unless the store is full: then all members know before the caller does. In nobody's name: what clients
+    /// ask for goes by [`Front::propose_as`].
     pub(super) async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
         if self.would_overflow(&request) {
             self.node.raise_no_space().await;
@@ -155,7 +190,7 @@ impl StreamGuard {
             loop {
                 every.tick().await;
                 *leaderless = if front.node.status().leader.is_none() { *leaderless + 1 } else { 0 };
-                if *leaderless > LEADERLESS_TIMEOUTS {
+                if *leaderless >= LEADERLESS_TIMEOUTS {
                     return Error::NoLeader;
                 }
             }

@@ -4,10 +4,12 @@
 
 use super::front::Front;
 use super::front::wrong_reply;
+use super::identity::Caller;
 use crate::apply::Reply;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::AlarmType;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::types::CLUSTER_VERSION;
@@ -24,8 +26,12 @@ pub(super) struct Service(pub(super) Front);
 #[tonic::async_trait]
 impl Maintenance for Service {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        let request = pb::InternalRaftRequest { alarm: Some(request.into_inner()), ..Default::default() };
-        let Reply::Alarm(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        let (caller, alarm) = Caller::of(request);
+        if alarm.action != AlarmAction::Get as i32 {
+            self.0.permit_root(&caller).await?;
+        }
+        let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+        let Reply::Alarm(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
@@ -125,11 +131,18 @@ impl Service {
     }
 }
 
-/// An alarm as etcd lists it among a member's errors: Go's text of the message, blank at the end included.
+/// An alarm as etcd lists it among a member's errors: Go's text of the message, blank at the end included, fields that are zero left out.
 fn alarm_text(alarm: &pb::AlarmMember) -> String {
-    let kind =
-        AlarmType::try_from(alarm.alarm).map_or_else(|_| alarm.alarm.to_string(), |kind| kind.as_str_name().into());
-    format!("memberID:{} alarm:{kind} ", alarm.member_id)
+    let mut text = String::new();
+    if alarm.member_id != 0 {
+        text.push_str(&format!("memberID:{} ", alarm.member_id));
+    }
+    match AlarmType::try_from(alarm.alarm) {
+        Ok(AlarmType::None) => {}
+        Ok(kind) => text.push_str(&format!("alarm:{} ", kind.as_str_name())),
+        Err(_) => text.push_str(&format!("alarm:{} ", alarm.alarm)),
+    }
+    text
 }
 
 #[cfg(test)]
@@ -141,5 +154,6 @@ mod tests {
         let alarm = pb::AlarmMember { member_id: 10_276_657_743_932_975_437, alarm: AlarmType::Nospace as i32 };
         assert_eq!(alarm_text(&alarm), "memberID:10276657743932975437 alarm:NOSPACE ");
         assert_eq!(alarm_text(&pb::AlarmMember { member_id: 1, alarm: 99 }), "memberID:1 alarm:99 ");
+        assert_eq!(alarm_text(&pb::AlarmMember { member_id: 0, ..alarm }), "alarm:NOSPACE ");
     }
 }

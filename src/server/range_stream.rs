@@ -7,13 +7,16 @@
 //! Source: etcd 3.7 `server/etcdserver/v3_server.go` (`rangeStream`), `api/v3rpc/key.go`; contract-server 2.9.
 
 use super::front::Front;
+use super::identity::Caller;
 use crate::apply::check;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
+use crate::types::KeyRange;
 use futures::stream::BoxStream;
 use futures::stream::StreamExt as _;
 use futures::stream::try_unfold;
 use prost::Message as _;
+use tonic::Request;
 use tonic::Status;
 
 /// Keys on the first page; etcd's `initialStreamChunkLimit`.
@@ -25,6 +28,7 @@ pub(super) type Pages = BoxStream<'static, Result<pb::RangeStreamResponse, Statu
 /// What is left to send.
 struct Rest {
     front: Front,
+    caller: Caller,
     /// The next page's request: its key moves on, its revision is fixed by the first page.
     request: pb::RangeRequest,
     /// Keys that may still be sent.
@@ -34,11 +38,12 @@ struct Rest {
     revision: i64,
 }
 
-/// Answers with a stream; the request has been checked.
+/// Answers with a stream. Each page is judged by the caller's rights at that time.
 ///
 /// # Errors
-/// Those of a linearizable read.
-pub(super) async fn start(front: &Front, mut request: pb::RangeRequest) -> Result<Pages, Error> {
+/// Those of a linearizable read, and what is wrong with the request.
+pub(super) async fn start(front: &Front, request: Request<pb::RangeRequest>) -> Result<Pages, Error> {
+    let (caller, mut request) = Caller::of(request);
     check::range_stream(&request)?;
     if !request.serializable {
         front.node.read_barrier().await?;
@@ -48,9 +53,11 @@ pub(super) async fn start(front: &Front, mut request: pb::RangeRequest) -> Resul
         // A negative limit is none, and one page: etcd takes the smaller of the two numbers.
         request.limit = left.min(FIRST_PAGE);
     }
-    let rest = Rest { front: front.clone(), request, left, sent: 0, revision: 0 };
+    front.permit_range(&caller, &KeyRange::parse(&request.key, &request.range_end)).await?;
+    let rest = Rest { front: front.clone(), caller, request, left, sent: 0, revision: 0 };
     let pages = try_unfold(Some(rest), |rest| async move {
         let Some(rest) = rest else { return Ok(None) };
+        rest.front.permit_range(&rest.caller, &KeyRange::parse(&rest.request.key, &rest.request.range_end)).await?;
         Ok::<_, Status>(Some(rest.next()?))
     });
     Ok(pages.boxed())

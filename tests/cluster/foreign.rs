@@ -18,7 +18,7 @@ pub(crate) fn etcdctl_34(test: &str) -> Option<PathBuf> {
 }
 
 /// Says that a test cannot run here. Fails it where every foreign program must be there.
-fn skipped(test: &str, why: &str) {
+pub(crate) fn skipped(test: &str, why: &str) {
     let required = std::env::var("CI_REQUIRE_FOREIGN").is_ok_and(|value| value == "1");
     assert!(!required, "{test} cannot be skipped here (CI_REQUIRE_FOREIGN=1): {why}");
     not_possible(test, why);

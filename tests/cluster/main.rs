@@ -7,23 +7,31 @@
 //! |---|---|
 //! | `ETCD_BIN` | members run this program instead of ours: the harness against real etcd |
 //! | `ETCD_351` | etcd 3.5.1, for comparisons |
+//! | `ETCD_PEER` | any other etcd for the differ, which has more variables of its own ([`differ`]) |
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
 
+mod auth;
 mod bad_input;
+mod checker;
 mod client;
+mod differ;
 mod etcdctl;
 mod foreign;
 mod harness;
 mod hashkv;
 mod http;
 mod ids;
+mod journeys;
 mod kills;
+mod leases;
+mod locks;
 mod maintenance;
 mod ports;
 mod seeded;
 mod small_print;
 mod terminate;
 mod tls;
+mod watch_rules;
 mod watches;
 mod writers;

@@ -1,0 +1,123 @@
+//! `tests/differences.toml`: where the two are known to differ, and why that is right.
+
+use super::answer::Field;
+use super::step::Family;
+use super::step::Step;
+use serde::Deserialize;
+use std::path::Path;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    difference: Vec<Row>,
+}
+
+/// One known difference.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Row {
+    /// The operation, as [`Step::rpc`] names it.
+    rpc: String,
+    /// The condition, for readers.
+    condition: String,
+    /// The condition, for this program: texts that the request must all contain.
+    #[serde(default)]
+    request: Vec<String>,
+    /// The path in the answer; `*` stands for anything, here and in the answers.
+    field: String,
+    ours: String,
+    theirs: String,
+    /// Which releases differ, as `<3.5.8`; without it all that can be asked.
+    #[serde(default)]
+    releases: Option<String>,
+    /// The families that must be switched on for it to show, beside the one of `rpc`.
+    #[serde(default)]
+    families: Vec<String>,
+    /// Section of the server contract.
+    contract: String,
+}
+
+impl Row {
+    fn explains(&self, step: &Step, request: &str, field: &Field) -> bool {
+        like(&self.rpc, &step.rpc())
+            && like(&self.field, &field.path)
+            && like(&self.ours, &field.ours)
+            && like(&self.theirs, &field.theirs)
+            && self.request.iter().all(|part| request.contains(part))
+    }
+
+    fn is_for(&self, release: &str) -> bool {
+        let Some(releases) = &self.releases else { return true };
+        let below = releases.strip_prefix('<').unwrap_or_else(|| panic!("releases are told as \"<3.5.8\": {releases}"));
+        is_below(release, below)
+    }
+
+    fn can_show(&self, families: &[Family]) -> bool {
+        self.families.iter().all(|name| families.iter().any(|family| family.name() == *name))
+    }
+}
+
+/// Whether a release came before another.
+pub(super) fn is_below(release: &str, other: &str) -> bool {
+    numbers(release) < numbers(other)
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map(|part| part.parse().unwrap_or_else(|_| panic!("no version: {version}"))).collect()
+}
+
+/// All rows for one release, and how often each was used.
+pub(super) struct Rows {
+    rows: Vec<(Row, u64)>,
+}
+
+impl Rows {
+    pub(super) fn load(release: &str, families: &[Family]) -> Rows {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differences.toml");
+        let text = std::fs::read_to_string(&path).expect("the table of differences");
+        let file: File = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        for row in &file.difference {
+            let complete = !row.condition.is_empty() && !row.contract.is_empty();
+            assert!(complete, "a row needs a condition and a section of the contract: {row:?}");
+        }
+        let rows = file.difference.into_iter();
+        let rows = rows.filter(|row| row.is_for(release) && row.can_show(families)).map(|row| (row, 0));
+        Rows { rows: rows.collect() }
+    }
+
+    /// Whether a row explains the difference; counts its use.
+    pub(super) fn explain(&mut self, step: &Step, field: &Field) -> bool {
+        let request = format!("{step:?}");
+        let row = self.rows.iter_mut().find(|(row, _)| row.explains(step, &request, field));
+        row.map(|(_, uses)| *uses += 1).is_some()
+    }
+
+    pub(super) fn unused(&self) -> Vec<String> {
+        self.rows.iter().filter(|(_, uses)| *uses == 0).map(|(row, _)| format!("{row:?}")).collect()
+    }
+
+    /// A line for each row: how often, what.
+    pub(super) fn uses(&self) -> String {
+        let line = |(row, uses): &(Row, u64)| format!("  {uses:>7}  {} {}: {}\n", row.rpc, row.field, row.condition);
+        self.rows.iter().map(line).collect()
+    }
+}
+
+/// Whether a text fits a pattern in which `*` stands for anything.
+fn like(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[test]
+fn a_star_stands_for_anything() {
+    assert!(like("kvs.*.lease", "kvs.10.lease") && like("*", "") && like("a", "a") && like("a*a", "aba"));
+    assert!(!like("kvs.*.lease", "kvs.10.leases") && !like("a*a", "a") && !like("", "a"));
+}
