@@ -307,16 +307,16 @@ impl Error {
             Corrupt => Code::DataLoss,
             Canceled | WatchCanceled => Code::Cancelled,
             DeadlineExceeded => Code::DeadlineExceeded,
-            Unimplemented(_) | StreamUnsupported(_) => Code::Unimplemented,
-            NotPrimary
-            | MemberNotEnoughStarted
-            | LeaderTransferTimeout
-            | TooManyRequests
-            | UnknownMethod
-            | NoPasswordUser
-            | PasswordTooLong
-            | VerifyOnly => Code::Unknown,
-            Start(_) | Removed | Storage(_) | Damaged(_) => Code::Internal,
+            unlisted => unlisted.unlisted_code(),
+        }
+    }
+
+    /// The code of what etcd has no code for: it sends that as UNKNOWN.
+    fn unlisted_code(&self) -> Code {
+        match self {
+            Error::Unimplemented(_) | Error::StreamUnsupported(_) => Code::Unimplemented,
+            Error::Start(_) | Error::Removed | Error::Storage(_) | Error::Damaged(_) => Code::Internal,
+            _ => Code::Unknown,
         }
     }
 }

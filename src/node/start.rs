@@ -23,6 +23,7 @@ use crate::peer;
 use crate::peer::Peers;
 use crate::replica::Replica;
 use crate::tls::Acceptor;
+use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
 use crate::types::Term;
@@ -71,14 +72,7 @@ impl Node {
         let Booted { id, cluster, machine, engine, wal, initial, founders, lock } = booted?;
         let tap = Tap::new(id, rand::random(), started);
         let (applied, _) = machine.applied();
-        let consensus_config = consensus::Config {
-            id,
-            election_ticks: config.election_ticks,
-            pre_vote: config.pre_vote,
-            tick_ms: u32::try_from(config.tick_ms).unwrap_or(u32::MAX),
-            seed: rand::random(),
-            applied,
-        };
+        let consensus_config = consensus_config(id, &config, applied);
         let mut consensus = Consensus::new(&consensus_config, initial, tap.listeners.clone())?;
         if config.election_tick_advance && founders.len() == 1 {
             consensus.advance_ticks(config.election_ticks - 1);
@@ -179,6 +173,18 @@ impl Node {
         spawn("raft", Box::new(move || raft.run()))?;
         spawn("apply", Box::new(move || apply.run()))?;
         spawn("store", Box::new(move || store.run()))
+    }
+}
+
+/// Consensus, as `config` wants it, for a member whose state is at `applied`.
+fn consensus_config(id: MemberId, config: &Config, applied: Index) -> consensus::Config {
+    consensus::Config {
+        id,
+        election_ticks: config.election_ticks,
+        pre_vote: config.pre_vote,
+        tick_ms: u32::try_from(config.tick_ms).unwrap_or(u32::MAX),
+        seed: rand::random(),
+        applied,
     }
 }
 
