@@ -1,20 +1,21 @@
 //! The state machine: one committed entry in; one answer, its events and one batch out.
 //!
 //! Everything that all members must agree on changes here and nowhere else, as a pure function of the log: keys, leases, members,
-//! alarms. Three rules keep it so (Raft section 2, and etcd's own scars in reliability 3):
+//! users, alarms. Three rules keep it so (Raft section 2, and etcd's own scars in reliability 3):
 //!
 //! - Everything about an entry is checked before its first write. What fails, fails on every member alike and changes nothing.
 //! - An error that others might not share (the disk) is no answer: [`Machine::apply`] returns it, and the member stops.
 //! - The applied index is a row of the same batch as the effects, so that no crash can part them.
 //!
 //! ```text
-//! entry ─▶ alarms? ─▶ check ─▶ write floor 1 ─▶ Outcome: reply, events, lease changes
-//!                                          └──▶ batch (many entries, cut at about 128 KiB): rows + applied index
+//! entry ─▶ alarms? ─▶ may the user? ─▶ check ─▶ write floor 1 ─▶ Outcome: reply, events, lease changes
+//!                                                             └──▶ batch (many entries, cut at about 128 KiB): rows + applied index
 //! ```
 //!
-//! Left out: users and roles (their entries are refused), downgrades. Source: etcd `server/etcdserver/apply/`.
+//! Left out: downgrades. Source: etcd `server/etcdserver/apply/`.
 
 mod alarm;
+mod auth;
 pub mod check;
 mod kv;
 mod txn;
@@ -22,6 +23,8 @@ mod txn;
 #[cfg(test)]
 mod tests;
 
+use crate::auth::Change;
+use crate::auth::Store as AuthStore;
 use crate::engine::Batch;
 use crate::engine::Engine;
 use crate::engine::Table;
@@ -93,6 +96,15 @@ pub enum Reply {
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
     Alarm(pb::AlarmResponse),
+    /// Users or roles have changed, or they count from now on, or no more.
+    Auth(pb::ResponseHeader),
+    /// The user may have a token: this one, unless it is empty; then one that names the user and this auth revision.
+    Authenticate {
+        header: pb::ResponseHeader,
+        token: String,
+        user: String,
+        auth_revision: u64,
+    },
     /// Membership and cluster version entries, checkpoints: nothing to tell.
     Done,
 }
@@ -103,6 +115,8 @@ pub enum LeaseChange {
     /// With its time-to-live in seconds.
     Granted(LeaseId, i64),
     Revoked(LeaseId),
+    /// With what is left of it in seconds; 0 is all of it.
+    Checkpointed(LeaseId, i64),
 }
 
 /// What one entry did.
@@ -119,20 +133,23 @@ pub struct Outcome {
     pub leases: Vec<LeaseChange>,
     /// What changed among the members.
     pub members: Option<Changed>,
+    /// What it means for those who have logged in.
+    pub auth: Option<Change>,
 }
 
 impl Outcome {
     fn new(revision: Revision) -> Outcome {
         let (events, leases) = (Vec::new(), Vec::new());
-        Outcome { reply: Ok(Reply::Done), revision, events, compacted: None, leases, members: None }
+        Outcome { reply: Ok(Reply::Done), revision, events, compacted: None, leases, members: None, auth: None }
     }
 }
 
-/// The applied state of one member: keys, leases, members, alarms.
+/// The applied state of one member: keys, leases, members, users, alarms.
 pub struct Machine {
     store: Store,
     leases: lease::Table,
     members: Members,
+    auth: AuthStore,
     alarms: Alarms,
     cluster_version: Option<String>,
     conf_state: ConfState,
@@ -165,6 +182,7 @@ impl Machine {
             store,
             leases,
             members: Members::load(&*engine, cluster)?,
+            auth: AuthStore::load(&*engine)?,
             alarms: Alarms::load(&*engine)?,
             cluster_version: engine.get(Table::Cluster, CLUSTER_VERSION)?.map(text).transpose()?,
             conf_state: engine.get(Table::Meta, CONF_STATE)?.map(read_conf_state).transpose()?.unwrap_or_default(),
@@ -248,6 +266,7 @@ impl Machine {
 
     fn run(&mut self, mut request: pb::InternalRaftRequest, out: &mut Outcome) -> Result<Reply, Error> {
         self.alarms.permit(&request)?;
+        self.permit(&request)?;
         let full = self.would_overflow(&request);
         let reply = if let Some(put) = request.put.take() {
             self.put(put, out).map(Reply::Put)
@@ -276,8 +295,10 @@ impl Machine {
             return Ok(Reply::Alarm(pb::AlarmResponse { header: self.header(), alarms }));
         }
         if let Some(checkpoints) = request.lease_checkpoint {
-            for checkpoint in checkpoints.checkpoints {
-                self.leases.checkpoint(LeaseId(checkpoint.id), checkpoint.remaining_ttl, &mut self.rows);
+            for pb::LeaseCheckpoint { id, remaining_ttl } in checkpoints.checkpoints {
+                if self.leases.checkpoint(LeaseId(id), remaining_ttl, &mut self.rows) {
+                    out.leases.push(LeaseChange::Checkpointed(LeaseId(id), remaining_ttl));
+                }
             }
             return Ok(Reply::Done);
         }
@@ -295,7 +316,7 @@ impl Machine {
         if request.range.is_some() {
             return Ok(Reply::Done);
         }
-        Err(Error::Unimplemented("authentication"))
+        self.change_auth(request, out)
     }
 
     fn publish(&mut self, request: membershippb::ClusterMemberAttrSetRequest) -> Result<Reply, Error> {
@@ -374,6 +395,12 @@ impl Machine {
     #[must_use]
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// The users and roles.
+    #[must_use]
+    pub fn auth(&self) -> &AuthStore {
+        &self.auth
     }
 
     /// The raised alarms, by kind and member.

@@ -178,6 +178,15 @@ pub enum Error {
     /// Wrong name or password.
     #[error("etcdserver: authentication failed, invalid user ID or password")]
     AuthFailed,
+    /// A password for a user who has none, or a hash that is none. etcd has no code of its own for it.
+    #[error("auth: authentication failed, password was given for no password user")]
+    NoPasswordUser,
+    /// bcrypt looks at no more than 72 bytes. The text is that of Go's bcrypt.
+    #[error("bcrypt: password length exceeds 72 bytes")]
+    PasswordTooLong,
+    /// This member can check tokens but not make them: it has no private key.
+    #[error("auth: token signing attempted with verify-only key")]
+    VerifyOnly,
     /// Authentication is off.
     #[error("etcdserver: authentication is not enabled")]
     AuthNotEnabled,
@@ -285,7 +294,13 @@ impl Error {
             Corrupt => Code::DataLoss,
             Canceled | WatchCanceled => Code::Cancelled,
             Unimplemented(_) => Code::Unimplemented,
-            NotPrimary | MemberNotEnoughStarted | LeaderTransferTimeout | TooManyRequests => Code::Unknown,
+            NotPrimary
+            | MemberNotEnoughStarted
+            | LeaderTransferTimeout
+            | TooManyRequests
+            | NoPasswordUser
+            | PasswordTooLong
+            | VerifyOnly => Code::Unknown,
             Start(_) | Removed | Storage(_) | Damaged(_) => Code::Internal,
         }
     }

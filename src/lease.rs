@@ -13,10 +13,15 @@
 //! So a new leader knows no renewals of the old one: it gives every lease its full time again. A lease lives too long
 //! rather than too short.
 //!
-//! Left out: proposing checkpoints of the remaining time (etcd's gate LeaseCheckpoint, off by default); those that a
-//! log holds are applied. Source: etcd `server/lease/lessor.go`.
+//! Unless the leader writes down how far a long lease has run: with the gate LeaseCheckpoint on it proposes, every five
+//! minutes, what is left of it, and a new leader gives no more than that. A renewal takes the mark away again.
+//!
+//! Source: etcd `server/lease/lessor.go`; contract-server 4.
 
 mod timers;
+
+#[cfg(test)]
+mod script;
 
 pub use timers::Renewal;
 pub use timers::Timers;
@@ -38,11 +43,12 @@ pub const TTL_MAX: i64 = 9_000_000_000;
 /// How many rows are read from the engine at a time.
 const ROWS_PER_SCAN: usize = 1024;
 
-/// The shortest time-to-live that is granted, in seconds: one and a half election time-outs, so that leases outlive
-/// an election. Asked for before a grant is proposed, since it depends on this member's flags.
+/// The shortest time-to-live that is granted, in seconds: one and a half election time-outs in whole ticks, so that leases
+/// outlive an election. Asked for before a grant is proposed, since it depends on this member's flags.
 #[must_use]
-pub fn ttl_min(election_ms: u64) -> i64 {
-    i64::try_from((election_ms * 3 / 2).div_ceil(1000)).unwrap_or(TTL_MAX)
+pub fn ttl_min(election_ticks: u64, tick_ms: u64) -> i64 {
+    let ms = (election_ticks.saturating_mul(3) / 2).saturating_mul(tick_ms);
+    i64::try_from(ms.div_ceil(1000)).unwrap_or(TTL_MAX).min(TTL_MAX)
 }
 
 /// One lease.
@@ -135,12 +141,12 @@ impl Table {
         Ok(lease.keys.into_iter().collect())
     }
 
-    /// Notes that `remaining` seconds are left of a lease (0: all of it). A lease that is gone is none of our business.
-    pub fn checkpoint(&mut self, id: LeaseId, remaining: i64, batch: &mut Batch) {
-        if let Some(lease) = self.leases.get_mut(&id) {
-            lease.remaining = remaining;
-            save_lease(id, lease, batch);
-        }
+    /// Notes that `remaining` seconds are left of a lease (0: all of it). False for a lease that is gone, which is none of our business.
+    pub fn checkpoint(&mut self, id: LeaseId, remaining: i64, batch: &mut Batch) -> bool {
+        let Some(lease) = self.leases.get_mut(&id) else { return false };
+        lease.remaining = remaining;
+        save_lease(id, lease, batch);
+        true
     }
 
     /// Hangs `key` on the lease `id`, and on no other.
@@ -277,8 +283,8 @@ mod tests {
         for id in [-1, 7, i64::MAX] {
             table.grant(LeaseId(id), 30, &mut batch).expect("new");
         }
-        table.checkpoint(LeaseId(7), 12, &mut batch);
-        table.checkpoint(LeaseId(8), 12, &mut batch);
+        assert!(table.checkpoint(LeaseId(7), 12, &mut batch));
+        assert!(!table.checkpoint(LeaseId(8), 12, &mut batch));
         engine.write(&batch).expect("memory");
         let mut batch = Batch::default();
         table.revoke(LeaseId(-1), &mut batch).expect("granted");
@@ -303,6 +309,8 @@ mod tests {
 
     #[test]
     fn the_shortest_lease_outlives_an_election() {
-        assert_eq!((ttl_min(1000), ttl_min(500), ttl_min(50_000)), (2, 1, 75));
+        assert_eq!((ttl_min(10, 100), ttl_min(5, 100), ttl_min(10, 5000)), (2, 1, 75));
+        assert_eq!(ttl_min(5, 1000), 7, "seven whole ticks, not seven and a half");
+        assert_eq!(ttl_min(u64::MAX, 2), TTL_MAX);
     }
 }

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod apply;
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod client;
@@ -25,6 +26,8 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod golang;
+#[cfg(test)]
+mod golden;
 pub mod lab;
 pub mod lease;
 pub mod membership;

@@ -11,9 +11,11 @@
 //! heartbeat; the store thread writes behind, because the log alone makes a write durable.
 
 mod apply_thread;
+mod auth;
 mod boot;
 mod duties;
 mod handler;
+mod leases;
 mod mailbox;
 mod raft_thread;
 mod start;
@@ -57,6 +59,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
+use tokio::sync::Notify;
 use tokio::sync::broadcast;
 use tokio::sync::oneshot;
 use tokio::sync::watch as signal;
@@ -124,6 +127,9 @@ struct Inner {
     /// Batches that the store has and the Machine has not noted yet.
     batches_written: AtomicU64,
     timers: Mutex<lease::Timers>,
+    /// Wakes renewals that wait: a lease was revoked or checkpointed, or the leader changed.
+    lease_news: Notify,
+    auth: auth::Gate,
     tap: telemetry::Tap,
     next_request: AtomicU64,
     peers: OnceLock<Peers>,
@@ -152,6 +158,12 @@ struct Published {
     reign: AtomicU64,
     leader_since_ms: AtomicU64,
     leader_lost_ms: AtomicU64,
+    /// When the raft thread last looked at its clock.
+    ticked_ms: AtomicU64,
+    /// How often it came too late to that: a process that was stopped, a disk that hung. Others may have a new leader since.
+    stalls: AtomicU64,
+    /// Up to which stall a quorum has confirmed this leader since.
+    stalls_confirmed: AtomicU64,
 }
 
 impl Inner {
@@ -261,7 +273,16 @@ impl Node {
     /// # Errors
     /// What the state machine answers; [`Error::TooManyRequests`] when too much waits; [`Error::RequestTooLarge`]; one of the time-outs after
     /// [`Node::request_timeout`] (the request may still be applied later).
-    pub async fn propose(&self, mut request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+    pub async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+        self.propose_in(None, request).await
+    }
+
+    /// The same, but only as the leader of `only_leading`, if that is given: [`Error::NotPrimary`] if this member is that no more.
+    async fn propose_in(
+        &self,
+        only_leading: Option<Term>,
+        mut request: pb::InternalRaftRequest,
+    ) -> Result<Reply, Error> {
         let inner = &self.inner;
         let id = inner.request_id();
         request.header.get_or_insert_default().id = id;
@@ -274,7 +295,8 @@ impl Node {
         }
         inner.tap.tell(|| telemetry::proposed(id, &request));
         let began = inner.now();
-        let result = self.submit(id, data, false).await;
+        let result =
+            self.submit(Proposal { id, data, conf_change: false, deadline: self.deadline(), only_leading }).await;
         inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
         result
     }
@@ -284,18 +306,24 @@ impl Node {
     /// # Errors
     /// As [`Node::propose`].
     pub async fn propose_conf_change(&self, mut change: crate::proto::walpb::ConfChange) -> Result<Reply, Error> {
-        change.id = self.inner.request_id();
-        self.submit(change.id, Bytes::from(change.encode_to_vec()), true).await
+        let id = self.inner.request_id();
+        change.id = id;
+        let (data, deadline) = (Bytes::from(change.encode_to_vec()), self.deadline());
+        self.submit(Proposal { id, data, conf_change: true, deadline, only_leading: None }).await
     }
 
-    async fn submit(&self, id: u64, data: Bytes, conf_change: bool) -> Result<Reply, Error> {
+    fn deadline(&self) -> Millis {
+        let limit = u64::try_from(self.inner.request_timeout().as_millis()).unwrap_or(u64::MAX);
+        self.inner.now().plus(limit)
+    }
+
+    async fn submit(&self, proposal: Proposal) -> Result<Reply, Error> {
         let inner = &self.inner;
-        let (began, limit) = (inner.now(), inner.request_timeout());
-        let deadline = began.plus(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let (id, began, limit) = (proposal.id, inner.now(), inner.request_timeout());
         let waiter = inner.requests.wait(id, inner.published.reign.load(Ordering::Acquire));
         // Forgotten however this future ends: answered, late, or dropped with its client.
         let _forget = Forget { inner, id };
-        match inner.inbox.push(Input::Propose(Proposal { id, data, conf_change, deadline })) {
+        match inner.inbox.push(Input::Propose(proposal)) {
             Ok(()) => {}
             Err(mailbox::Refused::Full) => return Err(Error::TooManyRequests),
             Err(mailbox::Refused::Closed) => return Err(Error::Stopped),
@@ -346,6 +374,14 @@ impl Node {
         if !request.serializable {
             self.read_barrier().await?;
         }
+        self.range_now(request)
+    }
+
+    /// A range request on this member's state as it is. The header has the revision only.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn range_now(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         // Rows are chosen under the lock in slices, values fetched outside it: a long range holds up nobody for long.
         let mut selection = self.read(|machine| machine.store().select(request))?;
         while !selection.is_complete() {

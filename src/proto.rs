@@ -3,6 +3,8 @@
 //! `tests/generated.rs` regenerates them and compares. Numbers and names are etcd's; [`lab`] is ours. raft's own messages come from the local crate
 //! `proto/raft-proto`, so that raft-rs and the peer protocol use one set of structs.
 
+mod redacted;
+
 /// The client API, and what a raft entry carries.
 pub use generated::etcdserverpb;
 

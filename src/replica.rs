@@ -141,7 +141,13 @@ mod tests {
     }
 
     fn proposal(id: u64, deadline: u64) -> Proposal {
-        Proposal { id, data: Bytes::from(format!("{id}")), conf_change: false, deadline: Millis(deadline) }
+        Proposal {
+            id,
+            data: Bytes::from(format!("{id}")),
+            conf_change: false,
+            deadline: Millis(deadline),
+            only_leading: None,
+        }
     }
 
     #[test]
@@ -159,6 +165,23 @@ mod tests {
         replica.flush(Millis(101));
         let committed = work(&mut replica);
         assert_eq!(committed.last().expect("the second").data, "2");
+    }
+
+    #[test]
+    fn what_a_leader_decides_is_proposed_in_its_own_term_only() {
+        let mut replica = alone();
+        replica.consensus.campaign();
+        work(&mut replica);
+        let term = replica.consensus.term();
+        let only = |id, term| Proposal { only_leading: Some(term), ..proposal(id, 500) };
+        replica.propose(proposal(1, 500));
+        replica.propose(only(2, Term(term.0 - 1)));
+        replica.propose(only(3, term));
+        replica.propose(only(4, Term(term.0 + 1)));
+        replica.flush(Millis(10));
+        assert_eq!(replica.take_failed(), [(2, Error::NotPrimary), (4, Error::NotPrimary)]);
+        let committed: Vec<Bytes> = work(&mut replica).into_iter().map(|entry| entry.data).collect();
+        assert_eq!(committed, ["1", "3"]);
     }
 
     #[test]

@@ -4,26 +4,35 @@
 //! comes before any call is in `front`, what is below the calls in `listen`. Nothing here knows how a write becomes durable: services talk to
 //! [`crate::node::Node`] only.
 
+mod access;
 mod auth;
 mod authority;
 mod cluster;
+mod concurrency;
 pub mod config;
 mod door;
+mod election;
 mod flags;
 mod front;
+mod gates;
 mod health;
 mod http;
+mod identity;
+mod jwt;
 mod kv;
 mod lab;
 mod lease;
 mod listen;
+mod lock;
 mod log;
 mod maintenance;
 mod metrics;
+mod password;
 mod run;
 mod settings;
 mod sniff;
 mod systemd;
+mod token;
 pub mod urls;
 mod watch;
 

@@ -51,6 +51,8 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// How many answers to requests wait in one stream before no more requests should be read from it.
     pub queue_answers: usize,
+    /// How many watchers one stream may have. etcd knows no limit; a client that needs more opens another stream.
+    pub stream_watchers: usize,
     /// From what size on a response is cut for a watcher that asked for fragments: `--max-request-bytes` and half a megabyte.
     pub fragment_bytes: usize,
 }
@@ -61,6 +63,7 @@ impl Default for Limits {
             queue_responses: 1024,
             queue_bytes: 16 << 20,
             queue_answers: 64,
+            stream_watchers: 1 << 18,
             fragment_bytes: (3 << 19) + (1 << 19),
         }
     }
@@ -194,6 +197,18 @@ impl Stream {
     /// Refuses a create request for a reason that the hub knows nothing of, such as a missing permission.
     pub fn refuse(&self, reason: &str) {
         self.hub.lock().refuse(self.id, reason);
+        self.wake.items.notify_one();
+    }
+
+    /// The ids of this stream's watchers and what each is for.
+    #[must_use]
+    pub fn watchers(&self) -> Vec<(i64, KeyRange)> {
+        self.hub.lock().watchers(self.id)
+    }
+
+    /// Cancels a watcher and says why; nothing if it has gone by itself.
+    pub fn revoke(&self, watch_id: i64, reason: &str) {
+        self.hub.lock().revoke(self.id, watch_id, reason);
         self.wake.items.notify_one();
     }
 

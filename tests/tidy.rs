@@ -101,9 +101,9 @@ fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The source without comments, and without what follows the first `#[cfg(test)] mod` (tests may look anywhere below).
+/// The source without comments and without its tests, which may look anywhere below.
 fn code(text: &str) -> String {
-    let body = text.find("#[cfg(test)]\nmod ").map_or(text, |at| &text[..at]);
+    let body = text.find("#[cfg(test)]\nmod tests {").map_or(text, |at| &text[..at]);
     body.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 

@@ -1,5 +1,7 @@
 //! The state machine, claim by claim; and the same operations on it as on etcd 3.5.1, compared by hash.
 
+mod auth;
+
 use super::*;
 use crate::engine::Memory;
 use crate::proto::etcdserverpb::compare::CompareResult;

@@ -6,6 +6,9 @@
 //! A lease that has run out stays here until its revoke was applied. It cannot be renewed any more: that would
 //! promise a client a key which the log is about to delete. Its revoke is proposed once, and again only if nothing
 //! came of it for [`RETRY_MS`].
+//!
+//! With checkpoints on, a lease longer than the pause between two of them has a second date: when to write down, through
+//! the log, what is left of it. Only then does a new leader not give it all of its time again.
 
 use super::Table;
 use crate::types::LeaseId;
@@ -28,9 +31,11 @@ const PER_SECOND: usize = 750;
 pub enum Renewal {
     /// It lives for another time-to-live of so many seconds.
     Extended(i64),
-    /// It has run out; its revoke is under way. Wait until the lease is gone from the table (or this member no longer
-    /// leads), then answer.
-    Expiring,
+    /// A checkpoint says that less is left of it. Take that back through the log first, then renew.
+    Checkpointed,
+    /// Its revoke or a checkpoint of it is on its way through the log. Ask again when that was applied, or when this member
+    /// no longer leads.
+    Wait,
     /// There is no such lease.
     Unknown,
     /// This member does not lead.
@@ -43,6 +48,19 @@ struct Timer {
     expires: Millis,
     /// When its revoke is to be proposed: at first when it expires, then again and again.
     due: Millis,
+    /// When what is left of it is to be written down.
+    checkpoint_due: Option<Millis>,
+    mark: Mark,
+}
+
+/// Whether the log says that less is left of a lease than all. A renewal that is promised while it does would be forgotten by
+/// the next leader, and the lease would run out early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    None,
+    /// It is about to.
+    Proposed,
+    Standing,
 }
 
 /// When each lease runs out. Empty on a member that does not lead: there, leases last for ever.
@@ -51,6 +69,8 @@ pub struct Timers {
     leading: bool,
     timers: BTreeMap<LeaseId, Timer>,
     queue: BTreeSet<(Millis, LeaseId)>,
+    checkpoints: BTreeSet<(Millis, LeaseId)>,
+    checkpoint_every_ms: Option<u64>,
 }
 
 fn seconds(ttl: i64) -> u64 {
@@ -58,6 +78,13 @@ fn seconds(ttl: i64) -> u64 {
 }
 
 impl Timers {
+    /// Timers of a member that does not lead. `checkpoint_every_ms` is the pause between two checkpoints of a lease; nothing
+    /// turns them off.
+    #[must_use]
+    pub fn new(checkpoint_every_ms: Option<u64>) -> Timers {
+        Timers { checkpoint_every_ms, ..Timers::default() }
+    }
+
     /// Starts the clock: this member leads now. Every lease gets its full time (or what a checkpoint left of it),
     /// plus `extend_ms`, one election time-out, during which its owner could reach no leader. If many would run out
     /// together they are spread.
@@ -68,18 +95,21 @@ impl Timers {
             (now.plus(seconds(lease.time_left())).plus(extend_ms), id, lease.ttl)
         };
         let mut all: Vec<(Millis, LeaseId, i64)> = table.iter().map(with_expiry).collect();
-        if all.len() > PILE_UP {
+        if all.len() >= PILE_UP {
             all.sort_unstable();
             spread(&mut all);
         }
         for (expires, id, ttl) in all {
             self.set(id, ttl, expires);
         }
+        for (id, lease) in table.iter() {
+            self.checkpointed(now, id, lease.remaining);
+        }
     }
 
     /// Stops the clock: this member leads no more.
     pub fn demote(&mut self) {
-        *self = Timers::default();
+        *self = Timers::new(self.checkpoint_every_ms);
     }
 
     /// Whether this member leads.
@@ -92,6 +122,7 @@ impl Timers {
     pub fn granted(&mut self, now: Millis, id: LeaseId, ttl: i64) {
         if self.leading {
             self.set(id, ttl, now.plus(seconds(ttl)));
+            self.checkpointed(now, id, 0);
         }
     }
 
@@ -99,7 +130,53 @@ impl Timers {
     pub fn revoked(&mut self, id: LeaseId) {
         if let Some(timer) = self.timers.remove(&id) {
             self.queue.remove(&(timer.due, id));
+            if let Some(at) = timer.checkpoint_due {
+                self.checkpoints.remove(&(at, id));
+            }
         }
+    }
+
+    /// The log says that `remaining` seconds are left of a lease; 0 is all of it. That changes nothing here but when to say so
+    /// again: one pause from now, if the lease lasts longer than that.
+    pub fn checkpointed(&mut self, now: Millis, id: LeaseId, remaining: i64) {
+        let Some(timer) = self.timers.get_mut(&id) else { return };
+        timer.mark = if remaining > 0 { Mark::Standing } else { Mark::None };
+        let left = if remaining > 0 { remaining } else { timer.ttl };
+        let next = self.checkpoint_every_ms.filter(|every| seconds(left) > *every).map(|every| now.plus(every));
+        self.set_checkpoint(id, next);
+    }
+
+    fn set_checkpoint(&mut self, id: LeaseId, next: Option<Millis>) {
+        let timer = self.timers.get_mut(&id).expect("only a lease with a timer has checkpoints");
+        if let Some(before) = std::mem::replace(&mut timer.checkpoint_due, next) {
+            self.checkpoints.remove(&(before, id));
+        }
+        self.checkpoints.extend(next.map(|at| (at, id)));
+    }
+
+    /// Nobody knows what became of a checkpoint that was due: it may be applied yet.
+    pub fn checkpoint_lost(&mut self, id: LeaseId) {
+        if let Some(timer) = self.timers.get_mut(&id).filter(|timer| timer.mark == Mark::Proposed) {
+            timer.mark = Mark::Standing;
+        }
+    }
+
+    /// Up to `max` leases with the seconds that are left of them, to be written down now. What comes of it is told by
+    /// [`Self::checkpointed`] or [`Self::checkpoint_lost`]; until then they are not renewed.
+    pub fn due_checkpoints(&mut self, now: Millis, max: usize) -> Vec<(LeaseId, i64)> {
+        let mut found = Vec::new();
+        while found.len() < max {
+            let Some(&(_, id)) = self.checkpoints.first().filter(|(at, _)| *at <= now) else { break };
+            let Timer { ttl, expires, .. } = self.timers[&id];
+            let left = i64::try_from(expires.0.saturating_sub(now.0).div_ceil(1000)).unwrap_or(i64::MAX);
+            self.set_checkpoint(id, self.checkpoint_every_ms.filter(|_| left > 0).map(|every| now.plus(every)));
+            // Just renewed: a mark would say nothing. Run out: its revoke is under way.
+            if 0 < left && left < ttl {
+                self.timers.get_mut(&id).expect("it was there").mark = Mark::Proposed;
+                found.push((id, left));
+            }
+        }
+        found
     }
 
     /// Gives a lease its full time again.
@@ -109,7 +186,8 @@ impl Timers {
         }
         match self.timers.get(&id) {
             None => Renewal::Unknown,
-            Some(timer) if timer.expires <= now => Renewal::Expiring,
+            Some(timer) if timer.expires <= now || timer.mark == Mark::Proposed => Renewal::Wait,
+            Some(timer) if timer.mark == Mark::Standing => Renewal::Checkpointed,
             Some(&Timer { ttl, .. }) => {
                 self.set(id, ttl, now.plus(seconds(ttl)));
                 Renewal::Extended(ttl)
@@ -118,9 +196,10 @@ impl Timers {
     }
 
     fn set(&mut self, id: LeaseId, ttl: i64, expires: Millis) {
-        if let Some(before) = self.timers.insert(id, Timer { ttl, expires, due: expires }) {
-            self.queue.remove(&(before.due, id));
-        }
+        let fresh = Timer { ttl, expires, due: expires, checkpoint_due: None, mark: Mark::None };
+        let timer = self.timers.entry(id).or_insert(fresh);
+        self.queue.remove(&(timer.due, id));
+        *timer = Timer { ttl, expires, due: expires, ..*timer };
         self.queue.insert((expires, id));
     }
 
@@ -130,16 +209,22 @@ impl Timers {
         self.timers.get(&id).map(|timer| timer.expires.0.saturating_sub(now.0))
     }
 
-    /// The leases in the order in which they run out; those waiting for a revoke where it is proposed next. Empty
-    /// unless this member leads.
-    pub fn in_order(&self) -> impl Iterator<Item = LeaseId> {
-        self.queue.iter().map(|(_, id)| *id)
+    /// When a lease runs out or has run out; `None` as for [`Self::remaining`].
+    #[must_use]
+    pub fn expires(&self, id: LeaseId) -> Option<Millis> {
+        self.timers.get(&id).map(|timer| timer.expires)
     }
 
     /// When [`Self::expired`] will next have something to say.
     #[must_use]
     pub fn next_due(&self) -> Option<Millis> {
         self.queue.first().map(|(due, _)| *due)
+    }
+
+    /// When [`Self::due_checkpoints`] will next have something to say.
+    #[must_use]
+    pub fn next_checkpoint(&self) -> Option<Millis> {
+        self.checkpoints.first().map(|(due, _)| *due)
     }
 
     /// Up to `max` leases whose revoke is to be proposed now, the most overdue first. etcd asks twice a second for 500.
@@ -205,8 +290,51 @@ mod tests {
         let mut timers = Timers::default();
         timers.promote(Millis(0), &table, 1000);
         assert_eq!(timers.remaining(Millis(0), ONE), Some(41_000));
+        assert_eq!(timers.renew(Millis(5), ONE), Renewal::Checkpointed, "the log must forget the mark first");
+        timers.checkpointed(Millis(5), ONE, 0);
         assert_eq!(timers.renew(Millis(5), ONE), Renewal::Extended(600));
         assert_eq!(timers.remaining(Millis(5), ONE), Some(600_000));
+    }
+
+    #[test]
+    fn checkpoints_come_every_pause_for_leases_that_last_longer() {
+        let mut timers = Timers::new(Some(60_000));
+        timers.promote(Millis(0), &table([(1, 600), (2, 60)]), 0);
+        assert_eq!(timers.next_checkpoint(), Some(Millis(60_000)));
+        assert_eq!(timers.due_checkpoints(Millis(59_999), 10), []);
+        assert_eq!(timers.due_checkpoints(Millis(60_000), 10), [(ONE, 540)]);
+        assert_eq!(timers.due_checkpoints(Millis(60_000), 10), [], "once");
+        assert_eq!(timers.renew(Millis(60_001), ONE), Renewal::Wait, "the mark would outlive the renewal");
+        timers.checkpointed(Millis(60_010), ONE, 540);
+        assert_eq!(timers.due_checkpoints(Millis(120_010), 10), [(ONE, 480)], "what has begun counts as a second");
+        timers.checkpointed(Millis(120_010), ONE, 0);
+        assert_eq!(timers.renew(Millis(180_010), ONE), Renewal::Extended(600));
+        assert_eq!(timers.due_checkpoints(Millis(180_010), 10), [], "just renewed: all of it is left");
+        assert_eq!(timers.due_checkpoints(Millis(240_010), 10), [(ONE, 540)]);
+        timers.checkpoint_lost(ONE);
+        assert_eq!(timers.renew(Millis(240_020), ONE), Renewal::Checkpointed, "it may be in the log");
+        timers.revoked(ONE);
+        assert_eq!(timers.next_checkpoint(), None);
+    }
+
+    #[test]
+    fn a_mark_that_leaves_less_than_a_pause_is_the_last_one() {
+        let mut timers = Timers::new(Some(60_000));
+        timers.promote(Millis(0), &table([(1, 100)]), 0);
+        assert_eq!(timers.due_checkpoints(Millis(60_000), 10), [(ONE, 40)]);
+        timers.checkpointed(Millis(60_000), ONE, 40);
+        assert_eq!(timers.next_checkpoint(), None);
+        timers.demote();
+        timers.promote(Millis(0), &table([(1, 100)]), 0);
+        assert_eq!(timers.next_checkpoint(), Some(Millis(60_000)), "a change of leader turns nothing off");
+    }
+
+    #[test]
+    fn never_more_checkpoints_than_one_entry_holds() {
+        let mut timers = Timers::new(Some(1000));
+        timers.promote(Millis(0), &table((1..=25).map(|id| (id, 60))), 0);
+        let sizes: Vec<usize> = (0..4).map(|_| timers.due_checkpoints(Millis(1000), 10).len()).collect();
+        assert_eq!(sizes, [10, 10, 5, 0]);
     }
 
     #[test]
@@ -230,9 +358,9 @@ mod tests {
     #[test]
     fn what_has_run_out_is_not_renewed_even_before_its_revoke_is_proposed() {
         let mut timers = leading([(1, 10)]);
-        assert_eq!(timers.renew(Millis(11_000), ONE), Renewal::Expiring);
+        assert_eq!(timers.renew(Millis(11_000), ONE), Renewal::Wait);
         timers.expired(Millis(11_000), 10);
-        assert_eq!(timers.renew(Millis(11_001), ONE), Renewal::Expiring);
+        assert_eq!(timers.renew(Millis(11_001), ONE), Renewal::Wait);
         assert_eq!(timers.remaining(Millis(11_001), ONE), Some(0));
         timers.revoked(ONE);
         assert_eq!(timers.renew(Millis(11_002), ONE), Renewal::Unknown);
@@ -273,9 +401,10 @@ mod tests {
     }
 
     #[test]
-    fn leases_are_listed_in_the_order_in_which_they_run_out() {
-        let mut timers = leading([(1, 30), (2, 20), (3, 10)]);
-        timers.granted(Millis(0), LeaseId(4), 15);
-        assert_eq!(timers.in_order().map(|id| id.0).collect::<Vec<_>>(), [3, 4, 2, 1]);
+    fn when_a_lease_runs_out_does_not_move_while_its_revoke_is_tried() {
+        let mut timers = leading([(1, 10)]);
+        timers.expired(Millis(12_000), 10);
+        assert_eq!(timers.expires(ONE), Some(Millis(11_000)));
+        assert_eq!(timers.expires(LeaseId(2)), None);
     }
 }

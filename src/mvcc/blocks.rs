@@ -167,6 +167,11 @@ impl Blocks {
         (id, source)
     }
 
+    /// How many bytes must be read to read `row`: its whole block.
+    pub(super) fn block_bytes(&self, row: RowId) -> usize {
+        self.home(row).map_or(0, |(_, block)| block.bytes)
+    }
+
     /// Blocks in order from the one that has `from` on: address, rows, bytes, and where to read them.
     pub(super) fn walk(&self, from: RowId) -> impl Iterator<Item = (RowId, usize, usize, Vec<Source>)> {
         let first = self.home(from).map_or(from, |(id, _)| id);

@@ -55,14 +55,15 @@ impl Store {
 
     fn history_of_key(&self, key: &[u8], from: Revision, max: usize) -> (Vec<Source>, Revision) {
         let mut sources = Vec::new();
-        let (mut last_row, mut last_block) = (RowId::default(), None);
+        let (mut last_row, mut last_block, mut bytes) = (RowId::default(), None, 0);
         for (count, row) in self.index.key(key).iter().flat_map(|rows| rows.since(from)).enumerate() {
-            if count >= max && row.main != last_row.main {
+            if (count >= max || bytes >= STEP_BYTES) && row.main != last_row.main {
                 return (sources, Revision(row.main.0 - 1));
             }
             let (block, source) = self.blocks.source(row);
             if last_block != Some(block) {
                 sources.push(source);
+                bytes += self.blocks.block_bytes(row);
             }
             (last_row, last_block) = (row, Some(block));
         }

@@ -170,14 +170,19 @@ impl ApplyThread {
         } else {
             timers.demote();
         }
+        drop(timers);
+        self.inner.lease_news.notify_waiters();
     }
 
     /// Events first, then answers: who reads his own write and then asks a watch must not be early.
     fn tell(&self, done: Vec<Done>) {
         let now = self.inner.now();
         for Done { request, outcome } in done {
-            let Outcome { reply, revision, events, compacted, leases, .. } = outcome;
+            let Outcome { reply, revision, events, compacted, leases, auth, .. } = outcome;
             self.follow_leases(now, &leases);
+            if let Some(change) = auth {
+                self.inner.auth.follow(now, &change);
+            }
             if !events.is_empty() {
                 self.inner.watches.publish(revision, &events);
             }
@@ -199,8 +204,11 @@ impl ApplyThread {
             match change {
                 LeaseChange::Granted(id, ttl) => timers.granted(now, *id, *ttl),
                 LeaseChange::Revoked(id) => timers.revoked(*id),
+                LeaseChange::Checkpointed(id, remaining) => timers.checkpointed(now, *id, *remaining),
             }
         }
+        drop(timers);
+        self.inner.lease_news.notify_waiters();
     }
 
     /// Hands the changes so far to the store, and lets the Machine forget what the store has.

@@ -75,6 +75,10 @@ pub struct Config {
     /// Entries kept in memory behind that point, for followers that lag.
     pub snapshot_catchup_entries: u64,
     pub max_request_bytes: usize,
+    /// Pause between two checkpoints of a lease's remaining time; nothing makes none.
+    pub lease_checkpoint_ms: Option<u64>,
+    /// How long a simple token lives after its last use.
+    pub token_ttl_ms: u64,
     pub limits: Limits,
 }
 

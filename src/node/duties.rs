@@ -1,19 +1,14 @@
 //! What a member does by itself, without being asked: publish its name, decide the cluster version, expire leases.
 
 use super::Node;
+use super::leases::expire_leases;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::membershippb;
 use crate::types::CLUSTER_VERSION;
-use crate::types::LeaseId;
 use std::time::Duration;
 use tokio::time::interval;
 
-/// How often a leader looks for expired leases, and how many it revokes at a time; etcd's values.
-const EXPIRE_EVERY: Duration = Duration::from_millis(500);
-const REVOKE_MAX: usize = 500;
-/// Revocations under way at once; etcd's value.
-const REVOKING_MAX: usize = 16;
 /// How often a leader looks whether the cluster has a version.
 const VERSION_EVERY: Duration = Duration::from_secs(4);
 
@@ -75,35 +70,5 @@ async fn decide_version(node: Node) {
         if let Err(why) = node.propose(set).await {
             tracing::warn!(error = %why, "failed to set the cluster version");
         }
-    }
-}
-
-/// While this member leads, revokes what has expired, through the log like any client. Before it trusts its own clock it asks a quorum whether it still leads:
-/// a leader that slept may have been replaced, and its successor may have renewed the lease.
-async fn expire_leases(node: Node) {
-    let mut every = interval(EXPIRE_EVERY);
-    loop {
-        every.tick().await;
-        if !node.inner.is_leader() {
-            continue;
-        }
-        let expired = node.inner.timers.lock().expired(node.inner.now(), REVOKE_MAX);
-        if expired.is_empty() || node.read_barrier().await.is_err() || !node.inner.is_leader() {
-            continue;
-        }
-        for some in expired.chunks(REVOKING_MAX) {
-            futures::future::join_all(some.iter().map(|id| revoke(&node, *id))).await;
-        }
-    }
-}
-
-async fn revoke(node: &Node, id: LeaseId) {
-    let revoke = pb::InternalRaftRequest {
-        lease_revoke: Some(pb::LeaseRevokeRequest { id: id.0 }),
-        ..pb::InternalRaftRequest::default()
-    };
-    match node.propose(revoke).await {
-        Ok(_) | Err(Error::LeaseNotFound | Error::Stopped) => {}
-        Err(why) => tracing::warn!(lease = %id, error = %why, "failed to revoke an expired lease, will try again"),
     }
 }

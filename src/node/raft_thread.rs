@@ -89,13 +89,16 @@ impl RaftThread {
     }
 
     fn tick(&mut self, next_tick: &mut Millis, now: Millis, tick_ms: u64) {
+        let published = &self.inner.published;
         if now.0 > next_tick.0 + CATCH_UP_TICKS * tick_ms {
+            published.stalls.fetch_add(1, Ordering::AcqRel);
             *next_tick = Millis(now.0 - CATCH_UP_TICKS * tick_ms);
         }
         while *next_tick <= now {
             self.replica.consensus.tick();
             *next_tick = next_tick.plus(tick_ms);
         }
+        published.ticked_ms.store(now.0, Ordering::Release);
     }
 
     fn take(&mut self, input: Input) -> Result<(), Error> {
@@ -232,6 +235,7 @@ impl RaftThread {
         if leader == before {
             return;
         }
+        self.inner.lease_news.notify_waiters();
         let steps = u64::from(!before.is_none()) + u64::from(!leader.is_none());
         published.reign.fetch_add(steps, Ordering::AcqRel);
         if leader.is_none() {

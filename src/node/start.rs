@@ -38,8 +38,12 @@ use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::sync::watch as signal;
 use tokio_rustls::rustls::ClientConfig;
+
+/// What a message may take beside its request; etcd's `grpcOverheadBytes`.
+const ENVELOPE_BYTES: usize = 512 * 1024;
 
 /// How this member reaches the others and is reached.
 pub struct Network {
@@ -92,13 +96,15 @@ impl Node {
             cluster,
             started,
             inbox: Mailbox::new(super::INBOX_MAX),
-            watches: watch::Shared::new(machine.store().revision()),
+            watches: watch::Shared::with_limits(machine.store().revision(), watch_limits(&config)),
+            auth: super::auth::Gate::new(machine.auth(), config.token_ttl_ms),
             machine: RwLock::new(machine),
             requests: super::Requests::default(),
             applied: super::Applied::default(),
             published: super::Published::default(),
             batches_written: AtomicU64::new(0),
-            timers: Mutex::new(lease::Timers::default()),
+            timers: Mutex::new(lease::Timers::new(config.lease_checkpoint_ms)),
+            lease_news: Notify::new(),
             next_request: AtomicU64::new(first_request(id)),
             peers: OnceLock::new(),
             ready: signal::Sender::new(false),
@@ -171,6 +177,12 @@ impl Node {
         spawn("apply", Box::new(move || apply.run()))?;
         spawn("store", Box::new(move || store.run()))
     }
+}
+
+/// etcd cuts a watch response where the largest request would end, with what its envelope may take: `MaxRequestBytesWithOverhead`.
+fn watch_limits(config: &Config) -> watch::Limits {
+    let fragment_bytes = config.max_request_bytes.saturating_add(ENVELOPE_BYTES);
+    watch::Limits { fragment_bytes, ..watch::Limits::default() }
 }
 
 /// The first request id of this run: the member's low 16 bits, 40 bits of milliseconds, 8 bits of count (etcd `pkg/idutil`). A restart comes later in time, so it

@@ -108,6 +108,7 @@ fn revision(reply: &Reply) -> Option<u64> {
         Reply::LeaseGrant(r) => &r.header,
         Reply::LeaseRevoke(r) => &r.header,
         Reply::Alarm(r) => &r.header,
+        Reply::Auth(header) | Reply::Authenticate { header, .. } => return u64::try_from(header.revision).ok(),
         Reply::Done => &None,
     };
     header.as_ref().and_then(|header| u64::try_from(header.revision).ok())

@@ -31,13 +31,19 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         snapshot_count: 100,
         snapshot_catchup_entries: 10,
         max_request_bytes: 1024 * 1024,
+        lease_checkpoint_ms: None,
+        token_ttl_ms: 300_000,
         limits: Limits::default(),
     }
 }
 
 async fn start(dir: &Path, name: &str, founders: &[(String, String)], listener: TcpListener) -> Node {
+    start_with(config(dir, name, founders), listener).await
+}
+
+async fn start_with(config: Config, listener: TcpListener) -> Node {
     let network = Network { listeners: vec![listener], acceptor: Acceptor::plain(), dial: None };
-    Node::start(config(dir, name, founders), network).await.expect("it starts")
+    Node::start(config, network).await.expect("it starts")
 }
 
 async fn alone(dir: &Path) -> Node {
@@ -78,6 +84,55 @@ async fn a_single_member_starts_as_etcd_does_and_remembers() {
     let node = alone(dir.path()).await;
     assert_eq!(get(&node, "a").await.expect("still there"), "1");
     assert_eq!(node.header().revision, revision);
+    node.stop().await;
+}
+
+/// A member that marks its leases every second.
+async fn marking(dir: &Path) -> Node {
+    let (listener, url) = listen().await;
+    let config = Config { lease_checkpoint_ms: Some(1000), ..config(dir, "n1", &[("n1".into(), url)]) };
+    let node = start_with(config, listener).await;
+    ready(&node).await;
+    node
+}
+
+/// Waits until the log says that so much is left of lease 1.
+async fn marked(node: &Node, is_so: impl Fn(i64) -> bool) -> i64 {
+    let look = async {
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            every.tick().await;
+            let left = node.read(|machine| machine.leases().get(LeaseId(1)).map_or(-1, |lease| lease.remaining));
+            if is_so(left) {
+                return left;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), look).await.expect("marked in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_lease_survives_a_restart_and_a_renewal_gives_it_all_back() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = marking(dir.path()).await;
+    let grant = pb::LeaseGrantRequest { id: 1, ttl: 600 };
+    let grant = pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
+    node.propose(grant).await.expect("a lease");
+    marked(&node, |left| left > 0).await;
+    assert_eq!(node.lease_keep_alive(LeaseId(1)).await, Ok(600));
+    // The renewal took the mark away, and only then was it promised; the next mark comes a second later.
+    let left = marked(&node, |left| left > 0).await;
+    assert!(left >= 598, "{left}: renewed just now");
+    let left = marked(&node, |left| 0 < left && left < 598).await;
+    node.stop().await;
+    drop(node);
+
+    let node = marking(dir.path()).await;
+    let ask = pb::LeaseTimeToLiveRequest { id: 1, keys: false };
+    let answer = node.lease_time_to_live(ask).await.expect("it lives");
+    assert!(answer.ttl <= left + 1 && answer.granted_ttl == 600, "{} of {left} s", answer.ttl);
+    assert_eq!(node.lease_keep_alive(LeaseId(1)).await, Ok(600));
+    assert!(node.lease_time_to_live(ask).await.expect("it lives").ttl >= 598);
     node.stop().await;
 }
 
@@ -145,4 +200,47 @@ async fn three_members_agree_and_survive_their_leader() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_known_once_its_entry_is_applied_and_forgotten_with_the_process() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = alone(dir.path()).await;
+    let r = pb::InternalRaftRequest::default;
+    let (name, hashed_password) = ("root".to_owned(), "JDJhJDA0JHg=".to_owned());
+    let add = pb::AuthUserAddRequest { name: name.clone(), hashed_password, ..Default::default() };
+    let grant = pb::AuthUserGrantRoleRequest { user: name.clone(), role: name.clone() };
+    for change in [
+        pb::InternalRaftRequest { auth_user_add: Some(add), ..r() },
+        pb::InternalRaftRequest { auth_user_grant_role: Some(grant), ..r() },
+        pb::InternalRaftRequest { auth_enable: Some(pb::AuthEnableRequest {}), ..r() },
+    ] {
+        node.propose(change).await.expect("applied");
+    }
+    assert!(node.auth_is_on());
+    // The member's own entry has to be behind us: the next index is to be the login's.
+    let decided = async {
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        while node.read(|machine| machine.cluster_version().is_none()) {
+            every.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), decided).await.expect("a cluster version in time");
+    let ahead = format!("abc.{}", node.status().applied.0 + 1);
+    let waiting = tokio::spawn({
+        let (node, ahead) = (node.clone(), ahead.clone());
+        async move { node.token_user(&ahead).await }
+    });
+    let login = pb::InternalAuthenticateRequest { name, simple_token: "abc".into(), ..Default::default() };
+    let reply = node.propose(pb::InternalRaftRequest { authenticate: Some(login), ..r() }).await.expect("a login");
+    assert!(matches!(reply, Reply::Authenticate { token, .. } if token == ahead));
+    assert_eq!(waiting.await.expect("no panic").as_deref(), Some("root"), "who came early was told in time");
+    assert_eq!(node.token_user("abd.1").await, None);
+    assert_eq!(put(&node, "a", "1").await, Err(Error::UserEmpty));
+    node.stop().await;
+    drop(node);
+    let node = alone(dir.path()).await;
+    assert!(node.auth_is_on(), "rights survive");
+    assert_eq!(node.token_user(&ahead).await, None, "tokens do not");
+    node.stop().await;
 }

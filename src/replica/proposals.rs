@@ -4,10 +4,12 @@
 //! client's own time-out does): nobody can know whether a proposal that a lost leader took will still be committed.
 
 use crate::consensus::Consensus;
+use crate::consensus::Role;
 use crate::error::Error;
 use crate::proto::walpb;
 use crate::replica::Failed;
 use crate::types::Millis;
+use crate::types::Term;
 use bytes::Bytes;
 use prost::Message as _;
 use std::collections::VecDeque;
@@ -25,6 +27,12 @@ pub struct Proposal {
     pub conf_change: bool,
     /// When to give up waiting for a leader.
     pub deadline: Millis,
+    /// Propose it only as the leader of this term: what a leader decides by its own clock must not be forwarded to its successor.
+    pub only_leading: Option<Term>,
+}
+
+fn leads_in(consensus: &Consensus, term: Term) -> bool {
+    consensus.role() == Role::Leader && consensus.term() == term
 }
 
 #[derive(Default)]
@@ -68,6 +76,13 @@ impl Proposals {
         let (mut ids, mut run, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some(proposal) = self.waiting.pop_front() {
             if proposal.conf_change || (bytes > 0 && bytes + proposal.data.len() > FLUSH_BYTES) {
+                self.waiting.push_front(proposal);
+                break;
+            }
+            if proposal.only_leading.is_some_and(|term| !leads_in(consensus, term)) {
+                if ids.is_empty() {
+                    return (vec![proposal.id], Err(Error::NotPrimary));
+                }
                 self.waiting.push_front(proposal);
                 break;
             }

@@ -4,8 +4,11 @@
 //! What only matters at a first start is in [`Config::bootstrap_problems`]: a member with a log ignores the `initial-*` flags.
 //! Left out: `--config-file`. Source: etcd `server/embed/config.go` and `server/config/config.go`.
 
+use super::gates;
+use super::password;
 use super::settings::Notice;
 use super::settings::Settings;
+use super::token::TokenKind;
 use super::urls;
 use super::urls::Url;
 use crate::golang;
@@ -69,8 +72,16 @@ pub struct Config {
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
     pub watch_progress_interval: Duration,
+    /// Whether a leader writes down the remaining time of its leases.
+    pub lease_checkpoint: bool,
     pub auto_compaction_mode: String,
     pub auto_compaction_retention: String,
+
+    /// `simple`, or `jwt` with options.
+    pub auth_token: String,
+    pub auth_token_ttl: Duration,
+    /// Rounds of a password's hash, as a power of 2.
+    pub bcrypt_cost: u32,
 
     pub client_tls: TlsFiles,
     pub peer_tls: TlsFiles,
@@ -191,6 +202,23 @@ impl TlsFiles {
     }
 }
 
+/// Zero seconds are the default, as in etcd.
+fn token_ttl(seconds: u64) -> Duration {
+    Duration::from_secs(if seconds == 0 { 300 } else { seconds })
+}
+
+/// A cost that bcrypt does not know is replaced by the default, as in etcd.
+fn bcrypt_cost(cost: u64, notices: &mut Vec<Notice>) -> u32 {
+    match u32::try_from(cost).ok().filter(|_| password::COSTS.contains(&cost)) {
+        Some(cost) => cost,
+        None => {
+            let notice = Notice::warn("use default bcrypt cost instead of the invalid given cost");
+            notices.push(notice.with("given-cost", cost.to_string()));
+            password::DEFAULT_COST
+        }
+    }
+}
+
 fn is_empty(path: &Path) -> bool {
     path.as_os_str().is_empty()
 }
@@ -204,6 +232,9 @@ fn os_text(e: &std::io::Error) -> String {
 impl Config {
     /// Makes a configuration from what was set; the error is all that cannot be understood.
     pub(super) fn from_settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Config, Vec<String>> {
+        if let Some(problem) = gates::problem(settings, notices) {
+            return Err(vec![problem]);
+        }
         let name = settings.text("name").to_owned();
         let initial_cluster = urls::parse_cluster(settings.text("initial-cluster"))
             .map_err(|e| vec![format!("error setting up initial cluster: {e}")])?;
@@ -236,8 +267,12 @@ impl Config {
             keepalive_interval: settings.duration("grpc-keepalive-interval"),
             keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
             watch_progress_interval: settings.duration("watch-progress-notify-interval"),
+            lease_checkpoint: gates::is_open(settings, "LeaseCheckpoint"),
             auto_compaction_mode: settings.text("auto-compaction-mode").into(),
             auto_compaction_retention: settings.text("auto-compaction-retention").into(),
+            auth_token: settings.text("auth-token").into(),
+            auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
+            bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
             client_tls: TlsFiles::from_settings(settings, false),
             peer_tls: TlsFiles::from_settings(settings, true),
             self_signed_cert_validity: u32::try_from(settings.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
@@ -337,6 +372,7 @@ impl Config {
         found.extend(self.compaction_problems());
         found.extend(self.size_problems());
         found.extend(self.tls_problems());
+        found.extend(TokenKind::load(&self.auth_token).err());
         found.extend(self.lab.iter().flat_map(LabConfig::problems));
         found
     }

@@ -158,3 +158,24 @@ fn the_default_name_is_advised_against() {
     let (_, notices) = config_with("--name m1 --data-dir d");
     assert_eq!(notices, []);
 }
+
+#[test]
+fn tokens_and_hashes_are_etcds_unless_told_otherwise() {
+    let config_of = |text: &str| {
+        let (config, notices) = config_with(&format!("--name m1 --data-dir d {text}"));
+        (config.auth_token.clone(), config.auth_token_ttl.as_secs(), config.bcrypt_cost, notices.len())
+    };
+    assert_eq!(config_of(""), ("simple".into(), 300, 10, 0));
+    assert_eq!(config_of("--auth-token-ttl 0 --bcrypt-cost 31"), ("simple".into(), 300, 31, 0));
+    assert_eq!(config_of("--auth-token-ttl 9 --bcrypt-cost 4"), ("simple".into(), 9, 4, 0));
+    for cost in ["3", "32", "99999999999"] {
+        assert_eq!(config_of(&format!("--bcrypt-cost {cost}")), ("simple".into(), 300, 10, 1), "{cost}");
+    }
+    for (option, problem) in [
+        ("other", "auth: invalid auth options: unknown kind of token \"other\": simple or jwt"),
+        ("jwt", "auth: invalid auth signature method"),
+        ("jwt,sign-method=RS256", "auth: missing key data"),
+    ] {
+        assert_eq!(config(&format!("--auth-token {option}")).problems(), [problem]);
+    }
+}

@@ -5,16 +5,18 @@
 
 use super::auth;
 use super::cluster;
+use super::election;
 use super::front::Front;
 use super::front::too_large;
 use super::health;
 use super::http as plain;
+use super::identity::Origin;
 use super::kv;
 use super::lab;
 use super::lease;
+use super::lock;
 use super::maintenance;
 use super::watch;
-use crate::error::Error;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -22,6 +24,8 @@ use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::lab::lab_server::LabServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -53,6 +57,8 @@ pub(super) struct Services {
     cluster: ClusterServer<cluster::Service>,
     maintenance: MaintenanceServer<maintenance::Service>,
     auth: AuthServer<auth::Service>,
+    lock: LockServer<lock::Service>,
+    election: ElectionServer<election::Service>,
 }
 
 impl Door {
@@ -66,6 +72,8 @@ impl Door {
             cluster: ClusterServer::new(cluster::Service(f())).max_decoding_message_size(limit),
             maintenance: MaintenanceServer::new(maintenance::Service(f())).max_decoding_message_size(limit),
             auth: AuthServer::new(auth::Service(f())).max_decoding_message_size(limit),
+            lock: LockServer::new(lock::Service(f())).max_decoding_message_size(limit),
+            election: ElectionServer::new(election::Service(f())).max_decoding_message_size(limit),
         }))
     }
 
@@ -73,10 +81,10 @@ impl Door {
         Door::Lab(LabServer::new(lab::Service::new(front.clone(), token)))
     }
 
-    /// Answers one request.
-    pub(super) async fn answer(&self, request: Request) -> Response {
+    /// Answers one request, which came from `origin`.
+    pub(super) async fn answer(&self, request: Request, origin: &Arc<Origin>) -> Response {
         match self {
-            Door::Clients(services) if is_grpc(&request) => services.call(request).await,
+            Door::Clients(services) if is_grpc(&request) => services.call(request, origin).await,
             Door::Clients(services) => plain::answer(&services.front, plain::Scope::All, &request).await,
             Door::Metrics(front) => plain::answer(front, plain::Scope::Metrics, &request).await,
             Door::Lab(server) => done(server.clone().call(request).await),
@@ -97,11 +105,16 @@ fn done(result: Result<Response, Infallible>) -> Response {
 }
 
 impl Services {
-    async fn call(&self, request: Request) -> Response {
-        let path = request.uri().path();
-        if let Err(e) = self.front.admit(path, request.headers()) {
+    async fn call(&self, mut request: Request, origin: &Arc<Origin>) -> Response {
+        if let Err(e) = self.front.admit(request.uri().path(), request.headers()) {
             return Status::from(e).into_http();
         }
+        if self.front.node.auth_is_on()
+            && let Err(refusal) = self.front.authorize(&mut request, origin).await
+        {
+            return refusal.into_http();
+        }
+        let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         let response = match service {
             "etcdserverpb.KV" => done(self.kv.clone().call(request).await),
@@ -111,8 +124,8 @@ impl Services {
             "etcdserverpb.Maintenance" => done(self.maintenance.clone().call(request).await),
             "etcdserverpb.Auth" => done(self.auth.clone().call(request).await),
             "grpc.health.v1.Health" => health::call(request).await,
-            "v3lockpb.Lock" => Status::from(Error::Unimplemented("the lock service")).into_http(),
-            "v3electionpb.Election" => Status::from(Error::Unimplemented("the election service")).into_http(),
+            "v3lockpb.Lock" => done(self.lock.clone().call(request).await),
+            "v3electionpb.Election" => done(self.election.clone().call(request).await),
             unknown => Status::unimplemented(format!("unknown service {unknown}")).into_http(),
         };
         in_grpcs_words(response)

@@ -4,6 +4,7 @@
 //! that we do not act on says so: where ignoring it is harmless it is accepted with a warning; where ignoring it would weaken security,
 //! lose data or bootstrap the wrong cluster it is refused. Source of names and defaults: etcd `server/embed/config.go`.
 
+use super::gates;
 use super::urls::Url;
 use crate::golang;
 
@@ -44,6 +45,7 @@ pub(super) enum Kind {
     Int,
     Duration,
     Urls,
+    Gates,
     OneOf(&'static [&'static str]),
 }
 
@@ -64,6 +66,7 @@ impl Kind {
             Kind::Int => number(i64::MIN.into(), i64::MAX.into()),
             Kind::Duration => golang::parse_nanos(value).map(drop).map_err(|_| "parse error".into()),
             Kind::Urls => Url::parse_list(value).map(drop),
+            Kind::Gates => gates::parse(value).map(drop),
             Kind::OneOf(allowed) if allowed.contains(&value) => Ok(()),
             Kind::OneOf(_) => Err("invalid value".into()),
         }
@@ -122,6 +125,7 @@ use Group::Old;
 use Group::Security;
 use Kind::Bool;
 use Kind::Duration;
+use Kind::Gates;
 use Kind::Int;
 use Kind::OneOf;
 use Kind::Text;
@@ -172,7 +176,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("raft-read-timeout", Duration, "5s", Member, NoEffect(LATER), "Read time-out of a peer connection."),
     flag("raft-write-timeout", Duration, "5s", Member, NoEffect(LATER), "Write time-out of a peer connection."),
     flag("max-learners", Int, "1", Member, Works, "Most learners in the cluster."),
-    flag("feature-gates", Text, "", Member, NoEffect("no feature gate changes this release"), "Switches of experimental features, A=true,B=false."),
+    flag("feature-gates", Gates, "", Member, Works, "Switches of experimental features, A=true,B=false."),
     flag("config-file", Text, "", Member, Refused("a configuration file is not read by this release: use flags or ETCD_* variables"), "YAML file with the configuration."),
     flag("version", Bool, "false", Member, Works, "Print the version and exit."),
 
@@ -236,9 +240,9 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
     flag("peer-ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
 
-    flag("auth-token", Text, "simple", Auth, Refused("authentication is not part of this release"), "Kind of token: simple, or jwt with options."),
-    flag("bcrypt-cost", Uint, "10", Auth, NoEffect("authentication is not part of this release"), "Work per password hash, 4 to 31."),
-    flag("auth-token-ttl", Uint, "300", Auth, NoEffect("authentication is not part of this release"), "Seconds that a simple token lives."),
+    flag("auth-token", Text, "simple", Auth, Works, "Kind of token: simple, or jwt with options."),
+    flag("bcrypt-cost", Uint, "10", Auth, Works, "Work per password hash, 4 to 31."),
+    flag("auth-token-ttl", Uint, "300", Auth, Works, "Seconds that a simple token lives."),
 
     flag("logger", Text, "zap", Logging, Works, "Form of the log: zap."),
     flag("log-outputs", Text, "default", Logging, Works, "Where the log goes: stderr, stdout or files."),
@@ -276,8 +280,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("experimental-corrupt-check-time", Duration, "0s", Old, Renamed("corrupt-check-time"), ""),
     flag("experimental-compact-hash-check-enabled", Bool, "false", Old, NoEffect(LATER), "Compare compaction hashes."),
     flag("experimental-compact-hash-check-time", Duration, "1m0s", Old, Renamed("compact-hash-check-time"), ""),
-    flag("experimental-enable-lease-checkpoint", Bool, "false", Old, NoEffect(LATER), "Share leases' remaining time."),
-    flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Old, NoEffect(LATER), "Keep leases' remaining time."),
+    flag("experimental-enable-lease-checkpoint", Bool, "false", Old, Works, "Write down leases' remaining time, so that a new leader does not give all of it again."),
+    flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Old, Works, "Keep leases' remaining time through a restart; always so since etcd 3.6."),
     flag("experimental-compaction-batch-limit", Int, "1000", Old, Renamed("compaction-batch-limit"), ""),
     flag("experimental-compaction-sleep-interval", Duration, "10ms", Old, Renamed("compaction-sleep-interval"), ""),
     flag("experimental-peer-skip-client-san-verification", Bool, "false", Old, Renamed("peer-skip-client-san-verification"), ""),

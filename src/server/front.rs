@@ -4,6 +4,9 @@
 //! in the log they would part the members. Source: etcd `api/v3rpc/interceptor.go`, `quota.go`; contract-server 1.2, 3.7 and 6.2.
 
 use super::config::Config;
+use super::password::DEFAULT_COST;
+use super::password::Passwords;
+use super::token::TokenKind;
 use crate::apply::Reply;
 use crate::apply::check;
 use crate::error::Error;
@@ -30,6 +33,7 @@ const LEADERLESS_TIMEOUTS: u32 = 3;
 pub(super) struct Front {
     pub(super) node: Node,
     pub(super) limits: Arc<Limits>,
+    pub(super) security: Arc<Security>,
     /// Becomes true when the server stops: streams end then.
     stopping: watch::Receiver<bool>,
     /// Whether an alarm is being raised, so that a thousand refused writes raise one.
@@ -51,6 +55,31 @@ pub(super) struct Limits {
     pub(super) watch_progress: Duration,
 }
 
+/// How users show who they are.
+pub(super) struct Security {
+    pub(super) tokens: TokenKind,
+    /// Whether the common name of a client's certificate is a user.
+    pub(super) common_names: bool,
+    pub(super) passwords: Passwords,
+}
+
+impl Default for Security {
+    fn default() -> Security {
+        Security { tokens: TokenKind::Simple, common_names: false, passwords: Passwords::new(DEFAULT_COST) }
+    }
+}
+
+impl Security {
+    /// Reads the key files that `--auth-token` names; the error is etcd's text.
+    pub(super) fn of(config: &Config) -> Result<Security, String> {
+        Ok(Security {
+            tokens: TokenKind::load(&config.auth_token)?,
+            common_names: config.client_tls.client_cert_auth,
+            passwords: Passwords::new(config.bcrypt_cost),
+        })
+    }
+}
+
 impl Limits {
     pub(super) fn of(config: &Config) -> Limits {
         Limits {
@@ -58,7 +87,7 @@ impl Limits {
             message_bytes_max: config.message_bytes_max(),
             quota: config.quota(),
             quota_told: config.quota().and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0),
-            ttl_min: lease::ttl_min(config.election_ms),
+            ttl_min: lease::ttl_min(config.election_ticks(), config.heartbeat_ms),
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
         }
@@ -67,7 +96,12 @@ impl Limits {
 
 impl Front {
     pub(super) fn new(node: Node, limits: Limits, stopping: watch::Receiver<bool>) -> Front {
-        Front { node, limits: Arc::new(limits), stopping, raising: Arc::default() }
+        Front { node, limits: Arc::new(limits), security: Arc::default(), stopping, raising: Arc::default() }
+    }
+
+    /// With other ways to show who one is than simple tokens.
+    pub(super) fn with_security(self, security: Security) -> Front {
+        Front { security: Arc::new(security), ..self }
     }
 
     /// The checks before any call, in etcd's order: learner, client version, leader. `path` is `/service/Method`.
@@ -94,7 +128,7 @@ impl Front {
         Some(self.node.header())
     }
 
-    /// Puts a request through the log, unless the store is full.
+    /// Puts a request through the log, unless the store is full. In nobody's name: what clients ask for goes by [`Front::propose_as`].
     pub(super) async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
         let reply = if self.would_overflow(&request) { Err(Error::NoSpace) } else { self.node.propose(request).await };
         if reply == Err(Error::NoSpace) {
@@ -176,7 +210,7 @@ impl StreamGuard {
             loop {
                 every.tick().await;
                 *leaderless = if front.node.status().leader.is_none() { *leaderless + 1 } else { 0 };
-                if *leaderless > LEADERLESS_TIMEOUTS {
+                if *leaderless >= LEADERLESS_TIMEOUTS {
                     return Error::NoLeader;
                 }
             }

@@ -5,12 +5,17 @@
 
 use super::front::Front;
 use super::front::wrong_reply;
+use super::identity::Caller;
+use crate::apply::Machine;
 use crate::apply::Reply;
 use crate::apply::check;
+use crate::auth::Access;
+use crate::auth::Who;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::response_op;
+use crate::types::KeyRange;
 use crate::types::Revision;
 use std::time::Duration;
 use tonic::Request;
@@ -26,21 +31,26 @@ pub(super) struct Service(pub(super) Front);
 #[tonic::async_trait]
 impl Kv for Service {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = Caller::of(request);
         if !request.serializable && self.0.node.status().is_learner {
             return Err(Error::NotSupportedForLearner.into());
         }
         check::range(&request)?;
-        let mut response = self.0.node.range(&request).await?;
+        if !request.serializable {
+            self.0.node.read_barrier().await?;
+        }
+        let keys = || KeyRange::parse(&request.key, &request.range_end);
+        let may = |machine: &Machine, who: &Who| machine.auth().permit(who, &keys(), Access::Read);
+        let mut response = self.0.read_as(&caller, may, || self.0.node.range_now(&request)).await?;
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        let put = request.into_inner();
+        let (caller, put) = Caller::of(request);
         check::put(&put)?;
         let request = pb::InternalRaftRequest { put: Some(put), ..Default::default() };
-        let Reply::Put(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        let Reply::Put(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
@@ -49,19 +59,24 @@ impl Kv for Service {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let delete = request.into_inner();
+        let (caller, delete) = Caller::of(request);
         check::delete(&delete)?;
         let request = pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
-        let Reply::DeleteRange(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        let Reply::DeleteRange(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        let txn = request.into_inner();
+        let (caller, txn) = Caller::of(request);
         check::txn(&txn, self.0.limits.txn_ops_max)?;
-        let mut response =
-            if check::is_read_only(&txn) { self.read_txn(&txn).await? } else { self.write_txn(txn).await? };
+        let mut response = if check::is_read_only(&txn) {
+            self.read_txn(&caller, &txn).await?
+        } else {
+            self.write_txn(&caller, txn).await?
+        };
         self.0.stamp(&mut response.header);
         complete(&mut response);
         Ok(Response::new(response))
@@ -71,9 +86,11 @@ impl Kv for Service {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
-        let compaction = request.into_inner();
+        let (caller, compaction) = Caller::of(request);
         let request = pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
-        let Reply::Compaction(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        let Reply::Compaction(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         if compaction.physical {
             self.swept(Revision(compaction.revision.max(0).unsigned_abs())).await;
         }
@@ -89,16 +106,17 @@ impl Kv for Service {
 }
 
 impl Service {
-    async fn read_txn(&self, txn: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+    async fn read_txn(&self, caller: &Caller, txn: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
         if !check::is_serializable(txn) {
             self.0.node.read_barrier().await?;
         }
-        self.0.node.read(|machine| machine.read_txn(txn))
+        let may = |machine: &Machine, who: &Who| machine.permit_txn(who, txn);
+        self.0.read_as(caller, may, || self.0.node.read(|machine| machine.read_txn(txn))).await
     }
 
-    async fn write_txn(&self, txn: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+    async fn write_txn(&self, caller: &Caller, txn: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
         let request = pb::InternalRaftRequest { txn: Some(txn), ..Default::default() };
-        match self.0.propose(request).await? {
+        match self.0.propose_as(caller, request).await? {
             Reply::Txn(response) => Ok(response),
             _ => Err(wrong_reply()),
         }

@@ -7,9 +7,12 @@ use super::front::Front;
 use super::front::StreamGuard;
 use super::front::in_grpcs_words;
 use super::front::wrong_reply;
+use super::identity::Caller;
+use crate::apply::Machine;
 use crate::apply::Reply;
+use crate::auth::Access;
+use crate::auth::Who;
 use crate::error::Error;
-use crate::lease::TTL_MAX;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::types::LeaseId;
@@ -30,16 +33,16 @@ impl Lease for Service {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        let mut grant = request.into_inner();
-        if grant.ttl > TTL_MAX {
-            return Err(Error::LeaseTtlTooLarge.into());
-        }
+        let (caller, mut grant) = Caller::of(request);
+        // Too long a time is refused when it is applied, as in etcd: a full store is the first thing that a client hears of.
         grant.ttl = grant.ttl.max(self.0.limits.ttl_min);
         if grant.id == 0 {
             grant.id = self.0.node.next_lease_id().0;
         }
         let request = pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
-        let Reply::LeaseGrant(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        let Reply::LeaseGrant(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
@@ -48,8 +51,11 @@ impl Lease for Service {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        let request = pb::InternalRaftRequest { lease_revoke: Some(request.into_inner()), ..Default::default() };
-        let Reply::LeaseRevoke(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        let (caller, revoke) = Caller::of(request);
+        let request = pb::InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
+        let Reply::LeaseRevoke(mut response) = self.0.propose_as(&caller, request).await? else {
+            return Err(wrong_reply());
+        };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
@@ -60,8 +66,9 @@ impl Lease for Service {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let guard = self.0.stream_guard(request.metadata().as_ref());
-        let session = Renewals { front: self.0.clone(), requests: request.into_inner(), guard };
+        let (caller, requests) = Caller::of(request);
+        let guard = self.0.stream_guard(caller.headers());
+        let session = Renewals { front: self.0.clone(), caller, requests, guard };
         let responses = unfold(Some(session), |session| async {
             let mut session = session?;
             match session.next().await {
@@ -77,22 +84,35 @@ impl Lease for Service {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = Caller::of(request);
+        let who = match request.keys {
+            true => self.0.permit_lease(&caller, LeaseId(request.id), Access::Read).await?,
+            false => None,
+        };
         let mut response = match self.0.node.lease_time_to_live(request).await {
             // Gone is an answer, not an error: etcd's `LeaseTimeToLive` says -1.
             Err(Error::LeaseNotFound) => pb::LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() },
             answer => answer?,
         };
+        if let Some(who) = who {
+            self.0.unchanged_since(&who)?;
+            // The leader's list may have a key that this member did not know a moment ago.
+            self.0.node.read(|machine| machine.permit_lease_keys(&who, &response.keys))?;
+        }
         response.header = self.0.header();
         Ok(Response::new(response))
     }
 
     async fn lease_leases(
         &self,
-        _: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        let leases =
-            self.0.node.read(|machine| machine.leases().iter().map(|(id, _)| pb::LeaseStatus { id: id.0 }).collect());
+        let (caller, _) = Caller::of(request);
+        let may = |machine: &Machine, who: &Who| {
+            machine.leases().iter().try_for_each(|(id, _)| machine.permit_lease(who, id, Access::Read))
+        };
+        let leases = self.0.read_as(&caller, may, || Ok(self.0.node.leases())).await?;
+        let leases = leases.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header(), leases }))
     }
 }
@@ -100,6 +120,7 @@ impl Lease for Service {
 /// One client's stream of renewals: each request has one answer, in order.
 struct Renewals {
     front: Front,
+    caller: Caller,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
     guard: StreamGuard,
 }
@@ -115,6 +136,9 @@ impl Renewals {
             Ok(None) => return None,
             Err(status) => return Some(Err(in_grpcs_words(status))),
         };
+        if let Err(e) = self.front.permit_lease(&self.caller, LeaseId(id), Access::Write).await {
+            return Some(Err(e.into()));
+        }
         // Before the renewal, as etcd does: the revision is not later than the answer.
         let header = self.front.header();
         let renewed = tokio::select! {

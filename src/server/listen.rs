@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "a listener waits and limits by the clock")]
 
 use super::door::Door;
+use super::identity::Origin;
 use super::sniff::Sniffed;
 use super::urls::Url;
 use crate::tls::Acceptor;
@@ -232,12 +233,13 @@ impl Server {
                 return;
             }
         };
+        let origin = Arc::new(Origin { from, common_name: io.common_name() });
         let sniffed = tokio::time::timeout(HEADER_TIMEOUT, Sniffed::new(io)).await;
         let Ok(Ok(io)) = sniffed else { return };
-        if io.is_http2() { self.http2(io).await } else { self.http1(io).await }
+        if io.is_http2() { self.http2(io, &origin).await } else { self.http1(io, &origin).await }
     }
 
-    async fn http2<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO) {
+    async fn http2<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, origin: &Arc<Origin>) {
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -249,7 +251,7 @@ impl Server {
             builder.keep_alive_interval(self.bounds.ping_every).keep_alive_timeout(self.bounds.ping_wait);
         }
         let mut connection =
-            pin!(builder.serve_connection(TokioIo::new(io), service_fn(|request| self.answer(request))));
+            pin!(builder.serve_connection(TokioIo::new(io), service_fn(|request| self.answer(request, origin))));
         tokio::select! {
             _ended = connection.as_mut() => return,
             () = wait_for_stop(self.stopping.clone()) => connection.as_mut().graceful_shutdown(),
@@ -257,11 +259,11 @@ impl Server {
         let _ended = connection.await;
     }
 
-    async fn http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO) {
+    async fn http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, origin: &Arc<Origin>) {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
         let mut connection =
-            pin!(builder.serve_connection(TokioIo::new(io), service_fn(|request| self.answer(request))));
+            pin!(builder.serve_connection(TokioIo::new(io), service_fn(|request| self.answer(request, origin))));
         tokio::select! {
             _ended = connection.as_mut() => return,
             () = wait_for_stop(self.stopping.clone()) => connection.as_mut().graceful_shutdown(),
@@ -272,9 +274,10 @@ impl Server {
     fn answer(
         &self,
         request: http::Request<hyper::body::Incoming>,
+        origin: &Arc<Origin>,
     ) -> impl Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Send + use<> {
-        let door = self.door.clone();
-        async move { Ok(door.answer(request).await) }
+        let (door, origin) = (self.door.clone(), Arc::clone(origin));
+        async move { Ok(door.answer(request, &origin).await) }
     }
 }
 

@@ -4,10 +4,12 @@
 
 use super::front::Front;
 use super::front::wrong_reply;
+use super::identity::Caller;
 use crate::apply::Reply;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::AlarmType;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::types::CLUSTER_VERSION;
 use crate::types::ETCD_VERSION;
@@ -22,8 +24,12 @@ pub(super) struct Service(pub(super) Front);
 #[tonic::async_trait]
 impl Maintenance for Service {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        let request = pb::InternalRaftRequest { alarm: Some(request.into_inner()), ..Default::default() };
-        let Reply::Alarm(mut response) = self.0.propose(request).await? else { return Err(wrong_reply()) };
+        let (caller, alarm) = Caller::of(request);
+        if alarm.action != AlarmAction::Get as i32 {
+            self.0.permit_root(&caller).await?;
+        }
+        let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+        let Reply::Alarm(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }

@@ -37,6 +37,7 @@ pub(super) fn render(front: &Front) -> String {
             "Proposals that wait for their answer.",
             front.node.pending() as f64,
         ),
+        metric("etcd_debugging_auth_revision", "gauge", "Changes of users and roles.", front.auth_revision() as f64),
         metric("etcd_mvcc_db_total_size_in_bytes", "gauge", "Bytes stored.", size as f64),
         metric("etcd_mvcc_db_total_size_in_use_in_bytes", "gauge", "Bytes stored and not compacted.", in_use as f64),
         metric("etcd_debugging_mvcc_watch_stream_total", "gauge", "Watch streams.", watches.streams as f64),

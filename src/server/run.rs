@@ -11,6 +11,7 @@ use super::config::TlsFiles;
 use super::door::Door;
 use super::front::Front;
 use super::front::Limits;
+use super::front::Security;
 use super::lab;
 use super::listen;
 use super::listen::Bounds;
@@ -58,6 +59,10 @@ pub(super) async fn run(config: Config, notify: Option<String>) -> End {
         Ok(sockets) => sockets,
         Err(e) => return fatal(&e),
     };
+    let security = match Security::of(&config) {
+        Ok(security) => security,
+        Err(e) => return fatal(&e),
+    };
     tell_start(&config);
     let network = Network { listeners: sockets.peers, acceptor: sockets.peer_acceptor, dial: sockets.dial };
     let node = tokio::select! {
@@ -74,8 +79,9 @@ pub(super) async fn run(config: Config, notify: Option<String>) -> End {
         why = node.stopped() => return stopped_by_itself(&config, &node, why).await,
         number = signals.next() => return stop(&config, &node, Serving::none(), signals, number).await,
     }
+    let front = |stopping| Front::new(node.clone(), Limits::of(&config), stopping).with_security(security);
     let serving =
-        Serving::start(&config, &node, sockets.clients, sockets.metrics, sockets.lab, sockets.client_acceptor);
+        Serving::start(&config, front, sockets.clients, sockets.metrics, sockets.lab, sockets.client_acceptor);
     if let Some(socket) = notify {
         match systemd::ready(&socket) {
             Ok(()) => tracing::info!("successfully notified init daemon"),
@@ -97,6 +103,9 @@ fn fatal(why: &str) -> End {
     End::Code(1)
 }
 
+/// Pause between two checkpoints of a lease; etcd's value, which no flag changes.
+const LEASE_CHECKPOINT_MS: u64 = 5 * 60 * 1000;
+
 /// What the node is started with.
 pub(super) fn node_config(config: &Config) -> node::Config {
     let founders = config.initial_cluster.iter().map(|(name, urls)| (name.clone(), urls::texts(urls))).collect();
@@ -117,6 +126,8 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
+        lease_checkpoint_ms: config.lease_checkpoint.then_some(LEASE_CHECKPOINT_MS),
+        token_ttl_ms: u64::try_from(config.auth_token_ttl.as_millis()).unwrap_or(u64::MAX),
         limits: crate::apply::Limits { quota_bytes: config.quota(), ..Default::default() },
     }
 }
@@ -277,14 +288,14 @@ impl Serving {
 
     fn start(
         config: &Config,
-        node: &Node,
+        front: impl FnOnce(watch::Receiver<bool>) -> Front,
         clients: Vec<Socket>,
         metrics: Vec<Socket>,
         lab: Option<(Socket, String)>,
         acceptor: Acceptor,
     ) -> Serving {
         let mut serving = Serving::none();
-        let front = Front::new(node.clone(), Limits::of(config), serving.stopping.subscribe());
+        let front = front(serving.stopping.subscribe());
         let bounds = Bounds {
             connections: usize::try_from(config.max_connections).unwrap_or(usize::MAX).min(1 << 20),
             streams: config.max_concurrent_streams,

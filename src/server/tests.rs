@@ -1,9 +1,13 @@
 //! A member of one, its listeners and its clients, in one process.
 
+#[path = "tests/auth.rs"]
+mod auth;
+
 use super::config::Config;
 use super::door::Door;
 use super::front::Front;
 use super::front::Limits;
+use super::front::Security;
 use super::listen;
 use super::listen::Bounds;
 use super::listen::Socket;
@@ -63,7 +67,8 @@ impl Member {
         };
         timeout(DEADLINE, decided).await.expect("a cluster version in time");
         let stopping = watch::Sender::new(false);
-        let front = Front::new(node.clone(), Limits::of(&config), stopping.subscribe());
+        let security = Security::of(&config).expect("good flags");
+        let front = Front::new(node.clone(), Limits::of(&config), stopping.subscribe()).with_security(security);
         let mut member =
             Member { node, clients: String::new(), lab: String::new(), stopping, servers: Vec::new(), _dir: dir };
         member.clients = member.serve(Door::clients(&front), 100);
@@ -166,7 +171,7 @@ async fn bad_requests_are_refused_in_etcds_words_before_they_reach_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_tells_history_then_news_and_ends_when_the_client_is_done() {
+async fn a_watch_tells_history_then_news_and_goes_on_when_the_client_has_no_more_requests() {
     let member = Member::start("").await;
     member.put("a", "1").await;
     let mut client = WatchClient::new(member.channel(&member.clients).await);
@@ -181,7 +186,9 @@ async fn a_watch_tells_history_then_news_and_ends_when_the_client_is_done() {
     let news = timeout(DEADLINE, responses.message()).await.expect("in time").expect("open").expect("a response");
     assert_eq!(news.events[0].kv.as_ref().map(|kv| kv.mod_revision), Some(3));
     drop(requests);
-    assert_eq!(timeout(DEADLINE, responses.message()).await.expect("in time").expect("a clean end"), None);
+    member.put("a", "3").await;
+    let news = timeout(DEADLINE, responses.message()).await.expect("in time").expect("open").expect("a response");
+    assert_eq!(news.events[0].kv.as_ref().map(|kv| kv.mod_revision), Some(4));
     member.stop().await;
 }
 

@@ -1,14 +1,17 @@
 //! Watch: requests in, responses out, on one stream.
 //!
 //! What is told, in which order and to whom is the hub's business (`crate::watch`); here the stream is driven: read a request when there is room for its
-//! answer, send the next response, ask for progress now and then, and end when the client or the server does. Source: etcd
-//! `api/v3rpc/watch.go`; contract-server 3.
+//! answer, send the next response, ask for progress now and then, and end when the client goes away or the server stops. A client that only closes its side
+//! of the stream (as grpcurl does after its last request) goes on listening. Source: etcd `api/v3rpc/watch.go`; contract-server 3.
 
 use super::front::Front;
 use super::front::StreamGuard;
+use super::identity::Caller;
+use super::identity::watch_refusal;
 use crate::error::Error;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::watch_server::Watch;
 use crate::watch::Stream;
 use futures::stream::BoxStream;
@@ -21,6 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::WatchStream;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
@@ -40,20 +44,26 @@ impl Watch for Service {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let guard = self.0.stream_guard(request.metadata().as_ref());
+        let (caller, requests) = Caller::of(request);
+        let guard = self.0.stream_guard(caller.headers());
         let session = Session {
             node: self.0.node.clone(),
-            requests: request.into_inner(),
+            rights: Rights {
+                front: self.0.clone(),
+                caller,
+                changes: WatchStream::from_changes(self.0.node.auth_changes()),
+            },
+            requests,
             hub: self.0.node.watches().open_stream(),
             guard,
+            is_half_closed: false,
             progress: progress_timer(self.0.limits.watch_progress),
         };
         let responses = unfold(Some(session), |session| async {
             let mut session = session?;
             match session.next().await {
-                Some(Ok(response)) => Some((Ok(response), Some(session))),
-                Some(Err(status)) => Some((Err(status), None)),
-                None => None,
+                Ok(response) => Some((Ok(response), Some(session))),
+                Err(status) => Some((Err(status), None)),
             }
         });
         Ok(Response::new(responses.boxed()))
@@ -73,33 +83,67 @@ fn progress_timer(interval: Duration) -> Interval {
 /// One client's stream.
 struct Session {
     node: Node,
+    rights: Rights,
     requests: Streaming<pb::WatchRequest>,
     hub: Stream,
     guard: StreamGuard,
+    /// The client has no more requests; it still listens, and its watchers go on.
+    is_half_closed: bool,
     progress: Interval,
 }
 
 impl Session {
-    /// The next thing to send; nothing when the client has closed its side.
-    async fn next(&mut self) -> Option<Result<pb::WatchResponse, Status>> {
-        let Session { node, requests, hub, guard, progress } = self;
+    /// The next thing to send. The stream ends with an error only; a client that goes away takes it along.
+    async fn next(&mut self) -> Result<pb::WatchResponse, Status> {
+        let Session { node, rights, requests, hub, guard, is_half_closed, progress } = self;
         loop {
             let request = async {
                 hub.room().await;
                 requests.message().await
             };
             tokio::select! {
-                response = hub.next(node.history()) => return Some(match response {
+                response = hub.next(node.history()) => return match response {
                     Ok(response) => Ok(stamped(node, response)),
                     Err(e) => Err(e.into()),
-                }),
-                request = request => match request {
-                    Ok(Some(request)) => hub.request(request),
-                    Ok(None) => return None,
-                    Err(status) => return Some(Err(broken(status))),
+                },
+                request = request, if !*is_half_closed => match request {
+                    Ok(Some(request)) => match rights.refusal(&request).await {
+                        Some(reason) => hub.refuse(&reason),
+                        None => hub.request(request),
+                    },
+                    Ok(None) => *is_half_closed = true,
+                    Err(status) => return Err(broken(status)),
                 },
                 _ = progress.tick() => hub.report_progress(),
-                e = guard.ended() => return Some(Err(e.into())),
+                _ = rights.changes.next() => rights.judge_again(hub).await,
+                e = guard.ended() => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Whether the client may watch what it watches.
+struct Rights {
+    front: Front,
+    caller: Caller,
+    changes: WatchStream<u64>,
+}
+
+impl Rights {
+    /// Why a request is refused, if it is: a watcher on keys that its user may not read. A start below zero is the hub's to refuse, before.
+    async fn refusal(&self, request: &pb::WatchRequest) -> Option<String> {
+        let Some(RequestUnion::CreateRequest(create)) = &request.request_union else { return None };
+        if create.start_revision < 0 {
+            return None;
+        }
+        self.front.permit_watch(&self.caller, create).await.err().map(|e| watch_refusal(&e))
+    }
+
+    /// Rights have changed: cancels the watchers that would not be let in any more. etcd lets them run on.
+    async fn judge_again(&self, hub: &Stream) {
+        for (id, range) in hub.watchers() {
+            if let Err(e) = self.front.permit_range(&self.caller, &range).await {
+                hub.revoke(id, &watch_refusal(&e));
             }
         }
     }

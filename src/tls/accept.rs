@@ -283,11 +283,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     }
 }
 
-/// The common name in a certificate's subject.
+/// The common name in a certificate's subject; of several the last, as Go reads it.
 #[must_use]
 pub fn common_name(cert: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(cert).ok()?;
-    let name = parsed.subject().iter_common_name().next()?;
+    let name = parsed.subject().iter_common_name().last()?;
     name.as_str().ok().map(str::to_owned)
 }
 

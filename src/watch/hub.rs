@@ -133,9 +133,23 @@ impl Hub {
         self.queue_mut(stream).answer(refusal);
     }
 
+    pub(super) fn watchers(&self, stream: u64) -> Vec<(i64, KeyRange)> {
+        self.queue(stream).watchers.iter().map(|(id, watcher)| (*id, watcher.range.clone())).collect()
+    }
+
+    /// Removes a watcher for a reason that the hub knows nothing of.
+    pub(super) fn revoke(&mut self, stream: u64, watch_id: i64, reason: &str) {
+        if self.drop_watcher(stream, watch_id) {
+            let (header, cancel_reason) = (header(self.current), reason.to_owned());
+            let cancelled = pb::WatchResponse { header, watch_id, canceled: true, cancel_reason, ..Default::default() };
+            self.queue_mut(stream).answer(cancelled);
+        }
+    }
+
     pub(super) fn create(&mut self, stream: u64, request: pb::WatchCreateRequest) {
         let key = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key.clone() };
         let range = KeyRange::parse(&key, &request.range_end);
+        let watchers_max = self.limits.stream_watchers;
         let queue = self.queue_mut(stream);
         if request.start_revision < 0 {
             return self.refuse(stream, &Error::Compacted.to_string());
@@ -143,8 +157,11 @@ impl Hub {
         if range.is_empty() {
             return self.refuse(stream, "mvcc: watcher range is empty");
         }
-        if request.watch_id != 0 && queue.watchers.contains_key(&request.watch_id) {
+        if request.watch_id != 0 && queue.is_taken(request.watch_id) {
             return self.refuse(stream, "mvcc: duplicate watch ID provided on the WatchStream");
+        }
+        if queue.held() >= watchers_max {
+            return self.refuse(stream, &Error::TooManyRequests.to_string());
         }
         let watch_id = if request.watch_id == 0 { queue.free_id() } else { request.watch_id };
         let created = pb::WatchResponse { header: header(self.current), watch_id, created: true, ..Default::default() };
@@ -174,6 +191,7 @@ impl Hub {
             progress_notify: request.progress_notify,
             quiet: true,
             live,
+            start,
             next,
             last_item: queue.pushed(),
         };
@@ -187,7 +205,7 @@ impl Hub {
     }
 
     pub(super) fn cancel(&mut self, stream: u64, watch_id: i64) {
-        if self.drop_watcher(stream, watch_id) {
+        if self.drop_watcher(stream, watch_id) || self.queue_mut(stream).overtaken.remove(&watch_id) {
             let header = header(self.current);
             let cancelled = pb::WatchResponse { header, watch_id, canceled: true, ..Default::default() };
             self.queue_mut(stream).answer(cancelled);
@@ -201,7 +219,9 @@ impl Hub {
             let header = header(Revision(0));
             let cancelled =
                 pb::WatchResponse { header, watch_id, canceled: true, compact_revision, ..Default::default() };
-            self.queue_mut(stream).answer(cancelled);
+            let queue = self.queue_mut(stream);
+            queue.overtaken.insert(watch_id);
+            queue.answer(cancelled);
         }
     }
 
@@ -217,10 +237,10 @@ impl Hub {
     pub(super) fn progress(&mut self, stream: u64) {
         let current = self.current;
         let queue = self.queue_mut(stream);
-        let told = |watcher: &Watcher| watcher.live && watcher.next <= current.next();
-        if !queue.watchers.is_empty() && queue.watchers.values().all(told) {
+        let all_know = queue.overtaken.is_empty() && queue.watchers.values().all(|watcher| watcher.knows(current));
+        if !queue.watchers.is_empty() && all_know {
             let progress = pb::WatchResponse { header: header(current), watch_id: NO_WATCH, ..Default::default() };
-            queue.answer(progress);
+            queue.progress(None, progress);
         }
     }
 
@@ -229,12 +249,13 @@ impl Hub {
         let queue = self.queue_mut(stream);
         let mut reports = Vec::new();
         for (watch_id, watcher) in &mut queue.watchers {
-            if watcher.progress_notify && watcher.live && std::mem::replace(&mut watcher.quiet, true) {
+            let was_quiet = std::mem::replace(&mut watcher.quiet, true);
+            if watcher.progress_notify && was_quiet && watcher.knows(current) {
                 let header = header(current);
-                reports.push(pb::WatchResponse { header, watch_id: *watch_id, ..Default::default() });
+                reports.push((*watch_id, pb::WatchResponse { header, watch_id: *watch_id, ..Default::default() }));
             }
         }
-        reports.into_iter().for_each(|report| queue.answer(report));
+        reports.into_iter().for_each(|(watch_id, report)| queue.progress(Some(watch_id), report));
     }
 
     // What happens to the store.

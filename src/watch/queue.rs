@@ -6,6 +6,7 @@ use crate::proto::mvccpb::Event;
 use crate::types::KeyRange;
 use crate::types::Revision;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -76,6 +77,8 @@ pub(super) struct Watcher {
     pub(super) quiet: bool,
     /// Gets its events from the hub; else from history.
     pub(super) live: bool,
+    /// Where it was asked to begin; 0 if at the time of asking.
+    pub(super) start: Revision,
     /// The first revision that it may still want. While it is live, only what is above the hub's revision counts.
     pub(super) next: Revision,
     /// Its last entry in the queue, counted over the stream's life.
@@ -83,6 +86,11 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
+    /// Whether it has been told everything up to `current`, and its start is not still to come.
+    pub(super) fn knows(&self, current: Revision) -> bool {
+        self.live && self.start <= current
+    }
+
     pub(super) fn wants(&self, event: &Event) -> bool {
         if event.r#type == 0 { !self.no_put } else { !self.no_delete }
     }
@@ -97,6 +105,9 @@ pub(super) struct Queue {
     answers: usize,
     bytes: usize,
     pub(super) watchers: BTreeMap<i64, Watcher>,
+    /// Watchers that compaction has overtaken and the client has not cancelled yet: as in etcd, they keep their ids, and the stream knows no
+    /// progress while there are any.
+    pub(super) overtaken: BTreeSet<i64>,
     /// The watchers that lag, in the order in which they are served.
     lagging: VecDeque<i64>,
     /// Whether the last response came from the queue: then one who lags is next.
@@ -108,11 +119,30 @@ pub(super) struct Queue {
 impl Queue {
     /// The smallest id from a counter that no watcher has.
     pub(super) fn free_id(&mut self) -> i64 {
-        while self.watchers.contains_key(&self.next_id) {
+        while self.is_taken(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
         self.next_id - 1
+    }
+
+    pub(super) fn is_taken(&self, id: i64) -> bool {
+        self.watchers.contains_key(&id) || self.overtaken.contains(&id)
+    }
+
+    /// How many watchers take up memory.
+    pub(super) fn held(&self) -> usize {
+        self.watchers.len() + self.overtaken.len()
+    }
+
+    /// Queues how far a watcher is, or all of them are. History must not overtake that: who lags from here on reads it only afterwards.
+    pub(super) fn progress(&mut self, watch_id: Option<i64>, response: pb::WatchResponse) {
+        self.answer(response);
+        let last_item = self.pushed;
+        match watch_id {
+            Some(id) => self.watchers.get_mut(&id).into_iter().for_each(|watcher| watcher.last_item = last_item),
+            None => self.watchers.values_mut().for_each(|watcher| watcher.last_item = last_item),
+        }
     }
 
     pub(super) fn answer(&mut self, response: pb::WatchResponse) {

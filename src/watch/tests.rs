@@ -1,5 +1,7 @@
 //! What a watcher is promised, claim by claim, and one storm in which all of it must hold at once.
 
+mod script;
+
 use super::*;
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -382,6 +384,9 @@ enum Step {
     Create(u8, u8, i64),
     Read(u8),
     Compact(u64),
+    Cancel(i64),
+    AskProgress,
+    Tick,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -390,6 +395,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0u8..5, 0u8..6, 0i64..30).prop_map(|(from, to, start)| Step::Create(from, to, start)),
         4 => (1u8..6).prop_map(Step::Read),
         1 => (0u64..100).prop_map(Step::Compact),
+        1 => (0i64..8).prop_map(Step::Cancel),
+        2 => Just(Step::AskProgress),
+        1 => Just(Step::Tick),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -401,19 +409,29 @@ struct Seen {
     cancelled: bool,
 }
 
+/// The id in an answer for all watchers.
+const NO_WATCH: i64 = -1;
 const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
 impl Seen {
-    /// Checks a response against what history says must come next: ordered, unique, whole revisions, nothing left out.
+    /// Checks a response against what history says must come next: ordered, unique, whole revisions, nothing left out; and progress says
+    /// nothing that was not told.
     fn check(&mut self, response: &pb::WatchResponse, world: &World) {
-        assert!(!self.cancelled, "nothing comes after a cancel");
+        let by_client = response.canceled && response.compact_revision == 0;
+        assert!(!self.cancelled || by_client, "nothing comes after a cancel");
+        if by_client {
+            self.cancelled = true;
+            return;
+        }
         if response.canceled {
             let floor = response.compact_revision as u64;
             assert!(self.next < floor && floor <= world.past.lock().floor);
             self.cancelled = true;
             return;
         }
-        let last = response.events.last().map_or(0, |event| kv(event).mod_revision as u64);
+        let says = response.header.as_ref().map_or(0, |header| header.revision) as u64;
+        let last = response.events.last().map_or(says, |event| kv(event).mod_revision as u64);
+        assert!(last <= says && self.next <= last + 1);
         let past = world.past.lock();
         let due = past.revisions.iter().filter(|(revision, _)| self.next <= *revision && *revision <= last);
         let due: Vec<&Event> =
@@ -430,11 +448,14 @@ fn storm(steps: Vec<Step>) {
     let mut ranges: VecDeque<(KeyRange, i64)> = VecDeque::new();
     let mut take = |response: pb::WatchResponse, ranges: &mut VecDeque<(KeyRange, i64)>| {
         let id = response.watch_id;
-        if response.created {
+        if response.watch_id == NO_WATCH {
+            seen.values_mut().filter(|seen| !seen.cancelled).for_each(|seen| seen.check(&response, &world));
+        } else if response.created {
             let (range, start) = ranges.pop_front().expect("asked for");
             let now = response.header.as_ref().map_or(0, |header| header.revision) as u64;
             let next = if start == 0 { now + 1 } else { start as u64 };
-            seen.insert(id, Seen { range, next, cancelled: false });
+            let before = seen.insert(id, Seen { range, next, cancelled: false });
+            assert!(before.is_none(), "an id that nobody asked for is given once");
         } else {
             seen.get_mut(&id).expect("created before").check(&response, &world);
         }
@@ -444,13 +465,18 @@ fn storm(steps: Vec<Step>) {
             Step::Write(keys) => world.write(&keys.iter().map(|key| KEYS[*key as usize]).collect::<Vec<_>>()),
             Step::Create(from, to, start) => {
                 let end = if to > from { KEYS[to as usize] } else { "" };
-                let request = create(KEYS[from as usize], end, start);
+                let notify = from % 2 == 0;
+                let request =
+                    pb::WatchCreateRequest { progress_notify: notify, ..create(KEYS[from as usize], end, start) };
                 ranges.push_back((KeyRange::parse(&request.key, &request.range_end), start));
                 send(&stream, request);
             }
             Step::Read(count) => {
                 (0..count).map_while(|_| world.next(&stream)).for_each(|response| take(response, &mut ranges));
             }
+            Step::Cancel(id) => cancel(&stream, id),
+            Step::AskProgress => ask_progress(&stream),
+            Step::Tick => stream.report_progress(),
             Step::Compact(percent) => {
                 let floor = world.now() * percent / 100;
                 if floor > world.past.lock().floor {

@@ -2,6 +2,9 @@
 
 use etcd_lab::proto::etcdserverpb as pb;
 use etcd_lab::proto::mvccpb::KeyValue;
+use etcd_lab::proto::v3electionpb::election_client::ElectionClient;
+use etcd_lab::proto::v3lockpb::lock_client::LockClient;
+use pb::auth_client::AuthClient;
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
@@ -59,6 +62,20 @@ impl Client {
 
     pub(crate) fn lease(&self, member: usize) -> LeaseClient<Channel> {
         LeaseClient::new(self.channels[member].clone())
+    }
+
+    /// A connection of its own, as for a watch.
+    pub(crate) fn lock(&self, member: usize) -> LockClient<Channel> {
+        LockClient::new(endpoint(&self.urls[member]).connect_lazy())
+    }
+
+    /// A connection of its own, as for a watch.
+    pub(crate) fn election(&self, member: usize) -> ElectionClient<Channel> {
+        ElectionClient::new(endpoint(&self.urls[member]).connect_lazy())
+    }
+
+    pub(crate) fn auth(&self, member: usize) -> AuthClient<Channel> {
+        AuthClient::new(self.channels[member].clone())
     }
 
     pub(crate) async fn status(&self, member: usize) -> Result<pb::StatusResponse, Status> {

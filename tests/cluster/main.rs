@@ -11,7 +11,9 @@
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
 
+mod auth;
 mod bad_input;
+mod checker;
 mod client;
 mod differ;
 mod etcdctl;
@@ -22,9 +24,12 @@ mod http;
 mod ids;
 mod journeys;
 mod kills;
+mod leases;
+mod locks;
 mod ports;
 mod seeded;
 mod terminate;
 mod tls;
+mod watch_rules;
 mod watches;
 mod writers;
