@@ -12,7 +12,7 @@
 //!                                                             └──▶ batch (many entries, cut at about 128 KiB): rows + applied index
 //! ```
 //!
-//! Left out: downgrades. Source: etcd `server/etcdserver/apply/`.
+//! Source: etcd `server/etcdserver/apply/`.
 
 mod alarm;
 mod auth;
@@ -20,9 +20,12 @@ pub mod check;
 pub mod image;
 mod kv;
 mod txn;
+pub mod version;
 
 #[cfg(test)]
 mod tests;
+
+pub use txn::ReadTxn;
 
 use crate::auth::Change;
 use crate::auth::Store as AuthStore;
@@ -56,20 +59,16 @@ use parking_lot::RwLock;
 use serde::Deserialize;
 use serde::Serialize;
 use std::sync::Arc;
+use version::Downgrade;
+use version::Versions;
 
 /// From how many bytes on a batch should be taken: what one transaction of the engine bears.
 pub const BATCH_BYTES: usize = 128 << 10;
-
-/// How many keys one step of compaction looks at.
-pub const COMPACT_KEYS: usize = 1000;
 
 /// Rows of [`Table::Meta`], named as in etcd.
 const APPLIED: &[u8] = b"consistent_index";
 const TERM: &[u8] = b"term";
 const CONF_STATE: &[u8] = b"confState";
-
-/// The row of [`Table::Cluster`] with the cluster's version.
-const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 
 /// What this member alone has configured. None of it changes an entry's effect.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +151,7 @@ pub struct Machine {
     members: Members,
     auth: AuthStore,
     alarms: Alarms,
-    cluster_version: Option<String>,
+    versions: Versions,
     conf_state: ConfState,
     applied: (Index, Term),
     limits: Limits,
@@ -178,14 +177,13 @@ impl Machine {
         }
         let number = |name: &[u8]| Ok::<u64, Error>(mvcc::read_number(&*engine, name)?.unwrap_or(0));
         let applied = (Index(number(APPLIED)?), Term(number(TERM)?));
-        let text = |row: Bytes| String::from_utf8(row.to_vec()).map_err(|e| Error::Damaged(e.to_string()));
         Ok(Machine {
             store,
             leases,
             members: Members::load(&*engine, cluster)?,
             auth: AuthStore::load(&*engine)?,
             alarms: Alarms::load(&*engine)?,
-            cluster_version: engine.get(Table::Cluster, CLUSTER_VERSION)?.map(text).transpose()?,
+            versions: Versions::load(&*engine)?,
             conf_state: engine.get(Table::Meta, CONF_STATE)?.map(read_conf_state).transpose()?.unwrap_or_default(),
             applied,
             limits,
@@ -304,17 +302,17 @@ impl Machine {
             return Ok(Reply::Done);
         }
         if let Some(version) = request.cluster_version_set {
-            self.rows.put(Table::Cluster, CLUSTER_VERSION, version.ver.clone().into_bytes());
-            self.cluster_version = Some(version.ver);
+            self.versions.set_cluster(version.ver, &mut self.rows)?;
             return Ok(Reply::Done);
         }
         if let Some(attributes) = request.cluster_member_attr_set {
             return self.publish(attributes);
         }
-        if request.downgrade_info_set.is_some() || request.downgrade_version_test.is_some() {
-            return Err(Error::Unimplemented("downgrade"));
+        if let Some(downgrade) = request.downgrade_info_set {
+            self.versions.set_downgrade(downgrade, &mut self.rows);
+            return Ok(Reply::Done);
         }
-        if request.range.is_some() {
+        if request.range.is_some() || request.downgrade_version_test.is_some() {
             return Ok(Reply::Done);
         }
         self.change_auth(request, out)
@@ -367,15 +365,20 @@ impl Machine {
         self.store.written();
     }
 
-    /// Removes some of what was compacted; see [`Store::compact_step`]. Changes nothing that can be seen, so every member does this when it
-    /// likes.
+    /// Removes some of what was compacted, looking at up to `keys` keys; see [`Store::compact_step`]. Changes nothing that can be seen, so
+    /// every member does this when it likes.
     ///
     /// # Errors
     /// [`Error::Storage`] or [`Error::Damaged`]: this member must stop.
-    pub fn compact_step(&mut self) -> Result<bool, Error> {
-        let more = self.store.compact_step(COMPACT_KEYS);
+    pub fn compact_step(&mut self, keys: usize) -> Result<bool, Error> {
+        let more = self.store.compact_step(keys);
         self.failed |= more.is_err();
         more
+    }
+
+    /// Notes that the engine was written afresh; see [`Store::defragmented`].
+    pub fn defragmented(&mut self) {
+        self.store.defragmented();
     }
 
     // What readers look at.
@@ -413,7 +416,19 @@ impl Machine {
     /// The version that all members can speak; nothing until the first leader has set it.
     #[must_use]
     pub fn cluster_version(&self) -> Option<&str> {
-        self.cluster_version.as_deref()
+        self.versions.cluster.as_deref()
+    }
+
+    /// A downgrade under way, if it is enabled.
+    #[must_use]
+    pub fn downgrade(&self) -> &Downgrade {
+        &self.versions.downgrade
+    }
+
+    /// Whether any member has raised NOSPACE: then writes are refused everywhere.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        self.alarms.stands(pb::AlarmType::Nospace)
     }
 
     /// Who votes, as raft had it when the last conf change was applied.

@@ -16,7 +16,7 @@
 //! Compaction at `r` refuses reads below `r` at once; what no other read can see is removed later, in slices, and nobody can
 //! tell when. Current and compacted revision are rows of their own, never inferred from what is left of history.
 //!
-//! Source: etcd `server/storage/mvcc/`; contract-server 2 and 8.2. Left out: `RangeStream`, defragmentation.
+//! Source: etcd `server/storage/mvcc/`; contract-server 2 and 8.2. Writing the engine afresh is `store`'s work.
 
 mod blocks;
 mod cache;
@@ -35,9 +35,11 @@ mod tests;
 pub use compact::Ahead;
 pub use export::Export;
 pub use export::Exported;
+pub use history::HASH_KEYS;
 pub use history::Hash;
 pub use history::HashPlan;
 pub use history::History;
+pub use history::RawRows;
 pub use import::Import;
 pub use row::RowId;
 pub use select::SLICE_KEYS;
@@ -77,6 +79,15 @@ const SIZE: &[u8] = b"dbSize";
 /// How many blocks are read from the engine at a time when the store opens.
 const OPEN_BLOCKS: usize = 256;
 
+/// Sizes are told in etcd's pages: an empty database has four in use and a fifth that is free.
+const PAGE_BYTES: u64 = 4096;
+const EMPTY_PAGES: u64 = 4;
+
+/// Whole pages for so many bytes, at least one.
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_BYTES).max(1) * PAGE_BYTES
+}
+
 /// Which key hangs on which lease.
 pub type Leased = BTreeMap<Bytes, LeaseId>;
 
@@ -92,7 +103,9 @@ pub struct Store {
     /// Up to where dead rows have been removed.
     swept: Option<Revision>,
     sweep: Option<Sweep>,
-    /// The most bytes ever stored since the store was last written afresh.
+    /// The compaction before the last one, if its removal had ended when the last one came.
+    before: Option<Option<Revision>>,
+    /// The most bytes of history since the store was last written afresh.
     size: u64,
     /// Whether a row of [`Table::Meta`] differs from what the last batch has.
     changed: bool,
@@ -114,13 +127,14 @@ impl Store {
             compacted: address(COMPACTED)?.map(|id| id.main),
             swept: address(SWEPT)?.map(|id| id.main),
             sweep: None,
+            before: None,
             size: number(SIZE)?.unwrap_or(0),
             changed: false,
             reader: Arc::new(Reader { engine: Arc::clone(&engine), cache: Cache::new(cache_bytes) }),
         };
         let leased = store.restore()?;
         store.resume_sweep();
-        store.size = store.size.max(store.in_use());
+        store.size = store.size.max(store.blocks.stored_bytes());
         Ok((store, leased))
     }
 
@@ -133,7 +147,7 @@ impl Store {
                 for row in &newest {
                     let version = if row.tombstone { 0 } else { row.kv.version as u64 };
                     let created = Revision(row.kv.create_revision as u64);
-                    self.index.restore(&row.kv.key, created, Entry { row: row.id, version });
+                    self.index.restore(&row.kv.key, created, Entry::new(row.id, version, row.kv.lease != 0));
                     match row.kv.lease {
                         0 => drop(leased.remove(&row.kv.key)),
                         lease => drop(leased.insert(row.kv.key.clone(), LeaseId(lease))),
@@ -210,16 +224,23 @@ impl Store {
         Writer { main: self.current.next(), store: self, events: Vec::new() }
     }
 
-    /// Bytes of history, dead rows included: what etcd calls the database's size in use.
+    /// Bytes of history, dead rows included, in pages: what etcd calls the database's size in use.
     #[must_use]
     pub fn in_use(&self) -> u64 {
-        self.blocks.stored_bytes()
+        pages(self.blocks.stored_bytes()) + (EMPTY_PAGES - 1) * PAGE_BYTES
     }
 
-    /// The most that [`Store::in_use`] ever was: the quota counts this.
+    /// What [`Store::in_use`] was at most since the store was last written afresh, and one page that is always free: what etcd calls the
+    /// database's size. The quota counts this.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.size
+        pages(self.size) + EMPTY_PAGES * PAGE_BYTES
+    }
+
+    /// Notes that the engine was written afresh, with nothing in it that is no longer needed.
+    pub fn defragmented(&mut self) {
+        self.size = self.blocks.stored_bytes();
+        self.changed = true;
     }
 
     /// How many keys the index has, tombstones that are still visible to somebody included.
@@ -306,7 +327,7 @@ impl Writer<'_> {
     /// Sets `key`.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: LeaseId) {
         let id = self.next();
-        let found = self.store.index.put(&key, id);
+        let found = self.store.index.put(&key, id, lease != LeaseId(0));
         let kv = KeyValue {
             key,
             create_revision: found.created.to_wire(),
@@ -338,7 +359,7 @@ impl Writer<'_> {
         self.store.current = self.main;
         self.events.push(row.clone().into_event());
         self.store.blocks.append(row);
-        self.store.size = self.store.size.max(self.store.in_use());
+        self.store.size = self.store.size.max(self.store.blocks.stored_bytes());
     }
 
     /// Ends the transaction: its changes in order, none if it changed nothing and took no revision.

@@ -13,11 +13,13 @@
 mod apply_thread;
 mod auth;
 mod boot;
+mod compactor;
 mod duties;
 mod handler;
 mod image;
 mod leases;
 mod mailbox;
+mod maintain;
 mod raft_thread;
 mod start;
 mod store_thread;
@@ -29,27 +31,33 @@ mod tests;
 
 pub use boot::Config;
 pub use boot::Start;
+pub use compactor::AutoCompaction;
 pub use image::Image;
 pub use start::Network;
 
 use crate::apply::Machine;
 use crate::apply::Reply;
+use crate::apply::check;
 use crate::error::Error;
 use crate::lease;
+use crate::mvcc::Store;
 use crate::peer::Peers;
 use crate::probe::Listeners;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::lab;
 use crate::replica::Proposal;
+use crate::store::Renewable;
 use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::LeaseId;
 use crate::types::MemberId;
 use crate::types::Millis;
+use crate::types::Revision;
 use crate::types::Term;
 use crate::watch;
 use bytes::Bytes;
 use mailbox::Mailbox;
+use maintain::Hashes;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 use prost::Message as _;
@@ -62,10 +70,12 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
+use store_thread::Write;
 use tokio::sync::Notify;
 use tokio::sync::broadcast;
 use tokio::sync::oneshot;
 use tokio::sync::watch as signal;
+use tokio_rustls::rustls::ClientConfig;
 use waiters::Applied;
 use waiters::Requests;
 
@@ -73,6 +83,8 @@ use waiters::Requests;
 const INBOX_MAX: usize = 16 * 1024;
 /// Committed but not applied entries above which proposals are refused; etcd's `maxGapBetweenApplyAndCommitIndex`.
 const APPLY_LAG_MAX: u64 = 5000;
+/// How often a physical compaction looks whether everything below has been removed.
+const SWEEP_POLL: Duration = Duration::from_millis(10);
 /// How long a request may take beyond two election time-outs; etcd's value.
 const REQUEST_BASE_MS: u64 = 5000;
 
@@ -129,6 +141,16 @@ struct Inner {
     published: Published,
     /// Batches that the store has and the Machine has not noted yet.
     batches_written: AtomicU64,
+    /// What the store thread has to do. Batches are put here under the Machine's lock.
+    writes: Mailbox<Write>,
+    engine: Arc<Renewable>,
+    hashes: Hashes,
+    /// Held while the NOSPACE alarm is being raised.
+    raising: tokio::sync::Mutex<()>,
+    /// For what threads without a runtime start.
+    runtime: tokio::runtime::Handle,
+    /// How to ask `https` peers.
+    dial: Option<Arc<ClientConfig>>,
     timers: Mutex<lease::Timers>,
     /// Wakes renewals that wait: a lease was revoked or checkpointed, or the leader changed.
     lease_news: Notify,
@@ -291,12 +313,12 @@ impl Node {
         let inner = &self.inner;
         let id = inner.request_id();
         request.header.get_or_insert_default().id = id;
+        if inner.published.committed.load(Ordering::Acquire) > inner.applied.get().0 + APPLY_LAG_MAX {
+            return Err(Error::TooManyRequests);
+        }
         let data = Bytes::from(request.encode_to_vec());
         if data.len() > inner.config.max_request_bytes {
             return Err(Error::RequestTooLarge);
-        }
-        if inner.published.committed.load(Ordering::Acquire) > inner.applied.get().0 + APPLY_LAG_MAX {
-            return Err(Error::TooManyRequests);
         }
         inner.tap.tell(|| telemetry::proposed(id, &request));
         let began = inner.now();
@@ -393,6 +415,54 @@ impl Node {
             self.read(|machine| machine.store().select_more(&mut selection));
         }
         selection.load()
+    }
+
+    /// One page of a longer range, from this member's state: no barrier, and beyond the limit nothing is counted.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn range_page(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+        let mut selection = self.read(|machine| machine.store().select_page(request))?;
+        while !selection.is_complete() {
+            self.read(|machine| machine.store().select_more(&mut selection));
+        }
+        selection.load()
+    }
+
+    /// A transaction that only reads, linearizable unless all of it says serializable.
+    ///
+    /// # Errors
+    /// Those of [`Node::read_barrier`], and the requests' own.
+    pub async fn read_txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+        if !check::is_serializable(request) {
+            self.read_barrier().await?;
+        }
+        self.read_txn_now(request)
+    }
+
+    /// A transaction that only reads, on this member's state as it is.
+    ///
+    /// # Errors
+    /// The requests' own.
+    pub fn read_txn_now(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+        let mut txn = self.read(|machine| machine.select_txn(request))?;
+        while self.read(|machine| machine.select_txn_more(&mut txn)) {}
+        txn.load()
+    }
+
+    /// Returns once nothing that was compacted at or below `revision` is stored any more, also if nothing ever was; or the member stops.
+    pub async fn swept(&self, revision: Revision) {
+        let swept = async {
+            let mut every = tokio::time::interval(SWEEP_POLL);
+            let done = |store: &Store| store.is_swept(revision) || !store.is_sweeping();
+            while !self.read(|machine| done(machine.store())) {
+                every.tick().await;
+            }
+        };
+        tokio::select! {
+            () = swept => {}
+            _ = self.stopped() => {}
+        }
     }
 
     /// The watch hub of this member.

@@ -136,6 +136,9 @@ pub trait Handler: Send + Sync + 'static {
     /// The cluster version ("3.6.0") once it is decided, for `/version`.
     fn cluster_version(&self) -> Option<String>;
 
+    /// Whether a downgrade is under way, as of now (a linearizable read), for `/downgrade/enabled`.
+    fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Answer>>;
+
     /// Renews a lease for another member, if this one leads; its TTL in seconds. [`Answer::LeaseNotFound`], [`Answer::NotPrimary`],
     /// and [`Answer::TimeoutWaitApplied`] after a second of waiting are told apart on the wire.
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Answer>>;

@@ -28,6 +28,7 @@ mod log;
 mod maintenance;
 mod metrics;
 mod password;
+mod range_stream;
 mod run;
 mod settings;
 mod snapshot;

@@ -12,11 +12,16 @@
 //! - A row costs 5 to 7 µs of CPU up to 1 KiB, and 15 to 25 at 4 KiB: a few larger rows are cheaper than many small.
 //! - Its `flush` does not reach through the drive's cache on Linux, so [`Store::sync`] syncs the files itself.
 //! - It panics on some damage. Every call is fenced; after a failure the store accepts nothing more.
-//! - Its files never shrink. Building a new store and swapping it in is the only way to give space back.
+//! - Its files never shrink. Building a new store and swapping it in is the only way to give space back
+//!   ([`Renewable`]).
 //!
 //! Source: measured; see sled issues 1452 and 1351 on durability, 786 on the leak.
 
 #![expect(clippy::disallowed_methods, reason = "waits for the folder's lock, with a deadline")]
+
+mod renew;
+
+pub use renew::Renewable;
 
 use crate::engine::Batch;
 use crate::engine::Engine;

@@ -68,7 +68,7 @@ impl Alarms {
         }
     }
 
-    fn stands(&self, kind: AlarmType) -> bool {
+    pub(super) fn stands(&self, kind: AlarmType) -> bool {
         self.0.range((kind as i32, 0)..=(kind as i32, u64::MAX)).next().is_some()
     }
 

@@ -35,6 +35,24 @@ pub fn range(request: &pb::RangeRequest) -> Result<(), Error> {
     Ok(())
 }
 
+/// A range request that is to be answered as a stream: only in the order of keys, and all of them.
+///
+/// # Errors
+/// Those of [`range`], and [`Error::StreamUnsupported`].
+pub fn range_stream(request: &pb::RangeRequest) -> Result<(), Error> {
+    range(request)?;
+    let by_key = request.sort_target == SortTarget::Key as i32 && request.sort_order == SortOrder::Ascend as i32;
+    if request.sort_order != SortOrder::None as i32 && !by_key {
+        return Err(Error::StreamUnsupported("custom sort orders"));
+    }
+    let filters =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+    if filters != [0; 4] {
+        return Err(Error::StreamUnsupported("revision filters"));
+    }
+    Ok(())
+}
+
 /// A put.
 ///
 /// # Errors

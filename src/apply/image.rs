@@ -1,7 +1,6 @@
 //! The state at one moment, for a snapshot: small tables copied, history to be read at leisure.
 
 use super::APPLIED;
-use super::CLUSTER_VERSION;
 use super::CONF_STATE;
 use super::Machine;
 use super::TERM;
@@ -41,9 +40,7 @@ impl Machine {
         self.members.save(&mut rows);
         self.alarms.save(&mut rows);
         self.auth.save(&mut rows);
-        if let Some(version) = &self.cluster_version {
-            rows.put(Table::Cluster, CLUSTER_VERSION, version.clone());
-        }
+        self.versions.save(&mut rows);
         let storage_version = if self.cluster_version() == Some(OUR_VERSION) { OUR_VERSION } else { "" };
         if !storage_version.is_empty() {
             rows.put(Table::Meta, STORAGE_VERSION, storage_version);

@@ -14,6 +14,7 @@ use super::kv::header;
 use crate::error::Error;
 use crate::lease;
 use crate::mvcc::Peek;
+use crate::mvcc::Selection;
 use crate::mvcc::Writer;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::compare::CompareResult;
@@ -40,19 +41,29 @@ impl Machine {
         Ok(response)
     }
 
-    /// Answers a transaction that only reads ([`check::is_read_only`]), from the state as it is.
+    /// Begins to answer a transaction that only reads ([`check::is_read_only`]), from the state as it is: decides, and chooses the first
+    /// slice of each range. Go on with [`Machine::select_txn_more`].
     ///
     /// # Errors
-    /// As for its range requests; [`Error::Storage`] or [`Error::Damaged`] from the engine.
-    pub fn read_txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+    /// As for its range requests; [`Error::Storage`] or [`Error::Damaged`] from the engine, which comparisons of values ask.
+    pub fn select_txn(&self, request: &pb::TxnRequest) -> Result<ReadTxn, Error> {
         let succeeded = self.prepare(request)?.first().copied().unwrap_or(true);
-        let mut responses = Vec::new();
-        for op in if succeeded { &request.success } else { &request.failure } {
-            let Some(Request::RequestRange(range)) = &op.request else { return Err(Error::KeyNotFound) };
-            let response = Some(Response::ResponseRange(kv::read(&self.store, range)?));
-            responses.push(pb::ResponseOp { response });
+        let ops = if succeeded { &request.success } else { &request.failure };
+        let select = |op: &pb::RequestOp| match &op.request {
+            Some(Request::RequestRange(range)) => self.store.select(range),
+            _ => Err(Error::KeyNotFound),
+        };
+        let ranges = ops.iter().map(select).collect::<Result<Vec<_>, Error>>()?;
+        Ok(ReadTxn { header: self.header(), succeeded, ranges })
+    }
+
+    /// Chooses the next slice. Returns whether there are more.
+    pub fn select_txn_more(&self, txn: &mut ReadTxn) -> bool {
+        let mut open = txn.ranges.iter_mut().filter(|range| !range.is_complete());
+        if let Some(range) = open.next() {
+            self.store.select_more(range);
         }
-        Ok(pb::TxnResponse { header: self.header(), succeeded, responses })
+        txn.ranges.iter().any(|range| !range.is_complete())
     }
 
     fn prepare(&self, request: &pb::TxnRequest) -> Result<Way, Error> {
@@ -156,6 +167,25 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+/// A read-only transaction that has been decided, whose values are not read yet.
+pub struct ReadTxn {
+    header: Option<pb::ResponseHeader>,
+    succeeded: bool,
+    ranges: Vec<Selection>,
+}
+
+impl ReadTxn {
+    /// Fetches what was chosen. May read the engine: not for callers that hold the node's lock.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    pub fn load(self) -> Result<pb::TxnResponse, Error> {
+        let load = |range: Selection| Ok(pb::ResponseOp { response: Some(Response::ResponseRange(range.load()?)) });
+        let responses = self.ranges.into_iter().map(load).collect::<Result<Vec<_>, Error>>()?;
+        Ok(pb::TxnResponse { header: self.header, succeeded: self.succeeded, responses })
     }
 }
 

@@ -123,7 +123,7 @@ fn a_compaction_while_the_image_is_written_takes_nothing_out_of_it() {
         compact(&mut machine, revision.to_wire());
         put(&mut machine, "later", "not in the image", 0);
         for _ in 0..100 {
-            assert_eq!(machine.compact_step(), Ok(true), "the work waits for the image");
+            assert_eq!(machine.compact_step(1000), Ok(true), "the work waits for the image");
         }
     }
     let path = dir.path().join("a.db");
@@ -132,7 +132,7 @@ fn a_compaction_while_the_image_is_written_takes_nothing_out_of_it() {
     assert_eq!((image.store().revision(), hash(&image, 0)), (revision, expected));
     assert_eq!(image.store().compacted(), None);
     let mut machine = machine.into_inner();
-    assert!((0..1000).any(|_| machine.compact_step() == Ok(false)), "and then it ends");
+    assert!((0..1000).any(|_| machine.compact_step(1000) == Ok(false)), "and then it ends");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn rows_that_compaction_has_dropped_are_not_in_an_image() {
     let mut lived = lived_in(&engine);
     let before = lived.store().revision();
     compact(&mut lived, before.to_wire() - 10);
-    while lived.compact_step().expect("memory") {}
+    while lived.compact_step(1000).expect("memory") {}
     let machine = RwLock::new(lived);
     image(&machine, &path);
     let mut rows = 0;

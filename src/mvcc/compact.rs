@@ -36,6 +36,7 @@ impl Store {
         if floor > self.current {
             return Err(Error::FutureRevision);
         }
+        self.before = self.sweep.is_none().then_some(self.compacted);
         self.compacted = Some(floor);
         self.sweep = Some(Sweep { floor, from: Some(Bytes::new()) });
         self.changed = true;
@@ -46,6 +47,12 @@ impl Store {
     #[must_use]
     pub fn is_swept(&self, revision: Revision) -> bool {
         self.swept.is_some_and(|swept| swept >= revision)
+    }
+
+    /// Whether anything that was compacted is still to be removed.
+    #[must_use]
+    pub fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
     }
 
     /// Removes some of what was compacted: looks at up to `keys` keys, or rewrites a few blocks. Returns whether there is more to do. Does

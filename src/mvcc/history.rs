@@ -4,8 +4,6 @@
 //! rows away in between. Rows at or above the compaction are all there, so catching up needs no look at the index, except
 //! that the few rows of a single key are found by it.
 //!
-//! Left out: hashes taken by compaction itself and kept for the last ten (etcd ≥ 3.5.5).
-//!
 //! Source: contract-server 6.6; etcd `server/storage/mvcc/hash.go`.
 
 use super::Store;
@@ -20,6 +18,7 @@ use crate::error::Error;
 use crate::proto::mvccpb::Event;
 use crate::types::KeyRange;
 use crate::types::Revision;
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// How many bytes of blocks one step of catching up reads, unless one revision is larger.
@@ -134,13 +133,22 @@ fn each_row(
     Ok(())
 }
 
-/// A hash of all history up to a revision, chosen and not yet read.
+/// How many keys one step of [`Store::hash_more`] looks at.
+pub const HASH_KEYS: usize = 10_000;
+
+/// A hash of all history up to a revision, being chosen and not yet read. While it lives, no row is removed.
 pub struct HashPlan {
     at: i64,
     compacted: Option<Revision>,
     current: Revision,
-    /// Rows at or below the compaction that count, in order.
+    /// Rows at or below the compaction that count if any key is there at the hash's revision; else those of `fallback` do.
     keep: Vec<RowId>,
+    fallback: Vec<RowId>,
+    any: bool,
+    /// Whether a key that is deleted at exactly this revision counts as being there.
+    with_deleted: bool,
+    /// Where the next step goes on; nothing once all keys have been seen.
+    next: Option<Bytes>,
     sources: Vec<Source>,
     reader: Arc<Reader>,
     _pin: Pin,
@@ -158,29 +166,63 @@ pub struct Hash {
 }
 
 impl Store {
-    /// Chooses what the hash at `revision` covers; 0 means now.
+    /// Begins to choose what the hash at `revision` covers; 0 means now. Go on with [`Store::hash_more`].
     ///
     /// # Errors
     /// [`Error::Compacted`], [`Error::FutureRevision`].
     pub fn hash_plan(&self, revision: i64) -> Result<HashPlan, Error> {
         // A negative revision is not refused by etcd: it hashes nothing.
         let at = if revision < 0 { Revision(0) } else { self.readable(revision)? };
-        let floor = self.compacted.unwrap_or_default();
-        // With no key left at that revision etcd drops nothing more than compaction has dropped.
-        let basis = if self.index.visible(at).next().is_some() { at } else { floor };
-        let below = self.index.visible(basis).map(|found| found.row).filter(|row| row.main <= floor);
-        let mut keep: Vec<RowId> = below.collect();
-        keep.sort_unstable();
+        let wire = if revision < 0 { revision } else { at.to_wire() };
+        Ok(self.plan(at, wire, self.compacted, false))
+    }
+
+    /// The hash that the compaction which just began settles: of all that lies between the one before and it, before any of that is
+    /// removed. Nothing if the removal for the one before had not ended: then nobody could compare it.
+    #[must_use]
+    pub fn compaction_hash_plan(&self) -> Option<HashPlan> {
+        let (before, floor) = (self.before?, self.compacted?);
+        Some(self.plan(floor, floor.to_wire(), before, true))
+    }
+
+    fn plan(&self, at: Revision, wire: i64, compacted: Option<Revision>, with_deleted: bool) -> HashPlan {
         let sources = self.blocks.walk(RowId::default()).take_while(|(id, ..)| id.main <= at);
-        Ok(HashPlan {
-            at: if revision < 0 { revision } else { at.to_wire() },
-            compacted: self.compacted,
+        HashPlan {
+            at: wire,
+            compacted,
             current: self.current,
-            keep,
+            keep: Vec::new(),
+            fallback: Vec::new(),
+            any: false,
+            with_deleted,
+            next: Some(Bytes::new()),
             sources: sources.flat_map(|(.., block)| block).collect(),
             reader: Arc::clone(&self.reader),
-            _pin: self.pins.pin(at.max(floor)),
-        })
+            // Below everything: a block that the plan names must not go.
+            _pin: self.pins.pin(Revision(0)),
+        }
+    }
+
+    /// Looks at some more keys. Returns whether there are more to look at.
+    pub fn hash_more(&self, plan: &mut HashPlan) -> bool {
+        let Some(from) = plan.next.take() else { return false };
+        let (at, floor) = (Revision(plan.at.max(0).unsigned_abs()), plan.compacted.unwrap_or_default());
+        let all = KeyRange::From(from);
+        for (seen, (key, rows)) in self.index.walk(&all, None).enumerate() {
+            if seen == HASH_KEYS {
+                plan.next = Some(key.clone());
+                return true;
+            }
+            if let Some(found) = rows.at(at) {
+                plan.any = true;
+                plan.keep.extend(Some(found.row).filter(|row| row.main <= floor));
+            }
+            plan.any |= plan.with_deleted && rows.dies_at(at);
+            if !plan.any {
+                plan.fallback.extend(rows.at(floor).map(|found| found.row));
+            }
+        }
+        false
     }
 }
 
@@ -189,20 +231,62 @@ impl HashPlan {
     ///
     /// # Errors
     /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
-    pub fn run(self) -> Result<Hash, Error> {
+    ///
+    /// # Panics
+    /// If keys are missing: the hash would be wrong.
+    pub fn run(&mut self) -> Result<Hash, Error> {
+        assert!(self.next.is_none(), "a hash must be chosen to its end before it is computed");
         let floor = self.compacted.unwrap_or_default();
+        // With no key left at that revision etcd drops nothing more than compaction has dropped.
+        let mut keep = std::mem::take(if self.any { &mut self.keep } else { &mut self.fallback });
+        keep.sort_unstable();
         let mut hash = crc32c::crc32c(b"key");
-        let mut address = Vec::with_capacity(18);
-        let mut value = Vec::new();
-        let counts =
-            |id: RowId| id.main.to_wire() <= self.at && (id.main > floor || self.keep.binary_search(&id).is_ok());
-        each_row(&self.sources, &self.reader, counts, |row| {
-            raw_key(row.id, row.tombstone, &mut address);
-            value.clear();
-            prost::Message::encode(&row.kv, &mut value).expect("a Vec grows");
-            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &address), &value);
+        let counts = |id: RowId| id.main.to_wire() <= self.at && (id.main > floor || keep.binary_search(&id).is_ok());
+        each_raw(&self.sources, &self.reader, counts, &mut |address, value| {
+            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, address), value);
         })?;
         let compact_revision = self.compacted.map_or(-1, Revision::to_wire);
         Ok(Hash { hash, compact_revision, hash_revision: self.at, current: self.current })
     }
+}
+
+/// All rows, chosen and not yet read. While it lives, none is removed.
+pub struct RawRows {
+    sources: Vec<Source>,
+    reader: Arc<Reader>,
+    _pin: Pin,
+}
+
+impl Store {
+    /// Chooses all rows.
+    #[must_use]
+    pub fn raw_rows(&self) -> RawRows {
+        let sources = self.blocks.walk(RowId::default()).flat_map(|(.., block)| block).collect();
+        RawRows { sources, reader: Arc::clone(&self.reader), _pin: self.pins.pin(Revision(0)) }
+    }
+}
+
+impl RawRows {
+    /// Visits the rows as etcd's bucket `key` has them, in order: address, then value.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    pub fn each(self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
+        each_raw(&self.sources, &self.reader, |_| true, &mut visit)
+    }
+}
+
+fn each_raw(
+    sources: &[Source],
+    reader: &Reader,
+    wants: impl Fn(RowId) -> bool,
+    visit: &mut impl FnMut(&[u8], &[u8]),
+) -> Result<(), Error> {
+    let (mut address, mut value) = (Vec::with_capacity(18), Vec::new());
+    each_row(sources, reader, wants, |row| {
+        raw_key(row.id, row.tombstone, &mut address);
+        value.clear();
+        prost::Message::encode(&row.kv, &mut value).expect("a Vec grows");
+        visit(&address, &value);
+    })
 }

@@ -18,11 +18,27 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// One row of a key, and the version that it made; 0 for a tombstone.
+/// One row of a key: the version that it made, 0 for a tombstone; and whether it hangs on a lease, so that a read without values
+/// knows which rows it can tell whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) row: RowId,
-    pub(super) version: u64,
+    row: RowId,
+    /// The version, doubled; plus one with a lease.
+    mark: u64,
+}
+
+impl Entry {
+    pub(super) fn new(row: RowId, version: u64, leased: bool) -> Entry {
+        Entry { row, mark: version << 1 | u64::from(leased) }
+    }
+
+    fn version(&self) -> u64 {
+        self.mark >> 1
+    }
+
+    fn leased(&self) -> bool {
+        self.mark & 1 == 1
+    }
 }
 
 /// A key that is there at the revision asked for.
@@ -31,6 +47,7 @@ pub(super) struct Found {
     pub(super) row: RowId,
     pub(super) created: Revision,
     pub(super) version: u64,
+    pub(super) leased: bool,
 }
 
 /// All rows of one key.
@@ -45,12 +62,22 @@ impl KeyIndex {
     /// The key as it was at `at`, if it was there.
     pub(super) fn at(&self, at: Revision) -> Option<Found> {
         let newest = self.entries.partition_point(|entry| entry.row.main <= at).checked_sub(1)?;
-        let Entry { row, version } = self.entries[newest];
-        (version > 0).then(|| Found { row, created: self.created_of(newest), version })
+        self.found(newest)
+    }
+
+    fn found(&self, place: usize) -> Option<Found> {
+        let entry = self.entries[place];
+        let version = entry.version();
+        (version > 0).then(|| Found {
+            row: entry.row,
+            created: self.created_of(place),
+            version,
+            leased: entry.leased(),
+        })
     }
 
     fn created_of(&self, place: usize) -> Revision {
-        let behind = self.entries[place].version as usize - 1;
+        let behind = self.entries[place].version() as usize - 1;
         match place.checked_sub(behind) {
             Some(first) => self.entries[first].row.main,
             None => self.created,
@@ -58,10 +85,10 @@ impl KeyIndex {
     }
 
     /// Adds a put; says when the generation that it belongs to began, and the key's version now.
-    fn put(&mut self, row: RowId) -> Found {
-        let version = self.entries.last().map_or(0, |entry| entry.version) + 1;
-        self.entries.push(Entry { row, version });
-        Found { row, created: self.created_of(self.entries.len() - 1), version }
+    fn put(&mut self, row: RowId, leased: bool) -> Found {
+        let version = self.entries.last().map_or(0, Entry::version) + 1;
+        self.entries.push(Entry::new(row, version, leased));
+        Found { row, created: self.created_of(self.entries.len() - 1), version, leased }
     }
 
     /// Drops what no read at or above `floor` can see: all rows before the newest one at or below it, and that one too if
@@ -70,13 +97,13 @@ impl KeyIndex {
         let below = self.entries.partition_point(|entry| entry.row.main < floor);
         let has_floor = self.entries.get(below).is_some_and(|entry| entry.row.main == floor);
         let keep_from = match below.checked_sub(1) {
-            Some(newest) if !has_floor && self.entries[newest].version > 0 => newest,
+            Some(newest) if !has_floor && self.entries[newest].version() > 0 => newest,
             _ => below,
         };
         if keep_from == 0 {
             return;
         }
-        if self.entries.get(keep_from).is_some_and(|entry| entry.version > 0) {
+        if self.entries.get(keep_from).is_some_and(|entry| entry.version() > 0) {
             self.created = self.created_of(keep_from);
         }
         dropped.extend(self.entries.drain(..keep_from).map(|entry| entry.row));
@@ -87,6 +114,12 @@ impl KeyIndex {
     pub(super) fn since(&self, from: Revision) -> impl Iterator<Item = RowId> {
         let first = self.entries.partition_point(|entry| entry.row.main < from);
         self.entries[first..].iter().map(|entry| entry.row)
+    }
+
+    /// Whether the key was deleted at exactly this revision.
+    pub(super) fn dies_at(&self, at: Revision) -> bool {
+        let newest = self.entries.partition_point(|entry| entry.row.main <= at).checked_sub(1);
+        newest.is_some_and(|place| self.entries[place].row.main == at && self.entries[place].version() == 0)
     }
 
     fn has(&self, row: RowId) -> bool {
@@ -106,18 +139,18 @@ impl Index {
     }
 
     /// Adds a put of `key`.
-    pub(super) fn put(&mut self, key: &Bytes, row: RowId) -> Found {
+    pub(super) fn put(&mut self, key: &Bytes, row: RowId, leased: bool) -> Found {
         match self.keys.get_mut(key) {
-            Some(rows) => rows.put(row),
+            Some(rows) => rows.put(row, leased),
             // A copy: the request's key shares one buffer with its value, which the index must not keep alive.
-            None => self.keys.entry(Bytes::copy_from_slice(key)).or_default().put(row),
+            None => self.keys.entry(Bytes::copy_from_slice(key)).or_default().put(row, leased),
         }
     }
 
     /// Adds a tombstone of a key that is there.
     pub(super) fn delete(&mut self, key: &[u8], row: RowId) {
         let rows = self.keys.get_mut(key).expect("only a key that was found is deleted");
-        rows.entries.push(Entry { row, version: 0 });
+        rows.entries.push(Entry::new(row, 0, false));
     }
 
     /// Adds a row read back from the engine; they come in order of history.
@@ -177,11 +210,6 @@ impl Index {
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
-
-    /// Every key that is there at `at`.
-    pub(super) fn visible(&self, at: Revision) -> impl Iterator<Item = Found> {
-        self.keys.values().filter_map(move |rows| rows.at(at))
-    }
 }
 
 #[cfg(test)]
@@ -201,11 +229,11 @@ mod tests {
     #[test]
     fn a_key_starts_again_at_version_one_after_its_tombstone() {
         let (mut index, key) = (Index::default(), Bytes::from_static(b"k"));
-        index.put(&key, id(2));
-        index.put(&key, id(5));
+        index.put(&key, id(2), false);
+        index.put(&key, id(5), false);
         index.delete(&key, id(6));
-        index.put(&key, id(9));
-        index.put(&key, id(12));
+        index.put(&key, id(9), false);
+        index.put(&key, id(12), false);
         assert_eq!(find(&index, 1), None);
         assert_eq!(find(&index, 5), Some((5, 2, 2)));
         assert_eq!(find(&index, 7), None);
@@ -215,7 +243,7 @@ mod tests {
     #[test]
     fn trimming_keeps_a_tombstone_at_the_floor_and_drops_an_older_one() {
         let (mut index, key, mut dropped) = (Index::default(), Bytes::from_static(b"k"), Vec::new());
-        index.put(&key, id(2));
+        index.put(&key, id(2), false);
         index.delete(&key, id(5));
         assert_eq!(index.trim(&Bytes::new(), Revision(5), 10, &mut dropped), None);
         assert_eq!(dropped, [id(2)]);
@@ -246,7 +274,7 @@ mod tests {
             match step {
                 Step::Put => {
                     now += 1;
-                    index.put(&key, id(now));
+                    index.put(&key, id(now), false);
                     answers.push(Some(last.map_or((now, now, 1), |(_, created, version)| (now, created, version + 1))));
                 }
                 Step::Delete if last.is_some() => {

@@ -1,7 +1,7 @@
 //! Range reads in two phases: choose the rows under the node's lock, then fetch their values without it.
 //!
-//! The index knows of every key when it was created and last changed, and its version; so filters, counting and all orders but the one
-//! by value need no value. Rows are chosen in slices of [`SLICE_KEYS`], all at the revision that the first slice pinned:
+//! The index knows of every key when it was created and last changed, and its version; so filters, counting, all orders but the one
+//! by value, and keys without values need no look at the history (but for the few keys with a lease, whose id is there). Rows are chosen in slices of [`SLICE_KEYS`], all at the revision that the first slice pinned:
 //!
 //! ```text
 //! let mut selection = node.read(|m| m.select(&request))?;
@@ -12,6 +12,7 @@
 //! Source: etcd `server/etcdserver/txn/txn.go` (`executeRange`); contract-server 2.3.
 
 use super::Store;
+use super::blocks::Blocks;
 use super::blocks::Reader;
 use super::blocks::Sources;
 use super::index::Found;
@@ -41,6 +42,8 @@ pub struct Selection {
     complete: bool,
     count: i64,
     rows: Vec<Picked>,
+    /// Pairs that the index alone can tell: of a read without values.
+    bare: Vec<KeyValue>,
     sources: Sources,
     reader: Arc<Reader>,
     _pin: Pin,
@@ -52,6 +55,12 @@ struct Wants {
     order: Option<(SortTarget, SortOrder)>,
     /// 0 is no limit.
     limit: usize,
+    /// Whether the first keys are enough to fill the limit.
+    first_come: bool,
+    /// Whether to count also what is beyond the limit.
+    count_all: bool,
+    /// Whether a row's value matters.
+    values: bool,
     keys_only: bool,
     count_only: bool,
     modified: Bounds,
@@ -59,9 +68,12 @@ struct Wants {
 }
 
 /// Inclusive; 0 is no bound.
+#[derive(PartialEq, Eq)]
 struct Bounds(i64, i64);
 
 impl Bounds {
+    const NONE: Bounds = Bounds(0, 0);
+
     fn hold(&self, revision: Revision) -> bool {
         let revision = revision.to_wire();
         (self.0 == 0 || revision >= self.0) && (self.1 == 0 || revision <= self.1)
@@ -72,32 +84,47 @@ struct Picked {
     row: RowId,
     /// By what the rows are sorted, if not by key or value.
     rank: u64,
-    source: u32,
+    place: Place,
+}
+
+/// Where the pair of a row comes from.
+enum Place {
+    /// Its number among the sources.
+    Source(u32),
+    /// Its number among [`Selection::bare`].
+    Bare(u32),
 }
 
 impl Wants {
     fn parse(request: &pb::RangeRequest) -> Result<Wants, Error> {
         let bad = |_| Error::InvalidSortOption;
         let target = SortTarget::try_from(request.sort_target).map_err(bad)?;
-        let order = SortOrder::try_from(request.sort_order).map_err(bad)?;
-        let order = match (target, order) {
+        let asked = SortOrder::try_from(request.sort_order).map_err(bad)?;
+        let order = match (target, asked) {
             (SortTarget::Key, SortOrder::None | SortOrder::Ascend) => None,
             (_, SortOrder::None) => Some((target, SortOrder::Ascend)),
             sorted => Some(sorted),
         };
+        let modified = Bounds(request.min_mod_revision, request.max_mod_revision);
+        let created = Bounds(request.min_create_revision, request.max_create_revision);
+        // etcd sorts by a target without an order too, but only what the limit has let through.
+        let first_come = asked == SortOrder::None && modified == Bounds::NONE && created == Bounds::NONE;
         Ok(Wants {
             order,
             limit: usize::try_from(request.limit).unwrap_or(0),
+            first_come: first_come || order.is_none(),
+            count_all: true,
+            values: !request.keys_only || target == SortTarget::Value,
             keys_only: request.keys_only,
             count_only: request.count_only,
-            modified: Bounds(request.min_mod_revision, request.max_mod_revision),
-            created: Bounds(request.min_create_revision, request.max_create_revision),
+            modified,
+            created,
         })
     }
 
     /// One more than the limit tells whether there are more.
     fn is_full(&self, rows: usize) -> bool {
-        self.count_only || (self.order.is_none() && self.limit > 0 && rows > self.limit)
+        self.count_only || (self.first_come && self.limit > 0 && rows > self.limit)
     }
 
     fn rank(&self, found: &Found) -> u64 {
@@ -116,16 +143,30 @@ impl Store {
     /// # Errors
     /// [`Error::Compacted`], [`Error::FutureRevision`], [`Error::InvalidSortOption`].
     pub fn select(&self, request: &pb::RangeRequest) -> Result<Selection, Error> {
+        self.begin(request, Wants::parse(request)?)
+    }
+
+    /// As [`Store::select`], for a reader that takes a long range in pages: beyond the limit nothing is looked at, so the count is that of the
+    /// page, and one more if there is more.
+    ///
+    /// # Errors
+    /// As [`Store::select`].
+    pub fn select_page(&self, request: &pb::RangeRequest) -> Result<Selection, Error> {
+        self.begin(request, Wants { count_all: request.count_only, ..Wants::parse(request)? })
+    }
+
+    fn begin(&self, request: &pb::RangeRequest, wants: Wants) -> Result<Selection, Error> {
         let at = self.readable(request.revision)?;
         let mut selection = Selection {
             range: KeyRange::parse(&request.key, &request.range_end),
-            wants: Wants::parse(request)?,
+            wants,
             at,
             current: self.current,
             after: None,
             complete: false,
             count: 0,
             rows: Vec::new(),
+            bare: Vec::new(),
             sources: Sources::default(),
             reader: Arc::clone(&self.reader),
             _pin: self.pins.pin(at),
@@ -136,38 +177,54 @@ impl Store {
 
     /// Chooses the next slice.
     pub fn select_more(&self, selection: &mut Selection) {
-        let Selection { range, wants, at, after, complete, count, rows, sources, .. } = selection;
-        if let KeyRange::Single(key) = &*range {
-            let found = self.index.key(key).and_then(|rows| rows.at(*at));
-            found.into_iter().for_each(|found| self.pick(found, wants, count, rows, sources));
-            *complete = true;
+        if let KeyRange::Single(key) = &selection.range {
+            let key = key.clone();
+            if let Some(found) = self.index.key(&key).and_then(|rows| rows.at(selection.at)) {
+                selection.pick(&self.blocks, &key, found);
+            }
+            selection.complete = true;
             return;
         }
-        let (start, mut last) = (after.take(), None);
-        for (seen, (key, versions)) in self.index.walk(range, start.as_ref()).enumerate() {
+        let (range, start, mut last) = (selection.range.clone(), selection.after.take(), None);
+        for (seen, (key, versions)) in self.index.walk(&range, start.as_ref()).enumerate() {
             if seen == SLICE_KEYS {
-                *after = last;
+                selection.after = last;
                 return;
             }
-            if let Some(found) = versions.at(*at) {
-                self.pick(found, wants, count, rows, sources);
+            if let Some(found) = versions.at(selection.at) {
+                selection.pick(&self.blocks, key, found);
+                if !selection.wants.count_all && selection.wants.is_full(selection.rows.len()) {
+                    break;
+                }
             }
             last = (seen + 1 == SLICE_KEYS).then(|| key.clone());
         }
-        *complete = true;
-    }
-
-    fn pick(&self, found: Found, wants: &Wants, count: &mut i64, rows: &mut Vec<Picked>, sources: &mut Sources) {
-        *count += 1;
-        if wants.is_full(rows.len()) || !wants.modified.hold(found.row.main) || !wants.created.hold(found.created) {
-            return;
-        }
-        let source = sources.add(&self.blocks, found.row);
-        rows.push(Picked { row: found.row, rank: wants.rank(&found), source });
+        selection.complete = true;
     }
 }
 
 impl Selection {
+    fn pick(&mut self, blocks: &Blocks, key: &Bytes, found: Found) {
+        let Selection { wants, count, rows, bare, sources, .. } = self;
+        *count += 1;
+        if wants.is_full(rows.len()) || !wants.modified.hold(found.row.main) || !wants.created.hold(found.created) {
+            return;
+        }
+        let place = if wants.values || found.leased {
+            Place::Source(sources.add(blocks, found.row))
+        } else {
+            bare.push(KeyValue {
+                key: key.clone(),
+                create_revision: found.created.to_wire(),
+                mod_revision: found.row.main.to_wire(),
+                version: found.version as i64,
+                ..KeyValue::default()
+            });
+            Place::Bare(bare.len() as u32 - 1)
+        };
+        rows.push(Picked { row: found.row, rank: wants.rank(&found), place });
+    }
+
     /// Whether every slice has been chosen.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -201,8 +258,14 @@ impl Selection {
     }
 
     fn load_rows(&mut self, limit: usize) -> Result<Vec<KeyValue>, Error> {
-        let Selection { rows, sources, reader, .. } = self;
-        rows.iter().take(limit).map(|picked| Ok(sources.load(reader, picked.source, picked.row)?.kv)).collect()
+        let Selection { rows, bare, sources, reader, .. } = self;
+        let load = |picked: &Picked| -> Result<KeyValue, Error> {
+            match picked.place {
+                Place::Source(place) => Ok(sources.load(reader, place, picked.row)?.kv),
+                Place::Bare(place) => Ok(std::mem::take(&mut bare[place as usize])),
+            }
+        };
+        rows.iter().take(limit).map(load).collect()
     }
 
     fn load_by_value(&mut self, order: SortOrder, limit: usize) -> Result<Vec<KeyValue>, Error> {

@@ -5,11 +5,11 @@
 
 use super::Inner;
 use super::Input;
+use super::Node;
 use super::mailbox::Mailbox;
 use super::store_thread::Write;
 use super::telemetry;
 use crate::apply::BATCH_BYTES;
-use crate::apply::COMPACT_KEYS;
 use crate::apply::LeaseChange;
 use crate::apply::Machine;
 use crate::apply::Outcome;
@@ -23,6 +23,7 @@ use crate::proto::raftpb::EntryType;
 use crate::proto::walpb::ConfChange;
 use crate::types::Index;
 use crate::types::Millis;
+use crate::types::Revision;
 use crate::types::Term;
 use prost::Message as _;
 use std::sync::Arc;
@@ -34,20 +35,27 @@ use std::time::Duration;
 const RUN_ENTRIES: usize = 256;
 /// Batches that may wait for the store before applying waits too: 64 MiB.
 const BATCHES_MAX: usize = 512;
-/// Slices of a compaction are this far apart; etcd's pause.
-const COMPACT_EVERY_MS: u64 = 10;
 /// Changes are handed to the store at least this often.
 const FLUSH_EVERY_MS: u64 = 100;
 
 pub(crate) struct ApplyThread {
     pub(crate) inner: Arc<Inner>,
     pub(crate) entries: Arc<Mailbox<Vec<Entry>>>,
-    pub(crate) store: Arc<Mailbox<Write>>,
     pub(crate) probe: Probe,
     /// When the last batch went to the store.
     pub(crate) flushed: Millis,
     /// Applied at the last snapshot mark.
     pub(crate) marked: Index,
+    pub(crate) sweep: Sweep,
+}
+
+/// The removal of what was compacted, as far as the log's lines tell of it.
+#[derive(Default)]
+pub(crate) struct Sweep {
+    /// When the last slice was removed.
+    last: Millis,
+    /// When the removal began; nothing if there is none.
+    since: Option<Millis>,
 }
 
 /// An applied entry with what it means for others.
@@ -62,7 +70,7 @@ impl ApplyThread {
         if let Err(why) = self.rounds() {
             self.inner.fail(why);
         }
-        self.store.close();
+        self.inner.writes.close();
         let stopped = Error::Stopped;
         self.inner.requests.fail_before(u64::MAX, &stopped);
     }
@@ -71,7 +79,8 @@ impl ApplyThread {
         let mut batches = Vec::new();
         let mut compacting = false;
         loop {
-            let wait = Duration::from_millis(if compacting { COMPACT_EVERY_MS } else { FLUSH_EVERY_MS });
+            let pause = self.inner.config.compaction_pause_ms.min(FLUSH_EVERY_MS);
+            let wait = Duration::from_millis(if compacting { pause } else { FLUSH_EVERY_MS });
             let open = self.entries.take_all(&mut batches, wait);
             for batch in batches.drain(..) {
                 for run in batch.chunks(RUN_ENTRIES) {
@@ -87,11 +96,36 @@ impl ApplyThread {
         }
     }
 
-    /// Removes a slice of what was compacted; true if there is more. What the slice needs from the engine is fetched before the lock is taken.
-    fn compact(&self) -> Result<bool, Error> {
-        let ahead = self.inner.machine.read().store().compact_ahead(COMPACT_KEYS);
+    /// Removes a slice of what was compacted, if it is time for one; true if there is more. What the slice needs from the engine is fetched
+    /// before the lock is taken.
+    fn compact(&mut self) -> Result<bool, Error> {
+        let (now, keys) = (self.inner.now(), self.inner.config.compaction_batch);
+        let ahead = {
+            let machine = self.inner.machine.read();
+            if !machine.store().is_sweeping() {
+                return Ok(false);
+            }
+            if now < self.sweep.last.plus(self.inner.config.compaction_pause_ms) {
+                return Ok(true);
+            }
+            machine.store().compact_ahead(keys)
+        };
         ahead.load()?;
-        self.inner.machine.write().compact_step()
+        self.sweep.last = now;
+        let since = *self.sweep.since.get_or_insert(now);
+        let mut machine = self.inner.machine.write();
+        let more = machine.compact_step(keys)?;
+        if !more {
+            self.sweep.since = None;
+            tracing::info!(
+                "compact-revision" = machine.store().compacted().unwrap_or_default().0,
+                took = ?Duration::from_millis(now.0 - since.0),
+                "current-db-size-bytes" = machine.store().size(),
+                "current-db-size-in-use-bytes" = machine.store().in_use(),
+                "finished scheduled compaction"
+            );
+        }
+        Ok(more)
     }
 
     /// Applies a run of entries, then lets everybody know.
@@ -103,7 +137,7 @@ impl ApplyThread {
                 if entry.index > machine.applied().0.0 {
                     done.push(self.apply_entry(&mut machine, entry)?);
                     if machine.batch_bytes() >= BATCH_BYTES {
-                        self.write_behind(&mut machine)?;
+                        take_batch(&self.inner, &mut machine)?;
                     }
                 }
             }
@@ -112,7 +146,7 @@ impl ApplyThread {
         self.tell(done);
         self.inner.applied.set(last);
         // Without the lock: the store may be far behind, and readers must not be.
-        self.store.wait_below(BATCHES_MAX);
+        self.inner.writes.wait_below(BATCHES_MAX);
         self.probe.tell(|| Kind::Applied(lab::Applied { index: last.0, revision: revision.0 }));
         Ok(())
     }
@@ -130,7 +164,17 @@ impl ApplyThread {
         let request = InternalRaftRequest::decode(entry.data.clone())
             .map_err(|e| Error::Damaged(format!("entry {index} cannot be read: {e}")))?;
         let id = request.header.as_ref().map_or(request.id, |header| header.id);
-        Ok(Done { request: id, outcome: machine.apply(index, term, Some(request))? })
+        let outcome = machine.apply(index, term, Some(request))?;
+        if outcome.compacted.is_some()
+            && let Some(plan) = machine.store().compaction_hash_plan()
+        {
+            self.node().hash_compaction(plan);
+        }
+        Ok(Done { request: id, outcome })
+    }
+
+    fn node(&self) -> Node {
+        Node { inner: self.inner.clone() }
     }
 
     /// A conf change counts in raft first, so that members and raft's configuration are stored as one. One that the members table refuses never
@@ -189,10 +233,22 @@ impl ApplyThread {
             if let Some(floor) = compacted {
                 self.inner.watches.compacted(floor);
             }
-            if request != 0 {
+            if matches!(reply, Err(Error::NoSpace)) && !self.inner.machine.read().is_out_of_space() {
+                self.refuse_for_space(request, revision);
+            } else if request != 0 {
                 self.inner.requests.answer(request, reply);
             }
         }
+    }
+
+    /// This member is over its quota and nobody has said so yet: the alarm is raised first, then whoever waits here hears of it.
+    fn refuse_for_space(&self, request: u64, revision: Revision) {
+        let node = self.node();
+        tracing::warn!(revision = revision.0, "message exceeded backend quota; raising alarm");
+        self.inner.runtime.spawn(async move {
+            node.raise_no_space().await;
+            node.inner.requests.answer(request, Err(Error::NoSpace));
+        });
     }
 
     fn follow_leases(&self, now: Millis, changes: &[LeaseChange]) {
@@ -211,20 +267,6 @@ impl ApplyThread {
         self.inner.lease_news.notify_waiters();
     }
 
-    /// Hands the changes so far to the store, and lets the Machine forget what the store has.
-    fn write_behind(&self, machine: &mut Machine) -> Result<(), Error> {
-        for _ in 0..self.inner.batches_written.swap(0, Ordering::AcqRel) {
-            machine.written();
-        }
-        if let Some(batch) = machine.take_batch() {
-            self.store.force(Write::Batch(batch));
-        }
-        match self.inner.stopped.borrow().clone() {
-            Some(why) => Err(why),
-            None => Ok(()),
-        }
-    }
-
     /// Every so often (`now`: at once) hands over what has changed, and marks how far the log could be released.
     fn flush(&mut self, now: bool) -> Result<(), Error> {
         let time = self.inner.now();
@@ -233,12 +275,27 @@ impl ApplyThread {
         }
         self.flushed = time;
         let mut machine = self.inner.machine.write();
-        self.write_behind(&mut machine)?;
+        take_batch(&self.inner, &mut machine)?;
         let (index, term) = machine.applied();
         if now || index.0 >= self.marked.0 + self.inner.config.snapshot_count {
             self.marked = index;
-            self.store.force(Write::Sync(index, term));
+            self.inner.writes.force(Write::Sync(index, term));
         }
         Ok(())
+    }
+}
+
+/// Hands the changes so far to the store, and lets the Machine forget what the store has. Under the Machine's lock, so that batches go in
+/// the order in which they were taken.
+pub(super) fn take_batch(inner: &Inner, machine: &mut Machine) -> Result<(), Error> {
+    for _ in 0..inner.batches_written.swap(0, Ordering::AcqRel) {
+        machine.written();
+    }
+    if let Some(batch) = machine.take_batch() {
+        inner.writes.force(Write::Batch(batch));
+    }
+    match inner.stopped.borrow().clone() {
+        Some(why) => Err(why),
+        None => Ok(()),
     }
 }

@@ -4,12 +4,12 @@
 //! etcd's bootstrap records. The store only saves time: it holds the state at some index, and one that does not open or does not meet the log is thrown away
 //! and filled again from the log.
 
+use super::compactor::AutoCompaction;
 use crate::apply::Limits;
 use crate::apply::Machine;
 use crate::consensus::Initial;
 use crate::disk::Disk;
 use crate::disk::RealDisk;
-use crate::engine::Engine;
 use crate::error::Error;
 use crate::image;
 use crate::membership::Founders;
@@ -18,7 +18,7 @@ use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::HardState;
 use crate::store;
-use crate::store::Store;
+use crate::store::Renewable;
 use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -81,6 +81,13 @@ pub struct Config {
     /// How long a simple token lives after its last use.
     pub token_ttl_ms: u64,
     pub limits: Limits,
+    /// How much history to keep by itself; nothing keeps all.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// Keys that one step of a removal looks at, and the pause between two steps.
+    pub compaction_batch: usize,
+    pub compaction_pause_ms: u64,
+    /// How often a leader looks whether a downgrade is over; 0 is never.
+    pub downgrade_check_ms: u64,
 }
 
 impl Config {
@@ -94,7 +101,7 @@ pub(super) struct Booted {
     pub(super) id: MemberId,
     pub(super) cluster: ClusterId,
     pub(super) machine: Machine,
-    pub(super) engine: Arc<dyn Engine>,
+    pub(super) engine: Arc<Renewable>,
     pub(super) wal: Wal,
     pub(super) initial: Initial,
     /// The members to connect to before the log has told of any.
@@ -238,7 +245,7 @@ fn open_state(
     replay: &Replay,
     base: u64,
     limits: &Limits,
-) -> Result<(Arc<dyn Engine>, Machine), Error> {
+) -> Result<(Arc<Renewable>, Machine), Error> {
     let last = replay.start.index + replay.entries.len() as u64;
     let why = match try_open_state(dir, cluster, limits) {
         Ok((engine, machine)) => {
@@ -266,8 +273,8 @@ fn open_state(
     try_open_state(dir, cluster, limits)
 }
 
-fn try_open_state(dir: &Path, cluster: ClusterId, limits: &Limits) -> Result<(Arc<dyn Engine>, Machine), Error> {
-    let engine: Arc<dyn Engine> = Arc::new(Store::open(dir, store::CACHE_BYTES)?);
+fn try_open_state(dir: &Path, cluster: ClusterId, limits: &Limits) -> Result<(Arc<Renewable>, Machine), Error> {
+    let engine = Arc::new(Renewable::open(dir, store::CACHE_BYTES)?);
     let machine = Machine::open(engine.clone(), cluster, *limits)?;
     Ok((engine, machine))
 }

@@ -1,23 +1,29 @@
-//! What a member does by itself, without being asked: publish its name, decide the cluster version, expire leases.
+//! What a member does by itself, without being asked: publish its name, decide the cluster version, expire leases, compact.
 
 use super::Node;
+use super::compactor;
 use super::leases::expire_leases;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::membershippb;
-use crate::types::CLUSTER_VERSION;
 use std::time::Duration;
 use tokio::time::interval;
 
-/// How often a leader looks whether the cluster has a version.
+/// How often a leader looks whether the cluster has the version that its members speak; etcd's `monitorVersionInterval`.
 const VERSION_EVERY: Duration = Duration::from_secs(4);
 
 impl Node {
     /// Starts everything that runs beside the threads. Ends when the member stops.
     pub(super) fn start_duties(&self) {
         tokio::spawn(until_stopped(self.clone(), publish(self.clone())));
-        tokio::spawn(until_stopped(self.clone(), decide_version(self.clone())));
+        tokio::spawn(until_stopped(self.clone(), watch_versions(self.clone())));
         tokio::spawn(until_stopped(self.clone(), expire_leases(self.clone())));
+        if self.config().downgrade_check_ms > 0 {
+            tokio::spawn(until_stopped(self.clone(), watch_downgrade(self.clone())));
+        }
+        if let Some(what) = self.config().auto_compaction {
+            tokio::spawn(until_stopped(self.clone(), compactor::run(self.clone(), what)));
+        }
     }
 }
 
@@ -54,21 +60,26 @@ async fn publish(node: Node) {
     node.inner.ready.send_replace(true);
 }
 
-/// The leader of a cluster without a version proposes ours. Members of other releases come with the mixed cluster.
-async fn decide_version(node: Node) {
+/// While this member leads, keeps the cluster's version at what all members speak.
+async fn watch_versions(node: Node) {
     let mut ready = node.ready();
     drop(ready.wait_for(|ready| *ready).await);
     let mut every = interval(VERSION_EVERY);
     loop {
         every.tick().await;
-        if !node.inner.is_leader() || node.read(|machine| machine.cluster_version().is_some()) {
-            continue;
+        if node.inner.is_leader() {
+            node.update_cluster_version().await;
         }
-        tracing::info!(cluster_version = CLUSTER_VERSION, "setting up initial cluster version using v3 API");
-        let version = membershippb::ClusterVersionSetRequest { ver: CLUSTER_VERSION.into() };
-        let set = pb::InternalRaftRequest { cluster_version_set: Some(version), ..Default::default() };
-        if let Err(why) = node.propose(set).await {
-            tracing::warn!(error = %why, "failed to set the cluster version");
+    }
+}
+
+/// While this member leads, looks whether a downgrade is over.
+async fn watch_downgrade(node: Node) {
+    let mut every = interval(Duration::from_millis(node.config().downgrade_check_ms));
+    loop {
+        every.tick().await;
+        if node.inner.is_leader() {
+            node.end_downgrade().await;
         }
     }
 }

@@ -72,6 +72,14 @@ impl Handler for Ears {
         self.node()?.read(|machine| machine.cluster_version().map(str::to_owned))
     }
 
+    fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move {
+            let node = self.node().ok_or(Error::Stopped)?;
+            node.read_barrier().await?;
+            Ok(node.read(|machine| machine.downgrade().enabled))
+        })
+    }
+
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Error>> {
         Box::pin(async move { self.node().ok_or(Error::Stopped)?.renew_as_leader(id).await })
     }

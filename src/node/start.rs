@@ -6,6 +6,7 @@ use super::Config;
 use super::Inner;
 use super::Node;
 use super::apply_thread::ApplyThread;
+use super::apply_thread::Sweep;
 use super::boot;
 use super::boot::Booted;
 use super::handler::Ears;
@@ -22,6 +23,7 @@ use crate::peer;
 use crate::peer::Peers;
 use crate::replica::Replica;
 use crate::tls::Acceptor;
+use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
 use crate::types::Term;
@@ -70,18 +72,12 @@ impl Node {
         let Booted { id, cluster, machine, engine, wal, initial, founders, lock } = booted?;
         let tap = Tap::new(id, rand::random(), started);
         let (applied, _) = machine.applied();
-        let consensus_config = consensus::Config {
-            id,
-            election_ticks: config.election_ticks,
-            pre_vote: config.pre_vote,
-            tick_ms: u32::try_from(config.tick_ms).unwrap_or(u32::MAX),
-            seed: rand::random(),
-            applied,
-        };
+        let consensus_config = consensus_config(id, &config, applied);
         let mut consensus = Consensus::new(&consensus_config, initial, tap.listeners.clone())?;
         if config.election_tick_advance && founders.len() == 1 {
             consensus.advance_ticks(config.election_ticks - 1);
         }
+        tell_quota(config.limits.quota_bytes);
         tracing::info!(
             local_member_id = %id,
             cluster_id = %cluster,
@@ -103,6 +99,12 @@ impl Node {
             applied: super::Applied::default(),
             published: super::Published::default(),
             batches_written: AtomicU64::new(0),
+            writes: Mailbox::new(usize::MAX),
+            engine,
+            hashes: super::Hashes::default(),
+            raising: tokio::sync::Mutex::default(),
+            runtime: tokio::runtime::Handle::current(),
+            dial: network.dial.clone(),
             timers: Mutex::new(lease::Timers::new(config.lease_checkpoint_ms)),
             lease_news: Notify::new(),
             next_request: AtomicU64::new(first_request(id)),
@@ -121,7 +123,7 @@ impl Node {
         let node = Node { inner };
         node.connect(network, &reachable)?;
         let read_seed = (id.0 << 48) | (rand::random::<u64>() >> 24);
-        node.start_threads(Replica::new(consensus, read_seed), wal, engine)?;
+        node.start_threads(Replica::new(consensus, read_seed), wal)?;
         node.start_duties();
         Ok(node)
     }
@@ -150,25 +152,20 @@ impl Node {
         Ok(())
     }
 
-    fn start_threads(
-        &self,
-        replica: Replica<super::ReadWaiter>,
-        wal: crate::wal::Wal,
-        engine: Arc<dyn crate::engine::Engine>,
-    ) -> Result<(), Error> {
+    fn start_threads(&self, replica: Replica<super::ReadWaiter>, wal: crate::wal::Wal) -> Result<(), Error> {
         let inner = &self.inner;
-        let (entries, writes) = (Arc::new(Mailbox::new(usize::MAX)), Arc::new(Mailbox::new(usize::MAX)));
+        let entries = Arc::new(Mailbox::new(usize::MAX));
         let raft =
             RaftThread { inner: inner.clone(), replica, wal, apply: entries.clone(), seen: (Term(0), MemberId::NONE) };
         let apply = ApplyThread {
             inner: inner.clone(),
             entries,
-            store: writes.clone(),
             probe: inner.tap.probe(),
             flushed: Millis(0),
             marked: inner.applied.get(),
+            sweep: Sweep::default(),
         };
-        let store = StoreThread { inner: inner.clone(), engine, writes };
+        let store = StoreThread { inner: inner.clone() };
         let mut threads = inner.threads.lock();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| -> Result<(), Error> {
             threads.push(thread::Builder::new().name(name.into()).spawn(run)?);
@@ -178,6 +175,32 @@ impl Node {
         spawn("apply", Box::new(move || apply.run()))?;
         spawn("store", Box::new(move || store.run()))
     }
+}
+
+/// Consensus, as `config` wants it, for a member whose state is at `applied`.
+fn consensus_config(id: MemberId, config: &Config, applied: Index) -> consensus::Config {
+    consensus::Config {
+        id,
+        election_ticks: config.election_ticks,
+        pre_vote: config.pre_vote,
+        tick_ms: u32::try_from(config.tick_ms).unwrap_or(u32::MAX),
+        seed: rand::random(),
+        applied,
+    }
+}
+
+/// etcd's words on the quota. Above eight gigabytes it only warns.
+fn tell_quota(quota: Option<u64>) {
+    const SUGGESTED_MAX: u64 = 8 << 30;
+    let Some(bytes) = quota else { return tracing::info!("disabled backend quota") };
+    if bytes > SUGGESTED_MAX {
+        tracing::warn!(
+            "quota-size-bytes" = bytes,
+            "quota-maximum-size-bytes" = SUGGESTED_MAX,
+            "quota exceeds the maximum value"
+        );
+    }
+    tracing::info!("quota-size-bytes" = bytes, "enabled backend quota");
 }
 
 /// etcd cuts a watch response where the largest request would end, with what its envelope may take: `MaxRequestBytesWithOverhead`.

@@ -5,27 +5,29 @@
 
 use super::Inner;
 use super::Input;
-use super::mailbox::Mailbox;
 use crate::engine::Batch;
-use crate::engine::Engine;
+use crate::engine::Engine as _;
 use crate::error::Error;
 use crate::types::Index;
 use crate::types::Term;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// What the store thread is asked for.
 pub(crate) enum Write {
     Batch(Batch),
     /// Make everything so far durable, then tell the raft thread that the log up to here is no longer needed.
     Sync(Index, Term),
+    /// Tell once everything so far is written.
+    Barrier(oneshot::Sender<()>),
+    /// Write the store afresh.
+    Renew(oneshot::Sender<Result<(), Error>>),
 }
 
 pub(crate) struct StoreThread {
     pub(crate) inner: Arc<Inner>,
-    pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) writes: Arc<Mailbox<Write>>,
 }
 
 impl StoreThread {
@@ -35,17 +37,17 @@ impl StoreThread {
         if self.inner.stopped.borrow().is_some() {
             // The member stops because something failed, perhaps the disk: a store that is closed would try to write once more, and sled waits for ever on a
             // full disk. The log has everything.
-            std::mem::forget(self.engine.clone());
+            std::mem::forget(self.inner.engine.clone());
         }
     }
 
     fn work(&self) {
         let mut writes = Vec::new();
-        while self.writes.take_all(&mut writes, Duration::from_secs(3600)) {
+        while self.inner.writes.take_all(&mut writes, Duration::from_secs(3600)) {
             for write in writes.drain(..) {
                 if let Err(why) = self.write(write) {
                     self.inner.fail(why);
-                    self.writes.close();
+                    self.inner.writes.close();
                     return;
                 }
             }
@@ -55,16 +57,39 @@ impl StoreThread {
     fn write(&self, write: Write) -> Result<(), Error> {
         match write {
             Write::Batch(batch) => {
-                self.engine.write(&batch)?;
+                self.inner.engine.write(&batch)?;
                 // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
                 self.inner.batches_written.fetch_add(1, Ordering::AcqRel);
                 Ok(())
             }
             Write::Sync(index, term) => {
-                self.engine.sync()?;
+                self.inner.engine.sync()?;
                 self.inner.inbox.force(Input::Durable(index, term));
                 Ok(())
             }
+            Write::Barrier(answer) => {
+                let _gone = answer.send(());
+                Ok(())
+            }
+            Write::Renew(answer) => {
+                let renewed = self.renew();
+                let _gone = answer.send(renewed.clone());
+                // A copy that fails costs the caller his answer; a store that is lost stops the member, and its next start finds one.
+                if self.inner.engine.is_lost() { renewed } else { Ok(()) }
+            }
         }
+    }
+
+    fn renew(&self) -> Result<(), Error> {
+        tracing::info!("defragmenting");
+        let began = self.inner.now();
+        let (before, after) = self.inner.engine.renew()?;
+        tracing::info!(
+            "store-bytes-before" = before,
+            "store-bytes-after" = after,
+            took = ?Duration::from_millis(self.inner.now().0 - began.0),
+            "finished defragmenting directory"
+        );
+        Ok(())
     }
 }

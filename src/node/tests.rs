@@ -34,6 +34,10 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         lease_checkpoint_ms: None,
         token_ttl_ms: 300_000,
         limits: Limits::default(),
+        auto_compaction: None,
+        compaction_batch: 1000,
+        compaction_pause_ms: 1,
+        downgrade_check_ms: 0,
     }
 }
 
@@ -47,10 +51,33 @@ async fn start_with(config: Config, listener: TcpListener) -> Node {
 }
 
 async fn alone(dir: &Path) -> Node {
+    alone_with(dir, |_| {}).await
+}
+
+async fn alone_with(dir: &Path, change: impl FnOnce(&mut Config)) -> Node {
     let (listener, url) = listen().await;
-    let node = start(dir, "n1", &[("n1".into(), url)], listener).await;
+    let network = Network { listeners: vec![listener], acceptor: Acceptor::plain(), dial: None };
+    let mut config = config(dir, "n1", &[("n1".into(), url)]);
+    change(&mut config);
+    let node = Node::start(config, network).await.expect("it starts");
     ready(&node).await;
     node
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let looks = async {
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        while !condition().await {
+            every.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), looks).await.is_ok(), "not in time: {what}");
+}
+
+async fn compact(node: &Node, revision: i64) {
+    let compaction = Some(pb::CompactionRequest { revision, physical: true });
+    node.propose(pb::InternalRaftRequest { compaction, ..Default::default() }).await.expect("compacts");
+    node.swept(Revision(revision.unsigned_abs())).await;
 }
 
 async fn ready(node: &Node) {
@@ -242,5 +269,176 @@ async fn a_token_is_known_once_its_entry_is_applied_and_forgotten_with_the_proce
     let node = alone(dir.path()).await;
     assert!(node.auth_is_on(), "rights survive");
     assert_eq!(node.token_user(&ahead).await, None, "tokens do not");
+    node.stop().await;
+}
+
+/// Writes go on while the store is written afresh, reads see them, and a restart finds all of it (etcd 14685: rows and index parted here).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_written_afresh_while_it_is_in_use() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    let value = "v".repeat(10_000);
+    for n in 0..300 {
+        put(&node, &format!("k{}", n % 10), &value).await.expect("put");
+    }
+    let revision = node.header().revision;
+    compact(&node, revision).await;
+    let size = |node: &Node| node.read(|machine| (machine.store().size(), machine.store().in_use()));
+    let full = size(&node);
+    assert!(full.0 > 2_900_000 && full.1 < 200_000, "{full:?}");
+    let writer = tokio::spawn({
+        let node = node.clone();
+        async move {
+            for n in 0..100 {
+                put(&node, &format!("during{n}"), "1").await.expect("put");
+                assert_eq!(get(&node, "k3").await.map(|value| value.len()), Some(10_000));
+            }
+        }
+    });
+    for _ in 0..3 {
+        node.defragment().await.expect("defragments");
+    }
+    writer.await.expect("it wrote");
+    let fresh = size(&node);
+    assert!(fresh.0 < 200_000 && fresh.0 >= fresh.1, "{full:?} became {fresh:?}");
+    let before = node.hash_kv(0).await.expect("a hash").hash;
+    node.stop().await;
+    drop(node);
+
+    let node = alone(dir.path()).await;
+    assert_eq!(node.header().revision, revision + 100);
+    assert_eq!(node.hash_kv(0).await.expect("a hash").hash, before);
+    assert!(size(&node).0 < 200_000, "the restart knows the size");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proposals_are_refused_while_too_many_wait_to_be_applied() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    // Whoever reads the Machine holds up applying, so a reader that does not let go makes it lag.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let reader = std::thread::spawn({
+        let node = node.clone();
+        move || node.read(|_| held.recv().expect("released"))
+    });
+    let writers: Vec<_> = (0..APPLY_LAG_MAX + 200)
+        .map(|n| {
+            let node = node.clone();
+            tokio::spawn(async move { put(&node, &format!("{n}"), "1").await })
+        })
+        .collect();
+    until("the lag", async || node.status().committed.0 > node.status().applied.0 + APPLY_LAG_MAX).await;
+    assert_eq!(put(&node, "one", "more").await, Err(Error::TooManyRequests));
+    release.send(()).expect("it waits");
+    reader.join().expect("it read");
+    for writer in writers {
+        let answer = writer.await.expect("no panic");
+        assert!(matches!(answer, Ok(_) | Err(Error::TooManyRequests)), "{answer:?}");
+    }
+    put(&node, "one", "more").await.expect("applied, so there is room");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_over_its_quota_tells_all_before_it_answers() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone_with(dir.path(), |config| config.limits.quota_bytes = Some(25_000)).await;
+    put(&node, "a", "1").await.expect("there is space");
+    let big = "v".repeat(10_000);
+    assert_eq!(put(&node, "b", &big).await, Err(Error::NoSpace));
+    let alarms = node.read(|machine| machine.alarms());
+    assert_eq!(alarms, [pb::AlarmMember { member_id: node.identity().0.0, alarm: pb::AlarmType::Nospace as i32 }]);
+    assert_eq!(get(&node, "b").await.map(|value| value.len()), Some(10_000), "applied all the same, as on all members");
+    assert_eq!(put(&node, "c", "1").await, Err(Error::NoSpace));
+    assert_eq!(get(&node, "c").await, None, "refused by the alarm: not applied");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compactions_hash_is_kept_until_the_restart() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    for n in 0..6 {
+        put(&node, "a", &format!("{n}")).await.expect("put");
+    }
+    let before = node.hash_kv(4).await.expect("a hash");
+    assert_eq!(before.compact_revision, -1);
+    compact(&node, 4).await;
+    let settled = node.hash_kv(4).await.expect("a hash");
+    assert_eq!((settled.hash, settled.compact_revision, settled.current), (before.hash, -1, before.current));
+    compact(&node, 6).await;
+    assert_eq!(node.hash_kv(4).await.expect("below the compaction, and known").hash, before.hash);
+    assert_eq!(node.hash_kv(5).await, Err(Error::Compacted));
+    assert_eq!(node.hash_kv(6).await.expect("a hash").compact_revision, 4);
+    node.stop().await;
+    drop(node);
+    let node = alone(dir.path()).await;
+    assert_eq!(node.hash_kv(4).await, Err(Error::Compacted));
+    assert_eq!(node.hash_kv(6).await.expect("a hash").compact_revision, 6);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downgrade_takes_the_clusters_version_down_and_its_end_up_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    let version = |node: &Node| node.read(|machine| machine.cluster_version().map(str::to_owned));
+    until("a version", async || version(&node).is_some()).await;
+    assert_eq!(version(&node).as_deref(), Some("3.6.0"));
+    assert_eq!(node.validate_downgrade("3.4").await, Err(Error::InvalidDowngradeTargetVersion));
+    assert_eq!(node.validate_downgrade("nonsense").await, Err(Error::WrongDowngradeVersionFormat));
+    assert_eq!(node.validate_downgrade("3.5").await.map(|version| version.short()), Ok("3.6".into()));
+    assert_eq!(node.cancel_downgrade().await.map(|version| version.short()), Ok("3.6".into()), "nothing to cancel");
+    node.enable_downgrade("3.5.0").await.expect("enabled");
+    assert_eq!(node.enable_downgrade("3.5.0").await, Err(Error::DowngradeInProcess));
+    node.update_cluster_version().await;
+    assert_eq!(version(&node).as_deref(), Some("3.5.0"));
+    node.end_downgrade().await;
+    assert!(node.read(|machine| machine.downgrade().enabled), "this member still runs 3.6");
+    node.stop().await;
+    drop(node);
+
+    let node = alone(dir.path()).await;
+    let downgrade = node.read(|machine| machine.downgrade().clone());
+    assert_eq!((downgrade.enabled, downgrade.target.as_str()), (true, "3.5.0"), "a restart knows");
+    until("a leader", async || !node.status().leader.is_none()).await;
+    node.cancel_downgrade().await.expect("cancelled");
+    node.update_cluster_version().await;
+    assert_eq!(version(&node).as_deref(), Some("3.6.0"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_is_compacted_by_the_clock() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let period = AutoCompaction::Periodic(Duration::from_millis(200));
+    let node = alone_with(dir.path(), |config| config.auto_compaction = Some(period)).await;
+    let mut written = 0;
+    until("a compaction of something", async || {
+        put(&node, "a", &format!("{written}")).await.expect("put");
+        written += 1;
+        node.read(|machine| machine.store().compacted()).is_some_and(|floor| floor > Revision(2))
+    })
+    .await;
+    assert_eq!(node.read(|machine| machine.store().readable(2)), Err(Error::Compacted));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hash_of_everything_changes_with_everything() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    until("a version", async || node.read(|machine| machine.cluster_version().is_some())).await;
+    let first = node.hash_all().await.expect("a hash");
+    assert_eq!(node.hash_all().await, Ok(first), "and with nothing else");
+    put(&node, "a", "1").await.expect("put");
+    let second = node.hash_all().await.expect("a hash");
+    assert_eq!((second.1, first.1), (Revision(2), Revision(1)));
+    assert_ne!(second.0, first.0);
+    let grant = Some(pb::LeaseGrantRequest { id: 7, ttl: 60 });
+    node.propose(pb::InternalRaftRequest { lease_grant: grant, ..Default::default() }).await.expect("granted");
+    let third = node.hash_all().await.expect("a hash");
+    assert!(third.0 != second.0 && third.1 == second.1, "a lease counts, and takes no revision");
     node.stop().await;
 }

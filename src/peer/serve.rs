@@ -27,7 +27,6 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::leasepb;
 use crate::proto::raftpb::Message;
 use crate::tls::Acceptor;
-use crate::types::CLUSTER_VERSION;
 use crate::types::ETCD_VERSION;
 use crate::types::LeaseId;
 use crate::types::MemberId;
@@ -129,6 +128,7 @@ pub(super) fn router(peers: Peers) -> Router {
         .route("/raft/probing", get(probing))
         .route("/members", get(members))
         .route("/version", get(version))
+        .route("/downgrade/enabled", get(downgrade_enabled))
         .route("/leases", post(lease_renew))
         .route("/leases/internal", post(lease_time_to_live))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "404 page not found"))
@@ -276,10 +276,18 @@ async fn members(State(peers): State<Peers>) -> Response<Body> {
 
 async fn version(State(peers): State<Peers>) -> Response<Body> {
     let cluster = peers.0.handler.cluster_version();
-    let storage = cluster.as_ref().map_or("", |_| CLUSTER_VERSION).to_owned();
+    let storage = cluster.clone().unwrap_or_default();
     let cluster = cluster.unwrap_or_else(|| "not_decided".into());
     let versions = Versions { server: ETCD_VERSION.into(), cluster, storage };
     answer("application/json", serde_json::to_string(&versions).unwrap_or_default())
+}
+
+/// Asked by a member that starts: while a downgrade is under way, only older releases may join.
+async fn downgrade_enabled(State(peers): State<Peers>) -> Response<Body> {
+    match peers.0.handler.downgrade_enabled().await {
+        Ok(enabled) => peers.named(answer("text/plain", enabled.to_string())),
+        Err(why) => refuse(StatusCode::INTERNAL_SERVER_ERROR, why.to_string()).into_response(),
+    }
 }
 
 async fn lease_renew(State(peers): State<Peers>, body: Body) -> Response<Body> {

@@ -84,6 +84,10 @@ impl Handler for Recorder {
         Some("3.6.0".into())
     }
 
+    fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Answer>> {
+        async { Ok(true) }.boxed()
+    }
+
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Answer>> {
         async move { if id.0 == 5 { Ok(60) } else { Err(Answer::LeaseNotFound) } }.boxed()
     }
@@ -431,6 +435,8 @@ async fn requests_are_refused_as_etcd_refuses_them() {
     let probe = http::Request::get("/raft/probing").body(Full::default()).expect("a request");
     let probed = dialer.ask(&url, probe).await.expect("an answer");
     assert!(probed.body().windows(9).any(|w| w == b"\"OK\":true"), "{:?}", probed.body());
+    let question = http::Request::get("/downgrade/enabled").body(Full::default()).expect("a request");
+    assert_eq!(dialer.ask(&url, question).await.expect("an answer").body().as_ref(), b"true");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use super::token::TokenKind;
 use super::urls;
 use super::urls::Url;
 use crate::golang;
+use crate::node::AutoCompaction;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,6 +25,10 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 512 * 1024;
 
 /// Longest election time-out. Source: etcd `maxElectionMs`.
 const ELECTION_MAX_MS: u64 = 50_000;
+
+/// Source: etcd `defaultCompactionBatchLimit` and `defaultCompactionSleepInterval`.
+const COMPACTION_BATCH: usize = 1000;
+const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
 
 const DEFAULT_NAME: &str = "default";
 const DEFAULT_PEER_URL: &str = "http://localhost:2380";
@@ -76,6 +81,12 @@ pub struct Config {
     pub lease_checkpoint: bool,
     pub auto_compaction_mode: String,
     pub auto_compaction_retention: String,
+    /// Keys that one step of a compaction looks at.
+    pub compaction_batch: usize,
+    /// Between two steps of a compaction.
+    pub compaction_pause: Duration,
+    /// Between two looks at a downgrade; zero: none.
+    pub downgrade_check: Duration,
 
     /// `simple`, or `jwt` with options.
     pub auth_token: String,
@@ -270,6 +281,9 @@ impl Config {
             lease_checkpoint: gates::is_open(settings, "LeaseCheckpoint"),
             auto_compaction_mode: settings.text("auto-compaction-mode").into(),
             auto_compaction_retention: settings.text("auto-compaction-retention").into(),
+            compaction_batch: compaction_batch(settings.int("compaction-batch-limit")),
+            compaction_pause: compaction_pause(settings.duration("compaction-sleep-interval")),
+            downgrade_check: settings.duration("downgrade-check-time"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
@@ -340,6 +354,22 @@ impl Config {
         match self.quota_backend_bytes {
             0 => Some(2 << 30),
             bytes => u64::try_from(bytes).ok(),
+        }
+    }
+
+    /// How much history to keep; nothing keeps all. Source: etcd `embed.parseCompactionRetention`.
+    #[must_use]
+    pub fn auto_compaction(&self) -> Option<AutoCompaction> {
+        let text = self.auto_compaction_retention.as_str();
+        let number = golang::parse_number(text).ok().and_then(|n| u64::try_from(n).ok());
+        match (self.auto_compaction_mode.as_str(), number) {
+            (_, Some(0)) => None,
+            ("revision", Some(keep)) => Some(AutoCompaction::Revisions(keep)),
+            (_, Some(hours)) => Some(AutoCompaction::Periodic(Duration::from_secs(hours.saturating_mul(3600)))),
+            (_, None) => {
+                let nanos = golang::parse_nanos(text).ok().and_then(|n| u64::try_from(n).ok())?;
+                Some(AutoCompaction::Periodic(Duration::from_nanos(nanos))).filter(|_| nanos > 0)
+            }
         }
     }
 
@@ -531,6 +561,15 @@ impl Config {
             )
         })
     }
+}
+
+/// etcd's values where the flag says 0, and nothing is slower than a key at a time.
+fn compaction_batch(flag: i64) -> usize {
+    if flag == 0 { COMPACTION_BATCH } else { usize::try_from(flag).unwrap_or(1) }
+}
+
+fn compaction_pause(flag: Duration) -> Duration {
+    if flag.is_zero() { COMPACTION_PAUSE } else { flag }
 }
 
 impl LogConfig {

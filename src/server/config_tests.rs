@@ -179,3 +179,31 @@ fn tokens_and_hashes_are_etcds_unless_told_otherwise() {
         assert_eq!(config(&format!("--auth-token {option}")).problems(), [problem]);
     }
 }
+
+#[test]
+fn retention_is_hours_a_time_or_revisions() {
+    let of = |words: &str| config(words).auto_compaction();
+    let seconds = |seconds| Some(AutoCompaction::Periodic(Duration::from_secs(seconds)));
+    assert_eq!(of(""), None, "off unless asked for");
+    assert_eq!(of("--auto-compaction-retention=10"), seconds(36_000));
+    assert_eq!(of("--auto-compaction-retention=90m"), seconds(5_400));
+    assert_eq!(of("--auto-compaction-retention=0s"), None);
+    let revisions = "--auto-compaction-mode=revision --auto-compaction-retention";
+    assert_eq!(of(&format!("{revisions}=1000")), Some(AutoCompaction::Revisions(1000)));
+    assert_eq!(of(&format!("{revisions}=0")), None);
+    // Hours beyond all bounds are for ever, not an overflow.
+    assert_eq!(of("--auto-compaction-retention=9223372036854775807"), seconds(u64::MAX));
+}
+
+#[test]
+fn a_compaction_has_etcds_pace_unless_told_otherwise() {
+    let pace = |words: &str| {
+        let config = config(words);
+        (config.compaction_batch, config.compaction_pause.as_millis())
+    };
+    assert_eq!(pace(""), (1000, 10));
+    assert_eq!(pace("--compaction-batch-limit=0 --compaction-sleep-interval=0"), (1000, 10));
+    assert_eq!(pace("--compaction-batch-limit=7 --compaction-sleep-interval=1s"), (7, 1000));
+    assert_eq!(pace("--compaction-batch-limit=-7"), (1, 10));
+    assert_eq!(pace("--experimental-compaction-batch-limit=9"), (9, 10));
+}

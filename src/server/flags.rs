@@ -205,7 +205,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("discovery-password", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: password."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Works, "Refuse member changes that would lose quorum."),
     flag("pre-vote", Bool, "true", Clustering, Works, "Ask before campaigning, so that a returning member disturbs nobody."),
-    flag("auto-compaction-retention", Text, "0", Clustering, NoEffect("automatic compaction is not part of this release: compact by hand"), "How much history to keep; 0 keeps all."),
+    flag("auto-compaction-retention", Text, "0", Clustering, Works, "How much history to keep, in hours, as a time, or in revisions; 0 keeps all."),
     flag("auto-compaction-mode", Text, "periodic", Clustering, Works, "What the retention counts: periodic or revision."),
     flag("v2-deprecation", OneOf(&["not-yet", "write-only", "write-only-drop-data", "gone"]), "write-only", Clustering, NoEffect("there is no v2 store"), "Stage of the v2 store's removal."),
     flag("force-new-cluster", Bool, "false", Clustering, Refused("starting over from one member's data is not part of this release"), "Keep the data, drop all other members."),
@@ -263,11 +263,11 @@ pub(super) const FLAGS: &[Flag] = &[
 
     flag("corrupt-check-time", Duration, "0s", Checks, NoEffect(LATER), "Pause between corruption checks; 0 makes none."),
     flag("compact-hash-check-time", Duration, "1m0s", Checks, NoEffect(LATER), "Pause between comparisons of compaction hashes."),
-    flag("compaction-batch-limit", Int, "1000", Checks, NoEffect(LATER), "Most revisions that one step of a compaction deletes."),
-    flag("compaction-sleep-interval", Duration, "10ms", Checks, NoEffect(LATER), "Pause between two steps of a compaction."),
+    flag("compaction-batch-limit", Int, "1000", Checks, Works, "Most revisions that one step of a compaction deletes."),
+    flag("compaction-sleep-interval", Duration, "10ms", Checks, Works, "Pause between two steps of a compaction."),
     flag("watch-progress-notify-interval", Duration, "10m0s", Checks, Works, "Pause between a watch's progress notices."),
     flag("bootstrap-defrag-threshold-megabytes", Uint, "0", Checks, NoEffect(STORE), "Defragment at start if that frees more."),
-    flag("downgrade-check-time", Duration, "5s", Checks, NoEffect(LATER), "Pause between checks of a downgrade."),
+    flag("downgrade-check-time", Duration, "5s", Checks, Works, "Pause between checks of a downgrade."),
     flag("snapshot-catchup-entries", Uint, "5000", Checks, Works, "Entries kept behind a snapshot for slow followers."),
     flag("unsafe-no-fsync", Bool, "false", Checks, NoEffect("what is acknowledged is always synced"), "Do not sync the log. Loses data."),
 

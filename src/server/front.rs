@@ -13,12 +13,8 @@ use crate::error::Error;
 use crate::lease;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
-use crate::proto::etcdserverpb::AlarmType;
-use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use http::HeaderMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Interval;
@@ -36,8 +32,6 @@ pub(super) struct Front {
     pub(super) security: Arc<Security>,
     /// Becomes true when the server stops: streams end then.
     stopping: watch::Receiver<bool>,
-    /// Whether an alarm is being raised, so that a thousand refused writes raise one.
-    raising: Arc<AtomicBool>,
 }
 
 /// This server's own limits.
@@ -86,7 +80,9 @@ impl Limits {
             txn_ops_max: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
             message_bytes_max: config.message_bytes_max(),
             quota: config.quota(),
-            quota_told: config.quota().and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0),
+            quota_told: config
+                .quota()
+                .map_or(config.quota_backend_bytes, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
             ttl_min: lease::ttl_min(config.election_ticks(), config.heartbeat_ms),
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
@@ -96,7 +92,7 @@ impl Limits {
 
 impl Front {
     pub(super) fn new(node: Node, limits: Limits, stopping: watch::Receiver<bool>) -> Front {
-        Front { node, limits: Arc::new(limits), security: Arc::default(), stopping, raising: Arc::default() }
+        Front { node, limits: Arc::new(limits), security: Arc::default(), stopping }
     }
 
     /// With other ways to show who one is than simple tokens.
@@ -128,45 +124,29 @@ impl Front {
         Some(self.node.header())
     }
 
-    /// Puts a request through the log, unless the store is full. In nobody's name: what clients ask for goes by [`Front::propose_as`].
+    /// Puts a request through the log, unless the store is full: then all members know before the caller does. In nobody's name: what clients
+    /// ask for goes by [`Front::propose_as`].
     pub(super) async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
-        let reply = if self.would_overflow(&request) { Err(Error::NoSpace) } else { self.node.propose(request).await };
-        if reply == Err(Error::NoSpace) {
-            self.raise_no_space();
+        if self.would_overflow(&request) {
+            self.node.raise_no_space().await;
+            return Err(Error::NoSpace);
         }
-        reply
+        self.node.propose(request).await
+    }
+
+    /// What a request that is refused hears: etcd looks at the space that a write needs before it looks at the write.
+    pub(super) async fn refuse(&self, request: &pb::InternalRaftRequest, why: Error) -> Error {
+        if self.would_overflow(request) {
+            self.node.raise_no_space().await;
+            return Error::NoSpace;
+        }
+        why
     }
 
     fn would_overflow(&self, request: &pb::InternalRaftRequest) -> bool {
         let Some(quota) = self.limits.quota else { return false };
         let cost = check::quota_cost(request);
         cost > 0 && self.node.read(|machine| machine.store().size()).saturating_add(cost) >= quota
-    }
-
-    /// Tells all members that this one is full, unless they know.
-    fn raise_no_space(&self) {
-        let (id, _) = self.node.identity();
-        let raised = self.node.read(|machine| {
-            machine.alarms().iter().any(|alarm| alarm.member_id == id.0 && alarm.alarm == AlarmType::Nospace as i32)
-        });
-        if raised || self.raising.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let front = self.clone();
-        tokio::spawn(async move {
-            tracing::warn!("the store is over its quota: raising the NOSPACE alarm");
-            let alarm = pb::AlarmRequest {
-                action: AlarmAction::Activate as i32,
-                member_id: id.0,
-                alarm: AlarmType::Nospace as i32,
-            };
-            if let Err(e) =
-                front.node.propose(pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() }).await
-            {
-                tracing::warn!(error = %e, "failed to raise alarm");
-            }
-            front.raising.store(false, Ordering::Release);
-        });
     }
 
     /// What ends a stream from outside.

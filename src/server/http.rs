@@ -149,8 +149,9 @@ fn health_answer(health: Result<(), String>) -> Answer {
 
 fn version(front: &Front) -> Answer {
     let cluster = front.node.read(|machine| machine.cluster_version().map(str::to_owned));
+    let storage = cluster.as_deref().unwrap_or(CLUSTER_VERSION);
     let cluster = cluster.as_deref().unwrap_or("not_decided");
-    let body = format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{CLUSTER_VERSION}"}}"#);
+    let body = format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#);
     Answer { status: StatusCode::OK, content_type: "application/json", body }
 }
 

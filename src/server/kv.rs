@@ -1,11 +1,12 @@
 //! KV: range, put, delete, transaction, compaction.
 //!
-//! Each call is checked, sent where it belongs (this member's state, a read barrier, or the log) and its header completed. Left out: RangeStream.
+//! Each call is checked, sent where it belongs (this member's state, a read barrier, or the log) and its header completed.
 //! Source: etcd `api/v3rpc/key.go`, `etcdserver/v3_server.go`; contract-server 2.
 
 use super::front::Front;
 use super::front::wrong_reply;
 use super::identity::Caller;
+use super::range_stream;
 use crate::apply::Machine;
 use crate::apply::Reply;
 use crate::apply::check;
@@ -17,13 +18,9 @@ use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::response_op;
 use crate::types::KeyRange;
 use crate::types::Revision;
-use std::time::Duration;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
-
-/// How often a physical compaction looks whether everything below has been removed.
-const SWEEP_POLL: Duration = Duration::from_millis(10);
 
 /// The KV service.
 pub(super) struct Service(pub(super) Front);
@@ -48,8 +45,11 @@ impl Kv for Service {
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let (caller, put) = Caller::of(request);
-        check::put(&put)?;
+        let checked = check::put(&put);
         let request = pb::InternalRaftRequest { put: Some(put), ..Default::default() };
+        if let Err(why) = checked {
+            return Err(self.0.refuse(&request, why).await.into());
+        }
         let Reply::Put(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
@@ -71,11 +71,17 @@ impl Kv for Service {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let (caller, txn) = Caller::of(request);
-        check::txn(&txn, self.0.limits.txn_ops_max)?;
-        let mut response = if check::is_read_only(&txn) {
-            self.read_txn(&caller, &txn).await?
-        } else {
-            self.write_txn(&caller, txn).await?
+        let checked = check::txn(&txn, self.0.limits.txn_ops_max);
+        let request = pb::InternalRaftRequest { txn: Some(txn), ..Default::default() };
+        if let Err(why) = checked {
+            return Err(self.0.refuse(&request, why).await.into());
+        }
+        let mut response = match &request.txn {
+            Some(txn) if check::is_read_only(txn) => self.read_txn(&caller, txn).await?,
+            _ => match self.0.propose_as(&caller, request).await? {
+                Reply::Txn(response) => response,
+                _ => return Err(wrong_reply()),
+            },
         };
         self.0.stamp(&mut response.header);
         complete(&mut response);
@@ -88,20 +94,22 @@ impl Kv for Service {
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let (caller, compaction) = Caller::of(request);
         let request = pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
-        let Reply::Compaction(mut response) = self.0.propose_as(&caller, request).await? else {
-            return Err(wrong_reply());
-        };
-        if compaction.physical {
-            self.swept(Revision(compaction.revision.max(0).unsigned_abs())).await;
+        let reply = self.0.propose_as(&caller, request).await;
+        // Also one that came too late waits, for the removal that came first.
+        if compaction.physical && matches!(reply, Ok(_) | Err(Error::Compacted)) {
+            self.0.node.swept(Revision(compaction.revision.max(0).unsigned_abs())).await;
         }
-        self.0.stamp(&mut response.header);
-        Ok(Response::new(response))
+        let Reply::Compaction(_) = reply? else { return Err(wrong_reply()) };
+        Ok(Response::new(pb::CompactionResponse { header: self.0.header() }))
     }
 
-    type RangeStreamStream = futures::stream::Empty<Result<pb::RangeStreamResponse, Status>>;
+    type RangeStreamStream = range_stream::Pages;
 
-    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
-        Err(Error::Unimplemented("RangeStream").into())
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        Ok(Response::new(range_stream::start(&self.0, request).await?))
     }
 }
 
@@ -111,23 +119,7 @@ impl Service {
             self.0.node.read_barrier().await?;
         }
         let may = |machine: &Machine, who: &Who| machine.permit_txn(who, txn);
-        self.0.read_as(caller, may, || self.0.node.read(|machine| machine.read_txn(txn))).await
-    }
-
-    async fn write_txn(&self, caller: &Caller, txn: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
-        let request = pb::InternalRaftRequest { txn: Some(txn), ..Default::default() };
-        match self.0.propose_as(caller, request).await? {
-            Reply::Txn(response) => Ok(response),
-            _ => Err(wrong_reply()),
-        }
-    }
-
-    /// Waits until nothing below `revision` is stored any more.
-    async fn swept(&self, revision: Revision) {
-        let mut every = tokio::time::interval(SWEEP_POLL);
-        while !self.0.node.read(|machine| machine.store().is_swept(revision)) {
-            every.tick().await;
-        }
+        self.0.read_as(caller, may, || self.0.node.read_txn_now(txn)).await
     }
 }
 

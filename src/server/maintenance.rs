@@ -1,6 +1,6 @@
-//! Maintenance: status, hash, alarms, leadership.
+//! Maintenance: status, hashes, alarms, leadership, space, downgrade.
 //!
-//! Left out for now: defragment, the whole-store hash, downgrade. Source: etcd `api/v3rpc/maintenance.go`; contract-server 6.
+//! Source: etcd `api/v3rpc/maintenance.go`; contract-server 6.
 
 use super::front::Front;
 use super::front::wrong_reply;
@@ -11,10 +11,12 @@ use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::AlarmType;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::types::CLUSTER_VERSION;
 use crate::types::ETCD_VERSION;
 use crate::types::MemberId;
+use crate::types::Revision;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
@@ -37,8 +39,12 @@ impl Maintenance for Service {
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let status = self.0.node.status();
-        let (size, in_use, alarms) =
-            self.0.node.read(|machine| (machine.store().size(), machine.store().in_use(), machine.alarms()));
+        let (size, in_use, alarms, storage_version, downgrade) = self.0.node.read(|machine| {
+            let store = machine.store();
+            // What is stored is what the cluster's release can read: the two move together. Before there is a release to agree on, it is ours.
+            let version = machine.cluster_version().unwrap_or(CLUSTER_VERSION).to_owned();
+            (store.size(), store.in_use(), machine.alarms(), version, machine.downgrade().clone())
+        });
         let mut errors = Vec::new();
         if status.leader.is_none() {
             errors.push(Error::NoLeader.to_string());
@@ -55,21 +61,17 @@ impl Maintenance for Service {
             raft_applied_index: status.applied.0,
             errors,
             is_learner: status.is_learner,
-            storage_version: CLUSTER_VERSION.into(),
+            storage_version,
             db_size_quota: self.0.limits.quota_told,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo { enabled: downgrade.enabled, target_version: downgrade.target }),
         }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         let revision = request.into_inner().revision;
-        let plan = self.0.node.read(|machine| machine.store().hash_plan(revision))?;
-        // Reads the whole history: not on a thread that answers others.
-        let hash = tokio::task::spawn_blocking(move || plan.run())
-            .await
-            .map_err(|e| Error::Damaged(format!("hashing: {e}")))??;
+        let hash = self.0.node.hash_kv(revision).await?;
         Ok(Response::new(pb::HashKvResponse {
-            header: self.0.header(),
+            header: self.at(hash.current),
             hash: hash.hash,
             compact_revision: hash.compact_revision,
             hash_revision: hash.hash_revision,
@@ -85,11 +87,18 @@ impl Maintenance for Service {
     }
 
     async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
-        Err(Error::Unimplemented("Defragment").into())
+        tracing::info!("starting defragment");
+        if let Err(why) = self.0.node.defragment().await {
+            tracing::warn!(error = %why, "failed to defragment");
+            return Err(why.into());
+        }
+        tracing::info!("finished defragment");
+        Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        Err(Error::Unimplemented("Hash").into())
+        let (hash, revision) = self.0.node.hash_all().await?;
+        Ok(Response::new(pb::HashResponse { header: self.at(revision), hash }))
     }
 
     type SnapshotStream = snapshot::Stream;
@@ -98,8 +107,28 @@ impl Maintenance for Service {
         Ok(Response::new(snapshot::stream(self.0.node.clone())))
     }
 
-    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
-        Err(Error::Unimplemented("Downgrade").into())
+    async fn downgrade(
+        &self,
+        request: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        let pb::DowngradeRequest { action, version } = request.into_inner();
+        let node = &self.0.node;
+        let cluster = match DowngradeAction::try_from(action) {
+            Ok(DowngradeAction::Validate) => node.validate_downgrade(&version).await?,
+            Ok(DowngradeAction::Enable) => node.enable_downgrade(&version).await?,
+            Ok(DowngradeAction::Cancel) => node.cancel_downgrade().await?,
+            Err(_) => return Err(Error::UnknownMethod.into()),
+        };
+        Ok(Response::new(pb::DowngradeResponse { header: self.0.header(), version: cluster.short() }))
+    }
+}
+
+impl Service {
+    /// A header with the revision that an answer speaks of.
+    fn at(&self, revision: Revision) -> Option<pb::ResponseHeader> {
+        let mut header = Some(pb::ResponseHeader { revision: revision.to_wire(), ..pb::ResponseHeader::default() });
+        self.0.stamp(&mut header);
+        header
     }
 }
 

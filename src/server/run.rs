@@ -34,6 +34,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -129,7 +130,15 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         lease_checkpoint_ms: config.lease_checkpoint.then_some(LEASE_CHECKPOINT_MS),
         token_ttl_ms: u64::try_from(config.auth_token_ttl.as_millis()).unwrap_or(u64::MAX),
         limits: crate::apply::Limits { quota_bytes: config.quota(), ..Default::default() },
+        auto_compaction: config.auto_compaction(),
+        compaction_batch: config.compaction_batch,
+        compaction_pause_ms: millis(config.compaction_pause),
+        downgrade_check_ms: millis(config.downgrade_check),
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Everything that must be bound and read before the member starts.

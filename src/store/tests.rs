@@ -206,3 +206,90 @@ proptest! {
         prop_assert_eq!(all(&open(&dir)), all(&memory));
     }
 }
+
+/// Rows of two tables, and the applied index beside them.
+fn filled(dir: &Path) -> (Renewable, Batch) {
+    let store = Renewable::open(dir, CACHE_BYTES).expect("opens");
+    let mut batch = Batch::default();
+    for number in 0..400u64 {
+        batch.put(Table::Key, number.to_be_bytes().to_vec(), vec![number as u8; 4096]);
+    }
+    batch.put(Table::Lease, "lease", "row");
+    batch.put(Table::Meta, "consistent_index", 400u64.to_be_bytes().to_vec());
+    store.write(&batch).expect("writes");
+    (store, batch)
+}
+
+#[test]
+fn a_store_written_afresh_has_the_same_rows_in_less_space() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (store, batch) = filled(&dir.path().join("store"));
+    // Much more than sled's smallest file, and then much less.
+    let (mut more, mut fewer) = (Batch::default(), Batch::default());
+    for number in 400..6000u64 {
+        more.put(Table::Key, number.to_be_bytes().to_vec(), vec![number as u8; 4096]);
+        if number % 32 == 0 {
+            store.write(&std::mem::take(&mut more)).expect("writes");
+        }
+    }
+    (40..6000u64).for_each(|number| fewer.delete(Table::Key, number.to_be_bytes().to_vec()));
+    store.write(&fewer).expect("writes");
+    store.sync().expect("syncs");
+    let before = all(&store);
+    let (from, to) = store.renew().expect("renews");
+    assert!(to < from, "{from} became {to}");
+    assert_eq!((all(&store) == before, before.len()), (true, 42));
+    assert!(!store.is_lost());
+    store.write(&batch).expect("it goes on");
+    let after = all(&store);
+    drop(store);
+    let left: Vec<_> = fs::read_dir(dir.path()).expect("there").flatten().map(|file| file.file_name()).collect();
+    assert_eq!(left, ["store"], "nothing is left beside it");
+    let again = Renewable::open(&dir.path().join("store"), CACHE_BYTES).expect("opens");
+    assert!(all(&again) == after);
+}
+
+/// What is on disk after a crash at each step of the swap, and which store must be found then.
+#[test]
+fn a_crash_while_it_is_written_afresh_leaves_one_whole_store() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (store, fresh, old) = (dir.path().join("store"), dir.path().join("store.fresh"), dir.path().join("store.old"));
+    let (made, _) = filled(&store);
+    made.sync().expect("syncs");
+    let whole = all(&made);
+    drop(made);
+    let half_written = || {
+        fs::create_dir(&fresh).expect("made");
+        fs::write(fresh.join("db"), b"half").expect("written");
+    };
+    let steps: [(&str, &dyn Fn()); 4] = [
+        ("while copying", &half_written),
+        ("before the first rename", &|| fs::create_dir_all(&fresh).expect("made")),
+        ("between the renames", &|| {
+            half_written();
+            fs::rename(&store, &old).expect("renamed");
+        }),
+        ("before the old one is removed", &|| {
+            fs::create_dir(&old).expect("made");
+            fs::write(old.join("db"), b"old").expect("written");
+        }),
+    ];
+    for (when, crash) in steps {
+        crash();
+        let found = Renewable::open(&store, CACHE_BYTES).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert!(all(&found) == whole, "{when}");
+        assert!(!fresh.exists() && !old.exists(), "{when}: something is left");
+        drop(found);
+    }
+}
+
+#[test]
+fn a_copy_that_fails_leaves_the_old_store_in_use() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (store, _) = filled(&dir.path().join("store"));
+    let whole = all(&store);
+    // A file where the fresh store's folder should be.
+    fs::write(dir.path().join("store.fresh"), b"in the way").expect("written");
+    assert!(matches!(store.renew(), Err(Error::Storage(_))));
+    assert!(!store.is_lost() && all(&store) == whole);
+}

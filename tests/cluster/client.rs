@@ -64,6 +64,10 @@ impl Client {
         LeaseClient::new(self.channels[member].clone())
     }
 
+    pub(crate) fn maintenance(&self, member: usize) -> MaintenanceClient<Channel> {
+        MaintenanceClient::new(self.channels[member].clone())
+    }
+
     /// A connection of its own, as for a watch.
     pub(crate) fn lock(&self, member: usize) -> LockClient<Channel> {
         LockClient::new(endpoint(&self.urls[member]).connect_lazy())

@@ -20,8 +20,8 @@ fn member_json(member: &Member) -> String {
     Object::default()
         .number("ID", member.id)
         .text("name", &member.name)
-        .list("peerURLs", member.peer_ur_ls.iter().map(|url| golang::json(url)))
-        .list("clientURLs", member.client_ur_ls.iter().map(|url| golang::json(url)))
+        .list("peerURLs", member.peer_ur_ls.iter().map(golang::json))
+        .list("clientURLs", member.client_ur_ls.iter().map(golang::json))
         .flag("isLearner", member.is_learner)
         .end()
 }
@@ -40,7 +40,7 @@ fn member_row(member: &Member) -> Vec<String> {
 /// The one answer that `--hex` changes in json: ids as strings of hexadecimal digits, and fewer fields.
 fn members_hex_json(answer: &MemberListResponse) -> String {
     let hex = |id: u64| format!("\"{id:x}\"");
-    let urls = |urls: &[String]| json::array(urls.iter().map(|url| golang::json(url)));
+    let urls = |urls: &[String]| json::array(urls.iter().map(golang::json));
     let header = answer.header.unwrap_or_default();
     let header = Object::default()
         .always("cluster_id", hex(header.cluster_id))
@@ -236,7 +236,7 @@ fn status_json(status: &StatusResponse) -> String {
         .number("raftIndex", status.raft_index)
         .number("raftTerm", status.raft_term)
         .number("raftAppliedIndex", status.raft_applied_index)
-        .list("errors", status.errors.iter().map(|error| golang::json(error)))
+        .list("errors", status.errors.iter().map(golang::json))
         .number("dbSizeInUse", status.db_size_in_use)
         .flag("isLearner", status.is_learner)
         .text("storageVersion", &status.storage_version)
