@@ -25,12 +25,14 @@ mod error;
 mod fake;
 mod lease;
 mod pool;
+mod snapshot;
 mod tls;
 mod watch;
 
 pub use call::Call;
 pub use error::Error;
 pub use lease::KeepAlive;
+pub use snapshot::SnapshotStream;
 pub use tls::TlsFiles;
 pub use watch::Watch;
 pub use watch::watch_from;
@@ -202,6 +204,14 @@ impl Client {
     #[must_use]
     pub fn keep_alive(&self, lease: i64) -> KeepAlive {
         KeepAlive::new(self.clone(), lease)
+    }
+
+    /// Asks one member for all of its data, as a snapshot file: see [`SnapshotStream`]. Waits for a connection as long as a call may take.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn snapshot(&self) -> Result<SnapshotStream, Error> {
+        self.in_time(snapshot::open(self)).await
     }
 
     /// Exchanges user and password for a token, which goes with every later call. Does nothing without a user.

@@ -8,10 +8,9 @@
 //! ```
 //!
 //! What it prints is what etcdctl 3.6 prints; where 3.6 panics, a sentence and exit code 3 stand instead.
-//! Left out until later: snapshot, auth, user, role, lock, elect, check, make-mirror, defrag, downgrade, completion,
+//! Left out until later: auth, user, role, lock, elect, check, make-mirror, defrag, downgrade, completion,
 //! and DNS discovery. Source: etcd `etcdctl/ctlv3`.
 
-mod args;
 mod commands;
 mod endpoint;
 mod exit;
@@ -21,9 +20,11 @@ mod lease;
 mod member;
 mod print;
 mod session;
+mod snapshot;
 mod txn;
 mod watch;
 
+use crate::cmdline::args;
 use crate::types::ETCD_VERSION;
 use args::Args;
 use args::Refused;

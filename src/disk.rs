@@ -147,6 +147,17 @@ impl DiskFile for RealFile {
     }
 }
 
+impl RealDisk {
+    /// Opens a file only to read it: one that may not be written to, too.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if it is not there or may not be read.
+    pub fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        let file = fs::File::open(path).map_err(at(path))?;
+        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+    }
+}
+
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
         let file = fs::OpenOptions::new().read(true).write(true).open(path).map_err(at(path))?;

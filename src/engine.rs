@@ -99,6 +99,12 @@ impl Batch {
         self.rows.iter().map(|((table, key), value)| (*table, key, value.as_ref()))
     }
 
+    /// The changes of one table in key order.
+    pub fn rows_of(&self, table: Table) -> impl Iterator<Item = (&Bytes, Option<&Bytes>)> {
+        let rows = self.rows.range((table, Bytes::new())..).take_while(move |((other, _), _)| *other == table);
+        rows.map(|((_, key), value)| (key, value.as_ref()))
+    }
+
     /// Bytes of keys and values.
     #[must_use]
     pub fn bytes(&self) -> usize {

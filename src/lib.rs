@@ -17,9 +17,11 @@
 
 pub mod apply;
 pub mod auth;
+pub mod bbolt;
 pub mod bench;
 pub mod cli;
 pub mod client;
+pub mod cmdline;
 pub mod consensus;
 pub mod ctl;
 pub mod disk;
@@ -28,6 +30,7 @@ pub mod error;
 pub mod golang;
 #[cfg(test)]
 mod golden;
+pub mod image;
 pub mod lab;
 pub mod lease;
 pub mod membership;

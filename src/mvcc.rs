@@ -21,7 +21,9 @@
 mod blocks;
 mod cache;
 mod compact;
+mod export;
 mod history;
+mod import;
 mod index;
 mod pins;
 mod row;
@@ -31,11 +33,14 @@ mod select;
 mod tests;
 
 pub use compact::Ahead;
+pub use export::Export;
+pub use export::Exported;
 pub use history::HASH_KEYS;
 pub use history::Hash;
 pub use history::HashPlan;
 pub use history::History;
 pub use history::RawRows;
+pub use import::Import;
 pub use row::RowId;
 pub use select::SLICE_KEYS;
 pub use select::Selection;
@@ -261,14 +266,19 @@ impl Store {
         if self.is_dirty() {
             batch.put(Table::Meta, CURRENT, self.current.0.to_be_bytes().to_vec());
             batch.put(Table::Meta, SIZE, self.size.to_be_bytes().to_vec());
-            for (name, revision) in [(COMPACTED, self.compacted), (SWEPT, self.swept)] {
-                if let Some(main) = revision {
-                    batch.put(Table::Meta, name, RowId::first_of(main).to_key().to_vec());
-                }
-            }
+            self.save_compaction(batch);
         }
         self.changed = false;
         self.blocks.drain(batch);
+    }
+
+    /// Writes how far was compacted and how far that has been carried out, as etcd keeps both.
+    pub fn save_compaction(&self, batch: &mut Batch) {
+        for (name, revision) in [(COMPACTED, self.compacted), (SWEPT, self.swept)] {
+            if let Some(main) = revision {
+                batch.put(Table::Meta, name, RowId::first_of(main).to_key().to_vec());
+            }
+        }
     }
 
     /// Notes that the engine has the oldest batch that was drained and not yet noted here.

@@ -16,6 +16,7 @@ mod boot;
 mod compactor;
 mod duties;
 mod handler;
+mod image;
 mod leases;
 mod mailbox;
 mod maintain;
@@ -31,6 +32,7 @@ mod tests;
 pub use boot::Config;
 pub use boot::Start;
 pub use compactor::AutoCompaction;
+pub use image::Image;
 pub use start::Network;
 
 use crate::apply::Machine;
@@ -63,6 +65,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -161,6 +164,8 @@ struct Inner {
     /// Ends the peers' listeners.
     closing: signal::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// How many images of this member are being written or sent.
+    images: Arc<AtomicUsize>,
     /// Open while this member runs: it locks the data directory.
     lock: Mutex<Option<std::fs::File>>,
 }

@@ -31,6 +31,7 @@ mod password;
 mod range_stream;
 mod run;
 mod settings;
+mod snapshot;
 mod sniff;
 mod systemd;
 mod token;

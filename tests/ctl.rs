@@ -92,7 +92,8 @@ const REFUSED_SINCE_3_6: &[Row] = &[
     ("version",                   "", 0,   "etcdctl version: 3.6.14\nAPI version: 3.6\n", ""),
     ("get k --min-mod-rev 3 --max-mod-rev 2", "", 4, "", "Error: getMinModRev(=3) > getMaxModRev(=2)\n"),
     ("txn", "mod(\"k\") >= \"0\"\n",  3,   "", "Error: malformed comparison: mod(\"k\") >= \"0\" (unknown operator >=)\n"),
-    ("snapshot save f",           "", 1,   "", "Error: etcdctl snapshot is not built yet: it comes with a later release of etcd-lab\n"),
+    ("snapshot save",             "", 128, "", "Error: snapshot save expects one argument <filename>\n"),
+    ("make-mirror f",             "", 1,   "", "Error: etcdctl make-mirror is not built yet: it comes with a later release of etcd-lab\n"),
     ("endpoint status -w json --command-timeout 100ms", "", 1, "null\n", "Failed to get the status of endpoint 127.0.0.1:1 (context deadline exceeded)\n"),
 ];
 

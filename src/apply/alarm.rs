@@ -35,6 +35,13 @@ impl Alarms {
         }
     }
 
+    /// Writes every row.
+    pub(super) fn save(&self, batch: &mut Batch) {
+        for alarm in self.list(0) {
+            batch.put(Table::Alarm, alarm.encode_to_vec(), Bytes::new());
+        }
+    }
+
     /// Those of one kind, or all for 0.
     pub(super) fn list(&self, kind: i32) -> Vec<pb::AlarmMember> {
         let of_kind = self.0.iter().filter(|(alarm, _)| kind == 0 || kind == *alarm);

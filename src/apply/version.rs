@@ -119,6 +119,20 @@ impl Versions {
         Ok(Versions { cluster, downgrade: downgrade.unwrap_or_default() })
     }
 
+    /// Writes every row.
+    pub(super) fn save(&self, batch: &mut Batch) {
+        if let Some(version) = &self.cluster {
+            batch.put(Table::Cluster, CLUSTER_VERSION, version.clone());
+        }
+        if self.downgrade.enabled {
+            batch.put(Table::Cluster, DOWNGRADE, self.downgrade_row());
+        }
+    }
+
+    fn downgrade_row(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.downgrade).expect("text and a yes or no")
+    }
+
     /// Sets the cluster's version. A member that does not know it must not go on: it could not read what the others write.
     pub(super) fn set_cluster(&mut self, version: String, batch: &mut Batch) -> Result<(), Error> {
         if Version::parse(&version).is_some_and(|cluster| cluster > Version::own()) {
@@ -136,8 +150,7 @@ impl Versions {
             true => Downgrade { target: request.ver, enabled: true },
             false => Downgrade::default(),
         };
-        let row = serde_json::to_vec(&self.downgrade).expect("text and a yes or no");
-        batch.put(Table::Cluster, DOWNGRADE, row);
+        batch.put(Table::Cluster, DOWNGRADE, self.downgrade_row());
     }
 }
 

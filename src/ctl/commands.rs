@@ -12,9 +12,11 @@ use super::kv;
 use super::lease;
 use super::member;
 use super::session::Session;
+use super::snapshot;
 use super::txn;
 use super::watch;
 use crate::golang;
+use crate::utl;
 use futures::future::LocalBoxFuture;
 
 /// A row of the table.
@@ -227,7 +229,11 @@ static COMMANDS: &[Command] = &[
     command!("move-leader", "<transferee-member-id>", "Hands leadership to another member", &[], endpoint::move_leader),
     Command { long: PUT_HELP, ..command!("put", "[options] <key> <value>", "Sets a key to a value", PUT_FLAGS, kv::put) },
     later("role"),
-    later("snapshot"),
+    group("snapshot", "Snapshots", &[
+        command!("restore", "<filename> [options]", "Makes a data directory from a snapshot (now: etcdutl)", utl::RESTORE_FLAGS, snapshot::restore),
+        command!("save", "<filename>", "Saves all data of one member to a file", &[], snapshot::save),
+        command!("status", "<filename>", "Tells what a snapshot file holds (now: etcdutl)", &[], snapshot::status),
+    ]),
     Command { long: TXN_HELP, ..command!("txn", "[options]", "Compares, and does one thing or another, in one step", TXN_FLAGS, txn::txn) },
     later("user"),
     command!("version", "", "Prints the version", &[], super::version),
@@ -401,7 +407,7 @@ mod tests {
         leads("lease foo", " lease", "foo");
         leads("-- get", "", "-- get");
         leads("help lease grant", " help", "lease grant");
-        leads("snapshot save f", " snapshot", "save f");
+        leads("snapshot save f", " snapshot save", "f");
     }
 
     #[test]

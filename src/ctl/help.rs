@@ -99,6 +99,6 @@ mod tests {
     fn what_is_not_built_is_not_in_the_help() {
         let text = usage(&Found::root());
         assert!(text.contains("\n  lease keep-alive\t"), "{text}");
-        assert!(!text.contains("snapshot") && !text.contains("completion"), "{text}");
+        assert!(!text.contains("make-mirror") && !text.contains("completion"), "{text}");
     }
 }

@@ -7,8 +7,8 @@ pub(super) mod cluster;
 pub(super) mod json;
 pub(super) mod kv;
 pub(super) mod lease;
-pub(super) mod table;
 
+pub(super) use crate::cmdline::table;
 use crate::golang;
 use crate::proto::etcdserverpb::ResponseHeader;
 use json::Object;

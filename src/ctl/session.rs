@@ -270,7 +270,7 @@ impl<'a> Session<'a> {
     }
 
     /// One line of JSON on the error stream, as etcd's tools log.
-    fn log(&mut self, level: &str, fields: &[(&str, &str)]) -> Outcome {
+    pub(super) fn log(&mut self, level: &str, fields: &[(&str, &str)]) -> Outcome {
         use super::print::json;
         let mut line = json::Object::default();
         line.always("level", golang::json(level)).always("ts", golang::json(&now()));

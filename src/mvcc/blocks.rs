@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// A block is closed before it would grow beyond this. A larger row has a block of its own.
@@ -59,6 +60,16 @@ struct Block {
     body: Body,
 }
 
+impl Block {
+    fn add_sources(&self, id: RowId, sources: &mut Vec<Source>) {
+        match &self.body {
+            Body::Open(rows) => sources.extend(rows.iter().map(|row| Source::Row(Box::new(row.clone())))),
+            Body::Closed(bytes) => sources.push(Source::Block(bytes.clone())),
+            Body::Stored => sources.push(Source::Stored(id)),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Body {
     Open(Vec<Row>),
@@ -89,10 +100,19 @@ impl Reader {
         if let Some(block) = self.cache.get(id) {
             return Ok(block);
         }
-        let block = self.engine.get(Table::Key, &id.to_key())?;
-        let block = block.ok_or_else(|| Error::Damaged(format!("the block of history at {id:?} is missing")))?;
+        let block = self.fetch(id)?;
         self.cache.put(id, block.clone());
         Ok(block)
+    }
+
+    /// The same, for those who read all of history once: what is cached for others stays.
+    pub(super) fn block_once(&self, id: RowId) -> Result<Bytes, Error> {
+        self.cache.get(id).map_or_else(|| self.fetch(id), Ok)
+    }
+
+    fn fetch(&self, id: RowId) -> Result<Bytes, Error> {
+        let block = self.engine.get(Table::Key, &id.to_key())?;
+        block.ok_or_else(|| Error::Damaged(format!("the block of history at {id:?} is missing")))
     }
 }
 
@@ -176,13 +196,25 @@ impl Blocks {
     pub(super) fn walk(&self, from: RowId) -> impl Iterator<Item = (RowId, usize, usize, Vec<Source>)> {
         let first = self.home(from).map_or(from, |(id, _)| id);
         self.directory.range(first..).map(|(id, block)| {
-            let sources = match &block.body {
-                Body::Open(rows) => rows.iter().map(|row| Source::Row(Box::new(row.clone()))).collect(),
-                Body::Closed(bytes) => vec![Source::Block(bytes.clone())],
-                Body::Stored => vec![Source::Stored(*id)],
-            };
+            let mut sources = Vec::new();
+            block.add_sources(*id, &mut sources);
             (*id, block.rows as usize, block.bytes, sources)
         })
+    }
+
+    /// The next blocks after the one at `after`, of about `bytes` bytes: the address of the last, and where to read them.
+    pub(super) fn next(&self, after: Option<RowId>, bytes: usize) -> Option<(RowId, Vec<Source>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut last, mut sources, mut sum) = (None, Vec::new(), 0);
+        for (id, block) in self.directory.range((from, Bound::Unbounded)) {
+            if sum > 0 && sum + block.bytes > bytes {
+                break;
+            }
+            sum += block.bytes;
+            last = Some(*id);
+            block.add_sources(*id, &mut sources);
+        }
+        last.map(|last| (last, sources))
     }
 
     /// Counts rows as dead, once each.

@@ -11,6 +11,7 @@ use crate::consensus::Initial;
 use crate::disk::Disk;
 use crate::disk::RealDisk;
 use crate::error::Error;
+use crate::image;
 use crate::membership::Founders;
 use crate::membership::Members;
 use crate::proto::raftpb::Entry;
@@ -130,7 +131,9 @@ pub(super) fn boot(config: &Config) -> Result<Booted, Error> {
     }
     let Metadata { member: id, cluster } = replay.metadata;
     let (wal, replay) = with_founders(wal, replay, &founders)?;
-    let (engine, machine) = open_state(&store_dir, cluster, &replay, &config.limits)?;
+    // What a restored member began with is in its store only.
+    let base = image::read_base(&RealDisk, &member)?.0.max(replay.start.index);
+    let (engine, machine) = open_state(&store_dir, cluster, &replay, base, &config.limits)?;
     let initial = Initial {
         offset: (Index(replay.start.index), Term(replay.start.term)),
         entries: replay.entries,
@@ -235,27 +238,28 @@ fn with_founders(mut wal: Wal, mut replay: Replay, founders: &Members) -> Result
     Ok((wal, replay))
 }
 
-/// Opens the store, or makes a new one where it cannot be used and the log can fill it.
+/// Opens the store, or makes a new one where it cannot be used and the log can fill it: the log goes on from `base`.
 fn open_state(
     dir: &Path,
     cluster: ClusterId,
     replay: &Replay,
+    base: u64,
     limits: &Limits,
 ) -> Result<(Arc<Renewable>, Machine), Error> {
     let last = replay.start.index + replay.entries.len() as u64;
     let why = match try_open_state(dir, cluster, limits) {
         Ok((engine, machine)) => {
             let (applied, _) = machine.applied();
-            if replay.start.index <= applied.0 && applied.0 <= last {
+            if base <= applied.0 && applied.0 <= last {
                 return Ok((engine, machine));
             }
-            format!("it holds entry {applied}, the log holds {} to {last}", replay.start.index)
+            format!("it holds entry {applied}, the log goes on from {base} to {last}")
         }
         // A failing disk, a second process, a newer format: not the store's fault, and not for us to repair.
         Err(Error::Storage(why)) => return Err(Error::Storage(why)),
         Err(e) => e.to_string(),
     };
-    if replay.start.index > 0 {
+    if base > 0 {
         return Err(Error::Damaged(format!(
             "the store in {} cannot be used ({why}), and the log does not go back to the beginning: \
              restore this member from a snapshot, or remove it from the cluster and add it again",

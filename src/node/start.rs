@@ -116,6 +116,7 @@ impl Node {
             threads: Mutex::new(Vec::new()),
             tap,
             config,
+            images: Arc::default(),
             lock: Mutex::new(Some(lock)),
         });
         inner.applied.set(applied);

@@ -1,10 +1,11 @@
 //! Maintenance: status, hashes, alarms, leadership, space, downgrade.
 //!
-//! Left out for now: snapshot. Source: etcd `api/v3rpc/maintenance.go`; contract-server 6.
+//! Source: etcd `api/v3rpc/maintenance.go`; contract-server 6.
 
 use super::front::Front;
 use super::front::wrong_reply;
 use super::identity::Caller;
+use super::snapshot;
 use crate::apply::Reply;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
@@ -100,10 +101,10 @@ impl Maintenance for Service {
         Ok(Response::new(pb::HashResponse { header: self.at(revision), hash }))
     }
 
-    type SnapshotStream = futures::stream::Empty<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = snapshot::Stream;
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Error::Unimplemented("Snapshot").into())
+        Ok(Response::new(snapshot::stream(self.0.node.clone())))
     }
 
     async fn downgrade(

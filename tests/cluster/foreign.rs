@@ -10,6 +10,12 @@ pub(crate) fn etcd_351(test: &str) -> Option<PathBuf> {
     found(test, "etcd 3.5.1 (ETCD_351)", std::env::var_os("ETCD_351").map(PathBuf::from))
 }
 
+/// A program of the 3.5.1 release that lies beside its etcd: etcdctl or etcdutl. `None` after saying that the test is skipped.
+pub(crate) fn beside_351(test: &str, name: &str) -> Option<PathBuf> {
+    let etcd = etcd_351(test)?;
+    found(test, &format!("{name} 3.5.1, beside ETCD_351"), Some(etcd.with_file_name(name)))
+}
+
 /// etcdctl 3.4, or `None` after saying that the test is skipped.
 pub(crate) fn etcdctl_34(test: &str) -> Option<PathBuf> {
     let named = std::env::var_os("ETCDCTL_34").map(PathBuf::from);

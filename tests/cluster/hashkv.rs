@@ -111,7 +111,7 @@ impl Operations {
 }
 
 /// Gives the server all operations; returns revision, compaction and hash, a line for each revision asked.
-async fn hashes(client: &Client) -> String {
+pub(crate) async fn hashes(client: &Client) -> String {
     let mut text = String::new();
     let mut operations = Operations(Seeded::new(SEED));
     let (mut revision, mut compacted) = (1, -1);

@@ -6,7 +6,7 @@
 //! | variable | what it does |
 //! |---|---|
 //! | `ETCD_BIN` | members run this program instead of ours: the harness against real etcd |
-//! | `ETCD_351` | etcd 3.5.1, for comparisons |
+//! | `ETCD_351` | etcd 3.5.1, for comparisons; its etcdctl and etcdutl lie beside it |
 //! | `ETCD_PEER` | any other etcd for the differ, which has more variables of its own ([`differ`]) |
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
@@ -30,6 +30,7 @@ mod maintenance;
 mod ports;
 mod seeded;
 mod small_print;
+mod snapshots;
 mod terminate;
 mod tls;
 mod watch_rules;

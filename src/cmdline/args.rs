@@ -9,18 +9,18 @@ use std::time::Duration;
 
 /// One flag of the table.
 #[derive(Debug)]
-pub(super) struct Flag {
-    pub(super) name: &'static str,
+pub(crate) struct Flag {
+    pub(crate) name: &'static str,
     /// `w` for `-w`; a blank if there is none.
-    pub(super) short: char,
-    pub(super) kind: Kind,
-    pub(super) default: &'static str,
-    pub(super) help: &'static str,
+    pub(crate) short: char,
+    pub(crate) kind: Kind,
+    pub(crate) default: &'static str,
+    pub(crate) help: &'static str,
 }
 
 /// What a flag's value must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Switch,
     Text,
     Number,
@@ -31,28 +31,28 @@ pub(super) enum Kind {
 
 /// A command line, read.
 #[derive(Debug, Default)]
-pub(super) struct Args {
+pub(crate) struct Args {
     values: BTreeMap<&'static str, String>,
     /// The words that are not flags.
-    pub(super) words: Vec<Vec<u8>>,
+    pub(crate) words: Vec<Vec<u8>>,
     /// How many of them stand before `--`, if there is one.
-    pub(super) before_dashes: Option<usize>,
+    pub(crate) before_dashes: Option<usize>,
 }
 
 /// `-h` and `--help`, which every command has.
-pub(super) const HELP: Flag =
+pub(crate) const HELP: Flag =
     Flag { name: "help", short: 'h', kind: Kind::Switch, default: "false", help: "show this text" };
 
 /// Why a command line was refused; or a cry for help.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     Help,
     Because(String),
 }
 
 impl Args {
     /// Reads `line` with the flags that `known` yields.
-    pub(super) fn parse(line: &[Vec<u8>], known: &[&'static Flag]) -> Result<Args, Refused> {
+    pub(crate) fn parse(line: &[Vec<u8>], known: &[&'static Flag]) -> Result<Args, Refused> {
         let mut args = Args::default();
         let mut line = line.iter();
         while let Some(word) = line.next() {
@@ -127,7 +127,7 @@ impl Args {
     }
 
     /// Gives `flag` a value, if it is one of the right kind.
-    pub(super) fn set(&mut self, flag: &'static Flag, value: String) -> Result<(), Refused> {
+    pub(crate) fn set(&mut self, flag: &'static Flag, value: String) -> Result<(), Refused> {
         let checked = match flag.kind {
             Kind::Switch => golang::parse_bool(&value).map(|_| ()),
             Kind::Number => golang::parse_int(&value, 0).map(|_| ()),
@@ -154,32 +154,32 @@ impl Args {
     }
 
     /// Whether the flag was given at all.
-    pub(super) fn is_given(&self, name: &str) -> bool {
+    pub(crate) fn is_given(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
 
     /// A switch.
-    pub(super) fn is_set(&self, name: &str) -> bool {
+    pub(crate) fn is_set(&self, name: &str) -> bool {
         self.values.get(name).is_some_and(|value| golang::parse_bool(value) == Ok(true))
     }
 
     /// The text given for `name`.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
     /// The number given for `name`, or 0.
-    pub(super) fn number(&self, name: &str) -> i64 {
+    pub(crate) fn number(&self, name: &str) -> i64 {
         self.text(name).map_or(0, |text| golang::parse_int(text, 0).expect("checked when it was set"))
     }
 
     /// The time given for `name`.
-    pub(super) fn time(&self, name: &str) -> Option<Duration> {
+    pub(crate) fn time(&self, name: &str) -> Option<Duration> {
         self.text(name).map(|text| golang::parse_duration(text).expect("checked when it was set"))
     }
 
     /// A word as text.
-    pub(super) fn word(&self, at: usize) -> String {
+    pub(crate) fn word(&self, at: usize) -> String {
         String::from_utf8_lossy(&self.words[at]).into_owned()
     }
 }

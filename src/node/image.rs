@@ -1,0 +1,64 @@
+//! The image of this member, made while it works.
+
+use super::Node;
+use crate::apply::Machine;
+use crate::disk::Disk;
+use crate::disk::DiskFile;
+use crate::disk::RealDisk;
+use crate::error::Error;
+use crate::image;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+/// How many images may be written or sent at once: each takes as much disk as the data.
+const IMAGES_MAX: usize = 4;
+
+/// The number in the next image's name.
+static NAMES: AtomicU64 = AtomicU64::new(0);
+
+/// A database with all of a member's state. Its file has no name any more and is gone when this is dropped.
+pub struct Image {
+    pub file: Box<dyn DiskFile>,
+    pub bytes: u64,
+    /// The release whose form the data has; may be empty.
+    pub storage_version: &'static str,
+    _turn: Turn,
+}
+
+/// One of the images that may exist at once.
+struct Turn(Arc<AtomicUsize>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Node {
+    /// Writes the state as it is now into a file of its own in the data directory. Reads all of history: takes a while, blocks, and holds back
+    /// the removal of what is compacted meanwhile. A failure here (a full disk) is the caller's only.
+    ///
+    /// # Errors
+    /// [`Error::TooManyRequests`] if four images are there already; [`Error::Storage`], [`Error::Damaged`].
+    pub fn image(&self) -> Result<Image, Error> {
+        let images = Arc::clone(&self.inner.images);
+        let turn = match images.fetch_add(1, Ordering::AcqRel) {
+            before if before < IMAGES_MAX => Turn(images),
+            _ => {
+                drop(Turn(images));
+                return Err(Error::TooManyRequests);
+            }
+        };
+        let name = format!("image.{}.tmp", NAMES.fetch_add(1, Ordering::Relaxed));
+        let path = self.inner.config.data_dir.join("member").join(name);
+        let mut file = RealDisk.create(&path)?;
+        // A crash leaves nothing behind that anybody would have to clean up.
+        RealDisk.remove(&path)?;
+        let frozen = self.read(Machine::freeze);
+        let storage_version = frozen.storage_version;
+        let bytes = image::write(&self.inner.machine, frozen, file.as_mut())?;
+        Ok(Image { file, bytes, storage_version, _turn: turn })
+    }
+}

@@ -1,0 +1,122 @@
+//! Command lines, their texts and exit codes; and files that are refused.
+
+use super::*;
+use crate::bbolt::Writer;
+use crate::disk::Disk as _;
+use crate::disk::RealDisk;
+use sha2::Digest as _;
+use std::path::Path;
+
+fn ran(args: &[&str]) -> (u8, String, String) {
+    let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = run(&args, &mut out, &mut err);
+    (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+}
+
+fn fails(args: &[&str], code: u8, message: &str) {
+    let (got, out, err) = ran(args);
+    assert_eq!((got, out.as_str()), (code, ""), "{args:?}: {err}");
+    assert_eq!(err.lines().last(), Some(format!("Error: {message}").as_str()), "{args:?}");
+}
+
+/// A snapshot with one key at revision 2, and its checksum.
+fn snapshot(path: &Path) {
+    let mut file = RealDisk.create(path).expect("a file");
+    let mut writer = Writer::new(file.as_mut());
+    writer.bucket(b"key").expect("the first");
+    let value = b"\x0a\x01k\x10\x02\x18\x02\x20\x01\x2a\x01v";
+    writer.put(b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\0", value).expect("the first");
+    writer.bucket(b"meta").expect("in order");
+    writer.put(b"storageVersion", b"3.6.0").expect("the first");
+    writer.finish().expect("written");
+    let bytes = std::fs::read(path).expect("there");
+    std::fs::write(path, [&bytes[..], &sha2::Sha256::digest(&bytes)].concat()).expect("written");
+}
+
+#[test]
+fn it_tells_its_version_and_what_it_cannot_do_yet() {
+    assert_eq!(ran(&["version"]).1, "etcdutl version: 3.6.14\nAPI version: 3.6\n");
+    fails(&["defrag"], 1, "etcdutl defrag is not built yet: it comes with a later release of etcd-lab");
+    assert!(!ran(&["--help"]).1.contains("defrag"), "the help names only what works");
+    fails(&["bogus"], 1, "unknown command \"bogus\" for \"etcdutl\"");
+    assert!(ran(&["snapshot"]).1.contains("\nAvailable Commands:\n  restore"));
+    assert!(ran(&["help", "snapshot", "restore"]).1.contains("--bump-revision int"));
+}
+
+#[test]
+fn wrong_arguments_have_etcds_texts_and_codes() {
+    fails(&["snapshot", "status"], 128, "snapshot status requires exactly one argument");
+    fails(&["snapshot", "status", "/nofile"], 1, "stat /nofile: no such file or directory");
+    fails(&["snapshot", "status", "-w", "foo", "/dev/null"], 4, "unsupported output format");
+    fails(&["snapshot", "restore"], 128, "snapshot restore requires exactly one argument");
+    fails(&["snapshot", "restore", "--bogus"], 1, "unknown flag: --bogus");
+    let dir = tempfile::tempdir().expect("a directory");
+    let to = dir.path().join("d").display().to_string();
+    let (base, to) = (["snapshot", "restore", "/nofile", "--data-dir"], to.as_str());
+    let restore = |more: &[&str], code, message: &str| fails(&[&base[..], &[to], more].concat(), code, message);
+    restore(&[], 1, "open /nofile: no such file or directory");
+    let local = "couldn't find local name \"zz\" in the initial cluster configuration";
+    restore(&["--name", "zz"], 1, local);
+    let bump = "--mark-compacted required if --revision-bump > 0";
+    restore(&["--bump-revision", "7"], 128, bump);
+    restore(&["--mark-compacted"], 128, bump);
+    let there = dir.path().display().to_string();
+    std::fs::write(dir.path().join("file"), "").expect("written");
+    fails(&[&base[..], &[there.as_str()]].concat(), 1, &format!("data-dir \"{there}\" not empty or could not be read"));
+    restore(&["--wal-dir", &there], 1, &format!("wal-dir \"{there}\" exists"));
+    assert!(!Path::new(to).exists(), "nothing was made");
+}
+
+#[test]
+fn a_snapshots_status_is_told_in_every_format() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s.db");
+    snapshot(&path);
+    let path = path.display().to_string();
+    let mut all = Vec::new();
+    for part in [&b"key"[..], b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\0", b"\x0a\x01k\x10\x02\x18\x02\x20\x01\x2a\x01v"] {
+        all.extend_from_slice(part);
+    }
+    all.extend_from_slice(b"metastorageVersion3.6.0");
+    let hash = crc32c::crc32c(&all);
+    let told = |format: &str| ran(&["snapshot", "status", &path, "-w", format]).1;
+    assert_eq!(told("simple"), format!("{hash:x}, 2, 1, 16 kB, 3.6.0\n"));
+    let json = format!("{{\"hash\":{hash},\"revision\":2,\"totalKey\":1,\"totalSize\":16384,\"version\":\"3.6.0\"}}\n");
+    assert_eq!(told("json"), json);
+    assert!(told("fields").ends_with("\"Revision\" : 2\n\"Keys\" : 1\n\"Size\" : 16384\n\"Version\" : 3.6.0\n"));
+    assert!(told("table").contains("| REVISION | TOTAL KEYS | TOTAL SIZE | VERSION |\n"));
+    fails(&["snapshot", "status", &path, "-w", "protobuf"], 4, "protobuf not supported as output format");
+}
+
+#[test]
+fn damaged_files_are_refused_and_leave_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, to) = (dir.path().join("s.db"), dir.path().join("d"));
+    snapshot(&path);
+    let whole = std::fs::read(&path).expect("there");
+    let (file, data) = (path.display().to_string(), to.display().to_string());
+    let restore =
+        |more: &[&str]| ran(&[&["snapshot", "restore", file.as_str(), "--data-dir", data.as_str()][..], more].concat());
+    let refused = |bytes: &[u8], more: &[&str], why: &str| {
+        std::fs::write(&path, bytes).expect("written");
+        let (code, _, err) = restore(more);
+        assert!(code == 1 && err.contains(why), "{code}: {err}");
+        assert!(!to.exists(), "nothing is left");
+    };
+    let mut flipped = whole.clone();
+    flipped[3 * 4096 + 40] ^= 1;
+    refused(&flipped, &[], "Error: expected sha256 [");
+    refused(&whole[..whole.len() - 32], &[], "Error: snapshot missing hash but --skip-hash-check=false");
+    refused(&whole[..8192], &["--skip-hash-check"], "the file is cut short");
+    refused(b"hello", &["--skip-hash-check"], "Error: invalid database");
+    std::fs::write(&path, &flipped).expect("written");
+    assert!(ran(&["snapshot", "status", &file]).2.contains("Error: expected sha256 ["));
+    std::fs::write(&path, &whole).expect("written");
+    assert_eq!(restore(&[]).0, 0);
+    assert!(to.join("member/wal/0000000000000000-0000000000000000.wal").exists());
+    let hashes = |what: &str| ran(&["hashkv", what, "-w", "json"]).1;
+    assert_eq!(hashes(&data), hashes(&file));
+    assert!(hashes(&file).contains("\"hashRevision\":2,\"compactRevision\":-1"));
+    assert!(restore(&[]).2.contains("not empty or could not be read"));
+}
