@@ -24,7 +24,6 @@ use crate::replica::Replica;
 use crate::tls::Acceptor;
 use crate::types::MemberId;
 use crate::types::Millis;
-use crate::types::Term;
 use crate::watch;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
@@ -157,8 +156,7 @@ impl Node {
     ) -> Result<(), Error> {
         let inner = &self.inner;
         let (entries, writes) = (Arc::new(Mailbox::new(usize::MAX)), Arc::new(Mailbox::new(usize::MAX)));
-        let raft =
-            RaftThread { inner: inner.clone(), replica, wal, apply: entries.clone(), seen: (Term(0), MemberId::NONE) };
+        let raft = RaftThread::new(inner.clone(), replica, wal, entries.clone());
         let apply = ApplyThread {
             inner: inner.clone(),
             entries,
