@@ -38,6 +38,8 @@ use crate::membership::Changed;
 use crate::membership::Members;
 use crate::mvcc;
 use crate::mvcc::Store;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::membershippb;
 use crate::proto::mvccpb::Event;
@@ -243,7 +245,9 @@ impl Machine {
             Err(e) => outcome.reply = Err(e),
         }
         self.conf_state = conf_state.clone();
-        self.rows.put(Table::Meta, CONF_STATE, write_conf_state(conf_state));
+        if !is_planted(Bug::ConfStateNotStored) {
+            self.rows.put(Table::Meta, CONF_STATE, write_conf_state(conf_state));
+        }
         self.settle(outcome)
     }
 
@@ -267,6 +271,9 @@ impl Machine {
         self.alarms.permit(&request)?;
         self.permit(&request)?;
         let full = self.would_overflow(&request);
+        if full && is_planted(Bug::QuotaJudgedAtApply) {
+            return Err(Error::NoSpace);
+        }
         let reply = if let Some(put) = request.put.take() {
             self.put(put, out).map(Reply::Put)
         } else if let Some(delete) = request.delete_range.take() {
@@ -354,7 +361,8 @@ impl Machine {
         let mut batch = std::mem::take(&mut self.rows);
         self.store.drain(&mut batch);
         let (index, term) = self.applied;
-        batch.put(Table::Meta, APPLIED, index.0.to_be_bytes().to_vec());
+        let told = if is_planted(Bug::AppliedIndexOutsideBatch) { self.taken } else { index };
+        batch.put(Table::Meta, APPLIED, told.0.to_be_bytes().to_vec());
         batch.put(Table::Meta, TERM, term.0.to_be_bytes().to_vec());
         self.taken = index;
         Some(batch)

@@ -21,6 +21,8 @@ pub use inbound::Refused;
 pub use summary::request as summary_of;
 
 use crate::error::Error;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::probe::Listeners;
 use crate::probe::Probe;
 use crate::proto::lab;
@@ -146,7 +148,9 @@ impl Consensus {
         let last = initial.offset.0.0 + initial.entries.len() as u64;
         let mut hard_state = initial.hard_state;
         // An applied entry was committed, even if the commit index on disk is older: it is written without a sync.
-        hard_state.commit = hard_state.commit.max(config.applied.0).max(initial.offset.0.0);
+        if !is_planted(Bug::CommitFromHardStateOnly) {
+            hard_state.commit = hard_state.commit.max(config.applied.0).max(initial.offset.0.0);
+        }
         if hard_state.commit > last {
             return Err(Error::Damaged(format!(
                 "the log ends at {last}, but {} entries were committed: restore this member from a snapshot, or remove and add it again",
@@ -247,7 +251,9 @@ impl Consensus {
         let wire = self.probe.on().then(|| summary::wire(&message));
         let view = inbound::View {
             id: self.id(),
-            log: self.raw.store(),
+            last: self.raw.raft.raft_log.last_index(),
+            // raft says 0 for what it does not know any more.
+            term_of: &|index| self.raw.raft.raft_log.term(index).ok().filter(|term| *term > 0),
             commit: self.raw.raft.raft_log.committed,
             matched: self.raw.raft.prs().get(message.from).map(|progress| progress.matched),
         };
@@ -268,10 +274,22 @@ impl Consensus {
     /// Asks for a read index. The answer comes in [`Ready::reads`] with this context, or never: raft drops the question without a leader, so ask again with a new
     /// context after a while.
     pub fn read_index(&mut self, context: Bytes) {
+        if self.answers_too_early() {
+            let index = self.raw.raft.raft_log.committed;
+            self.raw.raft.read_states.push(raft::ReadState { request_ctx: context.to_vec(), index });
+            return;
+        }
         let mut message = Message { from: self.raw.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgReadIndex);
         message.entries = vec![Entry { data: context, ..Entry::default() }];
         self.step_raft(|raw| drop(raw.raft.step(message)));
+    }
+
+    /// What a leader must not do; only tests make it.
+    fn answers_too_early(&self) -> bool {
+        let leads = self.role() == Role::Leader;
+        leads && is_planted(Bug::ReadAfterStepDown) && self.has_committed_in_term()
+            || leads && is_planted(Bug::ReadBeforeFirstCommit) && !self.has_committed_in_term()
     }
 
     /// Starts an election now, if this member may win one. As in a transfer of leadership it asks for votes outright: a pre-vote would be refused by everybody who
@@ -315,6 +333,7 @@ impl Consensus {
             Type::AddLearnerNode => ConfChangeType::AddLearnerNode,
             Type::RemoveNode => ConfChangeType::RemoveNode,
             // A new address only: raft has nothing to do.
+            Type::UpdateNode if is_planted(Bug::UpdateNodeMisread) => ConfChangeType::AddLearnerNode,
             Type::UpdateNode => return Ok(self.conf_state()),
         };
         let translated =

@@ -8,8 +8,13 @@
 
 mod proposals;
 mod reads;
+pub mod start;
+mod turn;
 
 pub use proposals::Proposal;
+pub use turn::Done;
+pub use turn::Outside;
+pub use turn::apply_entry;
 
 use crate::consensus::Consensus;
 use crate::consensus::Light;

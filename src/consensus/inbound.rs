@@ -3,7 +3,6 @@
 //! raft-rs answers bad input with a panic, so nothing reaches it unchecked. A refused message is dropped and named;
 //! raft copes with lost messages. Source: the list in `raft.md` of the project's notes, from raft-rs 0.7.0's own asserts.
 
-use crate::consensus::log::Log;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::Message;
@@ -19,6 +18,9 @@ pub enum Refused {
     /// It names no sender, or this member itself.
     #[error("it has no usable sender")]
     BadSender,
+    /// It names no term.
+    #[error("it has no term")]
+    NoTerm,
     /// A type of message that exists only inside a member, or not at all.
     #[error("its type does not travel between members")]
     BadType,
@@ -42,7 +44,9 @@ pub enum Refused {
 /// What the guard needs to know of this member.
 pub(crate) struct View<'a> {
     pub(crate) id: MemberId,
-    pub(crate) log: &'a Log,
+    /// The end of the log and the terms in it, as raft has them: what is not on disk yet counts.
+    pub(crate) last: u64,
+    pub(crate) term_of: &'a dyn Fn(u64) -> Option<u64>,
     pub(crate) commit: u64,
     /// The sender's acknowledged index, where this member leads and knows the sender.
     pub(crate) matched: Option<u64>,
@@ -57,6 +61,10 @@ pub(crate) fn check(message: &mut Message, view: &View<'_>) -> Result<(), Refuse
     // A proposal forwarded by etcd may come without a term; all else has a sender.
     if message.from == 0 || message.from == view.id.0 {
         return Err(Refused::BadSender);
+    }
+    // Without a term raft takes it for its own. Only what is passed on to a leader has none.
+    if message.term == 0 && !matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex) {
+        return Err(Refused::NoTerm);
     }
     message.request_snapshot = 0;
     message.deprecated_priority = 0;
@@ -81,7 +89,7 @@ pub(crate) fn check(message: &mut Message, view: &View<'_>) -> Result<(), Refuse
             Err(Refused::BadEntries)
         }
         MessageType::MsgAppend => check_append(message, view),
-        MessageType::MsgHeartbeat if message.commit > view.log.last() => Err(Refused::OutOfRange),
+        MessageType::MsgHeartbeat if message.commit > view.last => Err(Refused::OutOfRange),
         MessageType::MsgAppendResponse => check_append_response(message, view),
         _ => Ok(()),
     }
@@ -96,7 +104,7 @@ fn check_append(message: &Message, view: &View<'_>) -> Result<(), Refused> {
         previous = (entry.index, entry.term);
     }
     let contradicts = |entry: &&Entry| {
-        entry.index <= view.commit && view.log.term_of(entry.index).is_some_and(|term| term != entry.term)
+        entry.index <= view.commit && (view.term_of)(entry.index).is_some_and(|term| term != entry.term)
     };
     match message.entries.iter().find(contradicts) {
         Some(_) => Err(Refused::ConflictsWithCommitted),
@@ -112,7 +120,7 @@ fn check_append_response(message: &mut Message, view: &View<'_>) -> Result<(), R
             return Err(Refused::OutOfRange);
         }
         message.reject_hint = message.reject_hint.max(matched);
-    } else if message.index > view.log.last() {
+    } else if message.index > view.last {
         return Err(Refused::OutOfRange);
     }
     Ok(())
@@ -121,6 +129,7 @@ fn check_append_response(message: &mut Message, view: &View<'_>) -> Result<(), R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consensus::log::Log;
     use crate::proto::raftpb::ConfState;
     use crate::proto::raftpb::HardState;
     use crate::types::Index;
@@ -135,7 +144,8 @@ mod tests {
     fn verdict(mut message: Message) -> Result<(), Refused> {
         let log = log();
         message.to = 1;
-        check(&mut message, &View { id: MemberId(1), log: &log, commit: 3, matched: Some(4) })
+        let term_of = |index| log.term_of(index);
+        check(&mut message, &View { id: MemberId(1), last: 5, term_of: &term_of, commit: 3, matched: Some(4) })
     }
 
     fn message(kind: MessageType) -> Message {
@@ -158,6 +168,15 @@ mod tests {
             ..message(MessageType::MsgAppend)
         };
         assert_eq!(verdict(conflict), Err(Refused::ConflictsWithCommitted));
+        for kind in [MessageType::MsgAppend, MessageType::MsgHeartbeat, MessageType::MsgRequestVote] {
+            assert_eq!(
+                verdict(Message { term: 0, ..message(kind) }),
+                Err(Refused::NoTerm),
+                "raft takes it for its own"
+            );
+        }
+        let passed_on = Message { term: 0, entries: vec![Entry::default()], ..message(MessageType::MsgReadIndex) };
+        assert_eq!(verdict(passed_on), Ok(()));
         let unknown = Message { msg_type: 19, from: 2, ..Message::default() };
         assert_eq!(verdict(unknown), Err(Refused::BadType));
     }

@@ -8,7 +8,11 @@
 //!
 //! A block keeps the address of the row that it began with, also after compaction has taken that row out, so that an address
 //! found under the node's lock still leads somewhere when it is read outside. Blocks that shrink are not merged: history is
-//! rewritten once, when half of a block is dead, and each block costs a few dozen bytes of directory.
+//! rewritten block by block, oldest first, and each block costs a few dozen bytes of directory.
+//!
+//! Every block with a dead row is rewritten, however few there are. A dead row that stays on disk comes back at the next start, when only the
+//! rows tell what was deleted: harmless while a newer row of its key is there, but a deleted key comes back to life once its tombstone was removed
+//! from another block. Oldest first, so that a tombstone never goes before what it hides.
 
 use super::cache::Cache;
 use super::row::Row;
@@ -45,7 +49,7 @@ pub(super) struct Blocks {
     gone: BTreeSet<RowId>,
     /// For each batch that was taken and is not yet written: its blocks.
     flights: VecDeque<Vec<RowId>>,
-    /// Blocks of which at least half is dead.
+    /// Blocks with dead rows.
     worn: BTreeSet<RowId>,
     stored_bytes: u64,
 }
@@ -222,9 +226,7 @@ impl Blocks {
         for row in rows {
             let Some((&id, block)) = self.directory.range_mut(..=*row).next_back() else { continue };
             block.dead += 1;
-            if block.dead * 2 >= block.rows {
-                self.worn.insert(id);
-            }
+            self.worn.insert(id);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Compaction: the promise at once, the work in slices.
 //!
 //! [`Store::compact`] moves the floor; it is an effect of a log entry, so all members refuse the same reads from the same entry on.
-//! [`Store::compact_step`] then walks the index, drops rows that no read at or above the floor can see, and rewrites the blocks of which
-//! at least half is dead by then. How far that has come is this member's business alone.
+//! [`Store::compact_step`] then walks the index, drops rows that no read at or above the floor can see, and rewrites the blocks that
+//! had them. How far that has come is this member's business alone.
 
 use super::Store;
 use super::blocks::Reader;

@@ -12,6 +12,8 @@
 //! Source: etcd `server/storage/mvcc/key_index.go`, which keeps its generations apart.
 
 use super::row::RowId;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::types::KeyRange;
 use crate::types::Revision;
 use bytes::Bytes;
@@ -95,6 +97,12 @@ impl KeyIndex {
     /// it is a tombstone from before `floor`. Rows at `floor` itself stay: a watcher may still ask for them.
     fn trim(&mut self, floor: Revision, dropped: &mut Vec<RowId>) {
         let below = self.entries.partition_point(|entry| entry.row.main < floor);
+        let below = match is_planted(Bug::TombstoneDropped) {
+            true => self
+                .entries
+                .partition_point(|entry| entry.row.main < floor || entry.version() == 0 && entry.row.main == floor),
+            false => below,
+        };
         let has_floor = self.entries.get(below).is_some_and(|entry| entry.row.main == floor);
         let keep_from = match below.checked_sub(1) {
             Some(newest) if !has_floor && self.entries[newest].version() > 0 => newest,

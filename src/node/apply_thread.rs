@@ -15,17 +15,17 @@ use crate::apply::Machine;
 use crate::apply::Outcome;
 use crate::error::Error;
 use crate::probe::Probe;
-use crate::proto::etcdserverpb::InternalRaftRequest;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
 use crate::proto::walpb::ConfChange;
+use crate::replica;
+use crate::replica::Done;
 use crate::types::Index;
 use crate::types::Millis;
 use crate::types::Revision;
 use crate::types::Term;
-use prost::Message as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -56,12 +56,6 @@ pub(crate) struct Sweep {
     last: Millis,
     /// When the removal began; nothing if there is none.
     since: Option<Millis>,
-}
-
-/// An applied entry with what it means for others.
-struct Done {
-    request: u64,
-    outcome: Outcome,
 }
 
 impl ApplyThread {
@@ -152,51 +146,31 @@ impl ApplyThread {
     }
 
     fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Done, Error> {
-        let (index, term) = (Index(entry.index), Term(entry.term));
-        if entry.entry_type() != EntryType::EntryNormal {
-            return self.apply_conf_change(machine, entry);
-        }
-        if entry.data.is_empty() {
-            let outcome = machine.apply(index, term, None)?;
+        let count = |change: &ConfChange| {
+            let (answer, counted) = mpsc::sync_channel(1);
+            self.inner.inbox.force(Input::ConfChange(change.clone(), answer));
+            counted.recv().map_err(|_| Error::Stopped)?
+        };
+        let done = replica::apply_entry(machine, entry, count)?;
+        if let Some(term) = done.new_leader {
             self.new_leader(machine, term);
-            return Ok(Done { request: 0, outcome });
         }
-        let request = InternalRaftRequest::decode(entry.data.clone())
-            .map_err(|e| Error::Damaged(format!("entry {index} cannot be read: {e}")))?;
-        let id = request.header.as_ref().map_or(request.id, |header| header.id);
-        let outcome = machine.apply(index, term, Some(request))?;
-        if outcome.compacted.is_some()
+        if done.outcome.compacted.is_some()
             && let Some(plan) = machine.store().compaction_hash_plan()
         {
             self.node().hash_compaction(plan);
         }
-        Ok(Done { request: id, outcome })
+        if entry.entry_type() != EntryType::EntryNormal {
+            if let Some(changed) = &done.outcome.members {
+                self.inner.members_changed(changed);
+            }
+            self.inner.tap.tell(|| Kind::Members(telemetry::members(machine.members())));
+        }
+        Ok(done)
     }
 
     fn node(&self) -> Node {
         Node { inner: self.inner.clone() }
-    }
-
-    /// A conf change counts in raft first, so that members and raft's configuration are stored as one. One that the members table refuses never
-    /// reaches raft; it is an answer.
-    fn apply_conf_change(&self, machine: &mut Machine, entry: &Entry) -> Result<Done, Error> {
-        let (index, term) = (Index(entry.index), Term(entry.term));
-        let change = ConfChange::decode(entry.data.clone())
-            .map_err(|e| Error::Damaged(format!("entry {index} cannot be read: {e}")))?;
-        let conf_state = match machine.members().check(&change) {
-            Err(_) => machine.conf_state().clone(),
-            Ok(()) => {
-                let (answer, counted) = mpsc::sync_channel(1);
-                self.inner.inbox.force(Input::ConfChange(change.clone(), answer));
-                counted.recv().map_err(|_| Error::Stopped)??
-            }
-        };
-        let outcome = machine.apply_conf_change(index, term, &change, &conf_state)?;
-        if let Some(changed) = &outcome.members {
-            self.inner.members_changed(changed);
-        }
-        self.inner.tap.tell(|| Kind::Members(telemetry::members(machine.members())));
-        Ok(Done { request: change.id, outcome })
     }
 
     /// A leader's first entry: what was proposed under earlier leaders and is not applied by now may or may not come, and leases are the new leader's to
@@ -221,7 +195,7 @@ impl ApplyThread {
     /// Events first, then answers: who reads his own write and then asks a watch must not be early.
     fn tell(&self, done: Vec<Done>) {
         let now = self.inner.now();
-        for Done { request, outcome } in done {
+        for Done { request, outcome, .. } in done {
             let Outcome { reply, revision, events, compacted, leases, auth, .. } = outcome;
             self.follow_leases(now, &leases);
             if let Some(change) = auth {

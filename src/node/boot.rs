@@ -14,9 +14,7 @@ use crate::error::Error;
 use crate::image;
 use crate::membership::Founders;
 use crate::membership::Members;
-use crate::proto::raftpb::Entry;
-use crate::proto::raftpb::EntryType;
-use crate::proto::raftpb::HardState;
+use crate::replica::start::Held;
 use crate::store;
 use crate::store::Renewable;
 use crate::types::ClusterId;
@@ -27,7 +25,6 @@ use crate::wal;
 use crate::wal::Metadata;
 use crate::wal::Replay;
 use crate::wal::Wal;
-use prost::Message as _;
 use std::fs;
 use std::fs::File;
 use std::fs::TryLockError;
@@ -121,7 +118,7 @@ pub(super) fn boot(config: &Config) -> Result<Booted, Error> {
     let wal_dir = config.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
     let store_dir = member.join("store");
     let founders = Members::bootstrap(&config.founders, &config.token).map_err(Error::Start)?;
-    let (wal, replay) = if wal::exists(disk.as_ref(), &wal_dir) {
+    let (mut wal, replay) = if wal::exists(disk.as_ref(), &wal_dir) {
         Wal::open(disk, &wal_dir, config.wal_segment_bytes, None)?
     } else {
         first_log(disk, &wal_dir, &store_dir, config, &founders)?
@@ -130,16 +127,13 @@ pub(super) fn boot(config: &Config) -> Result<Booted, Error> {
         tracing::warn!(cut = %torn, "repaired the end of the log: the last write before the crash was cut short");
     }
     let Metadata { member: id, cluster } = replay.metadata;
-    let (wal, replay) = with_founders(wal, replay, &founders)?;
+    let start = (Index(replay.start.index), Term(replay.start.term));
     // What a restored member began with is in its store only.
-    let base = image::read_base(&RealDisk, &member)?.0.max(replay.start.index);
-    let (engine, machine) = open_state(&store_dir, cluster, &replay, base, &config.limits)?;
-    let initial = Initial {
-        offset: (Index(replay.start.index), Term(replay.start.term)),
-        entries: replay.entries,
-        hard_state: replay.hard_state,
-        conf_state: machine.conf_state().clone(),
-    };
+    let base = image::read_base(&RealDisk, &member)?;
+    let mut held = Held { start, base, entries: replay.entries, hard_state: replay.hard_state };
+    with_founders(&mut wal, &mut held, cluster, &founders)?;
+    let (engine, machine) = open_state(&store_dir, cluster, &held, &config.limits)?;
+    let initial = held.into_initial(machine.conf_state().clone());
     Ok(Booted { id, cluster, machine, engine, wal, initial, founders, lock })
 }
 
@@ -210,56 +204,38 @@ fn first_log(
     Wal::open(disk, wal_dir, config.wal_segment_bytes, None)
 }
 
-/// Writes etcd's bootstrap records into a log that is still empty: one conf change per founder, in ascending order of ids, at term 1, all committed. A crash between
-/// the log's creation and these records leaves an empty log, which gets them at the next start.
-fn with_founders(mut wal: Wal, mut replay: Replay, founders: &Members) -> Result<(Wal, Replay), Error> {
-    let untouched = replay.entries.is_empty() && replay.start.index == 0 && replay.hard_state == HardState::default();
-    if !untouched {
-        return Ok((wal, replay));
+/// Gives a log that is still empty its first records; see [`Held::begin`].
+fn with_founders(wal: &mut Wal, held: &mut Held, cluster: ClusterId, founders: &Members) -> Result<(), Error> {
+    if !held.begin(founders) {
+        return Ok(());
     }
-    if replay.metadata.cluster != founders.cluster() {
+    if cluster != founders.cluster() {
         return Err(Error::Start(format!(
-            "the data directory belongs to cluster {}, but --initial-cluster and --initial-cluster-token name cluster {}",
-            replay.metadata.cluster,
+            "the data directory belongs to cluster {cluster}, but --initial-cluster and --initial-cluster-token name cluster {}",
             founders.cluster()
         )));
     }
-    let entry = |(index, change): (u64, crate::proto::walpb::ConfChange)| Entry {
-        index,
-        term: 1,
-        entry_type: EntryType::EntryConfChange as i32,
-        data: change.encode_to_vec().into(),
-        ..Entry::default()
-    };
-    replay.entries = (1..).zip(founders.founding_changes()).map(entry).collect();
-    replay.hard_state = HardState { term: 1, vote: 0, commit: replay.entries.len() as u64 };
-    wal.append(&replay.entries, Some(&replay.hard_state))?;
-    wal.sync()?;
-    Ok((wal, replay))
+    wal.append(&held.entries, Some(&held.hard_state))?;
+    wal.sync()
 }
 
-/// Opens the store, or makes a new one where it cannot be used and the log can fill it: the log goes on from `base`.
+/// Opens the store, or makes a new one where it cannot be used and the log can fill it.
 fn open_state(
     dir: &Path,
     cluster: ClusterId,
-    replay: &Replay,
-    base: u64,
+    held: &Held,
     limits: &Limits,
 ) -> Result<(Arc<Renewable>, Machine), Error> {
-    let last = replay.start.index + replay.entries.len() as u64;
     let why = match try_open_state(dir, cluster, limits) {
-        Ok((engine, machine)) => {
-            let (applied, _) = machine.applied();
-            if base <= applied.0 && applied.0 <= last {
-                return Ok((engine, machine));
-            }
-            format!("it holds entry {applied}, the log goes on from {base} to {last}")
-        }
+        Ok((engine, machine)) => match held.meets(machine.applied().0) {
+            Ok(()) => return Ok((engine, machine)),
+            Err(why) => why,
+        },
         // A failing disk, a second process, a newer format: not the store's fault, and not for us to repair.
         Err(Error::Storage(why)) => return Err(Error::Storage(why)),
         Err(e) => e.to_string(),
     };
-    if base > 0 {
+    if held.goes_on_from() > Index(0) {
         return Err(Error::Damaged(format!(
             "the store in {} cannot be used ({why}), and the log does not go back to the beginning: \
              restore this member from a snapshot, or remove it from the cluster and add it again",

@@ -11,13 +11,14 @@ use super::ReadWaiter;
 use super::mailbox::Mailbox;
 use super::mailbox::duration;
 use super::telemetry;
-use crate::consensus::Light;
-use crate::consensus::Ready;
+use crate::consensus::Consensus;
 use crate::consensus::Role;
 use crate::error::Error;
+use crate::probe::Probe;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
+use crate::replica::Outside;
 use crate::replica::Replica;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -36,21 +37,29 @@ const CATCH_UP_TICKS: u64 = 3;
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 pub(crate) struct RaftThread {
-    pub(crate) inner: Arc<Inner>,
-    pub(crate) replica: Replica<ReadWaiter>,
-    pub(crate) wal: Wal,
-    pub(crate) apply: Arc<Mailbox<Vec<Entry>>>,
-    pub(crate) seen: (Term, MemberId),
+    inner: Arc<Inner>,
+    replica: Replica<ReadWaiter>,
+    hands: Hands,
 }
 
 impl RaftThread {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        replica: Replica<ReadWaiter>,
+        wal: Wal,
+        apply: Arc<Mailbox<Vec<Entry>>>,
+    ) -> RaftThread {
+        let hands = Hands { inner: inner.clone(), wal, apply, seen: (Term(0), MemberId::NONE), now: Millis(0) };
+        RaftThread { inner, replica, hands }
+    }
+
     /// Runs until the inbox is closed or the disk fails.
     pub(crate) fn run(mut self) {
         if let Err(why) = self.rounds() {
             self.inner.fail(why);
         }
-        let _synced = self.wal.sync();
-        self.apply.close();
+        let _synced = self.hands.wal.sync();
+        self.hands.apply.close();
     }
 
     fn rounds(&mut self) -> Result<(), Error> {
@@ -67,14 +76,8 @@ impl RaftThread {
             }
             let now = self.inner.now();
             self.tick(&mut next_tick, now, tick_ms);
-            self.replica.consensus.applied(self.inner.applied.get());
-            self.replica.flush(now);
-            while let Some(ready) = self.replica.ready() {
-                // Before the apply thread can see an entry of a new term, it must be able to see the term.
-                self.publish(now);
-                self.work(ready)?;
-            }
-            self.publish(now);
+            self.hands.now = now;
+            self.replica.turn(now, self.inner.applied.get(), &mut self.hands)?;
             self.prepare_segment();
             self.answer(now);
         }
@@ -82,7 +85,7 @@ impl RaftThread {
 
     /// Has the next segment filled with zeros in good time, by another thread.
     fn prepare_segment(&mut self) {
-        if let Some(preparation) = self.wal.prepare_next() {
+        if let Some(preparation) = self.hands.wal.prepare_next() {
             let inner = self.inner.clone();
             std::thread::spawn(move || inner.inbox.force(Input::Segment(preparation.run())));
         }
@@ -128,75 +131,12 @@ impl RaftThread {
                     others.filter(|(member, ..)| voters.contains(&member.0)).max_by_key(|(_, matched, _)| *matched);
                 let _gone = answer.send(best.map(|(member, ..)| member));
             }
-            Input::Durable(index, term) => self.release(index, term)?,
-            Input::Segment(prepared) => self.wal.supply(prepared?),
+            Input::Durable(index, term) => {
+                let keep = self.inner.config.snapshot_catchup_entries;
+                self.replica.release((index, term), keep, &mut self.hands)?;
+            }
+            Input::Segment(prepared) => self.hands.wal.supply(prepared?),
         }
-        Ok(())
-    }
-
-    /// Does what raft wants done, in raft's order: a leader's messages leave before its disk is asked, everybody else's after.
-    fn work(&mut self, mut ready: Ready) -> Result<(), Error> {
-        self.send(std::mem::take(&mut ready.messages));
-        self.hand_on(std::mem::take(&mut ready.committed));
-        if !ready.entries.is_empty() || ready.hard_state.is_some() {
-            self.wal.append(&ready.entries, ready.hard_state.as_ref())?;
-        }
-        if ready.must_sync {
-            self.sync(&ready.entries)?;
-        }
-        let Light { messages, committed, commit } = self.replica.persisted(ready);
-        if commit.is_some() {
-            // Not synced: at start, what is applied was committed.
-            let hard_state = *self.replica.consensus.hard_state();
-            self.wal.append(&[], Some(&hard_state))?;
-        }
-        self.send(messages);
-        self.hand_on(committed);
-        Ok(())
-    }
-
-    fn sync(&mut self, entries: &[Entry]) -> Result<(), Error> {
-        let began = Instant::now();
-        self.wal.sync()?;
-        let took = began.elapsed();
-        if took > SLOW_SYNC {
-            tracing::warn!(took = ?took, expected_duration = ?SLOW_SYNC, "slow fdatasync");
-        }
-        if let Some(last) = entries.last() {
-            let bytes = entries.iter().map(|entry| entry.data.len()).sum::<usize>();
-            self.replica.consensus.probe.tell(|| telemetry::persisted(last.index, entries.len(), bytes, took));
-        }
-        Ok(())
-    }
-
-    fn send(&self, messages: Vec<Message>) {
-        if let (false, Some(peers)) = (messages.is_empty(), self.inner.peers.get()) {
-            peers.send(messages);
-        }
-    }
-
-    fn hand_on(&self, committed: Vec<Entry>) {
-        if !committed.is_empty() {
-            self.apply.force(committed);
-        }
-    }
-
-    /// The store is durable up to `index`: the log says so, and forgets what nobody needs any more. A follower that lags is fed from the log, so while
-    /// there is one nothing goes that it lacks.
-    fn release(&mut self, index: Index, term: Term) -> Result<(), Error> {
-        let conf_state = self.replica.consensus.conf_state();
-        if conf_state.voters.len() + conf_state.learners.len() > 1 {
-            return Ok(());
-        }
-        let commit = self.replica.consensus.commit().max(index);
-        let hard_state = HardState { commit: commit.0, ..*self.replica.consensus.hard_state() };
-        let mark = SnapshotMark { index: index.0, term: term.0, conf_state: Some(conf_state) };
-        self.wal.save_snapshot_mark(&mark)?;
-        self.wal.append(&[], Some(&hard_state))?;
-        self.wal.sync()?;
-        self.wal.release_to(index)?;
-        let keep = self.inner.config.snapshot_catchup_entries;
-        self.replica.consensus.release(Index(index.0.saturating_sub(keep)));
         Ok(())
     }
 
@@ -212,20 +152,68 @@ impl RaftThread {
         }
         self.inner.tap.drain(&mut self.replica.consensus.probe);
     }
+}
 
-    /// Lets everybody see where this member stands.
-    fn publish(&mut self, now: Millis) {
-        let consensus = &self.replica.consensus;
+/// What the replica has done: the log on disk, the peers, the apply thread, and what everybody can see.
+struct Hands {
+    inner: Arc<Inner>,
+    wal: Wal,
+    apply: Arc<Mailbox<Vec<Entry>>>,
+    seen: (Term, MemberId),
+    /// The time of this round.
+    now: Millis,
+}
+
+impl Outside for Hands {
+    fn show(&mut self, consensus: &Consensus) {
         let published = &self.inner.published;
         published.committed.store(consensus.commit().0, Ordering::Release);
         published.is_learner.store(!consensus.is_voter() && consensus.role() == Role::Follower, Ordering::Release);
         let sees = (consensus.term(), consensus.leader());
         if sees != self.seen {
             published.term.store(sees.0.0, Ordering::Release);
-            self.notice(sees, now);
+            self.notice(sees, self.now);
         }
     }
 
+    fn send(&mut self, messages: Vec<Message>) {
+        if let Some(peers) = self.inner.peers.get() {
+            peers.send(messages);
+        }
+    }
+
+    fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), Error> {
+        self.wal.append(entries, hard_state)
+    }
+
+    fn sync(&mut self, entries: &[Entry], probe: &mut Probe) -> Result<(), Error> {
+        let began = Instant::now();
+        self.wal.sync()?;
+        let took = began.elapsed();
+        if took > SLOW_SYNC {
+            tracing::warn!(took = ?took, expected_duration = ?SLOW_SYNC, "slow fdatasync");
+        }
+        if let Some(last) = entries.last() {
+            let bytes = entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+            probe.tell(|| telemetry::persisted(last.index, entries.len(), bytes, took));
+        }
+        Ok(())
+    }
+
+    fn hand_on(&mut self, committed: Vec<Entry>) {
+        self.apply.force(committed);
+    }
+
+    fn mark(&mut self, mark: &SnapshotMark) -> Result<(), Error> {
+        self.wal.save_snapshot_mark(mark)
+    }
+
+    fn release_to(&mut self, index: Index) -> Result<(), Error> {
+        self.wal.release_to(index)
+    }
+}
+
+impl Hands {
     /// Says what changed at the top, in the words that tools wait for, and what became of it for those who wait.
     fn notice(&mut self, sees: (Term, MemberId), now: Millis) {
         let (id, published) = (self.inner.id, &self.inner.published);

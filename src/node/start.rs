@@ -26,7 +26,6 @@ use crate::tls::Acceptor;
 use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
-use crate::types::Term;
 use crate::watch;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
@@ -155,8 +154,7 @@ impl Node {
     fn start_threads(&self, replica: Replica<super::ReadWaiter>, wal: crate::wal::Wal) -> Result<(), Error> {
         let inner = &self.inner;
         let entries = Arc::new(Mailbox::new(usize::MAX));
-        let raft =
-            RaftThread { inner: inner.clone(), replica, wal, apply: entries.clone(), seen: (Term(0), MemberId::NONE) };
+        let raft = RaftThread::new(inner.clone(), replica, wal, entries.clone());
         let apply = ApplyThread {
             inner: inner.clone(),
             entries,

@@ -5,6 +5,8 @@
 //! were asked after the reads arrived.
 
 use crate::error::Error;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::replica::Answered;
 use crate::types::Index;
 use crate::types::Millis;
@@ -45,7 +47,7 @@ impl<W> Reads<W> {
                 self.round = Some(Round { waiters, contexts: Vec::new(), asked: now });
             }
         }
-        self.next_context += 1;
+        self.next_context += u64::from(!is_planted(Bug::ReadContextReused));
         let context = Bytes::copy_from_slice(&self.next_context.to_be_bytes());
         if let Some(round) = &mut self.round {
             round.contexts.push(context.clone());
@@ -56,6 +58,7 @@ impl<W> Reads<W> {
     /// raft has confirmed a context: its round may read at `index`.
     pub(crate) fn confirmed(&mut self, context: &[u8], index: Index, answered: &mut Vec<Answered<W>>) {
         let ours = |round: &mut Round<W>| round.contexts.iter().any(|asked| asked == context);
+        let index = if is_planted(Bug::ReadBeforeApplied) { Index(0) } else { index };
         if let Some(round) = self.round.take_if(ours) {
             answered.extend(round.waiters.into_iter().map(|waiter| (waiter, Ok(index))));
         }

@@ -11,6 +11,8 @@ use super::queue::Watcher;
 use super::queue::header;
 use super::tree::Tree;
 use crate::error::Error;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::mvccpb::Event;
@@ -238,7 +240,7 @@ impl Hub {
         let current = self.current;
         let queue = self.queue_mut(stream);
         let all_know = queue.overtaken.is_empty() && queue.watchers.values().all(|watcher| watcher.knows(current));
-        if !queue.watchers.is_empty() && all_know {
+        if !queue.watchers.is_empty() && (all_know || is_planted(Bug::ProgressBeforeEvents)) {
             let progress = pb::WatchResponse { header: header(current), watch_id: NO_WATCH, ..Default::default() };
             queue.progress(None, progress);
         }
@@ -293,7 +295,7 @@ impl Hub {
         let limits = self.limits;
         let queue = self.queue_mut(stream);
         let watcher = queue.watchers.get_mut(&watch_id).expect("who is listed is there");
-        if revision < watcher.next {
+        if revision < watcher.next && !is_planted(Bug::FutureWatchGetsOldEvents) {
             return;
         }
         let wanted = hits.iter().map(|(_, place)| *place).filter(|place| watcher.wants(&events[*place as usize]));
@@ -318,6 +320,7 @@ impl Hub {
     fn fall_behind(&mut self, who: Address, from: Revision) {
         let queue = self.queue_mut(who.0);
         let watcher = queue.watchers.get_mut(&who.1).expect("only a watcher falls behind");
+        let from = if is_planted(Bug::WatchCursorForgotten) { from.next() } else { from };
         (watcher.live, watcher.next) = (false, from);
         let range = watcher.range.clone();
         queue.lag(who.1);

@@ -145,7 +145,7 @@ fn a_long_range_comes_in_pages_of_one_revision() {
         assert_eq!(keys.iter().map(Vec::len).collect::<Vec<_>>(), [10, 20, 40, 30], "small pages double");
         assert_eq!(keys.concat().len(), whole.kvs.len());
         assert!(keys.concat().windows(2).all(|pair| pair[0] < pair[1]));
-        assert_eq!((last.count, last.more, last.header), (100, false, whole.header.clone()));
+        assert_eq!((last.count, last.more, last.header), (100, false, whole.header));
         let (keys, last) = pages(client, pb::RangeRequest { limit: 25, ..all() }).await.expect("pages");
         assert_eq!((keys.concat().len(), last.count, last.more), (25, 100, true), "counted beyond the limit");
         let count = pb::RangeRequest { count_only: true, limit: 3, ..all() };

@@ -174,9 +174,12 @@ fn puts(steps: &mut Steps) {
     step(steps, "put back", Call::Put(pb::PutRequest { lease: 7, ..put("b", "5") }));
 }
 
+/// What a number is when a compare is given it.
+type ToUnion = fn(i64) -> TargetUnion;
+
 /// Every target, result and form of key against given values below, at and above.
 fn compares(steps: &mut Steps) {
-    let unions: [(&str, fn(i64) -> TargetUnion); 5] = [
+    let unions: [(&str, ToUnion); 5] = [
         ("version", TargetUnion::Version),
         ("create", TargetUnion::CreateRevision),
         ("mod", TargetUnion::ModRevision),

@@ -132,7 +132,7 @@ impl Bench {
 
     fn hash(&mut self, revision: i64) -> &'static str {
         let plan = self.machine.get_mut().store().hash_plan(revision);
-        match plan.and_then(|plan| plan.run()) {
+        match plan.and_then(|mut plan| plan.run()) {
             Ok(_) => "hash",
             Err(e) => word(&e),
         }
@@ -171,14 +171,14 @@ impl Bench {
         let before = digest(machine);
         *machine = open(&self.engine);
         assert_eq!(digest(machine), before, "what was written is not what was there");
-        while machine.compact_step().expect("memory") {}
+        while machine.compact_step(1000).expect("memory") {}
         assert_eq!(digest(machine), before, "removing what was compacted changes nothing that can be seen");
     }
 }
 
 /// All that can be seen of a state: revision, hash, leases, alarms.
 fn digest(machine: &Machine) -> (Revision, u32, i64, Vec<i64>, usize) {
-    let hash = machine.store().hash_plan(0).and_then(|plan| plan.run()).expect("the newest revision can be hashed");
+    let hash = machine.store().hash_plan(0).and_then(|mut plan| plan.run()).expect("the newest revision can be hashed");
     let leases = machine.leases().iter().map(|(id, _)| id.0).collect();
     (machine.store().revision(), hash.hash, hash.compact_revision, leases, machine.alarms().len())
 }

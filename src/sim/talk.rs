@@ -1,0 +1,348 @@
+//! Those who ask: clients with their questions, watchers, and the leader's look at its leases; and what they are told.
+
+use super::client::Ask;
+use super::client::View;
+use super::judge::Known;
+use super::judge::Verdict;
+use super::member::Alive;
+use super::member::Input;
+use super::member::Waiter;
+use super::watcher::Watcher;
+use super::world::Event;
+use super::world::NOBODY;
+use super::world::Place;
+use super::world::World;
+use crate::apply::Reply;
+use crate::error::Error;
+use crate::lease::Renewal;
+use crate::planted::Bug;
+use crate::planted::is_planted;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::walpb::ConfChange;
+use crate::replica::Proposal;
+use crate::types::Index;
+use crate::types::LeaseId;
+use crate::types::Term;
+use bytes::Bytes;
+use prost::Message as _;
+use rand::Rng;
+
+/// How long clients wait for an answer, and members for a leader.
+const CLIENT_PATIENCE_US: u64 = 1_500_000;
+const PROPOSAL_PATIENCE_MS: u64 = 1000;
+
+/// A client and what it waits for.
+#[derive(Default)]
+pub(super) struct Client {
+    waits: Option<(u64, u64)>,
+}
+
+/// A question that was not answered yet.
+pub(super) struct Op {
+    client: usize,
+    ask: Ask,
+    known: Known,
+    asked: u64,
+    request: u64,
+}
+
+impl World {
+    // Leases.
+
+    pub(super) fn look_at_leases(&mut self, who: usize, life: u64) {
+        let clock = self.clock(who);
+        self.after(500_000, Event::Leases(who, life));
+        if is_planted(Bug::DeposedLeaderRevokes) {
+            let expired = self.alive(who).timers.expired(clock, 500);
+            expired.into_iter().for_each(|id| self.expire(who, id.0, None));
+        } else if let Some(waiter) = self.alive(who).lease_duty(clock) {
+            self.alive(who).inbox.push(Input::Read(waiter));
+        }
+        self.wake(who);
+    }
+
+    fn expire(&mut self, who: usize, id: i64, term: Option<Term>) {
+        let request = self.new_request();
+        self.judge.expiries.insert(request);
+        let revoke = pb::InternalRaftRequest {
+            lease_revoke: Some(pb::LeaseRevokeRequest { id }),
+            ..pb::InternalRaftRequest::default()
+        };
+        self.tape.note(self.now, who, id as u64, || format!("wants lease {id} revoked, request {request}"));
+        self.propose(who, request, revoke, term);
+    }
+
+    fn new_request(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    fn propose(&mut self, who: usize, id: u64, mut request: pb::InternalRaftRequest, only_leading: Option<Term>) {
+        request.header.get_or_insert_default().id = id;
+        self.submit(who, id, request.encode_to_vec().into(), false, only_leading);
+    }
+
+    fn submit(&mut self, who: usize, id: u64, data: Bytes, conf_change: bool, only_leading: Option<Term>) {
+        let deadline = self.clock(who).plus(PROPOSAL_PATIENCE_MS);
+        self.alive(who).inbox.push(Input::Propose(Proposal { id, data, conf_change, deadline, only_leading }));
+        self.wake(who);
+    }
+
+    // Clients.
+
+    pub(super) fn client(&mut self, client: usize) -> Verdict {
+        if let Some((op, since)) = self.clients[client].waits {
+            if self.now < since + CLIENT_PATIENCE_US {
+                return Ok(());
+            }
+            self.tape.note(self.now, NOBODY, op, || format!("client {client} gives up waiting for {op}"));
+            self.forget(op);
+        }
+        let think = 1 + self.up_to(self.plan.think_us);
+        if self.silent {
+            return Ok(());
+        }
+        let who = self.dice.random_range(0..self.places.len());
+        if self.places[who].alive.is_none() {
+            self.after(think, Event::Client(client));
+            return Ok(());
+        }
+        let view = View {
+            revision: self.judge.model.revision(),
+            leases: &self.leases,
+            members: self.places.len(),
+            number: self.asked,
+        };
+        let ask = view.ask(&mut self.dice);
+        self.ask(client, who, ask);
+        Ok(())
+    }
+
+    fn ask(&mut self, client: usize, who: usize, ask: Ask) {
+        self.asked += 1;
+        let (number, request) = (self.asked, self.new_request());
+        let op = Op { client, ask: ask.clone(), known: self.judge.known, asked: self.now, request };
+        self.tape.note(self.now, who, number, || {
+            format!("client {client} asks {number}, request {request}: {}", short(&ask))
+        });
+        self.ops.insert(number, op);
+        self.clients[client].waits = Some((number, self.now));
+        self.after(CLIENT_PATIENCE_US, Event::Client(client));
+        match ask {
+            Ask::Write(write) => {
+                self.alive(who).requests.insert(request, number);
+                self.propose(who, request, *write, None);
+            }
+            Ask::UpdateMember(member) => {
+                let change = self.new_address(member, request);
+                self.alive(who).requests.insert(request, number);
+                self.submit(who, request, change.encode_to_vec().into(), true, None);
+            }
+            Ask::Read(_) => {
+                let waiter = Waiter::Read(number);
+                let serializable = matches!(&self.ops[&number].ask, Ask::Read(ask) if ask.serializable);
+                match serializable {
+                    true => self.alive(who).wait_applied(Index(0), waiter),
+                    false => self.alive(who).inbox.push(Input::Read(waiter)),
+                }
+            }
+            Ask::KeepAlive(_) => self.keep_alive(number),
+        }
+        self.wake(who);
+    }
+
+    fn new_address(&self, member: usize, request: u64) -> ConfChange {
+        let mut changed = self.founders.by_name(&format!("m{member}")).expect("a founder").clone();
+        changed.peer_urls = vec![format!("http://10.1.{member}.{}:{}", request % 250, 1000 + request)];
+        ConfChange { id: request, ..changed.change_to_update() }
+    }
+
+    /// Asks the member that thinks it leads, as the server does. One that was stopped is not sure and asks a quorum first.
+    fn keep_alive(&mut self, number: u64) {
+        let lives = |place: &Place| place.alive.as_ref().is_some_and(Alive::leads);
+        let Some(leader) = self.places.iter().position(lives) else { return self.forget(number) };
+        let committed = self.alive(leader).replica.consensus.commit();
+        let waiter = Waiter::Renew(number);
+        match self.alive(leader).stalled {
+            true => self.alive(leader).inbox.push(Input::Read(waiter)),
+            false => self.alive(leader).wait_applied(committed, waiter),
+        }
+        self.wake(leader);
+    }
+
+    /// Serves readers whose index is applied.
+    pub(super) fn serve(&mut self, who: usize) -> Verdict {
+        let Some(alive) = &mut self.places[who].alive else { return Ok(()) };
+        for waiter in alive.take_ready() {
+            match waiter {
+                Waiter::Read(number) => self.serve_read(who, number)?,
+                Waiter::Renew(number) => self.serve_renewal(who, number)?,
+                Waiter::Leases(term) => {
+                    let clock = self.clock(who);
+                    let expired = self.alive(who).may_expire(clock, term);
+                    expired.into_iter().for_each(|id| self.expire(who, id.0, Some(term)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serve_read(&mut self, who: usize, number: u64) -> Verdict {
+        let Some(Op { ask: Ask::Read(ask), known, .. }) = self.ops.get(&number) else { return Ok(()) };
+        let alive = self.places[who].alive.as_ref().expect("checked by the caller");
+        let answer = crate::apply::range(&alive.machine, ask);
+        let (known, ask) = (*known, ask.clone());
+        self.report.reads += 1;
+        self.tape.note(self.now, who, number, || format!("answers read {number}: {}", rows(&answer)));
+        self.judge.read(&ask, known, &answer)?;
+        self.done(number);
+        Ok(())
+    }
+
+    fn serve_renewal(&mut self, who: usize, number: u64) -> Verdict {
+        let Some(&Op { ask: Ask::KeepAlive(id), asked, .. }) = self.ops.get(&number) else { return Ok(()) };
+        let clock = self.clock(who);
+        let alive = self.alive(who);
+        if !alive.leads() {
+            self.forget(number);
+            return Ok(());
+        }
+        alive.stalled = false;
+        let renewal = alive.timers.renew(clock, LeaseId(id));
+        self.tape.note(self.now, who, number, || format!("lease {id}: {renewal:?}"));
+        match renewal {
+            Renewal::Extended(ttl) => self.judge.lease_lives(id, ttl, asked)?,
+            Renewal::Unknown => {
+                self.leases.retain(|other| *other != id);
+                self.judge.lease_unknown(id)?;
+            }
+            _ => {}
+        }
+        self.report.renewals += 1;
+        self.done(number);
+        Ok(())
+    }
+
+    pub(super) fn answer(&mut self, who: usize, number: u64, reply: Result<Reply, Error>) -> Verdict {
+        let Some(Op { request, known, asked, .. }) = self.ops.get(&number) else { return Ok(()) };
+        let (request, known, asked) = (*request, *known, *asked);
+        let quota = who == 0 && self.plan.quota.is_some();
+        self.tape.note(self.now, who, number, || {
+            format!("answers {number}: {}", if reply.is_ok() { "done" } else { "refused" })
+        });
+        self.judge.answered(request, known, &reply, quota)?;
+        let op = self.ops.get(&number).expect("looked up above");
+        if let (Ask::Write(write), Ok(_)) = (&op.ask, &reply) {
+            if let Some(grant) = &write.lease_grant {
+                self.judge.lease_lives(grant.id, grant.ttl, asked)?;
+                self.leases.push(grant.id);
+                if self.leases.len() > 12 {
+                    self.leases.remove(0);
+                }
+            }
+            if let Some(revoke) = &write.lease_revoke {
+                self.judge.lease_revoked(revoke.id, self.now);
+            }
+        }
+        self.report.writes += 1;
+        self.done(number);
+        Ok(())
+    }
+
+    /// raft never had it: it must never come back either.
+    pub(super) fn refuse(&mut self, who: usize, request: u64, why: &Error) -> Verdict {
+        self.judge.refused(request)?;
+        let Some(number) = self.places[who].alive.as_mut().and_then(|alive| alive.requests.remove(&request)) else {
+            return Ok(());
+        };
+        self.report.refused += 1;
+        self.tape.note(self.now, who, number, || format!("refuses {number}: {why}"));
+        self.done(number);
+        Ok(())
+    }
+
+    pub(super) fn give_up(&mut self, waiter: Waiter) {
+        if let Waiter::Read(number) | Waiter::Renew(number) = waiter {
+            self.report.refused += 1;
+            self.done(number);
+        }
+    }
+
+    /// Nobody will know what became of it.
+    pub(super) fn forget(&mut self, number: u64) {
+        if self.ops.contains_key(&number) {
+            self.report.unknown += 1;
+            self.done(number);
+        }
+    }
+
+    fn done(&mut self, number: u64) {
+        let Some(op) = self.ops.remove(&number) else { return };
+        self.clients[op.client].waits = None;
+        let think = self.up_to(self.plan.think_us);
+        self.after(think, Event::Client(op.client));
+    }
+
+    // Watchers.
+
+    pub(super) fn watch(&mut self, watcher: usize) -> Verdict {
+        let place = self.dice.random_range(0..self.places.len());
+        let often = if self.dice.random_range(0..20) == 0 { 800_000 } else { 30_000 };
+        let next = if self.silent { 5000 } else { self.up_to(often) };
+        self.after(next, Event::Watch(watcher));
+        let watch = &mut self.watchers[watcher];
+        let here =
+            |places: &[Place], (who, life): (usize, u64)| places[who].life == life && places[who].alive.is_some();
+        if watch.stream.is_none() || !here(&self.places, watch.at) {
+            watch.stream = None;
+            let life = self.places[place].life;
+            if let Some(alive) = &self.places[place].alive {
+                watch.connect(&alive.hub, (place, life));
+            }
+            return Ok(());
+        }
+        let (who, _) = watch.at;
+        if self.places[who].paused > self.now {
+            return Ok(());
+        }
+        if self.dice.random_range(0..5) == 0 {
+            watch.ask_progress();
+        }
+        let alive = self.places[who].alive.as_ref().expect("looked at above");
+        for _ in 0..self.dice.random_range(1..6) {
+            if !watch
+                .poll(&alive.machine, &self.judge.model)
+                .map_err(|e| format!("watcher {watcher} at m{who}: {e}"))?
+            {
+                break;
+            }
+            self.tape.note(self.now, who, watcher as u64, || format!("watcher {watcher} hears something"));
+        }
+        if !self.silent && self.dice.random_range(0..150) == 0 {
+            let (events, compactions) = (watch.events, watch.compactions);
+            self.report.events += events;
+            self.report.compactions += compactions;
+            self.watchers[watcher] = Watcher::new(&self.judge.model, &mut self.dice);
+        }
+        Ok(())
+    }
+}
+
+fn rows(answer: &Result<pb::RangeResponse, Error>) -> String {
+    match answer {
+        Ok(response) => {
+            let revision = response.header.as_ref().map_or(0, |header| header.revision);
+            format!("{} rows at {revision}", response.kvs.len())
+        }
+        Err(why) => why.to_string(),
+    }
+}
+
+fn short(ask: &Ask) -> String {
+    match ask {
+        Ask::Write(write) => crate::consensus::summary_of(write),
+        Ask::Read(range) => format!("get {:?} at {}", range.key, range.revision),
+        Ask::KeepAlive(id) => format!("keep lease {id} alive"),
+        Ask::UpdateMember(member) => format!("new address of m{member}"),
+    }
+}

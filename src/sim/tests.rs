@@ -1,0 +1,117 @@
+//! Seeds that every build plays, the replay of one, and the bugs that are planted.
+
+use super::*;
+use crate::planted;
+use crate::planted::Bug;
+
+/// A number from the environment, for runs by hand.
+fn given(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+fn all(seeds: std::ops::Range<u64>, size: Size) -> Report {
+    let mut total = Report::default();
+    for seed in seeds {
+        match run(seed, size) {
+            Ok(report) => total.add(&report),
+            Err(violation) => panic!("{violation}"),
+        }
+    }
+    total
+}
+
+#[test]
+fn two_hundred_short_runs_break_no_rule() {
+    let total = all(0..200, Size::SHORT);
+    assert!(total.asked >= 200 * Size::SHORT.ops && total.faults >= 200 * Size::SHORT.faults, "{total:?}");
+    // A simulation in which nothing happens would break no rule either.
+    assert!(total.writes > total.asked / 4 && total.reads > total.asked / 10, "{total:?}");
+    assert!(total.events > 1000 && total.compactions > 10 && total.renewals > 50, "{total:?}");
+    assert!(total.elections > 400 && total.disk_failures > 20 && total.by_fault.len() >= 15, "{total:?}");
+}
+
+#[test]
+fn a_seed_makes_the_same_run_twice() {
+    for seed in [3, 4, 5] {
+        let (first, second) = (record(seed, Size::SHORT), record(seed, Size::SHORT));
+        assert!(first.0.lines().count() > 1000, "{}", first.0);
+        assert!(first == second, "two runs of seed {seed} differ");
+        assert_eq!(run(seed, Size::SHORT).expect("no rule is broken"), first.1.expect("no rule is broken"));
+        assert_ne!(first.0, record(seed + 100, Size::SHORT).0);
+    }
+}
+
+/// Plays seeds until the planted bug is found; says how many it took.
+fn seeds_until_found(bug: Bug, size: Size, most: u64) -> Option<(u64, String)> {
+    planted::plant(Some(bug));
+    let found = (0..most).find_map(|seed| play(seed, size, false).0.err().map(|what| (seed + 1, what)));
+    planted::plant(None);
+    found
+}
+
+/// The bugs that short runs find fast, and how many they may take; the others need [`planted_bugs_by_hand`].
+const QUICK: [Bug; 13] = [
+    Bug::AcknowledgeBeforeSync,
+    Bug::AppliedIndexOutsideBatch,
+    Bug::TombstoneDropped,
+    Bug::ReadBeforeApplied,
+    Bug::CommitFromHardStateOnly,
+    Bug::UpdateNodeMisread,
+    Bug::BootstrapTwice,
+    Bug::ConfStateNotStored,
+    Bug::FutureWatchGetsOldEvents,
+    Bug::WatchCursorForgotten,
+    Bug::DeposedLeaderRevokes,
+    Bug::PartialTransaction,
+    Bug::ReleasedBeforeDurable,
+];
+const QUICK_RUNS: u64 = 60;
+
+#[test]
+fn planted_bugs_are_found() {
+    for bug in QUICK {
+        assert!(seeds_until_found(bug, Size::SHORT, QUICK_RUNS).is_some(), "{bug:?} is not found in {QUICK_RUNS} runs");
+    }
+}
+
+/// `SIM_FROM=0 SIM_RUNS=10000 cargo test --release --lib sim:: -- --ignored --nocapture runs_by_hand`
+#[test]
+#[ignore = "takes as long as it is told to"]
+fn runs_by_hand() {
+    let (from, runs) = (given("SIM_FROM", 0), given("SIM_RUNS", 1000));
+    let size = Size { ops: given("SIM_OPS", Size::LONG.ops), faults: given("SIM_FAULTS", Size::LONG.faults) };
+    let (mut total, mut broken) = (Report::default(), 0);
+    for seed in from..from + runs {
+        match run(seed, size) {
+            Ok(report) => total.add(&report),
+            Err(violation) => {
+                broken += 1;
+                eprintln!("{violation}");
+                if let Ok(dir) = std::env::var("SIM_RECORDS") {
+                    std::fs::write(format!("{dir}/{seed}"), record(seed, size).0).expect("a folder for records");
+                }
+                assert!(broken < given("SIM_BROKEN", 5), "enough");
+            }
+        }
+        if (seed + 1 - from).is_multiple_of(given("SIM_TELL", 100)) {
+            eprintln!("{} runs: {total:?}", seed + 1 - from);
+        }
+    }
+    assert_eq!(broken, 0);
+}
+
+/// `cargo test --release --lib sim:: -- --ignored --nocapture planted_bugs_by_hand`
+#[test]
+#[ignore = "takes minutes"]
+fn planted_bugs_by_hand() {
+    let most = given("SIM_RUNS", 300);
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        let size = if given("SIM_LONG", 0) == 1 { Size::LONG } else { Size::SHORT };
+        match seeds_until_found(bug, size, most) {
+            Some((seeds, what)) => eprintln!("{bug:?}: {seeds} seeds: {}", what.lines().next().unwrap_or_default()),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found in {most} runs each: {missed:?}");
+}

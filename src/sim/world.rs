@@ -1,0 +1,515 @@
+//! The world: one queue of what happens next, one clock, one source of chance.
+
+use super::Plan;
+use super::Report;
+use super::disk::SimDisk;
+use super::faults::Fault;
+use super::judge::Judge;
+use super::judge::Verdict;
+use super::member;
+use super::member::Alive;
+use super::member::Input;
+use super::member::TICK_MS;
+use super::net::Net;
+use super::net::Packet;
+use super::store::SimStore;
+use super::talk::Client;
+use super::talk::Op;
+use super::tape::Tape;
+use super::watcher::Watcher;
+use crate::apply::Limits;
+use crate::error::Error;
+use crate::membership::Founders;
+use crate::membership::Members;
+use crate::types::MemberId;
+use crate::types::Millis;
+use rand::Rng;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Nobody in particular, on the tape.
+pub(super) const NOBODY: usize = usize::MAX;
+
+/// What happens at some time. Numbers after a member are its life: what was meant for an earlier one does not happen.
+pub(super) enum Event {
+    Tick(usize, u64),
+    Turn(usize, u64),
+    Apply(usize, u64),
+    Flush(usize, u64),
+    Store(usize, u64),
+    Leases(usize, u64),
+    Arrive(Packet),
+    Client(usize),
+    Watch(usize),
+    Fault,
+    Undo(Fault),
+    Start(usize),
+}
+
+/// A place for a member: its disk and store stay when it dies.
+pub(super) struct Place {
+    pub(super) disk: SimDisk,
+    pub(super) store: Arc<SimStore>,
+    pub(super) alive: Option<Alive>,
+    pub(super) life: u64,
+    /// Stopped until then.
+    pub(super) paused: u64,
+    /// Its raft thread waits for the disk until then.
+    busy: u64,
+    turn_queued: bool,
+    apply_queued: bool,
+    /// Its clock: so many millionths faster.
+    drift: i64,
+    /// A bit of its disk was flipped.
+    pub(super) rotten: bool,
+    /// Rot was found, and the member refused to start.
+    pub(super) refused: bool,
+    pub(super) sync_us: u64,
+    pub(super) apply_us: u64,
+}
+
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) dice: StdRng,
+    pub(super) now: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    queued: u64,
+    pub(super) places: Vec<Place>,
+    pub(super) net: Net,
+    pub(super) judge: Judge,
+    pub(super) founders: Members,
+    pub(super) clients: Vec<Client>,
+    pub(super) ops: BTreeMap<u64, Op>,
+    pub(super) watchers: Vec<Watcher>,
+    pub(super) leases: Vec<i64>,
+    pub(super) next_request: u64,
+    pub(super) asked: u64,
+    pub(super) tape: Tape,
+    pub(super) report: Report,
+    /// Faults are over: everything must come back.
+    pub(super) healing: bool,
+    /// Nobody asks any more.
+    pub(super) silent: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, plan: Plan, tape: Tape) -> World {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let founders: Founders =
+            (0..plan.members).map(|n| (format!("m{n}"), vec![format!("http://10.0.0.{n}:2380")])).collect();
+        let founders = Members::bootstrap(&founders, "simulation").expect("the names differ");
+        let ids = (0..plan.members).map(|n| founders.by_name(&format!("m{n}")).expect("a founder").id.0).collect();
+        let place = |dice: &mut StdRng| Place {
+            disk: SimDisk::new(),
+            store: Arc::new(SimStore::default()),
+            alive: None,
+            life: 0,
+            paused: 0,
+            busy: 0,
+            turn_queued: false,
+            apply_queued: false,
+            drift: dice.random_range(-2000..2000),
+            rotten: false,
+            refused: false,
+            sync_us: 300,
+            apply_us: 300,
+        };
+        let places = (0..plan.members).map(|_| place(&mut dice)).collect();
+        let judge = Judge::new(plan.members);
+        let watchers = (0..plan.watchers).map(|_| Watcher::new(&judge.model, &mut dice)).collect();
+        World {
+            net: Net::new(ids, plan.weather),
+            clients: (0..plan.clients).map(|_| Client::default()).collect(),
+            plan,
+            dice,
+            now: 0,
+            queue: BTreeMap::new(),
+            queued: 0,
+            places,
+            judge,
+            founders,
+            ops: BTreeMap::new(),
+            watchers,
+            leases: Vec::new(),
+            next_request: 1,
+            asked: 0,
+            tape,
+            report: Report::default(),
+            healing: false,
+            silent: false,
+        }
+    }
+
+    pub(super) fn at(&mut self, time: u64, event: Event) {
+        self.queued += 1;
+        self.queue.insert((time.max(self.now), self.queued), event);
+    }
+
+    pub(super) fn after(&mut self, us: u64, event: Event) {
+        self.at(self.now + us, event);
+    }
+
+    pub(super) fn up_to(&mut self, us: u64) -> u64 {
+        self.dice.random_range(1..=us.max(1))
+    }
+
+    /// Plays the whole run.
+    pub(super) fn play(&mut self) -> Verdict {
+        for who in 0..self.places.len() {
+            self.at(0, Event::Start(who));
+        }
+        for client in 0..self.clients.len() {
+            let start = 400_000 + self.up_to(50_000);
+            self.at(start, Event::Client(client));
+        }
+        for watcher in 0..self.watchers.len() {
+            let start = self.up_to(1_000_000);
+            self.at(start, Event::Watch(watcher));
+        }
+        self.at(500_000, Event::Fault);
+        while self.asked < self.plan.ops || self.report.faults < self.plan.faults {
+            self.step()?;
+        }
+        self.settle()
+    }
+
+    /// The next thing that happens.
+    pub(super) fn step(&mut self) -> Verdict {
+        let Some(((time, _), event)) = self.queue.pop_first() else { return Err("nothing happens any more".into()) };
+        self.now = time;
+        let who = match &event {
+            Event::Tick(who, life)
+            | Event::Turn(who, life)
+            | Event::Apply(who, life)
+            | Event::Flush(who, life)
+            | Event::Store(who, life)
+            | Event::Leases(who, life) => {
+                if self.places[*who].life != *life || self.places[*who].alive.is_none() {
+                    return Ok(());
+                }
+                Some(*who)
+            }
+            Event::Arrive(packet) => Some(packet.to),
+            _ => None,
+        };
+        if let Some(until) = who.map(|who| self.places[who].paused).filter(|until| *until > self.now) {
+            self.at(until, event);
+            return Ok(());
+        }
+        match event {
+            Event::Tick(who, life) => self.tick(who, life),
+            Event::Turn(who, life) => return self.turn(who, life),
+            Event::Apply(who, life) => return self.apply(who, life),
+            Event::Flush(who, life) => return self.flush(who, life),
+            Event::Store(who, life) => return self.store(who, life),
+            Event::Leases(who, life) => self.look_at_leases(who, life),
+            Event::Arrive(packet) => return self.arrive(&packet),
+            Event::Client(client) => return self.client(client),
+            Event::Watch(watcher) => return self.watch(watcher),
+            Event::Fault => return self.fault(),
+            Event::Undo(fault) => self.undo(fault),
+            Event::Start(who) => return self.start(who),
+        }
+        Ok(())
+    }
+
+    /// A member's own clock. It may run faster or slower than the world's.
+    pub(super) fn clock(&self, who: usize) -> Millis {
+        let drift = self.places[who].drift;
+        let us = self.now as i64 + self.now as i64 * drift / 1_000_000;
+        Millis(us as u64 / 1000)
+    }
+
+    pub(super) fn alive(&mut self, who: usize) -> &mut Alive {
+        self.places[who].alive.as_mut().expect("asked of members that live only")
+    }
+
+    // Members.
+
+    fn start(&mut self, who: usize) -> Verdict {
+        if self.places[who].alive.is_some() {
+            return Ok(());
+        }
+        let seeds = (self.dice.random(), self.dice.random());
+        let quota_bytes = if who == 0 { self.plan.quota } else { None };
+        let place = &mut self.places[who];
+        let id = self.founders.by_name(&format!("m{who}")).expect("a founder").id;
+        let limits = Limits { quota_bytes, cache_bytes: 4096 };
+        let started = member::start(member::Start {
+            id,
+            founders: &self.founders,
+            disk: &place.disk,
+            store: place.store.clone(),
+            limits,
+            seeds,
+        });
+        let alive = match started {
+            Ok(alive) => alive,
+            Err(why) => return self.start_failed(who, why),
+        };
+        place.life += 1;
+        // While it was down, what was sent to it was lost: its connections begin anew.
+        self.net.hang_up(who);
+        let place = &mut self.places[who];
+        (place.busy, place.turn_queued, place.apply_queued) = (0, false, false);
+        let life = place.life;
+        let (end, applied) = (alive.log_end().0, alive.applied());
+        self.judge.started(who, &alive)?;
+        self.places[who].alive = Some(alive);
+        self.report.starts += 1;
+        self.tape.note(self.now, who, end.0, || format!("starts: log to {end:?}, applied {applied}"));
+        self.facts(who)?;
+        let first = self.up_to(TICK_MS * 1000);
+        self.after(first, Event::Tick(who, life));
+        self.after(10_000, Event::Flush(who, life));
+        self.after(100_000, Event::Leases(who, life));
+        Ok(())
+    }
+
+    fn start_failed(&mut self, who: usize, why: Error) -> Verdict {
+        self.tape.note(self.now, who, 0, || format!("does not start: {why}"));
+        if self.places[who].disk.struck().is_some() {
+            self.die(who, true);
+            return Ok(());
+        }
+        if self.places[who].rotten && matches!(why, Error::Damaged(_)) {
+            self.report.rot_refused += 1;
+            self.places[who].refused = true;
+            return Ok(());
+        }
+        Err(format!("m{who} does not start: {why}"))
+    }
+
+    /// The member's process ends; with `power`, its machine loses power as well. It comes back by itself.
+    pub(super) fn die(&mut self, who: usize, power: bool) {
+        let back = if self.healing { 1000 } else { self.dice.random_range(10_000..1_500_000) };
+        let place = &mut self.places[who];
+        place.life += 1;
+        match power {
+            true => {
+                place.disk.lose_power(&mut self.dice);
+                place.store = Arc::new(place.store.after_power_loss(&mut self.dice));
+            }
+            false => {
+                place.disk.process_ends();
+                place.store = Arc::new(place.store.after_exit());
+            }
+        }
+        let dead = place.alive.take();
+        place.paused = 0;
+        self.net.hang_up(who);
+        self.tape
+            .note(self.now, who, u64::from(power), || format!("is gone{}", if power { ", its power too" } else { "" }));
+        for op in dead.into_iter().flat_map(|dead| dead.requests.into_values()) {
+            self.forget(op);
+        }
+        self.after(back, Event::Start(who));
+    }
+
+    /// The member's disk failed it: it must stop.
+    fn failed(&mut self, who: usize, why: Error) -> Verdict {
+        let struck = self.places[who].alive.as_ref().and_then(|alive| alive.disk().struck());
+        if struck.is_none() {
+            return Err(format!("m{who} stops: {why}"));
+        }
+        self.tape.note(self.now, who, 1, || format!("stops: {why}"));
+        self.report.disk_failures += 1;
+        self.die(who, true);
+        Ok(())
+    }
+
+    fn tick(&mut self, who: usize, life: u64) {
+        let drift = self.places[who].drift;
+        let next = (TICK_MS as i64 * 1000 - TICK_MS as i64 * drift / 1000) as u64;
+        self.alive(who).due_ticks += 1;
+        self.after(next, Event::Tick(who, life));
+        self.wake(who);
+    }
+
+    /// Sees to it that the member's raft thread gets a round.
+    pub(super) fn wake(&mut self, who: usize) {
+        let place = &mut self.places[who];
+        if place.alive.is_some() && !std::mem::replace(&mut place.turn_queued, true) {
+            let (at, life) = (place.busy.max(self.now + 20), place.life);
+            self.at(at, Event::Turn(who, life));
+        }
+    }
+
+    fn turn(&mut self, who: usize, life: u64) -> Verdict {
+        let clock = self.clock(who);
+        let place = &mut self.places[who];
+        place.turn_queued = false;
+        let alive = place.alive.as_mut().expect("checked by the caller");
+        alive.hands.sync_us = place.sync_us / 2 + self.dice.random_range(0..=place.sync_us);
+        let (turn, result) = alive.turn(clock);
+        place.busy = self.now + turn.took_us;
+        let shows = (alive.replica.consensus.term(), alive.replica.consensus.commit(), alive.leads());
+        self.tape.note(self.now, who, shows.1.0 << 20 | shows.0.0, || {
+            let (term, commit, leads) = shows;
+            let count = turn.messages.len();
+            format!("turn: term {term}, commit {commit}{}, {count} messages", if leads { ", leads" } else { "" })
+        });
+        for (offset, message) in &turn.messages {
+            let packets = self.net.send(self.now + offset, message, &mut self.dice);
+            if packets.is_empty() && self.dice.random_range(0..4) == 0 && result.is_ok() {
+                self.alive(who).inbox.push(Input::Unreachable(MemberId(message.to)));
+            }
+            for (time, packet) in packets {
+                self.at(time, Event::Arrive(packet));
+            }
+        }
+        self.facts(who)?;
+        for (request, why) in turn.failed {
+            self.refuse(who, request, &why)?;
+        }
+        for waiter in turn.refused {
+            self.give_up(waiter);
+        }
+        if let Err(why) = result {
+            return self.failed(who, why);
+        }
+        let alive = self.places[who].alive.as_ref().expect("it did not fail");
+        self.judge.turned(who, alive)?;
+        if turn.handed {
+            self.wake_apply(who, life, turn.took_us);
+        }
+        self.serve(who)
+    }
+
+    fn facts(&mut self, who: usize) -> Verdict {
+        let facts = std::mem::take(&mut self.alive(who).hands.facts);
+        facts.into_iter().try_for_each(|fact| self.judge.fact(self.now, who, fact))
+    }
+
+    fn wake_apply(&mut self, who: usize, life: u64, later: u64) {
+        let slow = self.places[who].apply_us;
+        if !std::mem::replace(&mut self.places[who].apply_queued, true) {
+            let wait = later + self.up_to(slow);
+            self.after(wait, Event::Apply(who, life));
+        }
+    }
+
+    fn apply(&mut self, who: usize, life: u64) -> Verdict {
+        let clock = self.clock(who);
+        self.places[who].apply_queued = false;
+        for _ in 0..self.dice.random_range(1..20) {
+            let alive = self.places[who].alive.as_mut().expect("checked by the caller");
+            let (entry, done) = match alive.apply(clock) {
+                Ok(Some(applied)) => applied,
+                Ok(None) if alive.has_todo() => continue,
+                Ok(None) => break,
+                Err(why) => return self.failed(who, why),
+            };
+            let request = done.request;
+            self.tape.note(self.now, who, entry.index, || {
+                let revision = done.outcome.revision;
+                format!("applies {} of term {}, request {request}: revision {revision}", entry.index, entry.term)
+            });
+            self.judge.applied(who, entry.index, alive)?;
+            if let Some(op) = alive.requests.remove(&request) {
+                self.answer(who, op, done.outcome.reply)?;
+            }
+        }
+        if self.alive(who).has_todo() {
+            self.wake_apply(who, life, 0);
+        }
+        self.wake(who);
+        self.serve(who)
+    }
+
+    fn flush(&mut self, who: usize, life: u64) -> Verdict {
+        if let Err(why) = self.alive(who).flush() {
+            return self.failed(who, why);
+        }
+        let (next, store) = (self.up_to(30_000), self.up_to(20_000));
+        self.after(next, Event::Flush(who, life));
+        self.after(store, Event::Store(who, life));
+        Ok(())
+    }
+
+    fn store(&mut self, who: usize, life: u64) -> Verdict {
+        match self.alive(who).store_step() {
+            Err(why) => return self.failed(who, why),
+            Ok(false) => {}
+            Ok(true) => {
+                let next = self.up_to(5000);
+                self.after(next, Event::Store(who, life));
+                self.wake(who);
+            }
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self, packet: &Packet) -> Verdict {
+        if self.places[packet.to].alive.is_none() {
+            return Ok(());
+        }
+        let messages = self.net.arrive(packet, &mut self.dice).map_err(|e| format!("the codec fails: {e}"))?;
+        for message in messages {
+            self.tape.note(self.now, packet.to, message.index << 8 | message.msg_type as u64, || {
+                let (kind, term, index) = (message.msg_type(), message.term, message.index);
+                let (from, count) = (packet.from, message.entries.len());
+                format!(
+                    "hears {kind:?} from m{from}: term {term}, index {index}, {count} entries, reject {}",
+                    message.reject
+                )
+            });
+            self.alive(packet.to).inbox.push(Input::Peer(message));
+        }
+        self.wake(packet.to);
+        Ok(())
+    }
+
+    // The end.
+
+    /// All faults are undone: everything must come back, and be the same everywhere.
+    fn settle(&mut self) -> Verdict {
+        self.heal();
+        self.run_for(15_000_000, "no leader answers a write", |world| {
+            let since = world.report.writes;
+            move |world: &World| world.report.writes > since + 3
+        })?;
+        self.silent = true;
+        // Leases that nobody renews any more run out: three seconds, an election's time, and a leader's look at them.
+        let leases_done = |world: &World| world.judge.model.leases().next().is_none();
+        self.run_for(30_000_000, "a lease does not run out", |_| leases_done)?;
+        self.run_for(20_000_000, "members do not catch up", |_| World::is_level)?;
+        let complete = |world: &World| world.watchers.iter().all(|watcher| watcher.is_complete(&world.judge.model));
+        self.run_for(20_000_000, "a watcher is not told everything", |_| complete)?;
+        // A revoke that was proposed twice may still have been on its way.
+        self.run_for(20_000_000, "members do not catch up", |_| World::is_level)?;
+        for (who, place) in self.places.iter().enumerate() {
+            if let Some(alive) = &place.alive {
+                self.judge.whole(who, alive, self.places.len())?;
+            }
+        }
+        self.report.events += self.watchers.iter().map(|watcher| watcher.events).sum::<u64>();
+        self.report.compactions += self.watchers.iter().map(|watcher| watcher.compactions).sum::<u64>();
+        self.report.elections = self.judge.elections() as u64;
+        self.report.revisions = self.judge.model.revision() as u64;
+        self.report.asked = self.asked;
+        self.report.simulated_ms = self.now / 1000;
+        Ok(())
+    }
+
+    fn is_level(&self) -> bool {
+        let level = |place: &Place| match &place.alive {
+            Some(alive) => alive.applied().0 == self.judge.model.index(),
+            None => place.refused,
+        };
+        self.places.iter().all(level)
+    }
+
+    fn run_for<D: Fn(&World) -> bool>(&mut self, us: u64, otherwise: &str, done: impl FnOnce(&World) -> D) -> Verdict {
+        let (until, done) = (self.now + us, done(self));
+        while !done(self) {
+            if self.now > until {
+                return Err(format!("after all faults are undone, {otherwise} for {} s", us / 1_000_000));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+}
