@@ -126,18 +126,18 @@ impl World {
     }
 
     fn user(&mut self) -> &'static str {
-        if self.random.below(12) == 0 { "nobody" } else { self.random.pick(&USERS) }
+        if self.random.below(12) == 0 { "nobody" } else { self.random.pick::<&str>(&USERS) }
     }
 
     fn role(&mut self) -> &'static str {
-        if self.random.below(12) == 0 { "none" } else { self.random.pick(&ROLES) }
+        if self.random.below(12) == 0 { "none" } else { self.random.pick::<&str>(&ROLES) }
     }
 
     fn authenticate(&mut self) -> Op {
         let slot = self.random.below(4) as u8;
         match slot {
             0 => Op::Authenticate { name: "root", password: ROOT_PASSWORD, slot },
-            _ => Op::Authenticate { name: self.user(), password: self.random.pick(&PASSWORDS), slot },
+            _ => Op::Authenticate { name: self.user(), password: self.random.pick::<&str>(&PASSWORDS), slot },
         }
     }
 
