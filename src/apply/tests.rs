@@ -94,10 +94,7 @@ impl Member {
     }
 
     fn hash(&self, revision: i64) -> mvcc::Hash {
-        let store = self.machine.store();
-        let mut plan = store.hash_plan(revision).expect("readable");
-        while store.hash_more(&mut plan) {}
-        plan.run().expect("memory")
+        self.machine.store().hash(revision).expect("memory")
     }
 
     fn read_txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {

@@ -177,6 +177,16 @@ impl Store {
         Ok(self.plan(at, wire, self.compacted, false))
     }
 
+    /// The hash at `revision`, chosen and computed in one go: for who holds nobody up.
+    ///
+    /// # Errors
+    /// Those of [`Store::hash_plan`] and [`HashPlan::run`].
+    pub fn hash(&self, revision: i64) -> Result<Hash, Error> {
+        let mut plan = self.hash_plan(revision)?;
+        while self.hash_more(&mut plan) {}
+        plan.run()
+    }
+
     /// The hash that the compaction which just began settles: of all that lies between the one before and it, before any of that is
     /// removed. Nothing if the removal for the one before had not ended: then nobody could compare it.
     #[must_use]

@@ -529,7 +529,7 @@ impl Alive {
     /// A sum over all that members must agree on.
     pub(super) fn state_sum(&self) -> Result<u64, Error> {
         let machine = self.machine.read();
-        let hash = machine.store().hash_plan(0)?.run()?;
+        let hash = machine.store().hash(0)?;
         let mut sum = u64::from(hash.hash) ^ (hash.compact_revision as u64) << 32;
         for (id, lease) in machine.leases().iter() {
             let mut bytes = id.0.to_be_bytes().to_vec();

@@ -32,7 +32,7 @@ pub(super) fn run(args: &Args, format: &str, out: &mut dyn Write, _: &mut dyn Wr
     }
     print::check_format(format)?;
     let (keys, _) = mvcc::Store::open(engine(&args.word(0))?, mvcc::CACHE_BYTES)?;
-    let mvcc::Hash { hash, hash_revision, compact_revision, .. } = keys.hash_plan(args.number("rev"))?.run()?;
+    let mvcc::Hash { hash, hash_revision, compact_revision, .. } = keys.hash(args.number("rev"))?;
     let answer = Answer {
         titles: &["hash", "hash revision", "compact revision"],
         cells: vec![hash.to_string(), hash_revision.to_string(), compact_revision.to_string()],

@@ -198,8 +198,9 @@ fn etcdctl_34_manages_users_on_our_members_as_on_etcd() {
 
 #[test]
 fn etcdctl_35_manages_users_on_our_members_as_on_etcd() {
-    let Some(etcd) = foreign::etcd_351("users with etcdctl 3.5") else { return };
-    compare("users with etcdctl 3.5", etcd.with_file_name("etcdctl"));
+    let test = "users with etcdctl 3.5";
+    let Some(etcdctl) = foreign::beside_351(test, "etcdctl") else { return };
+    compare(test, etcdctl);
 }
 
 fn with<T>(token: Option<&str>, message: T) -> Request<T> {
