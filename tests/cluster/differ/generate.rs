@@ -33,6 +33,8 @@ const WATCHES_MAX: usize = 12;
 pub(super) struct Habits {
     /// Since 3.5.24. Before, a watch from a negative revision was created and then ended.
     pub(super) refuses_negative_starts: bool,
+    /// Since 3.5.16. Before, a deletion at the very revision of a compaction was lost to watches from there (#18089).
+    pub(super) keeps_tombstones: bool,
     /// Since 3.5.8. Before, a permission on no key was granted.
     pub(super) refuses_empty_permissions: bool,
     /// Since 3.5.28. Before, anybody could compact, and grant and revoke leases.
@@ -472,6 +474,8 @@ impl World {
             _ => self.revision - self.random.below(20) as i64,
         };
         let start_revision = if self.habits.refuses_negative_starts { start_revision } else { start_revision.max(0) };
+        let is_lossy = !self.habits.keeps_tombstones && start_revision > 0 && start_revision == self.compacted;
+        let start_revision = if is_lossy { start_revision + 1 } else { start_revision };
         let mut filters: Vec<i32> = Vec::new();
         if self.one_in(4) {
             filters.push(self.random.below(2) as i32);
