@@ -245,7 +245,7 @@ async fn a_token_is_known_once_its_entry_is_applied_and_forgotten_with_the_proce
         node.propose(change).await.expect("applied");
     }
     assert!(node.auth_is_on());
-    let mut told_early = false;
+    let mut token = None;
     // An entry of the member itself may come between: then the login has another index than the one asked for.
     for _ in 0..20 {
         let ahead = format!("abc.{}", node.status().applied.0 + 1);
@@ -257,20 +257,20 @@ async fn a_token_is_known_once_its_entry_is_applied_and_forgotten_with_the_proce
             pb::InternalAuthenticateRequest { name: name.clone(), simple_token: "abc".into(), ..Default::default() };
         let reply = node.propose(pb::InternalRaftRequest { authenticate: Some(login), ..r() }).await.expect("a login");
         let early = waiting.await.expect("no panic");
-        if matches!(reply, Reply::Authenticate { token, .. } if token == ahead) {
+        if matches!(reply, Reply::Authenticate { token: made, .. } if made == ahead) {
             assert_eq!(early.as_deref(), Some("root"), "who came early was told in time");
-            told_early = true;
+            token = Some(ahead);
             break;
         }
     }
-    assert!(told_early, "no login had the index that it was expected to have");
+    let token = token.expect("a login has the index that it was expected to have");
     assert_eq!(node.token_user("abd.1").await, None);
     assert_eq!(put(&node, "a", "1").await, Err(Error::UserEmpty));
     node.stop().await;
     drop(node);
     let node = alone(dir.path()).await;
     assert!(node.auth_is_on(), "rights survive");
-    assert_eq!(node.token_user(&ahead).await, None, "tokens do not");
+    assert_eq!(node.token_user(&token).await, None, "tokens do not");
     node.stop().await;
 }
 
