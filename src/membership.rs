@@ -33,10 +33,13 @@ use crate::engine::Table;
 use crate::error::Error;
 use crate::golang;
 use crate::proto::etcdserverpb as pb;
+use crate::proto::raftpb::Entry;
+use crate::proto::raftpb::EntryType;
 use crate::proto::walpb::ConfChange;
 use crate::proto::walpb::conf_change::Type;
 use crate::types::ClusterId;
 use crate::types::MemberId;
+use prost::Message as _;
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
@@ -264,6 +267,19 @@ impl Members {
     #[must_use]
     pub fn founding_changes(&self) -> Vec<ConfChange> {
         self.members.values().map(Member::change_to_add).collect()
+    }
+
+    /// [`Self::founding_changes`] as entries 1 and up, of term 1.
+    #[must_use]
+    pub fn founding_entries(&self) -> Vec<Entry> {
+        let entry = |(index, change): (u64, ConfChange)| Entry {
+            index,
+            term: 1,
+            entry_type: EntryType::EntryConfChange as i32,
+            data: change.encode_to_vec().into(),
+            ..Entry::default()
+        };
+        (1..).zip(self.founding_changes()).map(entry).collect()
     }
 
     /// Reads the members from the engine's tables.

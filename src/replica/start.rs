@@ -6,11 +6,9 @@ use crate::planted::Bug;
 use crate::planted::is_planted;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
-use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::HardState;
 use crate::types::Index;
 use crate::types::Term;
-use prost::Message as _;
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug, Default)]
@@ -38,14 +36,7 @@ impl Held {
         if !untouched && !is_planted(Bug::BootstrapTwice) {
             return false;
         }
-        let entry = |(index, change): (u64, crate::proto::walpb::ConfChange)| Entry {
-            index,
-            term: 1,
-            entry_type: EntryType::EntryConfChange as i32,
-            data: change.encode_to_vec().into(),
-            ..Entry::default()
-        };
-        self.entries = (1..).zip(founders.founding_changes()).map(entry).collect();
+        self.entries = founders.founding_entries();
         self.hard_state = HardState { term: 1, vote: 0, commit: self.entries.len() as u64 };
         true
     }

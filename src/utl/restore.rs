@@ -20,7 +20,6 @@ use crate::membership;
 use crate::membership::Members;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
-use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::HardState;
 use crate::store;
 use crate::types::Index;
@@ -30,7 +29,6 @@ use crate::wal;
 use crate::wal::Metadata;
 use crate::wal::SnapshotMark;
 use crate::wal::Wal;
-use prost::Message as _;
 use serde_json::Value;
 use serde_json::json;
 use std::fs;
@@ -170,7 +168,7 @@ fn restore(plan: &Plan, snapshot: Snapshot, err: &mut dyn Write) -> Result<Revis
     let member = plan.data_dir.join("member");
     disk.create_dir(&member)?;
     log(err, "Trimming membership information from the backend...", &json!({}))?;
-    let entries = founding_entries(&plan.members);
+    let entries = plan.members.founding_entries();
     let last = entries.len() as u64;
     let conf_state =
         ConfState { voters: plan.members.iter().map(|member| member.id.0).collect(), ..ConfState::default() };
@@ -197,18 +195,6 @@ fn restore(plan: &Plan, snapshot: Snapshot, err: &mut dyn Write) -> Result<Revis
         disk.sync_dir(dir)?;
     }
     Ok(revision)
-}
-
-/// The first entries of the new cluster's log: the same on every member.
-fn founding_entries(members: &Members) -> Vec<Entry> {
-    let entry = |(index, change): (u64, crate::proto::walpb::ConfChange)| Entry {
-        index,
-        term: 1,
-        entry_type: EntryType::EntryConfChange as i32,
-        data: change.encode_to_vec().into(),
-        ..Entry::default()
-    };
-    (1..).zip(members.founding_changes()).map(entry).collect()
 }
 
 /// Writes a log whose beginning is etcd's: metadata, the founders, a hard state that commits them, and the mark.
