@@ -149,6 +149,7 @@ pub struct Done {
     /// Who waits for it; 0 for nobody.
     pub request: u64,
     pub outcome: Outcome,
+    pub is_conf_change: bool,
     /// A leader's first entry: its term.
     pub new_leader: Option<Term>,
 }
@@ -172,12 +173,14 @@ pub fn apply_entry(
             Ok(()) => count(&change)?,
         };
         let outcome = machine.apply_conf_change(index, term, &change, &conf_state)?;
-        return Ok(Done { request: change.id, outcome, new_leader: None });
+        return Ok(Done { request: change.id, outcome, is_conf_change: true, new_leader: None });
     }
     if entry.data.is_empty() {
-        return Ok(Done { request: 0, outcome: machine.apply(index, term, None)?, new_leader: Some(term) });
+        let outcome = machine.apply(index, term, None)?;
+        return Ok(Done { request: 0, outcome, is_conf_change: false, new_leader: Some(term) });
     }
     let request = InternalRaftRequest::decode(entry.data.clone()).map_err(unreadable)?;
     let id = request.header.as_ref().map_or(request.id, |header| header.id);
-    Ok(Done { request: id, outcome: machine.apply(index, term, Some(request))?, new_leader: None })
+    let outcome = machine.apply(index, term, Some(request))?;
+    Ok(Done { request: id, outcome, is_conf_change: false, new_leader: None })
 }

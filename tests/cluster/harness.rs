@@ -274,6 +274,32 @@ impl Cluster {
         self.scratch.path()
     }
 
+    /// Another member, which does not run yet: it is the last one.
+    pub(crate) fn add(&mut self, spec: Spec) -> usize {
+        self.client.push(spec.client_url.clone());
+        self.processes.push(None);
+        self.specs.push(spec);
+        self.len() - 1
+    }
+
+    /// What the next start of a member will be told.
+    pub(crate) fn spec_mut(&mut self, member: usize) -> &mut Spec {
+        &mut self.specs[member]
+    }
+
+    /// Waits until the member has ended by itself, and gives up on it.
+    pub(crate) async fn gone(&mut self, member: usize) -> ExitStatus {
+        let status = self.process(member).ended(ENDS_WITHIN).await;
+        self.processes[member] = None;
+        status
+    }
+
+    /// All that a member wrote since its first start, also after its end.
+    pub(crate) fn log(&self, member: usize) -> String {
+        let path = self.scratch.path().join(format!("{}.log", self.specs[member].name));
+        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    }
+
     /// Client URLs of all members, as `--endpoints` takes them.
     pub(crate) fn endpoints(&self) -> String {
         self.specs.iter().map(|spec| spec.client_url.as_str()).collect::<Vec<_>>().join(",")
@@ -366,9 +392,14 @@ impl Cluster {
 
     /// Panics unless every member has the same history at the newest revision: HashKV there is equal.
     pub(crate) async fn assert_equal_hashes(&self) {
+        self.assert_equal_hashes_of(&(0..self.len()).collect::<Vec<_>>()).await;
+    }
+
+    /// The same of these members.
+    pub(crate) async fn assert_equal_hashes_of(&self, members: &[usize]) {
         let revision = until(READY_WITHIN, "a linearizable read", async || self.client.revision().await).await;
         let mut hashes = Vec::new();
-        for member in 0..self.len() {
+        for &member in members {
             let what = format!("member {member} at revision {revision}");
             let answer = until(READY_WITHIN, &what, async || self.client.hash_kv(member, revision).await).await;
             hashes.push((answer.hash, answer.compact_revision));
