@@ -348,7 +348,7 @@ impl Consensus {
     /// the progress of such a leader.
     fn resign_if_removed(&mut self) {
         let (id, term) = (self.raw.raft.id, self.raw.raft.term);
-        if self.role() != Role::Leader || self.raw.raft.prs().get(id).is_some() {
+        if self.role() == Role::Follower || self.raw.raft.prs().get(id).is_some() {
             return;
         }
         let voters = self.conf_state().voters;

@@ -5,6 +5,7 @@
 //! and filled again from the log.
 
 use super::compactor::AutoCompaction;
+use super::join;
 use super::join::Plan;
 use crate::apply::Limits;
 use crate::apply::Machine;
@@ -146,6 +147,7 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Booted, Error> {
         Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
     };
     let (engine, machine) = open_state(&store_dir, cluster, &held, &config.limits)?;
+    join::check_learners(machine.members(), config)?;
     if config.force_new_cluster && is_restart {
         force_alone(&mut wal, &mut held, id, &machine)?;
     }

@@ -103,10 +103,19 @@ async fn join(config: &Config, ours: &Members, dial: &Dial) -> Result<Members, E
     if !is_compatible(config, &members, dial).await {
         return Err(Error::Start("incompatible with current running cluster".into()));
     }
-    if existing.learners() > config.max_learners {
+    check_learners(&existing, config)?;
+    Ok(members)
+}
+
+/// Whether there are no more learners than this member was told to accept: at a start it must not be told less than there are.
+///
+/// # Errors
+/// [`Error::Start`] in etcd's words.
+pub(super) fn check_learners(members: &Members, config: &Config) -> Result<(), Error> {
+    if members.learners() > config.max_learners {
         return Err(Error::Start("membership: too many learner members in cluster".into()));
     }
-    Ok(members)
+    Ok(())
 }
 
 /// Who the members are, from the first of these URLs that answers.

@@ -3,6 +3,7 @@
 //! etcd counts a connection after five seconds only, so that a change may be refused as "unhealthy cluster" for a while: every change here is asked
 //! for until it is not.
 
+use crate::auth;
 use crate::client;
 use crate::harness::Cluster;
 use crate::harness::ENDS_WITHIN;
@@ -13,6 +14,7 @@ use crate::harness::etcd_bin;
 use crate::harness::shell_code;
 use crate::harness::turn;
 use crate::harness::until;
+use crate::http;
 use crate::ports;
 use crate::writers::Writers;
 use etcd_lab::proto::etcdserverpb as pb;
@@ -264,6 +266,38 @@ fn a_follower_has_its_leader_promote() {
         // It counts: two of four are no quorum, three are one.
         cluster.kill(other);
         cluster.client.put(learner, "k", "three of four").await.expect("with the new voter");
+    });
+}
+
+#[test]
+fn who_may_not_promote_may_not_by_way_of_a_follower_or_the_peers_port_either() {
+    turn(Duration::from_secs(180), async {
+        let mut cluster = Cluster::start_with(&etcd_bin(), 3, &["--bcrypt-cost=4"]).await;
+        let leader = cluster.leader().await;
+        let follower = (leader + 1) % 3;
+        let (learner, id) = cluster.join(follower, "m3", true).await;
+        auth::furnish(cluster.client.auth(leader)).await;
+        let ask = async |token: Option<&str>| {
+            let request = auth::with(token, pb::MemberPromoteRequest { id });
+            client::answer(ASKED_WITHIN, cluster.client.cluster(follower).member_promote(request)).await
+        };
+        assert_eq!(refused(ask(None).await).1, "etcdserver: user name is empty");
+        let alice = auth::login(cluster.client.auth(follower), "alice", "alicepw-2718").await.expect("a token");
+        assert_eq!(refused(ask(Some(&alice)).await).1, "etcdserver: permission denied");
+        for member in 0..3 {
+            let address = cluster.spec(member).peer_url.replace("http://", "");
+            let answer = http::post(&address, &format!("/members/promote/{id}")).await.expect("an answer");
+            assert!(answer.status.contains("500"), "{answer:?}");
+        }
+        let root = auth::login(cluster.client.auth(follower), "root", "rootpw-3141").await.expect("a token");
+        until(READY_WITHIN, "still a learner", async || {
+            let status = auth::with(Some(&root), pb::StatusRequest {});
+            let status = cluster.client.maintenance(learner).status(status).await.map(|answer| answer.into_inner());
+            status.map(|status| assert!(status.is_learner))
+        })
+        .await;
+        let promoted = until(READY_WITHIN, "promoted", async || ask(Some(&root)).await).await;
+        assert!(promoted.members.iter().all(|member| !member.is_learner));
     });
 }
 
