@@ -163,6 +163,7 @@ fn a_dead_member_is_replaced_and_cannot_come_back() {
         writers.acknowledged(20, READY_WITHIN).await;
         let dead = cluster.id(1).await;
         cluster.kill(1);
+        cluster.leader().await;
         // Known to be dead, it is no part of the quorum that must stay.
         let left = healthy(async || cluster.try_remove(0, dead).await).await;
         assert_eq!(left.members.len(), 2);
@@ -191,7 +192,7 @@ fn a_learner_learns_serves_little_and_is_promoted_when_it_is_ready() {
         assert_eq!(refused(cluster.try_promote(0, id).await), (Code::FailedPrecondition, NOT_READY.into()));
         let second = refused(cluster.try_add(0, "http://127.0.0.1:1", true).await);
         assert_eq!(second, (Code::FailedPrecondition, "etcdserver: too many learner members in cluster".into()));
-        let taken = refused(cluster.try_add(0, &spec.peer_url, true).await);
+        let taken = refused(cluster.try_add(0, &cluster.spec(0).peer_url, true).await);
         assert_eq!(taken, (Code::FailedPrecondition, "etcdserver: Peer URLs already exists".into()));
         let voters = (Code::FailedPrecondition, "etcdserver: can only promote a learner member".to_owned());
         assert_eq!(refused(cluster.try_promote(0, voter).await), voters);
@@ -519,6 +520,8 @@ fn a_joined_member_that_is_killed_at_any_time_comes_back_and_catches_up() {
             cluster.kill(member);
         }
         cluster.restart(member).await;
+        let id = cluster.id(member).await;
+        until(READY_WITHIN, "promoted", async || cluster.try_promote(0, id).await).await;
         writers.stop_and_check(&cluster.client).await;
         cluster.assert_equal_hashes().await;
     });
