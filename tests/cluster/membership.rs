@@ -5,6 +5,7 @@
 
 use crate::auth;
 use crate::client;
+use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::ENDS_WITHIN;
 use crate::harness::Process;
@@ -524,5 +525,31 @@ fn a_joined_member_that_is_killed_at_any_time_comes_back_and_catches_up() {
         until(READY_WITHIN, "promoted", async || cluster.try_promote(0, id).await).await;
         writers.stop_and_check(&cluster.client).await;
         cluster.assert_equal_hashes().await;
+    });
+}
+
+#[test]
+fn a_cluster_of_etcd_351_becomes_one_of_ours_member_by_member() {
+    let Some(etcd) = foreign::etcd_351("a_cluster_of_etcd_351_becomes_one_of_ours_member_by_member") else { return };
+    turn(Duration::from_secs(240), async {
+        let mut cluster = Cluster::start_with(&etcd, 1, &[]).await;
+        for number in 0..50 {
+            cluster.client.put(0, &format!("k{number}"), "written to etcd").await.expect("a write");
+        }
+        let old = cluster.id(0).await;
+        let (mut spec, id) = cluster.announce(0, "m1", true).await;
+        spec.program = Some(etcd_bin());
+        let ours = cluster.add(spec);
+        cluster.restart(ours).await;
+        let promoted = until(READY_WITHIN, "promoted by etcd", async || cluster.try_promote(0, id).await).await;
+        assert_eq!(promoted.members.len(), 2);
+        cluster.client.put(ours, "k", "through ours").await.expect("etcd leads");
+        cluster.assert_equal_hashes().await;
+        // etcd removes itself; from then on ours leads alone.
+        healthy(async || cluster.try_remove(ours, old).await).await;
+        assert_eq!(cluster.list(ours).await.iter().map(|member| member.id).collect::<Vec<_>>(), [id]);
+        assert_eq!(cluster.client.get(ours, "k").await.expect("a read").as_deref(), Some("through ours"));
+        cluster.client.put(ours, "k", "ours alone").await.expect("it leads");
+        assert_eq!(shell_code(cluster.gone(0).await), 0, "etcd has stopped as a removed member does");
     });
 }
