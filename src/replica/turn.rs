@@ -14,6 +14,7 @@
 use super::Replica;
 use crate::apply::Machine;
 use crate::apply::Outcome;
+use crate::apply::entry;
 use crate::consensus::Consensus;
 use crate::consensus::Light;
 use crate::consensus::Ready;
@@ -21,7 +22,6 @@ use crate::error::Error;
 use crate::planted::Bug;
 use crate::planted::is_planted;
 use crate::probe::Probe;
-use crate::proto::etcdserverpb::InternalRaftRequest;
 use crate::proto::raftpb;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
@@ -220,7 +220,7 @@ pub fn apply_entry(
         let outcome = machine.apply(index, term, None)?;
         return Ok(Done { request: 0, outcome, is_conf_change: false, new_leader: Some(term) });
     }
-    let request = InternalRaftRequest::decode(entry.data.clone()).map_err(unreadable)?;
+    let request = entry::read(&entry.data).map_err(unreadable)?;
     let id = request.header.as_ref().map_or(request.id, |header| header.id);
     let outcome = machine.apply(index, term, Some(request))?;
     Ok(Done { request: id, outcome, is_conf_change: false, new_leader: None })

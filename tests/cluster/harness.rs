@@ -198,6 +198,8 @@ pub(crate) struct Spec {
     pub(crate) data_dir: PathBuf,
     /// Beyond names, URLs and directory.
     pub(crate) more: Vec<String>,
+    /// If it is another than the cluster's.
+    pub(crate) program: Option<PathBuf>,
 }
 
 impl Spec {
@@ -205,7 +207,7 @@ impl Spec {
     pub(crate) fn new(name: &str, dir: &Path) -> Spec {
         let url = || format!("http://127.0.0.1:{}", ports::free());
         let data_dir = dir.join(format!("{name}.etcd"));
-        Spec { name: name.to_owned(), client_url: url(), peer_url: url(), data_dir, more: Vec::new() }
+        Spec { name: name.to_owned(), client_url: url(), peer_url: url(), data_dir, more: Vec::new(), program: None }
     }
 
     /// The command line, in a cluster of these members.
@@ -310,7 +312,8 @@ impl Cluster {
         assert!(self.processes[member].is_none(), "member {member} runs already");
         let spec = &self.specs[member];
         let log = self.scratch.path().join(format!("{}.log", spec.name));
-        self.processes[member] = Some(Process::start(&self.program, &spec.flags(&self.specs), &[], &log));
+        let program = spec.program.as_ref().unwrap_or(&self.program);
+        self.processes[member] = Some(Process::start(program, &spec.flags(&self.specs), &[], &log));
     }
 
     /// Starts a member that does not run and waits until it is ready.

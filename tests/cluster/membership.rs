@@ -5,6 +5,7 @@
 
 use crate::auth;
 use crate::client;
+use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::ENDS_WITHIN;
 use crate::harness::Process;
@@ -163,6 +164,7 @@ fn a_dead_member_is_replaced_and_cannot_come_back() {
         writers.acknowledged(20, READY_WITHIN).await;
         let dead = cluster.id(1).await;
         cluster.kill(1);
+        cluster.leader().await;
         // Known to be dead, it is no part of the quorum that must stay.
         let left = healthy(async || cluster.try_remove(0, dead).await).await;
         assert_eq!(left.members.len(), 2);
@@ -191,7 +193,7 @@ fn a_learner_learns_serves_little_and_is_promoted_when_it_is_ready() {
         assert_eq!(refused(cluster.try_promote(0, id).await), (Code::FailedPrecondition, NOT_READY.into()));
         let second = refused(cluster.try_add(0, "http://127.0.0.1:1", true).await);
         assert_eq!(second, (Code::FailedPrecondition, "etcdserver: too many learner members in cluster".into()));
-        let taken = refused(cluster.try_add(0, &spec.peer_url, true).await);
+        let taken = refused(cluster.try_add(0, &cluster.spec(0).peer_url, true).await);
         assert_eq!(taken, (Code::FailedPrecondition, "etcdserver: Peer URLs already exists".into()));
         let voters = (Code::FailedPrecondition, "etcdserver: can only promote a learner member".to_owned());
         assert_eq!(refused(cluster.try_promote(0, voter).await), voters);
@@ -217,7 +219,9 @@ fn a_learner_learns_serves_little_and_is_promoted_when_it_is_ready() {
 
         let promoted = until(READY_WITHIN, "promoted", async || cluster.try_promote(0, id).await).await;
         assert!(promoted.members.iter().all(|member| !member.is_learner));
-        cluster.client.put(learner, "k", "from a voter").await.expect("it serves now");
+        // It hears of it a moment later than the leader.
+        let put = async || cluster.client.put(learner, "k", "from a voter").await;
+        until(READY_WITHIN, "it serves as a voter", put).await;
         cluster.kill_all();
         cluster.launch(0);
         cluster.restart(learner).await;
@@ -265,7 +269,8 @@ fn a_follower_has_its_leader_promote() {
         assert_eq!(promoted.header.expect("a header").member_id, cluster.id(follower).await);
         // It counts: two of four are no quorum, three are one.
         cluster.kill(other);
-        cluster.client.put(learner, "k", "three of four").await.expect("with the new voter");
+        let put = async || cluster.client.put(learner, "k", "three of four").await;
+        until(READY_WITHIN, "a write with the new voter", put).await;
     });
 }
 
@@ -519,7 +524,36 @@ fn a_joined_member_that_is_killed_at_any_time_comes_back_and_catches_up() {
             cluster.kill(member);
         }
         cluster.restart(member).await;
+        let id = cluster.id(member).await;
+        until(READY_WITHIN, "promoted", async || cluster.try_promote(0, id).await).await;
         writers.stop_and_check(&cluster.client).await;
         cluster.assert_equal_hashes().await;
+    });
+}
+
+#[test]
+fn a_cluster_of_etcd_351_becomes_one_of_ours_member_by_member() {
+    let Some(etcd) = foreign::etcd_351("a_cluster_of_etcd_351_becomes_one_of_ours_member_by_member") else { return };
+    turn(Duration::from_secs(240), async {
+        let mut cluster = Cluster::start_with(&etcd, 1, &[]).await;
+        for number in 0..50 {
+            cluster.client.put(0, &format!("k{number}"), "written to etcd").await.expect("a write");
+        }
+        let old = cluster.id(0).await;
+        let (mut spec, id) = cluster.announce(0, "m1", true).await;
+        spec.program = Some(etcd_bin());
+        let ours = cluster.add(spec);
+        cluster.restart(ours).await;
+        let promoted = until(READY_WITHIN, "promoted by etcd", async || cluster.try_promote(0, id).await).await;
+        assert_eq!(promoted.members.len(), 2);
+        let put = async || cluster.client.put(ours, "k", "through ours").await;
+        until(READY_WITHIN, "a write through ours, while etcd leads", put).await;
+        cluster.assert_equal_hashes().await;
+        // etcd removes itself; from then on ours leads alone.
+        healthy(async || cluster.try_remove(ours, old).await).await;
+        assert_eq!(cluster.list(ours).await.iter().map(|member| member.id).collect::<Vec<_>>(), [id]);
+        assert_eq!(cluster.client.get(ours, "k").await.expect("a read").as_deref(), Some("through ours"));
+        cluster.client.put(ours, "k", "ours alone").await.expect("it leads, or etcd does for its last second");
+        assert_eq!(shell_code(cluster.gone(0).await), 0, "etcd has stopped as a removed member does");
     });
 }
