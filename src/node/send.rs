@@ -92,23 +92,25 @@ impl Node {
 
     /// Returns once the follower needs no more of the log than is kept anyway, or has had time enough.
     async fn keep_log(&self, to: MemberId) {
-        let caught_up = async {
-            let mut every = tokio::time::interval(LOOK_EVERY);
-            loop {
-                every.tick().await;
-                let (answer, progress) = oneshot::channel();
-                self.inner.inbox.force(Input::Progress(answer));
-                let Ok(progress) = progress.await else { return };
-                // Nobody is known to a member that does not lead: then its log does not matter.
-                let Some((_, matched)) = progress.into_iter().find(|(member, _)| *member == to) else { return };
-                if matched.0 + self.inner.config.snapshot_catchup_entries >= self.status().committed.0 {
-                    return;
-                }
-            }
-        };
         tokio::select! {
-            () = caught_up => tracing::info!("remote-peer-id" = %to, "the member has caught up: the log is not kept for it any more"),
+            () = self.caught_up(to) => {}
             () = self.pause(KEEP_AFTER) => {}
+        }
+    }
+
+    /// Returns once what a member lacks is no more than the log keeps for everybody, or once this member leads no more: then its log does not matter.
+    async fn caught_up(&self, to: MemberId) {
+        let mut every = tokio::time::interval(LOOK_EVERY);
+        loop {
+            every.tick().await;
+            let (answer, progress) = oneshot::channel();
+            self.inner.inbox.force(Input::Progress(answer));
+            let Ok(progress) = progress.await else { return };
+            let Some((_, matched)) = progress.into_iter().find(|(member, _)| *member == to) else { return };
+            if matched.0 + self.inner.config.snapshot_catchup_entries >= self.status().committed.0 {
+                tracing::info!("remote-peer-id" = %to, "the member has caught up: the log is not kept for it any more");
+                return;
+            }
         }
     }
 
