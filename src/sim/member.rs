@@ -75,7 +75,6 @@ pub(super) enum Waiter {
 }
 
 /// What reaches a member's raft.
-#[expect(clippy::large_enum_variant, reason = "most inputs are messages, and each is moved once")]
 pub(super) enum Input {
     Propose(Proposal),
     Read(Waiter),
