@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Conf changes travel in etcd's encoding, whose numbers raft-rs would misread: they are decoded with etcd's type and translated in
-//! [`Consensus::apply_conf_change`]. Left out: joint consensus (etcd changes one member at a time) and snapshots (the next issue but one).
+//! [`Consensus::apply_conf_change`]. A snapshot passes through as its metadata: the image that it speaks of is the driver's. Left out: joint
+//! consensus (etcd changes one member at a time).
 
 mod inbound;
 mod log;
@@ -33,6 +34,7 @@ use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
 use crate::proto::raftpb::MessageType;
+use crate::proto::raftpb::Snapshot;
 use crate::proto::walpb;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -106,6 +108,8 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     pub must_sync: bool,
     pub committed: Vec<Entry>,
+    /// Takes the place of the whole log and of the state; comes before `entries`.
+    pub snapshot: Option<Snapshot>,
     /// Reads that are confirmed: their context, and the index that must be applied before they are served.
     pub reads: Vec<(Bytes, Index)>,
 }
@@ -247,7 +251,19 @@ impl Consensus {
     ///
     /// # Errors
     /// [`Refused`] says why it was dropped.
-    pub fn step(&mut self, mut message: Message) -> Result<(), Refused> {
+    pub fn step(&mut self, message: Message) -> Result<(), Refused> {
+        self.step_checked(message, false)
+    }
+
+    /// Takes a leader's snapshot whose image is here, whole and durable. If raft has a use for it, [`Ready::snapshot`] comes next.
+    ///
+    /// # Errors
+    /// As [`Consensus::step`].
+    pub fn step_snapshot(&mut self, message: Message) -> Result<(), Refused> {
+        self.step_checked(message, true)
+    }
+
+    fn step_checked(&mut self, mut message: Message, has_image: bool) -> Result<(), Refused> {
         let wire = self.probe.on().then(|| summary::wire(&message));
         let view = inbound::View {
             id: self.id(),
@@ -256,6 +272,7 @@ impl Consensus {
             term_of: &|index| self.raw.raft.raft_log.term(index).ok().filter(|term| *term > 0),
             commit: self.raw.raft.raft_log.committed,
             matched: self.raw.raft.prs().get(message.from).map(|progress| progress.matched),
+            has_image,
         };
         let mut verdict = inbound::check(&mut message, &view);
         if verdict.is_ok() {
@@ -313,6 +330,12 @@ impl Consensus {
     /// A message to this member could not be delivered.
     pub fn report_unreachable(&mut self, member: MemberId) {
         self.step_raft(|raw| raw.report_unreachable(member.0));
+    }
+
+    /// What became of a snapshot that this member was to send.
+    pub fn report_snapshot(&mut self, member: MemberId, arrived: bool) {
+        let status = if arrived { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
+        self.step_raft(|raw| raw.report_snapshot(member.0, status));
     }
 
     /// The state machine holds everything up to `index`.
@@ -377,18 +400,28 @@ impl Consensus {
         let reads = inner.take_read_states().into_iter();
         let reads = reads.map(|read| (Bytes::from(read.request_ctx), Index(read.index))).collect();
         let (hard_state, must_sync) = (inner.hs().cloned(), inner.must_sync());
-        Some(Ready { inner, messages, entries, hard_state, must_sync, committed, reads })
+        let snapshot = Some(inner.snapshot()).filter(|snapshot| snapshot.metadata.is_some()).cloned();
+        Some(Ready { inner, messages, entries, hard_state, must_sync, committed, snapshot, reads })
     }
 
     /// The entries and the hard state of `ready` are on disk.
     pub fn persisted(&mut self, mut ready: Ready) -> Light {
         let mut messages = ready.inner.take_persisted_messages();
         let store = self.raw.mut_store();
+        let installed = ready.snapshot.take().and_then(|snapshot| snapshot.metadata);
+        if let Some(metadata) = &installed {
+            store.install(metadata);
+        }
         let cut = store.append(&ready.entries);
         if let Some(hard_state) = ready.hard_state.take() {
             store.set_hard_state(hard_state);
         }
         let mut light = self.raw.advance_append(ready.inner);
+        if let Some(metadata) = installed {
+            // The state machine takes its time. What raft would look up between its old state and the snapshot is not there any more.
+            self.raw.advance_apply_to(metadata.index);
+            self.told.persisted = metadata.index;
+        }
         let commit = light.commit_index();
         if let Some(commit) = commit {
             self.raw.mut_store().set_commit(commit);
@@ -407,9 +440,16 @@ impl Consensus {
         light
     }
 
-    /// Forgets entries up to and including `index`; the write-ahead log has released them.
-    pub fn release(&mut self, index: Index) {
-        self.raw.mut_store().release(index.0);
+    /// Forgets what is not needed of the entries up to `durable`, which the store has: for followers that lag the newest `keep` of them stay, as far
+    /// as they and all after them fit into `bytes`.
+    pub fn release(&mut self, durable: Index, keep: u64, bytes: usize) {
+        self.raw.mut_store().release_behind(durable.0, keep, bytes);
+    }
+
+    /// What the entries in memory take, about.
+    #[must_use]
+    pub fn log_bytes(&self) -> usize {
+        self.raw.store().bytes()
     }
 
     /// Runs one raft call and then sets the election time-out, if the call may have drawn one.

@@ -351,6 +351,11 @@ impl Members {
         self.members.values().find(|member| member.name == name)
     }
 
+    /// The ids that were members once, ascending.
+    pub fn removed(&self) -> impl Iterator<Item = MemberId> {
+        self.removed.iter().copied()
+    }
+
     /// Whether this id was a member once and can never be one again.
     #[must_use]
     pub fn is_removed(&self, id: MemberId) -> bool {

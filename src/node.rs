@@ -17,17 +17,23 @@ mod compactor;
 mod duties;
 mod handler;
 mod image;
+mod install;
 mod join;
 mod leases;
+mod lost;
 mod mailbox;
 mod maintain;
 mod members;
 mod raft_thread;
+mod send;
+mod snap_file;
 mod start;
 mod store_thread;
 mod telemetry;
 mod waiters;
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;
 
@@ -116,6 +122,7 @@ enum Input {
     Unreachable(MemberId),
     /// From the apply thread, which waits for the answer: a committed conf change must count now.
     ConfChange(
+        Index,
         crate::proto::walpb::ConfChange,
         std::sync::mpsc::SyncSender<Result<crate::proto::raftpb::ConfState, Error>>,
     ),
@@ -127,8 +134,12 @@ enum Input {
     BestFollower(oneshot::Sender<Option<MemberId>>),
     /// How far each member's log is known to be; nothing unless this member leads.
     Progress(oneshot::Sender<Vec<(MemberId, Index)>>),
-    /// The store is durable up to here: the log below may go.
-    Durable(Index, Term),
+    /// The store is durable up to here: the log below may go. With the members as of then.
+    Durable(crate::wal::SnapshotMark, Vec<u8>),
+    /// A leader's snapshot whose image is kept.
+    Received(Box<crate::proto::raftpb::Message>, install::Verdict),
+    /// Whether a snapshot arrived that this member was to send.
+    SnapshotSent(MemberId, bool),
     /// The next segment of the log is filled with zeros.
     Segment(Result<crate::wal::Prepared, Error>),
 }
@@ -148,7 +159,11 @@ struct Inner {
     batches_written: AtomicU64,
     /// What the store thread has to do. Batches are put here under the Machine's lock.
     writes: Mailbox<Write>,
-    engine: Arc<Renewable>,
+    /// The store of the state as it is now; another one after a snapshot was installed.
+    engine: RwLock<Arc<Renewable>>,
+    /// Counts the stores that this member has had: a batch belongs to one of them.
+    epoch: AtomicU64,
+    snapshots: install::Snapshots,
     hashes: Hashes,
     /// Held while the NOSPACE alarm is being raised.
     raising: tokio::sync::Mutex<()>,

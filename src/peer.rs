@@ -16,8 +16,10 @@
 //! [`Peers::send`] never waits: each queue is bounded, what does not fit is dropped and raft is told that the peer is unreachable.
 //! raft repeats what matters. Order holds within each stream, not between the two.
 //!
-//! [`codec`] is pure; sockets, clock and tasks are in the other files. Left out: sending and receiving snapshots, unix sockets,
-//! round-trip probes (we answer those of others).
+//! A snapshot has a post of its own, with a database behind the message: it would hold up all that comes after it.
+//!
+//! [`codec`] is pure; sockets, clock and tasks are in the other files. Left out: unix sockets, round-trip probes (we answer those of
+//! others).
 //!
 //! Source: etcd `server/etcdserver/api/rafthttp`, `server/etcdserver/api/etcdhttp/peer.go`, `server/lease/leasehttp`.
 
@@ -31,6 +33,7 @@ mod pipeline;
 mod reader;
 mod rules;
 mod serve;
+mod snapshot;
 
 pub use ask::Versions;
 pub use ask::fetch_downgrade_enabled;
@@ -43,6 +46,9 @@ pub use rules::LinkRule;
 pub use rules::Rules;
 pub use serve::Slot;
 pub use serve::serve;
+pub use snapshot::Image;
+pub use snapshot::Intake;
+pub use snapshot::fetch_state;
 
 use crate::error::Error as Answer;
 use crate::membership::Member;
@@ -120,6 +126,18 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Refused`]: the message is dropped.
     fn receive(&self, message: Message) -> Result<(), Refused>;
 
+    /// Says where the image goes that comes behind a snapshot's message, or refuses it.
+    ///
+    /// # Errors
+    /// [`Answer::TooManyRequests`] if one is on its way already; [`Answer::Storage`].
+    fn receive_snapshot(&self, message: Message) -> Result<Box<dyn Intake>, Answer>;
+
+    /// This member's applied state, for one that has lost its own.
+    ///
+    /// # Errors
+    /// [`Answer::TooManyRequests`], [`Answer::Storage`], [`Answer::Stopped`].
+    fn state(&self, to: MemberId) -> BoxFuture<'_, Result<Image, Answer>>;
+
     /// A message to `peer` was dropped or lost.
     fn report_unreachable(&self, peer: MemberId);
 
@@ -196,6 +214,19 @@ impl Peers {
                 link.send(message);
             }
         }
+    }
+
+    /// Posts a snapshot to the member that its message is for. Returns once that has kept and taken it, or an attempt has failed.
+    ///
+    /// # Errors
+    /// [`Error::UnknownMember`], and those of the connection.
+    pub async fn send_snapshot(&self, image: Image) -> Result<(), Error> {
+        let link = self.link(MemberId(image.message.to)).ok_or(Error::UnknownMember)?;
+        let sent = snapshot::send(&link, image).await;
+        if sent == Err(Error::Removed) {
+            self.0.handler.removed();
+        }
+        sent
     }
 
     /// Begins to talk with a member. Adding it again changes nothing but its URLs.

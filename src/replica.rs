@@ -6,6 +6,7 @@
 //!
 //! Everything here is driven from outside: `now` comes in, answers go out.
 
+pub mod install;
 mod proposals;
 mod reads;
 pub mod start;
@@ -19,8 +20,11 @@ pub use turn::apply_entry;
 use crate::consensus::Consensus;
 use crate::consensus::Light;
 use crate::consensus::Ready;
+use crate::consensus::Refused;
 use crate::error::Error;
+use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Message;
+use crate::proto::walpb::ConfChange;
 use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
@@ -40,6 +44,8 @@ pub struct Replica<W> {
     proposals: Proposals,
     reads: Reads<W>,
     followed: (Term, MemberId),
+    /// Up to where the log has said that the state is durable.
+    marked: Index,
     answered: Vec<Answered<W>>,
     failed: Vec<Failed>,
 }
@@ -50,6 +56,7 @@ impl<W> Replica<W> {
         Replica {
             followed: (consensus.term(), consensus.leader()),
             consensus,
+            marked: Index(0),
             proposals: Proposals::default(),
             reads: Reads::new(read_seed),
             answered: Vec::new(),
@@ -72,6 +79,23 @@ impl<W> Replica<W> {
         if let Some(message) = self.proposals.keep_forwarded(&self.consensus, message) {
             let _dropped = self.consensus.step(message);
         }
+    }
+
+    /// Takes a leader's snapshot whose image is here, whole and durable.
+    ///
+    /// # Errors
+    /// As [`Consensus::step_snapshot`].
+    pub fn step_snapshot(&mut self, message: Message) -> Result<(), Refused> {
+        self.consensus.step_snapshot(message)
+    }
+
+    /// Makes the committed conf change at `index` count; the new voters and learners come back. One that an accepted snapshot stands for counts
+    /// already: the state machine is merely behind.
+    ///
+    /// # Errors
+    /// As [`Consensus::apply_conf_change`].
+    pub fn count(&mut self, index: Index, change: &ConfChange) -> Result<ConfState, Error> {
+        if index <= self.marked { Ok(self.consensus.conf_state()) } else { self.consensus.apply_conf_change(change) }
     }
 
     /// Hands everything queued to raft: all proposals in one message, all reads in one round.
@@ -126,7 +150,6 @@ mod tests {
     use crate::consensus::Config;
     use crate::consensus::Initial;
     use crate::probe::Listeners;
-    use crate::proto::raftpb::ConfState;
     use crate::proto::raftpb::Entry;
     use crate::proto::raftpb::EntryType;
     use crate::proto::walpb::ConfChange;

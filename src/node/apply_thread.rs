@@ -7,6 +7,7 @@ use super::Inner;
 use super::Input;
 use super::Node;
 use super::mailbox::Mailbox;
+use super::snap_file;
 use super::store_thread::Write;
 use super::telemetry;
 use crate::apply::BATCH_BYTES;
@@ -27,6 +28,7 @@ use crate::types::Index;
 use crate::types::Millis;
 use crate::types::Revision;
 use crate::types::Term;
+use crate::wal::SnapshotMark;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -39,14 +41,25 @@ const BATCHES_MAX: usize = 512;
 /// Changes are handed to the store at least this often.
 const FLUSH_EVERY_MS: u64 = 100;
 
+/// After so many bytes of entries the log is released, whatever `--snapshot-count` says.
+const MARK_BYTES: u64 = 64 << 20;
+
+/// What the raft thread hands on, in the log's order.
+pub(crate) enum Work {
+    Entries(Vec<Entry>),
+    /// An accepted snapshot takes the place of the state.
+    Install(SnapshotMark),
+}
+
 pub(crate) struct ApplyThread {
     pub(crate) inner: Arc<Inner>,
-    pub(crate) entries: Arc<Mailbox<Vec<Entry>>>,
+    pub(crate) entries: Arc<Mailbox<Work>>,
     pub(crate) probe: Probe,
     /// When the last batch went to the store.
     pub(crate) flushed: Millis,
-    /// Applied at the last snapshot mark.
+    /// Applied at the last snapshot mark, and the bytes of the entries since.
     pub(crate) marked: Index,
+    pub(crate) since_mark: u64,
     pub(crate) sweep: Sweep,
 }
 
@@ -77,9 +90,10 @@ impl ApplyThread {
             let pause = self.inner.config.compaction_pause_ms.min(FLUSH_EVERY_MS);
             let wait = Duration::from_millis(if compacting { pause } else { FLUSH_EVERY_MS });
             let open = self.entries.take_all(&mut batches, wait);
-            for batch in batches.drain(..) {
-                for run in batch.chunks(RUN_ENTRIES) {
-                    self.apply(run)?;
+            for work in batches.drain(..) {
+                match work {
+                    Work::Entries(entries) => entries.chunks(RUN_ENTRIES).try_for_each(|run| self.apply(run))?,
+                    Work::Install(mark) => self.install(&mark)?,
                 }
             }
             compacting = self.compact()?;
@@ -123,6 +137,13 @@ impl ApplyThread {
         Ok(more)
     }
 
+    fn install(&mut self, mark: &SnapshotMark) -> Result<(), Error> {
+        self.inner.install(mark)?;
+        (self.marked, self.since_mark, self.sweep) = (Index(mark.index), 0, Sweep::default());
+        self.inner.applied.set(self.marked);
+        Ok(())
+    }
+
     /// Applies a run of entries, then lets everybody know.
     fn apply(&mut self, run: &[Entry]) -> Result<(), Error> {
         let mut done = Vec::with_capacity(run.len());
@@ -130,6 +151,7 @@ impl ApplyThread {
             let mut machine = self.inner.machine.write();
             for entry in run {
                 if entry.index > machine.applied().0.0 {
+                    self.since_mark += entry.data.len() as u64;
                     done.push(self.apply_entry(&mut machine, entry)?);
                     if machine.batch_bytes() >= BATCH_BYTES {
                         take_batch(&self.inner, &mut machine)?;
@@ -153,7 +175,7 @@ impl ApplyThread {
     fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Done, Error> {
         let count = |change: &ConfChange| {
             let (answer, counted) = mpsc::sync_channel(1);
-            self.inner.inbox.force(Input::ConfChange(change.clone(), answer));
+            self.inner.inbox.force(Input::ConfChange(Index(entry.index), change.clone(), answer));
             counted.recv().map_err(|_| Error::Stopped)?
         };
         let done = replica::apply_entry(machine, entry, count)?;
@@ -260,9 +282,12 @@ impl ApplyThread {
         let mut machine = self.inner.machine.write();
         take_batch(&self.inner, &mut machine)?;
         let (index, term) = machine.applied();
-        if now || index.0 >= self.marked.0 + self.inner.config.snapshot_count {
-            self.marked = index;
-            self.inner.writes.force(Write::Sync(index, term));
+        let due = index.0 >= self.marked.0 + self.inner.config.snapshot_count || self.since_mark >= MARK_BYTES;
+        if now || due {
+            (self.marked, self.since_mark) = (index, 0);
+            let mark = SnapshotMark { index: index.0, term: term.0, conf_state: Some(machine.conf_state().clone()) };
+            let members = snap_file::members_json(machine.members(), machine.cluster_version());
+            self.inner.writes.force(Write::Sync(mark, members));
         }
         Ok(())
     }
@@ -275,7 +300,7 @@ pub(super) fn take_batch(inner: &Inner, machine: &mut Machine) -> Result<(), Err
         machine.written();
     }
     if let Some(batch) = machine.take_batch() {
-        inner.writes.force(Write::Batch(batch));
+        inner.writes.force(Write::Batch(inner.epoch.load(Ordering::Acquire), batch));
     }
     match inner.stopped.borrow().clone() {
         Some(why) => Err(why),

@@ -3,10 +3,13 @@
 use super::Inner;
 use super::Input;
 use super::Node;
+use super::install;
 use super::mailbox;
 use crate::error::Error;
 use crate::membership::Member;
 use crate::peer::Handler;
+use crate::peer::Image;
+use crate::peer::Intake;
 use crate::peer::LinkChange;
 use crate::peer::Refused;
 use crate::proto::etcdserverpb as pb;
@@ -34,6 +37,14 @@ impl Handler for Ears {
             mailbox::Refused::Full => Refused::Full,
             mailbox::Refused::Closed => Refused::Stopped,
         })
+    }
+
+    fn receive_snapshot(&self, message: Message) -> Result<Box<dyn Intake>, Error> {
+        install::receive(&self.0.upgrade().ok_or(Error::Stopped)?, message)
+    }
+
+    fn state(&self, to: MemberId) -> BoxFuture<'_, Result<Image, Error>> {
+        Box::pin(async move { self.node().ok_or(Error::Stopped)?.state_for(to).await })
     }
 
     fn report_unreachable(&self, peer: MemberId) {

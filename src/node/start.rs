@@ -7,11 +7,11 @@ use super::Inner;
 use super::Node;
 use super::apply_thread::ApplyThread;
 use super::apply_thread::Sweep;
-use super::boot;
 use super::boot::Booted;
 use super::handler::Ears;
+use super::install::Snapshots;
 use super::join;
-use super::join::Plan;
+use super::lost;
 use super::mailbox::Mailbox;
 use super::raft_thread::RaftThread;
 use super::store_thread::StoreThread;
@@ -67,8 +67,8 @@ impl Node {
         let started = Instant::now();
         let (listening, closing) = listen(network.listeners, &network.acceptor);
         let plan = join::plan(&config, &network.dial).await?;
-        let (config, booted) = boot_aside(config, plan).await?;
-        let Booted { id, cluster, machine, engine, wal, initial, reachable, lock } = booted;
+        let (config, booted) = lost::boot(config, plan, network.dial.clone()).await?;
+        let Booted { id, cluster, machine, engine, installs, wal, initial, reachable, lock } = booted;
         let tap = Tap::new(id, rand::random(), started);
         let (applied, _) = machine.applied();
         let consensus_config = consensus_config(id, &config, applied);
@@ -99,7 +99,9 @@ impl Node {
             published: super::Published::default(),
             batches_written: AtomicU64::new(0),
             writes: Mailbox::new(usize::MAX),
-            engine,
+            engine: RwLock::new(engine),
+            epoch: AtomicU64::new(0),
+            snapshots: Snapshots::new(installs),
             hashes: super::Hashes::default(),
             raising: tokio::sync::Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
@@ -159,9 +161,10 @@ impl Node {
             probe: inner.tap.probe(),
             flushed: Millis(0),
             marked: inner.applied.get(),
+            since_mark: 0,
             sweep: Sweep::default(),
         };
-        let store = StoreThread { inner: inner.clone() };
+        let store = StoreThread { inner: inner.clone(), epoch: 0 };
         let mut threads = inner.threads.lock();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| -> Result<(), Error> {
             threads.push(thread::Builder::new().name(name.into()).spawn(run)?);
@@ -171,12 +174,6 @@ impl Node {
         spawn("apply", Box::new(move || apply.run()))?;
         spawn("store", Box::new(move || store.run()))
     }
-}
-
-/// Boots on a thread that may block.
-async fn boot_aside(config: Config, plan: Plan) -> Result<(Config, Booted), Error> {
-    let boot = move || boot::boot(&config, plan).map(|booted| (config, booted));
-    tokio::task::spawn_blocking(boot).await.map_err(|e| Error::Damaged(format!("start panicked: {e}")))?
 }
 
 /// Answers on the peer URLs, "not yet" until the slot is filled, until the sender says true or is dropped.

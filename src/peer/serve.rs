@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `GET /raft/stream/{msgapp,message}/<from>` | a body that never ends: our messages to `<from>` |
 //! | `POST /raft` | 204 once the member has taken the message |
-//! | `POST /raft/snapshot` | refused: this release does not receive snapshots |
+//! | `POST /raft/snapshot` | 204 once the member has kept the image and taken the message |
+//! | `GET /raft/state` | our applied state, for a member that has lost its own |
 //! | `GET /raft/probing` | `{"OK":true,"Now":...}` |
 //! | `GET /members`, `GET /version` | JSON |
 //! | `POST /members/promote/<id>` | the leader makes a learner a voter for a follower's client: JSON |
@@ -24,6 +25,8 @@ use super::ask::Versions;
 use super::codec::StreamKind;
 use super::headers;
 use super::outbox::StreamBody;
+use super::snapshot;
+use super::snapshot::DbBody;
 use crate::error::Error as Answer;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::leasepb;
@@ -136,7 +139,8 @@ pub(super) fn router(peers: Peers) -> Router {
     Router::new()
         .route("/raft", post(pipeline))
         .route("/raft/stream/{kind}/{from}", get(stream))
-        .route("/raft/snapshot", post(snapshot))
+        .route("/raft/snapshot", post(take_snapshot))
+        .route(snapshot::STATE_PATH, get(state))
         .route("/raft/probing", get(probing))
         .route("/members", get(members))
         .route("/members/promote/{id}", post(promote))
@@ -271,10 +275,33 @@ async fn read(body: Body) -> Result<Bytes, Refusal> {
     read.map_err(|_| bad())?.map_err(|_| bad())
 }
 
-async fn snapshot(State(peers): State<Peers>, head: HeaderMap) -> Response<Body> {
-    let text = "receiving snapshots is not part of this release";
-    let refusal = peers.check(&head).err().unwrap_or_else(|| refuse(StatusCode::NOT_IMPLEMENTED, text));
-    peers.named(refusal.into_response())
+async fn take_snapshot(State(peers): State<Peers>, head: HeaderMap, body: Body) -> Response<Body> {
+    let taken = async {
+        peers.check(&head)?;
+        peers.note_sender(&head);
+        snapshot::take(&peers, &head, body).await.map_err(|(status, text)| refuse(status, text))
+    };
+    peers.named(taken.await.map(|()| StatusCode::NO_CONTENT).into_response())
+}
+
+/// Ours alone: a member of the same cluster has lost its store.
+async fn state(State(peers): State<Peers>, head: HeaderMap) -> Response<Body> {
+    let made = async {
+        peers.check(&head)?;
+        let unnamed = || refuse(StatusCode::BAD_REQUEST, "error sender not named");
+        let (from, _) = headers::sender(&head).ok_or_else(unnamed)?;
+        if peers.0.handler.is_removed(from) {
+            return Err(refuse(StatusCode::GONE, "removed member"));
+        }
+        if peers.0.rules.cuts(from) {
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the link is cut by a lab rule"));
+        }
+        let unable = |why: Answer| refuse(StatusCode::SERVICE_UNAVAILABLE, why.to_string());
+        let (body, feeding) = DbBody::new(peers.0.handler.state(from).await.map_err(unable)?);
+        tokio::spawn(feeding);
+        Ok(answer("application/octet-stream", Body::new(body)))
+    };
+    peers.named(made.await.unwrap_or_else(Refusal::into_response))
 }
 
 async fn probing() -> Response<Body> {

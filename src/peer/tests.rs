@@ -38,6 +38,7 @@ enum Event {
     Message(Box<Message>),
     Link(MemberId, LinkChange),
     Unreachable(MemberId),
+    Snapshot(Box<Message>, Vec<u8>),
     Removed,
 }
 
@@ -54,10 +55,41 @@ impl Recorder {
     }
 }
 
+/// A database that arrives.
+struct Kept {
+    events: mpsc::UnboundedSender<Event>,
+    message: Message,
+    database: Vec<u8>,
+}
+
+impl Intake for Kept {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Answer> {
+        self.database.extend_from_slice(piece);
+        if self.database.starts_with(b"too much") { Err(Answer::Storage("no space left".into())) } else { Ok(()) }
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), Answer>> {
+        async move {
+            let _ = self.events.send(Event::Snapshot(Box::new(self.message), self.database));
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
 impl Handler for Recorder {
     fn receive(&self, message: Message) -> Result<(), Refused> {
         self.tell(Event::Message(Box::new(message)));
         Ok(())
+    }
+
+    fn receive_snapshot(&self, message: Message) -> Result<Box<dyn Intake>, Answer> {
+        let (events, database) = (self.events.clone(), Vec::new());
+        Ok(Box::new(Kept { events, message, database }))
+    }
+
+    fn state(&self, _: MemberId) -> BoxFuture<'_, Result<Image, Answer>> {
+        async { Err(Answer::TooManyRequests) }.boxed()
     }
 
     fn report_unreachable(&self, peer: MemberId) {
@@ -472,6 +504,75 @@ async fn members_answer_each_others_questions() {
     assert_eq!(ask(6).await, Err(Error::Status(500, Answer::NotPrimary.to_string())));
     a.peers.rules().set(b.id, LinkRule { cut_out: true, ..LinkRule::default() });
     assert_eq!(ask(5).await, Err(Error::Cut));
+}
+
+/// A snapshot's message from member 1 to member 2.
+fn snapshot_message(kind: MessageType) -> Message {
+    use crate::proto::raftpb::Snapshot;
+    use crate::proto::raftpb::SnapshotMetadata;
+    let metadata = Some(SnapshotMetadata { index: 9, term: 3, ..SnapshotMetadata::default() });
+    let snapshot = Some(Snapshot { metadata, ..Snapshot::default() });
+    let mut message = Message { from: 1, to: 2, term: 3, snapshot, ..Message::default() };
+    message.set_msg_type(kind);
+    message
+}
+
+/// What `from` hears when it posts this to `to`.
+async fn posted(from: &Side, message: &Message, database: &[u8], claimed: u64) -> Result<(), Error> {
+    use crate::disk::Disk;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut file = crate::disk::RealDisk.create(&dir.path().join("image")).expect("a file");
+    file.write_at(0, database).expect("written");
+    let image = Image { message: message.clone(), file, bytes: claimed, hold: Box::new(()) };
+    within(from.peers.send_snapshot(image)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_arrives_whole_or_its_sender_hears_why_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Authority::new("peers").expect("an authority");
+    for security in [Security::none(), Security::by(&ca, dir.path())] {
+        let (one, mut two) = (Side::start(1, &security).await, Side::start(2, &security).await);
+        one.add(&two);
+        let message = snapshot_message(MessageType::MsgSnapshot);
+        let database: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
+        assert_eq!(posted(&one, &message, &database, database.len() as u64).await, Ok(()));
+        two.until(Event::Snapshot(Box::new(message.clone()), database.clone())).await;
+
+        let refused = posted(&one, &message, b"too much", 8).await;
+        let Err(Error::Status(500, why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("failed to save KV snapshot") && why.contains("no space left"), "{why}");
+        let refused = posted(&one, &snapshot_message(MessageType::MsgAppend), b"x", 1).await;
+        assert_eq!(refused, Err(Error::Status(400, "wrong raft message type".into())));
+        let refused = posted(&one, &Message { to: 3, ..message.clone() }, b"x", 1).await;
+        assert_eq!(refused, Err(Error::UnknownMember), "nobody to send it to");
+        // An image that ends before its length does: the other side takes no part for the whole.
+        assert!(posted(&one, &message, &database, database.len() as u64 + 1).await.is_err());
+        two.recorder.removed.lock().insert(MemberId(1));
+        assert_eq!(posted(&one, &message, b"x", 1).await, Err(Error::Removed));
+        while let Ok(event) = two.events.try_recv() {
+            assert!(!matches!(event, Event::Snapshot(..)), "only the whole one was taken");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_gets_no_state_and_gives_none() {
+    let security = Security::none();
+    let two = Side::start(2, &security).await;
+    let me = |cluster| Config {
+        id: MemberId(1),
+        cluster,
+        urls: vec!["http://127.0.0.1:1".into()],
+        tls: None,
+        dial_timeout: Duration::from_secs(2),
+    };
+    let ask = async |cluster| fetch_state(&me(cluster), &two.url, |_| Err(Answer::Stopped)).await;
+    assert_eq!(ask(ClusterId(0xbad)).await, Err(Error::ClusterIdMismatch));
+    let refused = ask(CLUSTER).await;
+    assert_eq!(refused, Err(Error::Status(503, "etcdserver: too many requests".into())));
+    two.recorder.removed.lock().insert(MemberId(1));
+    assert_eq!(ask(CLUSTER).await, Err(Error::Removed));
 }
 
 #[tokio::test]

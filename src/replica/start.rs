@@ -65,6 +65,37 @@ impl Held {
         meets.then_some(()).ok_or_else(|| format!("it holds entry {applied}, the log goes on from {from} to {last}"))
     }
 
+    /// Whether this is an entry of the log, or the last one before it: a state up to there goes with the log, and is one that was agreed on.
+    #[must_use]
+    pub fn knows(&self, index: Index, term: Term) -> bool {
+        let at = index.0.checked_sub(self.start.0.0 + 1).and_then(|at| usize::try_from(at).ok());
+        let here = at.and_then(|at| self.entries.get(at)).is_some_and(|entry| entry.term == term.0);
+        (index, term) == self.start || here
+    }
+
+    /// What the log must say so that a state up to `index`, which was agreed on, goes with it: nothing, if it knows that entry and leads on from it. Else
+    /// the state is ahead of the log, and the log begins anew behind it: this hard state commits it.
+    ///
+    /// # Errors
+    /// Why the state cannot go with this log.
+    pub fn adopt(&self, index: Index, term: Term) -> Result<Option<HardState>, String> {
+        if index < self.goes_on_from() {
+            return Err(format!("it goes up to entry {index}, and the log goes on from {}", self.goes_on_from()));
+        }
+        if self.knows(index, term) {
+            return Ok(None);
+        }
+        if index <= Index(self.hard_state.commit) && index <= self.last() {
+            return Err(format!("its entry {index} has term {term}, which the log contradicts"));
+        }
+        let HardState { term: promised, vote, commit } = self.hard_state;
+        let hard_state = match promised < term.0 {
+            true => HardState { term: term.0, vote: 0, commit: index.0.max(commit) },
+            false => HardState { commit: index.0.max(commit), ..HardState { term: promised, vote, commit } },
+        };
+        Ok(Some(hard_state))
+    }
+
     /// Makes `id` the only member, as `--force-new-cluster` asks: what is not committed is forgotten, and the log goes on with the removal of
     /// everybody else, committed at once. `conf_state` and `applied` are the store's. The new entries come back; they must be written and
     /// synced before the member goes on. Done twice it does nothing the second time.
@@ -186,5 +217,27 @@ mod tests {
         assert_eq!(told(&forced), [(8, Type::AddNode, 9), (9, Type::RemoveNode, 1)]);
         let forced = held().force_alone(MemberId(4), &voters, Index(5)).expect("readable");
         assert_eq!(told(&forced), [(8, Type::AddNode, 4), (9, Type::RemoveNode, 1), (10, Type::RemoveNode, 9)]);
+    }
+
+    fn cut_log() -> Held {
+        let entries = [(6, 2), (7, 2), (8, 3)].map(|(index, term)| Entry { index, term, ..Entry::default() });
+        let hard_state = HardState { term: 3, vote: 9, commit: 7 };
+        Held { start: (Index(5), Term(2)), base: Index(0), entries: entries.to_vec(), hard_state }
+    }
+
+    #[test]
+    fn a_state_from_elsewhere_goes_with_the_log_or_begins_it_anew() {
+        let adopt = |index, term| cut_log().adopt(Index(index), Term(term));
+        assert!(adopt(4, 2).is_err(), "what comes after it is gone");
+        assert_eq!(adopt(5, 2), Ok(None));
+        assert_eq!(adopt(8, 3), Ok(None), "known, if not yet known to be committed");
+        assert!(adopt(7, 3).is_err(), "a committed entry has one term");
+        assert_eq!(
+            adopt(8, 4),
+            Ok(Some(HardState { term: 4, vote: 0, commit: 8 })),
+            "what was not committed gives way"
+        );
+        let ahead = HardState { term: 3, vote: 9, commit: 20 };
+        assert_eq!(adopt(20, 3), Ok(Some(ahead)), "the vote of this term stands");
     }
 }

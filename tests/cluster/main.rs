@@ -13,6 +13,7 @@
 
 mod auth;
 mod bad_input;
+mod catchup;
 mod checker;
 mod client;
 mod differ;
