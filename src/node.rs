@@ -14,6 +14,7 @@ mod apply_thread;
 mod auth;
 mod boot;
 mod compactor;
+mod corruption;
 mod duties;
 mod handler;
 mod image;
@@ -29,6 +30,7 @@ mod waiters;
 #[cfg(test)]
 mod tests;
 
+pub use boot::Checks;
 pub use boot::Config;
 pub use boot::Start;
 pub use compactor::AutoCompaction;
@@ -111,6 +113,8 @@ enum Input {
     Read(ReadWaiter),
     Peer(Box<crate::proto::raftpb::Message>),
     Unreachable(MemberId),
+    /// The process of this member has ended.
+    Lost(MemberId),
     /// From the apply thread, which waits for the answer: a committed conf change must count now.
     ConfChange(
         crate::proto::walpb::ConfChange,

@@ -32,7 +32,10 @@ mod reader;
 mod rules;
 mod serve;
 
+pub use ask::HashAnswer;
+pub use ask::HashHeader;
 pub use ask::Versions;
+pub use ask::fetch_hash;
 pub use ask::fetch_members;
 pub use ask::fetch_version;
 pub use dial::Error;
@@ -138,6 +141,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Whether a downgrade is under way, as of now (a linearizable read), for `/downgrade/enabled`.
     fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Answer>>;
+
+    /// The hash of this member's history at `revision`, 0 for now, for `/members/hashkv`.
+    fn hash_kv(&self, revision: i64) -> BoxFuture<'_, Result<HashAnswer, Answer>>;
 
     /// Renews a lease for another member, if this one leads; its TTL in seconds. [`Answer::LeaseNotFound`], [`Answer::NotPrimary`],
     /// and [`Answer::TimeoutWaitApplied`] after a second of waiting are told apart on the wire.

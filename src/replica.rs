@@ -6,6 +6,7 @@
 //!
 //! Everything here is driven from outside: `now` comes in, answers go out.
 
+mod failover;
 mod proposals;
 mod reads;
 pub mod start;
@@ -25,6 +26,7 @@ use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
 use crate::types::Term;
+use failover::Failover;
 use proposals::Proposals;
 use reads::Reads;
 
@@ -40,6 +42,7 @@ pub struct Replica<W> {
     proposals: Proposals,
     reads: Reads<W>,
     followed: (Term, MemberId),
+    failover: Option<Failover>,
     answered: Vec<Answered<W>>,
     failed: Vec<Failed>,
 }
@@ -52,6 +55,7 @@ impl<W> Replica<W> {
             consensus,
             proposals: Proposals::default(),
             reads: Reads::new(read_seed),
+            failover: None,
             answered: Vec::new(),
             failed: Vec::new(),
         }
@@ -72,8 +76,9 @@ impl<W> Replica<W> {
         let _dropped = self.consensus.step(message);
     }
 
-    /// Hands everything queued to raft: all proposals in one message, all reads in one round.
+    /// Hands everything queued to raft: all proposals in one message, all reads in one round. Campaigns if it is time to replace a leader.
     pub fn flush(&mut self, now: Millis) {
+        self.fail_over(now);
         self.notice_leader();
         self.proposals.flush(&mut self.consensus, now, &mut self.failed);
         if let Some(context) = self.reads.next_round(now) {

@@ -15,6 +15,7 @@ mod auth;
 mod bad_input;
 mod checker;
 mod client;
+mod corruption;
 mod differ;
 mod etcdctl;
 mod foreign;
