@@ -228,7 +228,20 @@ mod tests {
         ] {
             assert_eq!(acts(text, 1), [Some(act)], "{text}");
         }
-        for bad in ["", "jump", "sleep", "sleep(x)", "3", "3*", "50%%off", "return(\"x)", "return(1", "off->", "->off", "break"] {
+        for bad in [
+            "",
+            "jump",
+            "sleep",
+            "sleep(x)",
+            "3",
+            "3*",
+            "50%%off",
+            "return(\"x)",
+            "return(1",
+            "off->",
+            "->off",
+            "break",
+        ] {
             assert_eq!(Terms::parse(bad), None, "{bad}");
         }
     }

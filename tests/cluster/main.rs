@@ -13,6 +13,7 @@
 
 mod auth;
 mod bad_input;
+mod chaos;
 mod checker;
 mod client;
 mod corruption;
