@@ -322,6 +322,25 @@ impl Consensus {
         may
     }
 
+    /// Forgets the leader, if it is this one: its process has ended, so nobody need wait for it, and other candidates may have this member's
+    /// pre-vote. Whether it did: only a voter that asks for pre-votes does, since any other campaign would unseat a leader that lives after all.
+    /// Nothing else rests on who leads: reads are confirmed by a quorum.
+    pub fn forget_leader(&mut self, leader: MemberId) -> bool {
+        let raft = &self.raw.raft;
+        let may = raft.pre_vote && raft.promotable() && self.role() == Role::Follower && self.leader() == leader;
+        if may && !leader.is_none() {
+            self.step_raft(|raw| raw.raft.leader_id = raft::INVALID_ID);
+        }
+        may && !leader.is_none()
+    }
+
+    /// Asks the others whether they would vote for this member (pre-vote), and for their votes if a quorum would.
+    pub fn pre_campaign(&mut self) {
+        if self.raw.raft.pre_vote && self.raw.raft.promotable() {
+            self.step_raft(|raw| drop(raw.campaign()));
+        }
+    }
+
     /// Starts to hand leadership to `to`.
     pub fn transfer_leader(&mut self, to: MemberId) {
         self.step_raft(|raw| raw.transfer_leader(to.0));

@@ -27,6 +27,7 @@ pub mod ctl;
 pub mod disk;
 pub mod engine;
 pub mod error;
+pub mod failpoint;
 pub mod golang;
 #[cfg(test)]
 mod golden;

@@ -14,6 +14,7 @@ mod apply_thread;
 mod auth;
 mod boot;
 mod compactor;
+mod corruption;
 mod duties;
 mod handler;
 mod image;
@@ -37,6 +38,7 @@ mod crash_tests;
 #[cfg(test)]
 mod tests;
 
+pub use boot::Checks;
 pub use boot::Config;
 pub use boot::Start;
 pub use compactor::AutoCompaction;
@@ -50,6 +52,7 @@ use crate::apply::check;
 use crate::error::Error;
 use crate::lease;
 use crate::mvcc::Store;
+use crate::peer::LinkRule;
 use crate::peer::Peers;
 use crate::probe::Listeners;
 use crate::proto::etcdserverpb as pb;
@@ -120,6 +123,8 @@ enum Input {
     Read(ReadWaiter),
     Peer(Box<crate::proto::raftpb::Message>),
     Unreachable(MemberId),
+    /// The process of this member has ended.
+    Lost(MemberId),
     /// From the apply thread, which waits for the answer: a committed conf change must count now.
     ConfChange(
         Index,
@@ -524,6 +529,19 @@ impl Node {
         let (answer, done) = oneshot::channel();
         self.inner.inbox.force(Input::Campaign(answer));
         done.await.unwrap_or(false)
+    }
+
+    /// Sets the lab's rule for the link to another member; whether there is such a link.
+    #[must_use]
+    pub fn set_link(&self, rule: &lab::SetLink) -> bool {
+        let peer = MemberId(rule.peer);
+        let known =
+            peer != self.inner.id && self.read(|machine| machine.members().iter().any(|member| member.id == peer));
+        let Some(peers) = self.inner.peers.get().filter(|_| known) else { return false };
+        let drop_out_percent = u8::try_from(rule.drop_out_percent.min(100)).unwrap_or(100);
+        let delay_out = Duration::from_micros(rule.delay_out_us);
+        peers.rules().set(peer, LinkRule { cut_out: rule.cut_out, cut_in: rule.cut_in, drop_out_percent, delay_out });
+        true
     }
 
     /// Telemetry from now on, its opening snapshot first. [`Listeners::leave`] must be called when the observer goes.

@@ -35,8 +35,11 @@ mod rules;
 mod serve;
 mod snapshot;
 
+pub use ask::HashAnswer;
+pub use ask::HashHeader;
 pub use ask::Versions;
 pub use ask::fetch_downgrade_enabled;
+pub use ask::fetch_hash;
 pub use ask::fetch_members;
 pub use ask::fetch_version;
 pub use dial::Error;
@@ -158,6 +161,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Whether a downgrade is under way, as of now (a linearizable read), for `/downgrade/enabled`.
     fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Answer>>;
+
+    /// The hash of this member's history at `revision`, 0 for now, for `/members/hashkv`.
+    fn hash_kv(&self, revision: i64) -> BoxFuture<'_, Result<HashAnswer, Answer>>;
 
     /// Makes a learner a voter for another member, if this one leads; the members after that. `token` is the client's, if it has one.
     /// [`Answer::MemberNotFound`], [`Answer::MemberNotLearner`] and [`Answer::LearnerNotReady`] are told apart on the wire.

@@ -6,6 +6,7 @@
 //!
 //! Everything here is driven from outside: `now` comes in, answers go out.
 
+mod failover;
 pub mod install;
 mod proposals;
 mod reads;
@@ -29,6 +30,7 @@ use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
 use crate::types::Term;
+use failover::Failover;
 use proposals::Proposals;
 use reads::Reads;
 
@@ -44,6 +46,7 @@ pub struct Replica<W> {
     proposals: Proposals,
     reads: Reads<W>,
     followed: (Term, MemberId),
+    failover: Option<Failover>,
     /// Up to where the log has said that the state is durable.
     marked: Index,
     answered: Vec<Answered<W>>,
@@ -59,6 +62,7 @@ impl<W> Replica<W> {
             marked: Index(0),
             proposals: Proposals::default(),
             reads: Reads::new(read_seed),
+            failover: None,
             answered: Vec::new(),
             failed: Vec::new(),
         }
@@ -98,8 +102,9 @@ impl<W> Replica<W> {
         if index <= self.marked { Ok(self.consensus.conf_state()) } else { self.consensus.apply_conf_change(change) }
     }
 
-    /// Hands everything queued to raft: all proposals in one message, all reads in one round.
+    /// Hands everything queued to raft: all proposals in one message, all reads in one round. Campaigns if it is time to replace a leader.
     pub fn flush(&mut self, now: Millis) {
+        self.fail_over(now);
         self.notice_leader();
         self.proposals.flush(&mut self.consensus, now, &mut self.failed);
         if let Some(context) = self.reads.next_round(now) {

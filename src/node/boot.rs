@@ -43,6 +43,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The version of the data directory's layout that this build writes.
 const FORMAT: u32 = 1;
@@ -101,6 +102,18 @@ pub struct Config {
     pub compaction_pause_ms: u64,
     /// How often a leader looks whether a downgrade is over; 0 is never.
     pub downgrade_check_ms: u64,
+    pub checks: Checks,
+}
+
+/// When members compare their data.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Checks {
+    /// Before this member takes part.
+    pub at_start: bool,
+    /// By the leader, all of it; nothing is never.
+    pub every: Option<Duration>,
+    /// By the leader, what compactions settled; nothing is never.
+    pub compactions_every: Option<Duration>,
 }
 
 impl Config {

@@ -1,7 +1,8 @@
-//! What a member does by itself, without being asked: publish its name, decide the cluster version, expire leases, compact.
+//! What a member does by itself, without being asked: publish its name, decide the cluster version, expire leases, compact, compare.
 
 use super::Node;
 use super::compactor;
+use super::corruption;
 use super::leases::expire_leases;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
@@ -20,6 +21,12 @@ impl Node {
         tokio::spawn(until_stopped(self.clone(), expire_leases(self.clone())));
         if self.config().downgrade_check_ms > 0 {
             tokio::spawn(until_stopped(self.clone(), watch_downgrade(self.clone())));
+        }
+        if let Some(every) = self.config().checks.every {
+            tokio::spawn(until_stopped(self.clone(), corruption::watch_data(self.clone(), every)));
+        }
+        if let Some(every) = self.config().checks.compactions_every {
+            tokio::spawn(until_stopped(self.clone(), corruption::watch_compactions(self.clone(), every)));
         }
         if let Some(what) = self.config().auto_compaction {
             tokio::spawn(until_stopped(self.clone(), compactor::run(self.clone(), what)));

@@ -3,11 +3,13 @@
 use super::Inner;
 use super::Input;
 use super::Node;
+use super::corruption;
 use super::install;
 use super::mailbox;
 use crate::error::Error;
 use crate::membership::Member;
 use crate::peer::Handler;
+use crate::peer::HashAnswer;
 use crate::peer::Image;
 use crate::peer::Intake;
 use crate::peer::LinkChange;
@@ -61,6 +63,9 @@ impl Handler for Ears {
         };
         if let Some(inner) = self.0.upgrade() {
             inner.tap.tell(|| Kind::Link(lab::Link { peer: peer.0, up, why: why.into() }));
+            if change == LinkChange::Lost {
+                inner.inbox.force(Input::Lost(peer));
+            }
         }
     }
 
@@ -88,6 +93,10 @@ impl Handler for Ears {
             node.read_barrier().await?;
             Ok(node.read(|machine| machine.downgrade().enabled))
         })
+    }
+
+    fn hash_kv(&self, revision: i64) -> BoxFuture<'_, Result<HashAnswer, Error>> {
+        Box::pin(async move { Ok(corruption::to_wire(&self.node().ok_or(Error::Stopped)?.hash_kv(revision).await?)) })
     }
 
     fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Error>> {

@@ -51,6 +51,14 @@ impl Hashes {
     fn at(&self, revision: i64) -> Option<Hash> {
         self.0.lock().iter().find(|hash| hash.hash_revision == revision).copied()
     }
+
+    /// Those above a revision, newest first.
+    pub(super) fn after(&self, revision: i64) -> Vec<Hash> {
+        let mut hashes: Vec<Hash> =
+            self.0.lock().iter().filter(|hash| hash.hash_revision > revision).copied().collect();
+        hashes.sort_unstable_by_key(|hash| std::cmp::Reverse(hash.hash_revision));
+        hashes
+    }
 }
 
 impl Node {

@@ -74,7 +74,7 @@ impl RaftThread {
         let mut next_tick = self.inner.now().plus(tick_ms);
         let mut inputs = Vec::new();
         loop {
-            let wait = duration(self.inner.now(), next_tick);
+            let wait = duration(self.inner.now(), self.replica.due().map_or(next_tick, |due| due.min(next_tick)));
             if !self.inner.inbox.take_all(&mut inputs, wait) {
                 return Ok(());
             }
@@ -118,6 +118,7 @@ impl RaftThread {
             Input::Read(waiter) => self.replica.read(waiter),
             Input::Peer(message) => self.replica.step(*message),
             Input::Unreachable(member) => consensus.report_unreachable(member),
+            Input::Lost(member) => self.replica.peer_lost(member, self.inner.now()),
             Input::ConfChange(index, change, answer) => {
                 let _waits = answer.send(self.replica.count(index, &change));
             }

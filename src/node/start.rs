@@ -20,6 +20,7 @@ use crate::consensus;
 use crate::consensus::Consensus;
 use crate::error::Error;
 use crate::lease;
+use crate::membership::Member;
 use crate::membership::Members;
 use crate::peer;
 use crate::peer::Peers;
@@ -123,6 +124,11 @@ impl Node {
         });
         inner.applied.set(applied);
         let node = Node { inner };
+        if node.inner.config.checks.at_start {
+            // A member that starts for the first time has no members yet, and nothing to compare.
+            let members: Vec<Member> = node.read(|machine| machine.members().iter().cloned().collect());
+            node.check_before_start(&members).await?;
+        }
         node.connect(&listening, &reachable)?;
         let read_seed = (id.0 << 48) | (rand::random::<u64>() >> 24);
         node.start_threads(Replica::new(consensus, read_seed), wal)?;

@@ -41,6 +41,7 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         compaction_batch: 1000,
         compaction_pause_ms: 1,
         downgrade_check_ms: 0,
+        checks: Checks::default(),
     }
 }
 

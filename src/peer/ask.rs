@@ -1,6 +1,6 @@
-//! Questions to other members that are not raft's: who are you all, which version, and the leader's word on a lease.
+//! Questions to other members that are not raft's: who are you all, which version, which hash, and the leader's word on a lease.
 //!
-//! Source: etcd `etcdserver/cluster_util.go`, `lease/leasehttp/http.go`.
+//! Source: etcd `etcdserver/cluster_util.go`, `etcdserver/corrupt.go`, `lease/leasehttp/http.go`.
 
 use super::Shared;
 use super::dial::Dialer;
@@ -41,6 +41,52 @@ pub struct Versions {
     pub storage: String,
 }
 
+/// The question at `/members/hashkv`: which revision, 0 for now.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct HashQuestion {
+    pub(super) revision: i64,
+}
+
+/// A member's hash of its history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HashAnswer {
+    pub header: HashHeader,
+    pub hash: u32,
+    /// −1 if there was no compaction yet.
+    pub compact_revision: i64,
+    pub hash_revision: i64,
+}
+
+/// The part of an answer's header that counts here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HashHeader {
+    /// The member's revision when it was asked.
+    pub revision: i64,
+}
+
+/// Asks each URL in turn for its member's hash at `revision`; the first answer counts.
+///
+/// # Errors
+/// [`Error::NoAnswer`] as in [`fetch_members`], also if the member has no history there.
+pub async fn fetch_hash(
+    urls: &[String],
+    tls: Option<Arc<ClientConfig>>,
+    timeout: Duration,
+    cluster: ClusterId,
+    revision: i64,
+) -> Result<HashAnswer, Error> {
+    let question = serde_json::to_vec(&HashQuestion { revision }).map_err(|e| Error::Malformed(e.to_string()))?;
+    let mut request = Request::new(Bytes::from(question));
+    *request.uri_mut() = http::Uri::from_static("/members/hashkv");
+    let head = request.headers_mut();
+    head.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    head.insert(headers::CLUSTER_ID, headers::value(&cluster.to_string()));
+    first_answer(urls, tls, timeout, &request, |response| json(response.body())).await
+}
+
 /// Asks each URL in turn for the members; the first answer counts. Gives the cluster's id too.
 ///
 /// # Errors
@@ -50,7 +96,7 @@ pub async fn fetch_members(
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
 ) -> Result<(ClusterId, Vec<Member>), Error> {
-    first_answer(urls, tls, timeout, "/members", |response| {
+    first_answer(urls, tls, timeout, &get("/members"), |response| {
         let cluster = headers::cluster_id(response.headers());
         let cluster = cluster.ok_or_else(|| Error::Malformed("no X-Etcd-Cluster-ID".into()))?;
         Ok((cluster, json(response.body())?))
@@ -67,7 +113,13 @@ pub async fn fetch_version(
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
 ) -> Result<Versions, Error> {
-    first_answer(urls, tls, timeout, "/version", |response| json(response.body())).await
+    first_answer(urls, tls, timeout, &get("/version"), |response| json(response.body())).await
+}
+
+fn get(path: &'static str) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::new());
+    *request.uri_mut() = http::Uri::from_static(path);
+    request
 }
 
 /// Asks each URL in turn whether a downgrade is under way; the first answer counts.
@@ -90,7 +142,7 @@ async fn first_answer<T>(
     urls: &[String],
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
-    path: &str,
+    request: &Request<Bytes>,
     read: impl Fn(Response<Bytes>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let dialer = Dialer { tls, timeout };
@@ -98,8 +150,7 @@ async fn first_answer<T>(
     for url in urls {
         let asked = async {
             let url = PeerUrl::parse(url)?;
-            let request = Request::get(path).body(Full::default()).map_err(|e| Error::Malformed(e.to_string()))?;
-            let response = dialer.ask(&url, request).await?;
+            let response = dialer.ask(&url, request.clone().map(Full::new)).await?;
             if response.status() != StatusCode::OK {
                 return Err(status(&response));
             }

@@ -7,11 +7,11 @@
 //! | `POST /raft/snapshot` | 204 once the member has kept the image and taken the message |
 //! | `GET /raft/state` | our applied state, for a member that has lost its own |
 //! | `GET /raft/probing` | `{"OK":true,"Now":...}` |
-//! | `GET /members`, `GET /version` | JSON |
+//! | `GET /members`, `GET /version`, `GET /members/hashkv` | JSON |
 //! | `POST /members/promote/<id>` | the leader makes a learner a voter for a follower's client: JSON |
 //! | `POST /leases`, `POST /leases/internal` | the leader's answer for a follower's client |
 //!
-//! Source: etcd `rafthttp/http.go`, `etcdhttp/peer.go`, `leasehttp/http.go`.
+//! Source: etcd `rafthttp/http.go`, `etcdhttp/peer.go`, `corrupt.go`, `leasehttp/http.go`.
 
 #![expect(clippy::disallowed_methods, reason = "an accept loop pauses when the process is out of files")]
 
@@ -21,6 +21,7 @@ use super::BODY_BYTES_MAX;
 use super::CONN_TIMEOUT;
 use super::Peers;
 use super::ask;
+use super::ask::HashQuestion;
 use super::ask::Versions;
 use super::codec::StreamKind;
 use super::headers;
@@ -143,6 +144,7 @@ pub(super) fn router(peers: Peers) -> Router {
         .route(snapshot::STATE_PATH, get(state))
         .route("/raft/probing", get(probing))
         .route("/members", get(members))
+        .route("/members/hashkv", get(hash_kv))
         .route("/members/promote/{id}", post(promote))
         .route("/version", get(version))
         .route("/downgrade/enabled", get(downgrade_enabled))
@@ -350,6 +352,21 @@ async fn version(State(peers): State<Peers>) -> Response<Body> {
     let cluster = cluster.unwrap_or_else(|| "not_decided".into());
     let versions = Versions { server: ETCD_VERSION.into(), cluster, storage };
     answer("application/json", serde_json::to_string(&versions).unwrap_or_default())
+}
+
+/// Asked by a leader, or by a member that starts, to compare its data with ours.
+async fn hash_kv(State(peers): State<Peers>, head: HeaderMap, body: Body) -> Response<Body> {
+    let hashed = async {
+        let bad = |text: String| refuse(StatusCode::BAD_REQUEST, text);
+        if headers::cluster_id(&head).is_some_and(|theirs| theirs != peers.0.config.cluster) {
+            return Err(refuse(StatusCode::PRECONDITION_FAILED, headers::CLUSTER_ID_MISMATCH));
+        }
+        let question: HashQuestion =
+            serde_json::from_slice(&read(body).await?).map_err(|_| bad("error unmarshalling request".into()))?;
+        let hash = peers.0.handler.hash_kv(question.revision).await.map_err(|why| bad(why.to_string()))?;
+        Ok(answer("application/json", serde_json::to_string(&hash).unwrap_or_default()))
+    };
+    peers.named(hashed.await.into_response())
 }
 
 /// Asked by a member that starts: while a downgrade is under way, only older releases may join.

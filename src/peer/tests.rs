@@ -120,6 +120,16 @@ impl Handler for Recorder {
         async { Ok(true) }.boxed()
     }
 
+    fn hash_kv(&self, revision: i64) -> BoxFuture<'_, Result<HashAnswer, Answer>> {
+        let hash = HashAnswer {
+            header: HashHeader { revision: 9 },
+            hash: 4_000_000_000,
+            compact_revision: -1,
+            hash_revision: revision,
+        };
+        async move { if revision <= 9 { Ok(hash) } else { Err(Answer::FutureRevision) } }.boxed()
+    }
+
     fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Answer>> {
         async move {
             match (id.0, token.as_deref()) {
@@ -496,6 +506,15 @@ async fn members_answer_each_others_questions() {
     assert_eq!((versions.server.as_str(), versions.cluster.as_str()), ("3.6.14", "3.6.0"));
     assert!(matches!(fetch_version(&urls[..1], None, PATIENCE).await, Err(Error::NoAnswer(_))));
 
+    let hash = async |cluster, revision| fetch_hash(&urls, None, PATIENCE, cluster, revision).await;
+    let hashed = hash(CLUSTER, 7).await.expect("an answer");
+    assert_eq!(
+        (hashed.hash, hashed.compact_revision, hashed.hash_revision, hashed.header.revision),
+        (4_000_000_000, -1, 7, 9)
+    );
+    let refusal = |answer: Result<HashAnswer, Error>| answer.map_err(|e| e.to_string()).expect_err("a refusal");
+    assert!(refusal(hash(CLUSTER, 10).await).contains("400: etcdserver: mvcc: required revision is a future revision"));
+    assert!(refusal(hash(ClusterId(1), 7).await).contains("412: cluster ID mismatch"));
     assert_eq!(a.peers.lease_renew(b.id, LeaseId(5)).await, Ok(60));
     assert_eq!(a.peers.lease_renew(b.id, LeaseId(6)).await, Err(Error::LeaseNotFound));
     assert_eq!(a.peers.lease_renew(MemberId(3), LeaseId(6)).await, Err(Error::UnknownMember));

@@ -13,6 +13,7 @@ use super::urls;
 use super::urls::Url;
 use crate::golang;
 use crate::node::AutoCompaction;
+use crate::node::Checks;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -89,6 +90,13 @@ pub struct Config {
     pub compaction_pause: Duration,
     /// Between two looks at a downgrade; zero: none.
     pub downgrade_check: Duration,
+    /// Whether this member compares its data with the others' before it starts.
+    pub initial_corrupt_check: bool,
+    /// Between two comparisons of all data by the leader; zero: none.
+    pub corrupt_check: Duration,
+    /// Whether the leader compares what compactions settled, and how often.
+    pub compact_hash_check: bool,
+    pub compact_hash_check_every: Duration,
 
     /// `simple`, or `jwt` with options.
     pub auth_token: String,
@@ -287,6 +295,10 @@ impl Config {
             compaction_batch: compaction_batch(settings.int("compaction-batch-limit")),
             compaction_pause: compaction_pause(settings.duration("compaction-sleep-interval")),
             downgrade_check: settings.duration("downgrade-check-time"),
+            initial_corrupt_check: gates::is_open(settings, "InitialCorruptCheck"),
+            corrupt_check: settings.duration("corrupt-check-time"),
+            compact_hash_check: gates::is_open(settings, "CompactHashCheck"),
+            compact_hash_check_every: settings.duration("compact-hash-check-time"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
@@ -363,6 +375,16 @@ impl Config {
         }
     }
 
+    /// When members compare their data.
+    #[must_use]
+    pub fn checks(&self) -> Checks {
+        Checks {
+            at_start: self.initial_corrupt_check,
+            every: Some(self.corrupt_check).filter(|every| !every.is_zero()),
+            compactions_every: self.compact_hash_check.then_some(self.compact_hash_check_every),
+        }
+    }
+
     /// How much history to keep; nothing keeps all. Source: etcd `embed.parseCompactionRetention`.
     #[must_use]
     pub fn auto_compaction(&self) -> Option<AutoCompaction> {
@@ -421,6 +443,9 @@ impl Config {
         }
         if election == 0 {
             found.push("--election-timeout must be >0 (set to 0ms)".into());
+        }
+        if self.compact_hash_check_every.is_zero() {
+            found.push("--compact-hash-check-time must be >0 (set to 0s)".into());
         }
         if tick.saturating_mul(5) > election {
             found.push(format!(

@@ -261,8 +261,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("distributed-tracing-instance-id", Text, "", Logging, NoEffect(TRACING), "Id in the traces."),
     flag("distributed-tracing-sampling-rate", Int, "0", Logging, NoEffect(TRACING), "Traces per million."),
 
-    flag("corrupt-check-time", Duration, "0s", Checks, NoEffect(LATER), "Pause between corruption checks; 0 makes none."),
-    flag("compact-hash-check-time", Duration, "1m0s", Checks, NoEffect(LATER), "Pause between comparisons of compaction hashes."),
+    flag("corrupt-check-time", Duration, "0s", Checks, Works, "Pause between corruption checks; 0 makes none."),
+    flag("compact-hash-check-time", Duration, "1m0s", Checks, Works, "Pause between comparisons of compaction hashes."),
     flag("compaction-batch-limit", Int, "1000", Checks, Works, "Most revisions that one step of a compaction deletes."),
     flag("compaction-sleep-interval", Duration, "10ms", Checks, Works, "Pause between two steps of a compaction."),
     flag("watch-progress-notify-interval", Duration, "10m0s", Checks, Works, "Pause between a watch's progress notices."),
@@ -276,9 +276,9 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("experimental-lab-wal-segment-bytes", Uint, "64000000", Lab, Works, "Size of one file of the write-ahead log."),
     flag("experimental-lab-max-connections", Uint, "10000", Lab, Works, "Most client connections at a time."),
 
-    flag("experimental-initial-corrupt-check", Bool, "false", Old, NoEffect(LATER), "Compare with peers before serving."),
+    flag("experimental-initial-corrupt-check", Bool, "false", Old, Works, "Compare with peers before serving."),
     flag("experimental-corrupt-check-time", Duration, "0s", Old, Renamed("corrupt-check-time"), ""),
-    flag("experimental-compact-hash-check-enabled", Bool, "false", Old, NoEffect(LATER), "Compare compaction hashes."),
+    flag("experimental-compact-hash-check-enabled", Bool, "false", Old, Works, "Compare compaction hashes."),
     flag("experimental-compact-hash-check-time", Duration, "1m0s", Old, Renamed("compact-hash-check-time"), ""),
     flag("experimental-enable-lease-checkpoint", Bool, "false", Old, Works, "Write down leases' remaining time, so that a new leader does not give all of it again."),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Old, Works, "Keep leases' remaining time through a restart; always so since etcd 3.6."),

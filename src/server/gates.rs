@@ -25,8 +25,8 @@ const fn gate(name: &'static str, is_alpha: bool, flag: Option<&'static str>, wo
 }
 
 const GATES: &[Gate] = &[
-    gate("CompactHashCheck", true, Some("experimental-compact-hash-check-enabled"), false),
-    gate("InitialCorruptCheck", true, Some("experimental-initial-corrupt-check"), false),
+    gate("CompactHashCheck", true, Some("experimental-compact-hash-check-enabled"), true),
+    gate("InitialCorruptCheck", true, Some("experimental-initial-corrupt-check"), true),
     gate("LeaseCheckpoint", true, Some("experimental-enable-lease-checkpoint"), true),
     gate("LeaseCheckpointPersist", true, Some("experimental-enable-lease-checkpoint-persist"), true),
     gate("SetMemberLocalAddr", true, None, false),
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn a_gate_without_effect_says_so() {
         let mut notices = Vec::new();
-        assert_eq!(problem(&settings("--feature-gates=CompactHashCheck=true"), &mut notices), None);
+        assert_eq!(problem(&settings("--feature-gates=SetMemberLocalAddr=true"), &mut notices), None);
         assert_eq!(notices.len(), 1);
-        assert!(notices[0].message.starts_with("feature gate CompactHashCheck has no effect"));
+        assert!(notices[0].message.starts_with("feature gate SetMemberLocalAddr has no effect"));
         assert_eq!(problem(&settings("--experimental-enable-lease-checkpoint"), &mut notices), None);
         assert!(notices[1].message.contains("without persistence"));
     }

@@ -79,6 +79,11 @@ impl Lab for Service {
                 let why_not = if ok { "" } else { "this member leads already, or may not campaign" }.to_owned();
                 Ok(Response::new(lab::ControlResponse { ok, why_not }))
             }
+            Some(Action::SetLink(rule)) => {
+                let ok = self.front.node.set_link(&rule);
+                let why_not = if ok { "" } else { "no such member, or this one" }.to_owned();
+                Ok(Response::new(lab::ControlResponse { ok, why_not }))
+            }
             None => Err(Status::invalid_argument("no action is given, or one that this release does not know")),
         }
     }

@@ -14,8 +14,10 @@
 mod auth;
 mod bad_input;
 mod catchup;
+mod chaos;
 mod checker;
 mod client;
+mod corruption;
 mod differ;
 mod etcdctl;
 mod foreign;

@@ -299,7 +299,7 @@ pub struct Note {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ControlRequest {
-    #[prost(oneof = "control_request::Action", tags = "1")]
+    #[prost(oneof = "control_request::Action", tags = "1, 2")]
     pub action: ::core::option::Option<control_request::Action>,
 }
 /// Nested message and enum types in `ControlRequest`.
@@ -309,10 +309,31 @@ pub mod control_request {
         /// Start an election on this member now.
         #[prost(message, tag = "1")]
         Campaign(super::Campaign),
+        /// Cut, slow or thin out the link to another member.
+        #[prost(message, tag = "2")]
+        SetLink(super::SetLink),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Campaign {}
+/// What happens to raft messages between this member and another from now on. All zero takes the rule away.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLink {
+    #[prost(uint64, tag = "1")]
+    pub peer: u64,
+    /// Nothing goes out to it.
+    #[prost(bool, tag = "2")]
+    pub cut_out: bool,
+    /// Nothing comes in from it.
+    #[prost(bool, tag = "3")]
+    pub cut_in: bool,
+    /// Of a hundred messages to it, so many are lost.
+    #[prost(uint32, tag = "4")]
+    pub drop_out_percent: u32,
+    /// Each message to it leaves this much later, in order.
+    #[prost(uint64, tag = "5")]
+    pub delay_out_us: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ControlResponse {
     #[prost(bool, tag = "1")]

@@ -1,0 +1,502 @@
+//! Members are killed, stopped and cut off from each other while clients read and write; whatever the clients heard must be what one correct
+//! store would have told them.
+//!
+//! The history is judged by revisions. Every write has a value of its own, so the events of all revisions, read at the end, are the order
+//! in which writes happened; every answer names the revision that it speaks of. A history is linearizable if
+//!
+//! - each answer is what the events say for its revision,
+//! - an operation that began after another had ended speaks of no earlier revision, a write of a later one,
+//! - a write without an answer happened once, after it began, or never.
+//!
+//! `CHAOS_SECONDS` (default 12 per size) and `CHAOS_SEED` make it longer and other. Source of the method: etcd `tests/robustness`.
+
+#![expect(clippy::disallowed_methods, reason = "a fault lasts a while, and operations are timed")]
+
+use crate::checker::Watching;
+use crate::checker::watch;
+use crate::client::Client;
+use crate::client::answer;
+use crate::client::put;
+use crate::foreign;
+use crate::harness::Cluster;
+use crate::harness::READY_WITHIN;
+use crate::harness::Scratch;
+use crate::harness::Spec;
+use crate::harness::etcd_bin;
+use crate::harness::is_ours;
+use crate::harness::turn;
+use crate::harness::until;
+use crate::ports;
+use crate::seeded::Seeded;
+use etcd_lab::proto::etcdserverpb as pb;
+use etcd_lab::proto::lab;
+use etcd_lab::proto::lab::control_request::Action;
+use etcd_lab::proto::lab::lab_client::LabClient;
+use etcd_lab::proto::mvccpb::Event;
+use pb::compare::CompareResult;
+use pb::compare::CompareTarget;
+use pb::compare::TargetUnion;
+use pb::request_op::Request as Op;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+use tonic::transport::Endpoint;
+
+/// After this a client gives up on an answer.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Between two operations of one client: enough to see every fault from all sides, and little enough for the machine.
+const PACE: Duration = Duration::from_millis(5);
+const CLIENTS: u64 = 5;
+const KEYS: u64 = 4;
+const TOKEN: &str = "chaos";
+
+/// What a client asked.
+#[derive(Clone, Debug)]
+enum Asked {
+    Put(String, String),
+    Delete(String),
+    Get(String),
+    /// Puts the value if the key was last changed at this revision, 0 for never.
+    Swap(String, i64, String),
+}
+
+/// What it heard: the revision that the answer speaks of, and the rest.
+#[derive(Clone, Debug)]
+struct Heard {
+    revision: i64,
+    /// Of a get.
+    value: Option<String>,
+    /// Of a delete or a swap: whether it did anything.
+    done: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Operation {
+    asked: Asked,
+    began: Instant,
+    /// Nothing if no answer came.
+    heard: Option<(Instant, Heard)>,
+}
+
+impl Asked {
+    fn is_write(&self, heard: &Heard) -> bool {
+        match self {
+            Asked::Put(..) => true,
+            Asked::Get(_) => false,
+            Asked::Delete(_) | Asked::Swap(..) => heard.done,
+        }
+    }
+
+    /// The value that only this operation writes.
+    fn value(&self) -> Option<&str> {
+        match self {
+            Asked::Put(_, value) | Asked::Swap(_, _, value) => Some(value),
+            Asked::Delete(_) | Asked::Get(_) => None,
+        }
+    }
+}
+
+async fn ask(client: &Client, member: usize, asked: &Asked) -> Option<Heard> {
+    let mut kv = client.kv(member);
+    let revision = |header: Option<pb::ResponseHeader>| header.map_or(0, |header| header.revision);
+    let done = true;
+    match asked {
+        Asked::Put(key, value) => {
+            let answer = answer(PATIENCE, kv.put(put(key, value))).await.ok()?;
+            Some(Heard { revision: revision(answer.header), value: None, done })
+        }
+        Asked::Delete(key) => {
+            let request = pb::DeleteRangeRequest { key: key.clone().into(), ..Default::default() };
+            let answer = answer(PATIENCE, kv.delete_range(request)).await.ok()?;
+            Some(Heard { revision: revision(answer.header), value: None, done: answer.deleted > 0 })
+        }
+        Asked::Get(key) => {
+            let request = pb::RangeRequest { key: key.clone().into(), ..Default::default() };
+            let answer = answer(PATIENCE, kv.range(request)).await.ok()?;
+            let value = answer.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
+            Some(Heard { revision: revision(answer.header), value, done })
+        }
+        Asked::Swap(key, changed_at, value) => {
+            let compare = pb::Compare {
+                result: CompareResult::Equal.into(),
+                target: CompareTarget::Mod.into(),
+                key: key.clone().into(),
+                target_union: Some(TargetUnion::ModRevision(*changed_at)),
+                ..Default::default()
+            };
+            let success = vec![pb::RequestOp { request: Some(Op::RequestPut(put(key, value))) }];
+            let request = pb::TxnRequest { compare: vec![compare], success, failure: Vec::new() };
+            let answer = answer(PATIENCE, kv.txn(request)).await.ok()?;
+            Some(Heard { revision: revision(answer.header), value: None, done: answer.succeeded })
+        }
+    }
+}
+
+/// One client: asks members in turn until it is told to stop.
+async fn work(client: Client, number: u64, seed: u64, stop: Arc<AtomicBool>) -> Vec<Operation> {
+    let mut dice = Seeded::new(seed ^ (number << 32));
+    let (mut history, mut seen) = (Vec::new(), BTreeMap::new());
+    for count in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = format!("key{}", dice.below(KEYS));
+        let value = format!("{number}/{count}");
+        let asked = match dice.below(10) {
+            0..=3 => Asked::Put(key, value),
+            4 => Asked::Delete(key),
+            5..=7 => Asked::Get(key),
+            _ => Asked::Swap(key.clone(), seen.get(&key).copied().unwrap_or(0), value),
+        };
+        let member = dice.below(client.len() as u64) as usize;
+        let began = Instant::now();
+        let heard = ask(&client, member, &asked).await.map(|heard| (Instant::now(), heard));
+        if let (Asked::Put(key, _) | Asked::Swap(key, ..), Some((_, heard))) = (&asked, &heard)
+            && heard.done
+        {
+            seen.insert(key.clone(), heard.revision);
+        }
+        history.push(Operation { asked, began, heard });
+        tokio::time::sleep(PACE).await;
+    }
+    history
+}
+
+/// All that happened, by revision.
+struct Truth {
+    /// Of each key: revision and value, nothing for a deletion.
+    keys: BTreeMap<String, Vec<(i64, Option<String>)>>,
+    /// Of each value: the revisions that wrote it.
+    written: BTreeMap<String, Vec<i64>>,
+}
+
+impl Truth {
+    fn of(events: &[Event]) -> Truth {
+        let mut truth = Truth { keys: BTreeMap::new(), written: BTreeMap::new() };
+        for event in events {
+            let kv = event.kv.as_ref().expect("an event has a key");
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            let value = (event.r#type == 0).then(|| String::from_utf8_lossy(&kv.value).into_owned());
+            if let Some(value) = &value {
+                truth.written.entry(value.clone()).or_default().push(kv.mod_revision);
+            }
+            truth.keys.entry(key).or_default().push((kv.mod_revision, value));
+        }
+        truth
+    }
+
+    /// A key's last change at or before a revision.
+    fn at(&self, key: &str, revision: i64) -> Option<&(i64, Option<String>)> {
+        let changes = self.keys.get(key)?;
+        changes[..changes.partition_point(|(at, _)| *at <= revision)].last()
+    }
+
+    fn value_at(&self, key: &str, revision: i64) -> Option<&str> {
+        self.at(key, revision)?.1.as_deref()
+    }
+
+    /// Why what was heard is not what happened.
+    fn contradiction(&self, asked: &Asked, heard: &Heard) -> Option<String> {
+        let at = heard.revision;
+        let says = |wrong: bool, why: &str| wrong.then(|| why.to_owned());
+        match asked {
+            Asked::Put(key, value) => {
+                says(self.at(key, at) != Some(&(at, Some(value.clone()))), "the put is not at its revision")
+            }
+            Asked::Get(key) => says(self.value_at(key, at) != heard.value.as_deref(), "another value stands there"),
+            Asked::Delete(key) if heard.done => {
+                says(self.at(key, at) != Some(&(at, None)), "the deletion is not at its revision")
+            }
+            Asked::Delete(key) => says(self.value_at(key, at).is_some(), "there was something to delete"),
+            Asked::Swap(key, changed_at, value) => {
+                let changed = |at| self.at(key, at).filter(|(_, value)| value.is_some()).map_or(0, |(at, _)| *at);
+                if heard.done {
+                    let written = self.at(key, at) == Some(&(at, Some(value.clone())));
+                    says(!written || changed(at - 1) != *changed_at, "the comparison was false, or nothing was put")
+                } else {
+                    says(changed(at) == *changed_at, "the comparison was true")
+                }
+            }
+        }
+    }
+
+    /// Why this is not the history of one correct store.
+    fn fault_of(&self, history: &[Operation]) -> Option<String> {
+        // When each operation ended, and the revision that nothing later may be before.
+        let mut ended: Vec<(Instant, i64)> =
+            history.iter().filter_map(|op| op.heard.as_ref().map(|(end, heard)| (*end, heard.revision))).collect();
+        ended.sort_by_key(|(end, _)| *end);
+        let mut newest = 0;
+        for (_, revision) in &mut ended {
+            newest = newest.max(*revision);
+            *revision = newest;
+        }
+        let floor =
+            |began: Instant| ended[..ended.partition_point(|(end, _)| *end < began)].last().map_or(0, |it| it.1);
+        history.iter().find_map(|op| {
+            let floor = floor(op.began);
+            let why = match &op.heard {
+                Some((_, heard)) => self.contradiction(&op.asked, heard).or_else(|| {
+                    let least = floor + i64::from(op.asked.is_write(heard));
+                    (heard.revision < least).then(|| format!("revision {least} had been told of before it began"))
+                }),
+                None => {
+                    let written = op.asked.value().and_then(|value| self.written.get(value));
+                    let early = written.and_then(|at| at.iter().find(|at| **at <= floor));
+                    early.map(|at| format!("it happened at {at}, before it began"))
+                }
+            };
+            let twice = op.asked.value().and_then(|value| self.written.get(value)).filter(|at| at.len() > 1);
+            let why = why.or_else(|| twice.map(|at| format!("it happened at each of {at:?}")));
+            why.map(|why| format!("{op:?}: {why}"))
+        })
+    }
+}
+
+/// Breaks members, one fault at a time, and mends each.
+struct Nemesis {
+    dice: Seeded,
+    labs: Vec<String>,
+    ids: Vec<u64>,
+    faults: BTreeMap<&'static str, usize>,
+}
+
+impl Nemesis {
+    async fn set_links(&self, from: usize, rule: impl Fn(u64) -> lab::SetLink) {
+        let door = Endpoint::from_shared(self.labs[from].clone()).expect("a URL");
+        let mut client = LabClient::new(door.connect().await.expect("the lab's door is open"));
+        for (to, peer) in self.ids.iter().enumerate().filter(|(to, _)| *to != from) {
+            let mut request =
+                tonic::Request::new(lab::ControlRequest { action: Some(Action::SetLink(rule(to as u64))) });
+            if let Some(Action::SetLink(link)) = &mut request.get_mut().action {
+                link.peer = *peer;
+            }
+            request.metadata_mut().insert("lab-token", TOKEN.parse().expect("ASCII"));
+            let answer = client.control(request).await.expect("an answer").into_inner();
+            assert!(answer.ok, "{}", answer.why_not);
+        }
+    }
+
+    /// Cuts the members into two groups, or gives each link its rule back.
+    async fn partition(&self, group: u64, one_way: bool) {
+        for from in 0..self.ids.len() {
+            let inside = |member: u64| group >> member & 1 == 1;
+            self.set_links(from, |to| {
+                let apart = inside(from as u64) != inside(to);
+                let cut_in = apart && (!one_way || inside(from as u64));
+                let cut_out = apart && (!one_way || !inside(from as u64));
+                lab::SetLink { cut_in, cut_out, ..Default::default() }
+            })
+            .await;
+        }
+    }
+
+    async fn strike(&mut self, cluster: &mut Cluster) {
+        let members = cluster.len() as u64;
+        let member = self.dice.below(members) as usize;
+        let lasts = Duration::from_millis(200 + self.dice.below(1500));
+        let group = 1 + self.dice.below((1 << members) - 1);
+        let fault = match self.dice.below(if members == 1 { 3 } else { 8 }) {
+            0 => {
+                cluster.kill(member);
+                tokio::time::sleep(lasts / 4).await;
+                cluster.restart(member).await;
+                "kill"
+            }
+            1 => {
+                cluster.pause(member);
+                tokio::time::sleep(lasts).await;
+                cluster.resume(member);
+                "stop"
+            }
+            2 => {
+                cluster.kill_all();
+                for member in 0..cluster.len() {
+                    cluster.launch(member);
+                }
+                for member in 0..cluster.len() {
+                    cluster.ready(member).await;
+                }
+                "kill all"
+            }
+            3 => {
+                let leader = cluster.leader().await;
+                cluster.kill(leader);
+                tokio::time::sleep(lasts / 4).await;
+                cluster.restart(leader).await;
+                "kill the leader"
+            }
+            4 => {
+                let leader = cluster.leader().await;
+                self.partition(1 << leader, false).await;
+                tokio::time::sleep(lasts).await;
+                self.partition(0, false).await;
+                "cut the leader off"
+            }
+            5 => {
+                self.partition(group, false).await;
+                tokio::time::sleep(lasts).await;
+                self.partition(0, false).await;
+                "cut in two"
+            }
+            6 => {
+                self.partition(group, true).await;
+                tokio::time::sleep(lasts).await;
+                self.partition(0, false).await;
+                "cut one way"
+            }
+            _ => {
+                let slow = |_| lab::SetLink { drop_out_percent: 20, delay_out_us: 20_000, ..Default::default() };
+                self.set_links(member, slow).await;
+                tokio::time::sleep(lasts).await;
+                self.partition(0, false).await;
+                "lose and delay"
+            }
+        };
+        *self.faults.entry(fault).or_default() += 1;
+    }
+}
+
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+async fn labelled(members: usize) -> (Cluster, Vec<String>) {
+    let scratch = Scratch::new();
+    let token = scratch.path().join("token");
+    std::fs::write(&token, TOKEN).expect("a file");
+    let mut specs: Vec<Spec> = (0..members).map(|n| Spec::new(&format!("m{n}"), scratch.path())).collect();
+    let doors: Vec<String> = specs.iter().map(|_| format!("127.0.0.1:{}", ports::free())).collect();
+    for (spec, door) in specs.iter_mut().zip(&doors) {
+        spec.more = vec![
+            format!("--experimental-lab-listen={door}"),
+            format!("--experimental-lab-token={}", token.display()),
+            // Snapshots, released logs and checks happen all the time.
+            "--snapshot-count=200".into(),
+            "--experimental-snapshot-catchup-entries=50".into(),
+            "--corrupt-check-time=1s".into(),
+        ];
+    }
+    let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
+    let cluster = Cluster::from_specs(&etcd_bin(), specs, client, scratch).await;
+    (cluster, doors.into_iter().map(|door| format!("http://{door}")).collect())
+}
+
+/// The events of all keys from the first revision on, as one member tells them.
+async fn events(client: &Client, member: usize, until: i64) -> Vec<Event> {
+    let mut watching = Watching::open(client, member);
+    let created = watching.created(watch("key", 1)).await;
+    watching.until_told(created.watch_id, until).await;
+    let told = &watching.checker.watches[&created.watch_id];
+    told.events.iter().filter(|event| event.kv.as_ref().is_some_and(|kv| kv.mod_revision <= until)).cloned().collect()
+}
+
+async fn chaos(members: usize, seed: u64, lasts: Duration) {
+    let (mut cluster, labs) = labelled(members).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let start = |number| tokio::spawn(work(cluster.client.clone(), number, seed, Arc::clone(&stop)));
+    let clients: Vec<_> = (0..CLIENTS).map(start).collect();
+    let mut ids = Vec::new();
+    for member in 0..members {
+        ids.push(cluster.ready(member).await.header.expect("a header").member_id);
+    }
+    let mut nemesis = Nemesis { dice: Seeded::new(seed), labs, ids, faults: BTreeMap::new() };
+    let deadline = Instant::now() + lasts;
+    while Instant::now() < deadline {
+        nemesis.strike(&mut cluster).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut history = Vec::new();
+    for client in clients {
+        history.append(&mut client.await.expect("no client panics"));
+    }
+    // A last write of its own, so that there is an end to read up to.
+    until(READY_WITHIN, "a last write", async || cluster.client.put(0, "key0", "the end").await).await;
+    let revision = until(READY_WITHIN, "a linearizable read", async || cluster.client.revision().await).await;
+    let told = events(&cluster.client, 0, revision).await;
+    for member in 1..members {
+        assert_eq!(events(&cluster.client, member, revision).await, told, "member {member} tells another history");
+    }
+    cluster.assert_equal_hashes().await;
+    let list = pb::AlarmRequest::default();
+    let alarms = cluster.client.maintenance(0).alarm(list).await.expect("a list").into_inner().alarms;
+    assert_eq!(alarms, [], "no alarm was raised");
+    let answered = history.iter().filter(|op| op.heard.is_some()).count();
+    println!(
+        "{members} members, seed {seed}: {} operations, {answered} answered, {revision} revisions, faults {:?}",
+        history.len(),
+        nemesis.faults
+    );
+    assert_eq!(Truth::of(&told).fault_of(&history), None, "seed {seed}");
+    assert!(answered * 2 > history.len(), "most operations are answered, or this proves little");
+}
+
+#[test]
+fn histories_stay_linearizable_under_faults() {
+    if !is_ours() {
+        return foreign::not_possible("cutting links", "only our members have lab rules");
+    }
+    let (seconds, seed) = (from_env("CHAOS_SECONDS", 12), from_env("CHAOS_SEED", 1));
+    for members in [1, 3, 5] {
+        let lasts = Duration::from_secs(seconds);
+        turn(lasts + Duration::from_secs(120), chaos(members, seed + members as u64, lasts));
+    }
+}
+
+/// The judge notices each kind of lie.
+#[test]
+fn a_history_that_is_not_linearizable_is_noticed() {
+    let event = |at: i64, value: Option<&str>| {
+        let kv = etcd_lab::proto::mvccpb::KeyValue {
+            key: "key".into(),
+            value: value.unwrap_or_default().to_owned().into(),
+            mod_revision: at,
+            ..Default::default()
+        };
+        Event { r#type: i32::from(value.is_none()), kv: Some(kv), prev_kv: None }
+    };
+    let truth = Truth::of(&[event(2, Some("a")), event(3, Some("b")), event(4, None), event(5, Some("c"))]);
+    let start = Instant::now();
+    let at = |second: u64| start + Duration::from_secs(second);
+    let key = || "key".to_owned();
+    let op = |asked: Asked, began: u64, heard: Option<(u64, i64, Option<&str>, bool)>| Operation {
+        asked,
+        began: at(began),
+        heard: heard
+            .map(|(end, revision, value, done)| (at(end), Heard { revision, value: value.map(str::to_owned), done })),
+    };
+    let (put, get) = (|value: &str| Asked::Put(key(), value.into()), || Asked::Get(key()));
+    let swap = |changed_at, value: &str| Asked::Swap(key(), changed_at, value.into());
+    let good = [
+        op(put("a"), 0, Some((2, 2, None, true))),
+        op(swap(2, "b"), 1, Some((3, 3, None, true))),
+        op(get(), 2, Some((3, 2, Some("a"), true))),
+        op(Asked::Delete(key()), 3, Some((5, 4, None, true))),
+        op(Asked::Delete(key()), 4, Some((6, 4, None, false))),
+        op(swap(3, "x"), 6, Some((7, 4, None, false))),
+        op(put("c"), 6, None),
+        op(put("lost"), 6, None),
+        op(get(), 8, Some((9, 5, Some("c"), true))),
+    ];
+    assert_eq!(truth.fault_of(&good), None);
+    for (lie, why) in [
+        (op(get(), 10, Some((11, 3, Some("b"), true))), "had been told of before"),
+        (op(get(), 4, Some((11, 4, Some("b"), true))), "another value"),
+        (op(put("gone"), 4, Some((11, 6, None, true))), "not at its revision"),
+        (op(put("c"), 10, None), "before it began"),
+        (op(put("c"), 10, Some((11, 5, None, true))), "had been told of before"),
+        (op(Asked::Delete(key()), 10, Some((11, 5, None, false))), "something to delete"),
+        (op(swap(2, "c"), 4, Some((11, 5, None, true))), "comparison was false"),
+        (op(swap(5, "y"), 10, Some((11, 5, None, false))), "comparison was true"),
+    ] {
+        let history: Vec<Operation> = good.iter().cloned().chain([lie]).collect();
+        let fault = truth.fault_of(&history).expect("a lie");
+        assert!(fault.contains(why), "{fault}");
+    }
+    let twice = Truth::of(&[event(2, Some("a")), event(3, Some("a"))]);
+    assert!(twice.fault_of(&good[..1]).is_some_and(|fault| fault.contains("each of [2, 3]")));
+}
