@@ -10,7 +10,7 @@
 //! action ::= off | return | sleep | panic | print
 //! ```
 //!
-//! They exist in builds with the feature `failpoints` and nowhere else: [`hit`] is empty in the others.
+//! They exist in debug builds, which tests use, and in builds with the feature `failpoints`. In what is shipped [`hit`] is empty.
 //!
 //! Source: gofail `runtime/terms.go`, `runtime/runtime.go`; names from etcd.
 
@@ -58,6 +58,20 @@ points! {
     WalBeforeSync = "walBeforeSync",
     /// After it.
     WalAfterSync = "walAfterSync",
+    /// Before a received image gets its name.
+    SnapBeforeKeep = "snapBeforeKeep",
+    /// After it has it, before raft hears of it.
+    SnapAfterKeep = "snapAfterKeep",
+    /// After the manifest names an accepted image, before the log does.
+    SnapAfterAccept = "snapAfterAccept",
+    /// Before an image is made into a store.
+    ApplyBeforeOpenSnapshot = "applyBeforeOpenSnapshot",
+    /// After it was, before the manifest names the store.
+    ApplyAfterOpenSnapshot = "applyAfterOpenSnapshot",
+    /// After the manifest names it, before the image goes.
+    SnapAfterComplete = "snapAfterComplete",
+    /// Before an image is sent to a follower.
+    SnapBeforeSend = "snapBeforeSend",
     /// Before an ordinary entry is applied.
     BeforeApplyOneEntryNormal = "beforeApplyOneEntryNormal",
     /// Before a conf change is applied.
@@ -95,22 +109,22 @@ points! {
 }
 
 /// The program has come to `point`.
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(any(debug_assertions, feature = "failpoints")))]
 #[inline]
 pub fn hit(_point: Point) {}
 
 /// What the program should go on with at `point`, in place of what it would do.
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(any(debug_assertions, feature = "failpoints")))]
 #[inline]
 #[must_use]
 pub fn value(_point: Point) -> Option<String> {
     None
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(any(debug_assertions, feature = "failpoints"))]
 pub use armed::hit;
-#[cfg(feature = "failpoints")]
+#[cfg(any(debug_assertions, feature = "failpoints"))]
 pub use armed::value;
 
-#[cfg(any(test, feature = "failpoints"))]
+#[cfg(any(test, debug_assertions, feature = "failpoints"))]
 pub mod armed;

@@ -12,6 +12,8 @@ mod concurrency;
 pub mod config;
 mod door;
 mod election;
+#[cfg(any(debug_assertions, feature = "failpoints"))]
+mod failpoints;
 mod flags;
 mod front;
 mod gates;

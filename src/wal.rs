@@ -26,6 +26,8 @@ pub use replay::Replay;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::types::ClusterId;
@@ -301,7 +303,10 @@ impl Wal {
     /// # Errors
     /// As [`Self::append`].
     pub fn sync(&mut self) -> Result<(), Error> {
-        self.guarded(|wal| wal.file.sync())
+        failpoint::hit(Point::WalBeforeSync);
+        self.guarded(|wal| wal.file.sync())?;
+        failpoint::hit(Point::WalAfterSync);
+        Ok(())
     }
 
     /// Refuses after a failure, and remembers the first.

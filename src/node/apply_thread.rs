@@ -16,6 +16,8 @@ use crate::apply::Machine;
 use crate::apply::Outcome;
 use crate::apply::Reply;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::probe::Probe;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
@@ -123,8 +125,11 @@ impl ApplyThread {
         self.sweep.last = now;
         let since = *self.sweep.since.get_or_insert(now);
         let mut machine = self.inner.machine.write();
+        failpoint::hit(Point::CompactBeforeCommitBatch);
         let more = machine.compact_step(keys)?;
+        failpoint::hit(Point::CompactAfterCommitBatch);
         if !more {
+            failpoint::hit(Point::CompactAfterSetFinishedCompact);
             self.sweep.since = None;
             tracing::info!(
                 "compact-revision" = machine.store().compacted().unwrap_or_default().0,
@@ -179,6 +184,7 @@ impl ApplyThread {
             counted.recv().map_err(|_| Error::Stopped)?
         };
         let done = replica::apply_entry(machine, entry, count)?;
+        failpoint::hit(Point::AfterApplyOneEntry);
         if let Some(term) = done.new_leader {
             self.new_leader(machine, term);
         }

@@ -5,6 +5,8 @@ use super::compactor;
 use super::corruption;
 use super::leases::expire_leases;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::membershippb;
 use std::time::Duration;
@@ -52,6 +54,7 @@ async fn publish(node: Node) {
         }),
         ..pb::InternalRaftRequest::default()
     };
+    failpoint::hit(Point::BeforePublishing);
     loop {
         match node.propose(set.clone()).await {
             Ok(_) => break,

@@ -17,6 +17,8 @@
 use super::Node;
 use crate::apply::Reply;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::lease::Renewal;
 use crate::peer;
 use crate::peer::Peers;
@@ -200,6 +202,7 @@ impl Node {
                 if !self.inner.is_leader() {
                     return Err(Error::NotPrimary);
                 }
+                failpoint::hit(Point::BeforeCheckpointInLeaseRenew);
                 let renewal = self.inner.timers.lock().renew(self.inner.now(), id);
                 match renewal {
                     Renewal::Extended(ttl) => return Ok(ttl),

@@ -11,6 +11,8 @@ use super::Input;
 use super::Node;
 use super::image::Image;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::peer;
 use crate::proto::raftpb::Message;
 use crate::proto::raftpb::MessageType;
@@ -123,6 +125,7 @@ impl Node {
     }
 
     async fn try_send(&self, message: Message) -> Result<(u64, u64), String> {
+        failpoint::hit(Point::SnapBeforeSend);
         let (to, term) = (MemberId(message.to), message.term);
         let image = self.state_image(message).await.map_err(|e| e.to_string())?;
         let metadata =

@@ -9,6 +9,8 @@ use super::install::Sled;
 use crate::engine::Batch;
 use crate::engine::Engine as _;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::replica::install::carry_out;
 use crate::store::Renewable;
 use crate::wal::SnapshotMark;
@@ -71,13 +73,17 @@ impl StoreThread {
             // Taken from a state that a snapshot has replaced.
             Write::Batch(epoch, _) if epoch != self.epoch => Ok(()),
             Write::Batch(_, batch) => {
+                failpoint::hit(Point::BeforeCommit);
                 self.engine().write(&batch)?;
+                failpoint::hit(Point::AfterCommit);
                 // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
                 self.inner.batches_written.fetch_add(1, Ordering::AcqRel);
                 Ok(())
             }
             Write::Sync(mark, members) => {
+                failpoint::hit(Point::StoreBeforeSync);
                 self.engine().sync()?;
+                failpoint::hit(Point::StoreAfterSync);
                 self.inner.inbox.force(Input::Durable(mark, members));
                 Ok(())
             }

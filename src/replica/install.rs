@@ -17,6 +17,8 @@
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::proto::raftpb::ConfState;
 use crate::proto::walpb::Snapshot as Mark;
 use crate::replica::start::Held;
@@ -210,12 +212,15 @@ impl Intake {
     /// # Errors
     /// As [`Intake::write`].
     pub fn keep(mut self, index: u64) -> Result<(), Error> {
+        failpoint::hit(Point::SnapBeforeKeep);
         self.file.sync()?;
         let path = self.temporary.as_ref().expect("there until it is kept");
         self.disk.rename(path, &image_path(&self.member, index))?;
         self.temporary = None;
         self.disk.sync_dir(&snap_dir(&self.member))?;
-        self.disk.sync_dir(&self.member)
+        self.disk.sync_dir(&self.member)?;
+        failpoint::hit(Point::SnapAfterKeep);
+        Ok(())
     }
 }
 
@@ -289,6 +294,7 @@ impl Installs {
         let image = self.manifest.image.clone().filter(|image| image.index > mark.index);
         let next = Manifest { version: VERSION, store: store.expect("a name"), image };
         next.save(&*self.disk, &self.member)?;
+        failpoint::hit(Point::SnapAfterComplete);
         self.manifest = next;
         self.pending.remove(&mark.index);
         let path = image_path(&self.member, mark.index);
@@ -367,7 +373,9 @@ pub fn carry_out(installs: &Mutex<Installs>, mark: &Mark, stores: &mut impl Stor
         (installs.next_store(mark.index), image_path(&installs.member, mark.index), old)
     };
     // Takes long, so without the lock: raft may accept the next one meanwhile.
+    failpoint::hit(Point::ApplyBeforeOpenSnapshot);
     stores.build(&dir, &image, mark)?;
+    failpoint::hit(Point::ApplyAfterOpenSnapshot);
     installs.lock().complete(mark)?;
     if old != dir { stores.retire(&old) } else { Ok(()) }
 }

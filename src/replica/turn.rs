@@ -19,6 +19,8 @@ use crate::consensus::Consensus;
 use crate::consensus::Light;
 use crate::consensus::Ready;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::planted::Bug;
 use crate::planted::is_planted;
 use crate::probe::Probe;
@@ -104,13 +106,18 @@ impl<W> Replica<W> {
 
     /// Does what raft wants done, in raft's order: a leader's messages leave before its disk is asked, everybody else's after.
     fn work(&mut self, mut ready: Ready, outside: &mut impl Outside) -> Result<(), Error> {
+        if !ready.messages.is_empty() {
+            failpoint::hit(Point::RaftBeforeLeaderSend);
+        }
         send(outside, std::mem::take(&mut ready.messages));
         hand_on(outside, std::mem::take(&mut ready.committed));
         let received = ready.snapshot.as_ref().and_then(|snapshot| Some((mark_of(snapshot)?, snapshot.data.clone())));
         if let Some((mark, _)) = &received {
             outside.accept(mark)?;
+            failpoint::hit(Point::SnapAfterAccept);
             outside.mark(mark)?;
         }
+        failpoint::hit(Point::RaftBeforeSave);
         if !ready.entries.is_empty() || ready.hard_state.is_some() {
             outside.append(&ready.entries, ready.hard_state.as_ref())?;
         }
@@ -121,16 +128,21 @@ impl<W> Replica<W> {
         if ready.must_sync && !skipped {
             outside.sync(&ready.entries, &mut self.consensus.probe)?;
         }
+        failpoint::hit(Point::RaftAfterSave);
         if let Some((mark, members)) = received {
             outside.note(&mark, &members)?;
             self.marked = Index(mark.index);
             outside.install(mark);
         }
+        failpoint::hit(Point::RaftBeforeAdvance);
         let Light { messages, committed, commit } = self.persisted(ready);
         if commit.is_some() {
             // Not synced: at start, what is applied was committed.
             let hard_state = *self.consensus.hard_state();
             outside.append(&[], Some(&hard_state))?;
+        }
+        if !messages.is_empty() {
+            failpoint::hit(Point::RaftBeforeFollowerSend);
         }
         send(outside, messages);
         hand_on(outside, committed);
@@ -157,11 +169,14 @@ impl<W> Replica<W> {
         self.marked = index;
         let commit = self.consensus.commit().max(index);
         let hard_state = HardState { commit: commit.0, ..*self.consensus.hard_state() };
+        failpoint::hit(Point::RaftBeforeSaveSnap);
         outside.mark(mark)?;
         outside.append(&[], Some(&hard_state))?;
         outside.sync(&[], &mut self.consensus.probe)?;
+        failpoint::hit(Point::RaftAfterSaveSnap);
         outside.note(mark, members)?;
         outside.release_to(index)?;
+        failpoint::hit(Point::RaftAfterWalRelease);
         self.consensus.release(index, keep, bytes);
         Ok(())
     }
@@ -208,6 +223,7 @@ pub fn apply_entry(
     let (index, term) = (Index(entry.index), Term(entry.term));
     let unreadable = |e: prost::DecodeError| Error::Damaged(format!("entry {index} cannot be read: {e}"));
     if entry.entry_type() != EntryType::EntryNormal {
+        failpoint::hit(Point::BeforeApplyOneConfChange);
         let change = ConfChange::decode(entry.data.clone()).map_err(unreadable)?;
         let conf_state = match machine.members().check(&change) {
             Err(_) => machine.conf_state().clone(),
@@ -216,6 +232,7 @@ pub fn apply_entry(
         let outcome = machine.apply_conf_change(index, term, &change, &conf_state)?;
         return Ok(Done { request: change.id, outcome, is_conf_change: true, new_leader: None });
     }
+    failpoint::hit(Point::BeforeApplyOneEntryNormal);
     if entry.data.is_empty() {
         let outcome = machine.apply(index, term, None)?;
         return Ok(Done { request: 0, outcome, is_conf_change: false, new_leader: Some(term) });

@@ -28,7 +28,8 @@ pub(super) async fn start() -> Result<(), String> {
         armed::enable_all(&text).map_err(|why| format!("fail to parse failpoint: {why}"))?;
     }
     if let Ok(address) = std::env::var("GOFAIL_HTTP") {
-        let listener = tokio::net::TcpListener::bind(&address).await.map_err(|e| format!("GOFAIL_HTTP {address}: {e}"))?;
+        let listener =
+            tokio::net::TcpListener::bind(&address).await.map_err(|e| format!("GOFAIL_HTTP {address}: {e}"))?;
         tracing::warn!(address, "serving failpoints: this build is for tests");
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
     }

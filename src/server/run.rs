@@ -56,6 +56,10 @@ pub(super) async fn run(config: Config, notify: Option<String>) -> End {
         Ok(signals) => signals,
         Err(e) => return fatal(&format!("cannot watch for signals: {e}")),
     };
+    #[cfg(any(debug_assertions, feature = "failpoints"))]
+    if let Err(e) = super::failpoints::start().await {
+        return fatal(&e);
+    }
     let sockets = match Sockets::open(&config) {
         Ok(sockets) => sockets,
         Err(e) => return fatal(&e),

@@ -9,6 +9,8 @@ use super::front::StreamGuard;
 use super::identity::Caller;
 use super::identity::watch_refusal;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
@@ -103,7 +105,10 @@ impl Session {
             };
             tokio::select! {
                 response = hub.next(node.history()) => return match response {
-                    Ok(response) => Ok(stamped(node, response)),
+                    Ok(response) => {
+                        failpoint::hit(Point::BeforeSendWatchResponse);
+                        Ok(stamped(node, response))
+                    }
                     Err(e) => Err(e.into()),
                 },
                 request = request, if !*is_half_closed => match request {

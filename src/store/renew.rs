@@ -21,6 +21,8 @@ use crate::engine::Engine;
 use crate::engine::Row;
 use crate::engine::Table;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::fs;
@@ -84,6 +86,7 @@ impl Renewable {
     pub fn renew(&self) -> Result<(u64, u64), Error> {
         let (fresh, old) = beside(&self.dir);
         remove(&fresh)?;
+        failpoint::hit(Point::DefragBeforeCopy);
         if let Err(e) = self.copy_to(&fresh) {
             // What cannot be removed now is removed when the store is next opened; the failure itself is what counts.
             let _left = remove(&fresh);
@@ -96,7 +99,9 @@ impl Renewable {
         for dir in [&self.dir, &fresh] {
             wait_until_closed(dir)?;
         }
+        failpoint::hit(Point::DefragBeforeRename);
         rename(&self.dir, &old)?;
+        failpoint::hit(Point::DefragBetweenRenames);
         rename(&fresh, &self.dir)?;
         let opened = Store::open(&self.dir, self.cache_bytes)?;
         let after = opened.disk_bytes()?;
@@ -119,6 +124,9 @@ impl Renewable {
 
     fn copy_to(&self, dir: &Path) -> Result<(), Error> {
         let fresh = Store::open(dir, self.cache_bytes)?;
+        if let Some(why) = failpoint::value(Point::DefragOpenFileError) {
+            return Err(Error::Storage(why));
+        }
         let copied = self.copy_rows(&fresh).and_then(|()| fresh.sync());
         if copied.is_err() {
             // sled would try to write once more, and waits for ever on a full disk.

@@ -200,6 +200,8 @@ pub(crate) struct Spec {
     pub(crate) more: Vec<String>,
     /// If it is another than the cluster's.
     pub(crate) program: Option<PathBuf>,
+    /// Variables of its environment.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl Spec {
@@ -207,7 +209,8 @@ impl Spec {
     pub(crate) fn new(name: &str, dir: &Path) -> Spec {
         let url = || format!("http://127.0.0.1:{}", ports::free());
         let data_dir = dir.join(format!("{name}.etcd"));
-        Spec { name: name.to_owned(), client_url: url(), peer_url: url(), data_dir, more: Vec::new(), program: None }
+        let name = name.to_owned();
+        Spec { name, client_url: url(), peer_url: url(), data_dir, more: Vec::new(), program: None, env: Vec::new() }
     }
 
     /// The command line, in a cluster of these members.
@@ -253,10 +256,15 @@ impl Cluster {
         Cluster::from_specs(program, specs, client, scratch).await
     }
 
-    /// The members that `specs` describe; `client` is to reach them in the same order.
-    pub(crate) async fn from_specs(program: &Path, specs: Vec<Spec>, client: Client, scratch: Scratch) -> Cluster {
+    /// The members that `specs` describe, none of which runs yet; `client` is to reach them in the same order.
+    pub(crate) fn prepared(program: &Path, specs: Vec<Spec>, client: Client, scratch: Scratch) -> Cluster {
         let processes = specs.iter().map(|_| None).collect();
-        let mut cluster = Cluster { processes, specs, program: program.to_owned(), client, scratch };
+        Cluster { processes, specs, program: program.to_owned(), client, scratch }
+    }
+
+    /// The members that `specs` describe, all of which run; `client` is to reach them in the same order.
+    pub(crate) async fn from_specs(program: &Path, specs: Vec<Spec>, client: Client, scratch: Scratch) -> Cluster {
+        let mut cluster = Cluster::prepared(program, specs, client, scratch);
         (0..cluster.len()).for_each(|member| cluster.launch(member));
         for member in 0..cluster.len() {
             cluster.ready(member).await;
@@ -313,7 +321,8 @@ impl Cluster {
         let spec = &self.specs[member];
         let log = self.scratch.path().join(format!("{}.log", spec.name));
         let program = spec.program.as_ref().unwrap_or(&self.program);
-        self.processes[member] = Some(Process::start(program, &spec.flags(&self.specs), &[], &log));
+        let env: Vec<(&str, &str)> = spec.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.processes[member] = Some(Process::start(program, &spec.flags(&self.specs), &env, &log));
     }
 
     /// Starts a member that does not run and waits until it is ready.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use etcd_lab::tls;
 use http_body_util::BodyExt;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper::header::HeaderValue;
@@ -41,6 +41,11 @@ pub(crate) async fn post(address: &str, path: &str) -> io::Result<Answer> {
     within(async { ask(TcpStream::connect(address).await?, "POST", path).await }).await
 }
 
+/// Any method with a body of text, over plain HTTP to `host:port`.
+pub(crate) async fn send(address: &str, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+    within(async { ask_with(TcpStream::connect(address).await?, method, path, body).await }).await
+}
+
 /// GET over TLS with the certificates of `files`.
 pub(crate) async fn get_tls(address: &str, path: &str, files: &tls::ClientFiles) -> io::Result<Answer> {
     let config = tls::client_config(files).map_err(io::Error::other)?;
@@ -60,11 +65,20 @@ async fn ask(
     method: &str,
     path: &str,
 ) -> io::Result<Answer> {
+    ask_with(stream, method, path, "").await
+}
+
+async fn ask_with(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<Answer> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // It ends with the sender; what goes wrong on it, the sender hears too.
     tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header("Host", "localhost");
-    let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(io::Error::other)?;
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
     let status = format!("{:?} {}", response.version(), response.status());
     let value = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();

@@ -2,13 +2,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "measures how long writes are not acknowledged")]
 
+use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
+use crate::harness::etcd_bin;
 use crate::harness::turn;
 use crate::writers::Writers;
 use etcd_lab::proto::etcdserverpb as pb;
 use futures::FutureExt as _;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -50,6 +53,42 @@ fn a_killed_leader_loses_no_acknowledged_write_and_is_replaced_within_3_seconds(
         }
         gaps.sort();
         eprintln!("writes resumed after {:?} (median), {:?} (longest)", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    });
+}
+
+/// Kills the leader so often; how long nothing was acknowledged, shortest first.
+async fn gaps(program: &Path, rounds: usize) -> Vec<Duration> {
+    let mut cluster = Cluster::start_with(program, 3, &[]).await;
+    let mut gaps = Vec::new();
+    for round in 0..rounds {
+        let writers = Writers::start(&cluster.client, &format!("round{round:02}/"), WRITERS);
+        writers.acknowledged(WRITES_BEFORE, READY_WITHIN).await;
+        let leader = cluster.leader().await;
+        cluster.kill(leader);
+        gaps.push(writers.resumed(Instant::now(), READY_WITHIN).await);
+        cluster.restart(leader).await;
+        writers.stop_and_check(&cluster.client).await;
+    }
+    gaps.sort();
+    gaps
+}
+
+/// With default timings, side by side. Measures, so it wants a machine of its own.
+#[test]
+#[ignore = "measures; .ci/long runs it"]
+fn a_killed_leader_is_replaced_no_later_than_etcds() {
+    let Some(etcd) = foreign::etcd_351("a_killed_leader_is_replaced_no_later_than_etcds") else { return };
+    turn(Duration::from_secs(600), async {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            ours.append(&mut gaps(&etcd_bin(), 5).await);
+            theirs.append(&mut gaps(&etcd, 5).await);
+        }
+        ours.sort();
+        theirs.sort();
+        let median = |gaps: &[Duration]| gaps[gaps.len() / 2];
+        eprintln!("ours {:?} (median) of {ours:?}\netcd {:?} (median) of {theirs:?}", median(&ours), median(&theirs));
+        assert!(median(&ours) <= median(&theirs));
     });
 }
 

@@ -20,6 +20,7 @@ mod client;
 mod corruption;
 mod differ;
 mod etcdctl;
+mod failpoints;
 mod foreign;
 mod harness;
 mod hashkv;

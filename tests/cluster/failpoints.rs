@@ -1,0 +1,318 @@
+//! A member that ends at any crash-relevant point comes back, and the cluster has lost nothing.
+//!
+//! Needs a server with failpoints: ours, as a debug build or with the feature. Every point of [`Point::ALL`] is tried, in the way in which the program comes
+//! to it; a writer writes all the while.
+
+use crate::checker::Watching;
+use crate::checker::watch;
+use crate::client::Client;
+use crate::client::put;
+use crate::foreign;
+use crate::harness::Cluster;
+use crate::harness::READY_WITHIN;
+use crate::harness::Scratch;
+use crate::harness::Spec;
+use crate::harness::etcd_bin;
+use crate::harness::is_ours;
+use crate::harness::turn;
+use crate::harness::until;
+use crate::http;
+use crate::ports;
+use crate::writers::Writers;
+use etcd_lab::failpoint::Point;
+use etcd_lab::proto::etcdserverpb as pb;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::Code;
+
+/// How a member comes to a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By writing, on any member.
+    Writing,
+    /// By writing, on the leader.
+    Leading,
+    /// By writing, on a follower.
+    Following,
+    Compacting,
+    Defragmenting,
+    Watching,
+    /// By renewing a lease, on the leader.
+    Renewing,
+    /// At its first start.
+    FirstStart,
+    /// As a follower that is sent a snapshot.
+    Receiving,
+    /// As the leader that sends one.
+    Sending,
+    /// It gives the error that a caller hears.
+    Failing,
+}
+
+const WAYS: &[(Point, Way)] = &[
+    (Point::RaftBeforeSave, Way::Writing),
+    (Point::RaftAfterSave, Way::Writing),
+    (Point::RaftBeforeLeaderSend, Way::Leading),
+    (Point::RaftBeforeFollowerSend, Way::Following),
+    (Point::RaftBeforeAdvance, Way::Writing),
+    (Point::RaftBeforeSaveSnap, Way::Writing),
+    (Point::RaftAfterSaveSnap, Way::Writing),
+    (Point::RaftAfterWalRelease, Way::Writing),
+    (Point::WalBeforeSync, Way::Writing),
+    (Point::WalAfterSync, Way::Writing),
+    (Point::SnapBeforeKeep, Way::Receiving),
+    (Point::SnapAfterKeep, Way::Receiving),
+    (Point::SnapAfterAccept, Way::Receiving),
+    (Point::ApplyBeforeOpenSnapshot, Way::Receiving),
+    (Point::ApplyAfterOpenSnapshot, Way::Receiving),
+    (Point::SnapAfterComplete, Way::Receiving),
+    (Point::SnapBeforeSend, Way::Sending),
+    (Point::BeforeApplyOneEntryNormal, Way::Writing),
+    (Point::BeforeApplyOneConfChange, Way::FirstStart),
+    (Point::AfterApplyOneEntry, Way::Writing),
+    (Point::BeforeCommit, Way::Writing),
+    (Point::AfterCommit, Way::Writing),
+    (Point::StoreBeforeSync, Way::Writing),
+    (Point::StoreAfterSync, Way::Writing),
+    (Point::CompactBeforeCommitBatch, Way::Compacting),
+    (Point::CompactAfterCommitBatch, Way::Compacting),
+    (Point::CompactAfterSetFinishedCompact, Way::Compacting),
+    (Point::DefragBeforeCopy, Way::Defragmenting),
+    (Point::DefragBeforeRename, Way::Defragmenting),
+    (Point::DefragBetweenRenames, Way::Defragmenting),
+    (Point::DefragOpenFileError, Way::Failing),
+    (Point::BeforeSendWatchResponse, Way::Watching),
+    (Point::BeforeCheckpointInLeaseRenew, Way::Renewing),
+    (Point::BeforePublishing, Way::FirstStart),
+];
+
+/// Go's exit code after a panic.
+const PANICKED: i32 = 2;
+const DOOR: &str = "GOFAIL_HTTP";
+const AT_START: &str = "GOFAIL_FAILPOINTS";
+
+#[test]
+fn every_point_has_a_way_to_it() {
+    let covered: BTreeSet<Point> = WAYS.iter().map(|(point, _)| *point).collect();
+    assert_eq!(covered, Point::ALL.iter().copied().collect());
+}
+
+/// Our server, if it has failpoints.
+fn program(test: &str) -> Option<PathBuf> {
+    let has_them = is_ours() && cfg!(any(debug_assertions, feature = "failpoints"));
+    if !has_them {
+        foreign::not_possible(
+            test,
+            "the server has no failpoints: `--features failpoints` puts them into a release build",
+        );
+    }
+    has_them.then(etcd_bin)
+}
+
+/// Members with failpoints that release their logs often.
+async fn start(program: &Path, members: usize) -> Cluster {
+    let scratch = Scratch::new();
+    let mut specs: Vec<Spec> = (0..members).map(|n| Spec::new(&format!("m{n}"), scratch.path())).collect();
+    for spec in &mut specs {
+        let flags = ["--snapshot-count=50", "--experimental-snapshot-catchup-entries=10"];
+        spec.more = flags.iter().map(|&flag| flag.to_owned()).collect();
+        spec.env = vec![(DOOR, format!("127.0.0.1:{}", ports::free()))];
+    }
+    let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
+    Cluster::from_specs(program, specs, client, scratch).await
+}
+
+fn door(cluster: &Cluster, member: usize) -> String {
+    cluster.spec(member).env[0].1.clone()
+}
+
+async fn set(cluster: &Cluster, member: usize, point: Point, terms: &str) {
+    let answer = http::send(&door(cluster, member), "PUT", &format!("/{}", point.name()), terms).await;
+    let answer = answer.expect("the failpoints' door is open");
+    assert!(answer.status.contains("204"), "{point:?}: {answer:?}");
+}
+
+/// Has a member do what leads to the point. What becomes of the request does not count: the member may end first.
+async fn go(cluster: &Cluster, member: usize, way: Way) {
+    let client = &cluster.client;
+    match way {
+        Way::Compacting => {
+            let revision = until(READY_WITHIN, "a linearizable read", async || client.revision().await).await;
+            let compact = pb::CompactionRequest { revision, physical: false };
+            drop(client.kv(member).compact(compact).await);
+        }
+        Way::Defragmenting => drop(client.maintenance(member).defragment(pb::DefragmentRequest {}).await),
+        Way::Watching => {
+            let mut watching = Watching::open(client, member);
+            watching.create(watch("w", 1)).await;
+            drop(watching.next_or().await);
+        }
+        Way::Renewing => {
+            let grant = pb::LeaseGrantRequest { id: 7, ttl: 600 };
+            // There already, the second time.
+            drop(client.lease(member).lease_grant(grant).await);
+            let (requests, renewals) = tokio::sync::mpsc::channel(1);
+            requests.send(pb::LeaseKeepAliveRequest { id: 7 }).await.expect("room for one");
+            let renewals = tokio_stream::wrappers::ReceiverStream::new(renewals);
+            if let Ok(answers) = client.lease(member).lease_keep_alive(renewals).await {
+                drop(answers.into_inner().message().await);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Ends one member at one point while a writer writes, and brings it back.
+async fn end_at(cluster: &mut Cluster, point: Point, way: Way, turn: usize) {
+    let leader = cluster.leader().await;
+    let victim = match way {
+        Way::Leading | Way::Renewing => leader,
+        Way::Following => (leader + 1) % cluster.len(),
+        _ => turn % cluster.len(),
+    };
+    set(cluster, victim, point, "panic").await;
+    go(cluster, victim, way).await;
+    let ended = cluster.gone(victim).await;
+    assert_eq!(ended.code(), Some(PANICKED), "{point:?} on member {victim}");
+    cluster.restart(victim).await;
+}
+
+#[test]
+fn a_member_that_ends_at_any_point_comes_back_and_nothing_is_lost() {
+    let Some(program) = program("a_member_that_ends_at_any_point…") else { return };
+    turn(Duration::from_secs(300), async {
+        let mut cluster = start(&program, 3).await;
+        let writers = Writers::start(&cluster.client, "w", 3);
+        let running = [Way::Writing, Way::Leading, Way::Following, Way::Compacting];
+        let asked = [Way::Defragmenting, Way::Watching, Way::Renewing];
+        let ways = WAYS.iter().filter(|(_, way)| running.contains(way) || asked.contains(way));
+        for (turn, (point, way)) in ways.enumerate() {
+            end_at(&mut cluster, *point, *way, turn).await;
+        }
+        assert!(writers.stop_and_check(&cluster.client).await > 100);
+        cluster.assert_equal_hashes().await;
+    });
+}
+
+#[test]
+fn a_single_member_that_ends_at_any_point_comes_back_and_nothing_is_lost() {
+    let Some(program) = program("a_single_member_that_ends_at_any_point…") else { return };
+    turn(Duration::from_secs(300), async {
+        let mut cluster = start(&program, 1).await;
+        let writers = Writers::start(&cluster.client, "w", 3);
+        for (point, way) in
+            WAYS.iter().filter(|(_, way)| [Way::Writing, Way::Compacting, Way::Defragmenting].contains(way))
+        {
+            end_at(&mut cluster, *point, *way, 0).await;
+        }
+        assert!(writers.stop_and_check(&cluster.client).await > 100);
+    });
+}
+
+#[test]
+fn a_first_start_that_ends_half_way_is_made_good_by_the_second() {
+    let Some(program) = program("a_first_start_that_ends_half_way…") else { return };
+    turn(Duration::from_secs(120), async {
+        let early = [Point::RaftBeforeSave, Point::WalBeforeSync, Point::WalAfterSync, Point::BeforeCommit];
+        let first = WAYS.iter().filter(|(_, way)| *way == Way::FirstStart).map(|(point, _)| *point);
+        for point in first.chain(early) {
+            let scratch = Scratch::new();
+            let mut spec = Spec::new("m0", scratch.path());
+            spec.env = vec![(AT_START, format!("{}=panic", point.name()))];
+            let client = Client::plain(vec![spec.client_url.clone()]);
+            let mut cluster = Cluster::prepared(&program, vec![spec], client, scratch);
+            cluster.launch(0);
+            assert_eq!(cluster.gone(0).await.code(), Some(PANICKED), "{point:?}");
+            cluster.spec_mut(0).env.clear();
+            cluster.restart(0).await;
+            cluster.client.put(0, "k", "v").await.expect("a put");
+        }
+    });
+}
+
+#[test]
+fn a_snapshot_between_members_survives_an_end_at_each_of_its_points() {
+    let Some(program) = program("a_snapshot_between_members_survives…") else { return };
+    turn(Duration::from_secs(300), async {
+        let mut cluster = start(&program, 3).await;
+        let mut round = 0;
+        for (point, way) in WAYS.iter().filter(|(_, way)| [Way::Receiving, Way::Sending].contains(way)) {
+            round += 1;
+            let leader = cluster.leader().await;
+            let follower = (leader + 1) % cluster.len();
+            cluster.kill(follower);
+            for number in 0..150 {
+                let key = format!("r{round}/{number}");
+                until(READY_WITHIN, "a put", async || cluster.client.put(leader, &key, "v").await).await;
+            }
+            if *way == Way::Sending {
+                set(&cluster, leader, *point, "panic").await;
+                cluster.launch(follower);
+                assert_eq!(cluster.gone(leader).await.code(), Some(PANICKED), "{point:?}");
+                cluster.restart(leader).await;
+            } else {
+                cluster.spec_mut(follower).env.push((AT_START, format!("{}=panic", point.name())));
+                cluster.launch(follower);
+                assert_eq!(cluster.gone(follower).await.code(), Some(PANICKED), "{point:?}");
+                cluster.spec_mut(follower).env.truncate(1);
+                cluster.launch(follower);
+            }
+            cluster.ready(follower).await;
+            cluster.assert_equal_hashes().await;
+        }
+    });
+}
+
+#[test]
+fn a_defragmentation_that_fails_leaves_the_store_as_it_was() {
+    let Some(program) = program("a_defragmentation_that_fails…") else { return };
+    turn(Duration::from_secs(60), async {
+        let cluster = start(&program, 1).await;
+        cluster.client.put(0, "k", "v").await.expect("a put");
+        set(&cluster, 0, Point::DefragOpenFileError, "1*return(\"no space left on device\")").await;
+        let defragment = async || cluster.client.maintenance(0).defragment(pb::DefragmentRequest {}).await;
+        let refusal = defragment().await.expect_err("it fails");
+        assert_eq!(refusal.code(), Code::Unknown);
+        assert!(refusal.message().contains("no space left on device"), "{refusal:?}");
+        assert_eq!(cluster.client.get(0, "k").await.expect("a read").as_deref(), Some("v"));
+        cluster.client.put(0, "k", "w").await.expect("writes go on");
+        defragment().await.expect("the next one works");
+        let count = http::get(&door(&cluster, 0), "/defragOpenFileError/count").await.expect("an answer");
+        assert_eq!(count.body, "1");
+        assert_eq!(cluster.client.get(0, "k").await.expect("a read").as_deref(), Some("w"));
+    });
+}
+
+#[test]
+fn the_door_speaks_gofails_protocol() {
+    let Some(program) = program("the_door_speaks_gofails_protocol") else { return };
+    turn(Duration::from_secs(60), async {
+        let cluster = start(&program, 1).await;
+        let door = door(&cluster, 0);
+        let ask = async |method: &str, path: &str, body: &str| {
+            let answer = http::send(&door, method, path, body).await.expect("an answer");
+            (answer.status.rsplit_once("1 ").map(|it| it.1.to_owned()).unwrap_or_default(), answer.body)
+        };
+        let all = ask("GET", "/", "").await.1;
+        assert_eq!(all.lines().count(), Point::ALL.len());
+        assert!(all.contains("walBeforeSync=\n") && all.lines().is_sorted(), "{all}");
+        assert_eq!(ask("PUT", "/walBeforeSync", "sleep(1)").await.0, "204 No Content");
+        assert_eq!(ask("GET", "/walBeforeSync", "").await.1, "sleep(1)\n");
+        cluster.client.kv(0).put(put("k", "v")).await.expect("a put");
+        assert_ne!(ask("GET", "/walBeforeSync/count", "").await.1, "0");
+        assert_eq!(ask("DELETE", "/walBeforeSync", "").await.0, "204 No Content");
+        assert_eq!(ask("GET", "/walBeforeSync", "").await.0, "404 Not Found");
+        assert_eq!(ask("PUT", "/failpoints", "walBeforeSync=off;walAfterSync=off").await.0, "204 No Content");
+        assert!(ask("GET", "/", "").await.1.contains("walAfterSync=off\nwalBeforeSync=off\n"));
+        assert_eq!(
+            ask("PUT", "/noSuchPoint", "off").await.1,
+            "fail to set failpoint: failpoint: failpoint does not exist\n"
+        );
+        assert_eq!(
+            ask("PUT", "/walBeforeSync", "jump").await.1,
+            "fail to set failpoint: failpoint: could not parse terms\n"
+        );
+    });
+}
