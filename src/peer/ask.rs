@@ -131,7 +131,7 @@ pub async fn fetch_downgrade_enabled(
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
 ) -> Result<bool, Error> {
-    first_answer(urls, tls, timeout, "/downgrade/enabled", |response| json(response.body())).await
+    first_answer(urls, tls, timeout, &get("/downgrade/enabled"), |response| json(response.body())).await
 }
 
 fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
