@@ -39,6 +39,8 @@ pub(super) struct Habits {
     pub(super) refuses_empty_permissions: bool,
     /// Since 3.5.28. Before, anybody could compact, and grant and revoke leases.
     pub(super) guards_leases_and_compaction: bool,
+    /// Since 3.5.30. Before, nobody asked who may have a lease and a key's last value in a transaction, and before 3.5.28 what a nested one does.
+    pub(super) guards_all_of_transactions: bool,
     /// Since 3.5.33. Before, who may read one key could watch from it to the end of all keys (GHSA-xg4h-6gfc-h4m8).
     pub(super) guards_open_watches: bool,
 }
@@ -55,6 +57,9 @@ pub(super) struct World {
     streams: BTreeMap<u8, BTreeMap<i64, i64>>,
     expiries: i64,
     pub(super) auth_on: bool,
+    pub(super) auth_was_on: bool,
+    /// How many have been asked for.
+    pub(super) steps: u64,
     /// Operations that must follow one another.
     pub(super) script: VecDeque<Step>,
     pub(super) serial: i64,
@@ -72,12 +77,15 @@ impl World {
             streams: BTreeMap::new(),
             expiries: 0,
             auth_on: false,
+            auth_was_on: false,
+            steps: 0,
             script: VecDeque::new(),
             serial: 0,
         }
     }
 
     pub(super) fn next(&mut self) -> Step {
+        self.steps += 1;
         if let Some(step) = self.script.pop_front() {
             return step;
         }
@@ -100,12 +108,15 @@ impl World {
             Family::Lock => self.lock(),
             Family::Election => self.election(),
         };
-        let who = match op {
+        let who = match &op {
             // What is granted here must go again: somebody who may do all of it.
             Op::LeaseBrief { .. } | Op::LeaseExpiry { .. } if self.auth_on => Who::Token(0),
             Op::Compact(_) | Op::LeaseGrant(_) | Op::LeaseRevoke(_) | Op::Alarm { .. }
                 if self.auth_on && !self.habits.guards_leases_and_compaction =>
             {
+                Who::Token(0)
+            }
+            Op::Txn(txn) if self.auth_on && !self.habits.guards_all_of_transactions && hides_something(txn) => {
                 Who::Token(0)
             }
             _ => self.who(),
@@ -124,7 +135,7 @@ impl World {
                 (self.compacted, self.is_swept) = (compaction.revision, compaction.physical);
             }
             Op::Watch(watching) => self.learn_watch(watching, answer),
-            Op::AuthEnable if !refused => self.auth_on = true,
+            Op::AuthEnable if !refused => (self.auth_on, self.auth_was_on) = (true, true),
             Op::AuthDisable if !refused => self.auth_on = false,
             _ => {}
         }
@@ -545,6 +556,15 @@ fn deletes_to_the_end(txn: &pb::TxnRequest) -> bool {
     ops(txn).any(|op| match &op.request {
         Some(Request::RequestDeleteRange(delete)) => delete.range_end == "\0",
         Some(Request::RequestTxn(nested)) => deletes_to_the_end(nested),
+        _ => false,
+    })
+}
+
+/// Whether a transaction does something that early releases did not ask about.
+fn hides_something(txn: &pb::TxnRequest) -> bool {
+    ops(txn).any(|op| match &op.request {
+        Some(Request::RequestPut(put)) => put.lease != 0 || put.prev_kv,
+        Some(Request::RequestTxn(_)) => true,
         _ => false,
     })
 }
