@@ -85,6 +85,8 @@ pub struct Config {
     pub compaction_pause_ms: u64,
     /// How often a leader looks whether a downgrade is over; 0 is never.
     pub downgrade_check_ms: u64,
+    /// Defragments at start if that gives back so many bytes at least; nothing never does.
+    pub defragment_above_bytes: Option<u64>,
 }
 
 impl Config {
@@ -132,7 +134,10 @@ pub(super) fn boot(config: &Config) -> Result<Booted, Error> {
     let base = image::read_base(&RealDisk, &member)?;
     let mut held = Held { start, base, entries: replay.entries, hard_state: replay.hard_state };
     with_founders(&mut wal, &mut held, cluster, &founders)?;
-    let (engine, machine) = open_state(&store_dir, cluster, &held, &config.limits)?;
+    let (engine, mut machine) = open_state(&store_dir, cluster, &held, &config.limits)?;
+    if let Some(threshold) = config.defragment_above_bytes {
+        defragment_above(threshold, &engine, &mut machine)?;
+    }
     let initial = held.into_initial(machine.conf_state().clone());
     Ok(Booted { id, cluster, machine, engine, wal, initial, founders, lock })
 }
@@ -247,6 +252,29 @@ fn open_state(
         store::put_aside(dir)?;
     }
     try_open_state(dir, cluster, limits)
+}
+
+/// Writes the store afresh if that gives back `threshold` bytes at least. Source: etcd `bootstrap.go`, `maybeDefragBackend`.
+fn defragment_above(threshold: u64, engine: &Renewable, machine: &mut Machine) -> Result<(), Error> {
+    let (size, in_use) = (machine.store().size(), machine.store().in_use());
+    if size.saturating_sub(in_use) < threshold {
+        tracing::info!(
+            "current-db-size-bytes" = size,
+            "current-db-size-in-use-bytes" = in_use,
+            "experimental-bootstrap-defrag-threshold-bytes" = threshold,
+            "Skipping defragmentation"
+        );
+        return Ok(());
+    }
+    tracing::info!("defragmenting");
+    engine.renew()?;
+    machine.defragmented();
+    tracing::info!(
+        "current-db-size-bytes-diff" = size - machine.store().size(),
+        "current-db-size-bytes" = machine.store().size(),
+        "finished defragmenting directory"
+    );
+    Ok(())
 }
 
 fn try_open_state(dir: &Path, cluster: ClusterId, limits: &Limits) -> Result<(Arc<Renewable>, Machine), Error> {

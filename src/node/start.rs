@@ -101,6 +101,7 @@ impl Node {
             writes: Mailbox::new(usize::MAX),
             engine,
             hashes: super::Hashes::default(),
+            defragmenting: signal::Sender::new(0),
             raising: tokio::sync::Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             dial: network.dial.clone(),

@@ -87,6 +87,10 @@ pub struct Config {
     pub compaction_pause: Duration,
     /// Between two looks at a downgrade; zero: none.
     pub downgrade_check: Duration,
+    /// Defragment at start if that gives back so many bytes; nothing never does.
+    pub defragment_above_bytes: Option<u64>,
+    /// Whether the health service says NOT_SERVING during a defragmentation.
+    pub stops_on_defragment: bool,
 
     /// `simple`, or `jwt` with options.
     pub auth_token: String,
@@ -284,6 +288,11 @@ impl Config {
             compaction_batch: compaction_batch(settings.int("compaction-batch-limit")),
             compaction_pause: compaction_pause(settings.duration("compaction-sleep-interval")),
             downgrade_check: settings.duration("downgrade-check-time"),
+            defragment_above_bytes: match settings.uint("bootstrap-defrag-threshold-megabytes") {
+                0 => None,
+                megabytes => Some(megabytes.saturating_mul(1 << 20)),
+            },
+            stops_on_defragment: gates::is_open(settings, "StopGRPCServiceOnDefrag"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
