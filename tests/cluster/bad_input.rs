@@ -384,7 +384,7 @@ fn a_full_disk_stops_the_member_and_loses_no_acknowledged_write() {
 
 #[test]
 fn a_disk_too_full_to_defragment_costs_the_answer_and_nothing_else() {
-    let Some(disk) = SmallDisk::mount(120) else {
+    let Some(disk) = SmallDisk::mount(240) else {
         return foreign::not_possible("a full disk", "no right to mount a small file system");
     };
     turn(Duration::from_secs(180), async {
@@ -399,7 +399,7 @@ fn a_disk_too_full_to_defragment_costs_the_answer_and_nothing_else() {
         }
         let defragment = async || cluster.client.maintenance(0).defragment(pb::DefragmentRequest {}).await;
         // All that was written is in files now, so that what becomes of the room is the next one's doing.
-        defragment().await.expect("there is room");
+        defragment().await.expect("there is room for two stores");
         // Some for the log, too little for a second store.
         let filler = disk.0.path().join("filler");
         let free = || rustix::fs::statvfs(disk.0.path()).map(|fs| fs.f_bfree * fs.f_frsize).expect("a file system");
@@ -414,7 +414,7 @@ fn a_disk_too_full_to_defragment_costs_the_answer_and_nothing_else() {
         }
         assert_eq!(cluster.client.prefix("k").await.expect("a read").len(), 24);
         std::fs::remove_file(&filler).expect("removed");
-        defragment().await.expect("there is room");
+        defragment().await.expect("there is room again");
         cluster.kill(0);
         cluster.restart(0).await;
         let found = cluster.client.prefix("k").await.expect("a read");

@@ -97,7 +97,9 @@ impl World {
                 let options = (self.random.below(4) == 0)
                     .then(|| authpb::UserAddOptions { no_password: self.random.below(2) == 0 });
                 let (name, password) = (self.user().to_owned(), self.random.pick(&PASSWORDS).to_string());
-                let password = if name == "root" { ROOT_PASSWORD.to_owned() } else { password };
+                // A root who cannot log in would have everything refused for the rest of the run.
+                let is_root = name == "root";
+                let (password, options) = if is_root { (ROOT_PASSWORD.to_owned(), None) } else { (password, options) };
                 Op::UserAdd(pb::AuthUserAddRequest { name, password, options, hashed_password: String::new() })
             }
             30..35 => Op::UserGet(self.user()),
