@@ -154,6 +154,7 @@ async fn play(
     let habits = Habits {
         refuses_negative_starts: since("3.5.24"),
         keeps_tombstones: since("3.5.16"),
+        refuses_with_no_id: since("3.5.6"),
         refuses_empty_permissions: since("3.5.8"),
         guards_leases_and_compaction: since("3.5.28"),
         guards_all_of_transactions: since("3.5.30"),

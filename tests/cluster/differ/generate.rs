@@ -35,6 +35,8 @@ pub(super) struct Habits {
     pub(super) refuses_negative_starts: bool,
     /// Since 3.5.16. Before, a deletion at the very revision of a compaction was lost to watches from there (#18089).
     pub(super) keeps_tombstones: bool,
+    /// Since 3.5.6. Before, the refusal of a watch had the id 0, and a watch that had it was told nothing more.
+    pub(super) refuses_with_no_id: bool,
     /// Since 3.5.8. Before, a permission on no key was granted.
     pub(super) refuses_empty_permissions: bool,
     /// Since 3.5.28. Before, anybody could compact, and grant and revoke leases.
@@ -438,7 +440,8 @@ impl World {
     fn watch(&mut self) -> Op {
         if self.auth_on {
             // We end watches when their user's rights go, etcd lets them run on (reliability 5): none is there when rights change.
-            for _ in 0..1 + self.random.below(3) {
+            let watches_max = if self.habits.refuses_with_no_id { 3 } else { 1 };
+            for _ in 0..1 + self.random.below(watches_max) {
                 let mut create = self.create(BRIEF_STREAM);
                 if let Watching::Create { request, .. } = &mut create
                     && request.range_end == "\0"
