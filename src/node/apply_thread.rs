@@ -13,6 +13,7 @@ use crate::apply::BATCH_BYTES;
 use crate::apply::LeaseChange;
 use crate::apply::Machine;
 use crate::apply::Outcome;
+use crate::apply::Reply;
 use crate::error::Error;
 use crate::probe::Probe;
 use crate::proto::lab;
@@ -137,8 +138,12 @@ impl ApplyThread {
             }
             (machine.applied().0, machine.store().revision())
         };
-        self.tell(done);
+        let changes = self.tell(done);
         self.inner.applied.set(last);
+        // Whoever hears of a conf change may ask for the next one at once: by then raft must know that this one counts.
+        for (request, reply) in changes {
+            self.inner.requests.answer(request, reply);
+        }
         // Without the lock: the store may be far behind, and readers must not be.
         self.inner.writes.wait_below(BATCHES_MAX);
         self.probe.tell(|| Kind::Applied(lab::Applied { index: last.0, revision: revision.0 }));
@@ -192,10 +197,11 @@ impl ApplyThread {
         self.inner.lease_news.notify_waiters();
     }
 
-    /// Events first, then answers: who reads his own write and then asks a watch must not be early.
-    fn tell(&self, done: Vec<Done>) {
+    /// Events first, then answers: who reads his own write and then asks a watch must not be early. The answers to conf changes come back.
+    fn tell(&self, done: Vec<Done>) -> Vec<(u64, Result<Reply, Error>)> {
         let now = self.inner.now();
-        for Done { request, outcome, .. } in done {
+        let mut changes = Vec::new();
+        for Done { request, outcome, is_conf_change, .. } in done {
             let Outcome { reply, revision, events, compacted, leases, auth, .. } = outcome;
             self.follow_leases(now, &leases);
             if let Some(change) = auth {
@@ -209,10 +215,13 @@ impl ApplyThread {
             }
             if matches!(reply, Err(Error::NoSpace)) && !self.inner.machine.read().is_out_of_space() {
                 self.refuse_for_space(request, revision);
+            } else if is_conf_change {
+                changes.push((request, reply));
             } else if request != 0 {
                 self.inner.requests.answer(request, reply);
             }
         }
+        changes
     }
 
     /// This member is over its quota and nobody has said so yet: the alarm is raised first, then whoever waits here hears of it.
