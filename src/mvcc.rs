@@ -103,7 +103,7 @@ pub struct Store {
     /// Up to where dead rows have been removed.
     swept: Option<Revision>,
     sweep: Option<Sweep>,
-    /// The compaction before the last one, if its removal had ended when the last one came.
+    /// The compaction before the last one, if the last one came in this run.
     before: Option<Option<Revision>>,
     /// The most bytes of history since the store was last written afresh.
     size: u64,

@@ -93,8 +93,12 @@ use waiters::Requests;
 
 /// Requests that may wait for the raft thread at once.
 const INBOX_MAX: usize = 16 * 1024;
+/// So many more if they go first: heartbeats and other messages of peers, renewals and revocations of leases.
+const INBOX_RESERVE: usize = 4 * 1024;
 /// Committed but not applied entries above which proposals are refused; etcd's `maxGapBetweenApplyAndCommitIndex`.
 const APPLY_LAG_MAX: u64 = 5000;
+/// The same for revocations of leases, as in etcd's `PriorityRequest` (3.7): under overload a lease must not outlive its time (#20492).
+const APPLY_LAG_MAX_URGENT: u64 = 2 * APPLY_LAG_MAX;
 /// How often a physical compaction looks whether everything below has been removed.
 const SWEEP_POLL: Duration = Duration::from_millis(10);
 /// How long a request may take beyond two election time-outs; etcd's value.
@@ -149,6 +153,16 @@ enum Input {
     Segment(Result<crate::wal::Prepared, Error>),
 }
 
+/// Who gets in when much waits already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rank {
+    Usual,
+    /// Leases: room is kept for them.
+    Urgent,
+    /// The leader's own work, of which little is under way at a time.
+    Own,
+}
+
 struct Inner {
     id: MemberId,
     cluster: ClusterId,
@@ -170,6 +184,8 @@ struct Inner {
     epoch: AtomicU64,
     snapshots: install::Snapshots,
     hashes: Hashes,
+    /// How many defragmentations are under way.
+    defragmenting: signal::Sender<usize>,
     /// Held while the NOSPACE alarm is being raised.
     raising: tokio::sync::Mutex<()>,
     /// For what threads without a runtime start.
@@ -340,7 +356,17 @@ impl Node {
         let inner = &self.inner;
         let id = inner.request_id();
         request.header.get_or_insert_default().id = id;
-        if inner.published.committed.load(Ordering::Acquire) > inner.applied.get().0 + APPLY_LAG_MAX {
+        let rank = match (only_leading, &request.lease_revoke) {
+            (Some(_), _) => Rank::Own,
+            (None, Some(_)) => Rank::Urgent,
+            (None, None) => Rank::Usual,
+        };
+        let lag_max = match rank {
+            Rank::Usual => APPLY_LAG_MAX,
+            Rank::Urgent => APPLY_LAG_MAX_URGENT,
+            Rank::Own => u64::MAX,
+        };
+        if inner.published.committed.load(Ordering::Acquire) > inner.applied.get().0.saturating_add(lag_max) {
             return Err(Error::TooManyRequests);
         }
         let data = Bytes::from(request.encode_to_vec());
@@ -349,8 +375,8 @@ impl Node {
         }
         inner.tap.tell(|| telemetry::proposed(id, &request));
         let began = inner.now();
-        let result =
-            self.submit(Proposal { id, data, conf_change: false, deadline: self.deadline(), only_leading }).await;
+        let proposal = Proposal { id, data, conf_change: false, deadline: self.deadline(), only_leading };
+        let result = self.submit(rank, proposal).await;
         inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
         result
     }
@@ -360,17 +386,27 @@ impl Node {
         self.inner.now().plus(limit)
     }
 
-    async fn submit(&self, proposal: Proposal) -> Result<Reply, Error> {
+    /// Hands something to the raft thread.
+    fn hand_in(&self, rank: Rank, input: Input) -> Result<(), Error> {
+        let inbox = &self.inner.inbox;
+        let taken = match rank {
+            Rank::Usual => inbox.push(input),
+            Rank::Urgent => inbox.push_beyond(input, INBOX_RESERVE),
+            Rank::Own => inbox.push_beyond(input, usize::MAX),
+        };
+        taken.map_err(|why| match why {
+            mailbox::Refused::Full => Error::TooManyRequests,
+            mailbox::Refused::Closed => Error::Stopped,
+        })
+    }
+
+    async fn submit(&self, rank: Rank, proposal: Proposal) -> Result<Reply, Error> {
         let inner = &self.inner;
         let (id, began, limit) = (proposal.id, inner.now(), inner.request_timeout());
         let waiter = inner.requests.wait(id, inner.published.reign.load(Ordering::Acquire));
         // Forgotten however this future ends: answered, late, or dropped with its client.
         let _forget = Forget { inner, id };
-        match inner.inbox.push(Input::Propose(proposal)) {
-            Ok(()) => {}
-            Err(mailbox::Refused::Full) => return Err(Error::TooManyRequests),
-            Err(mailbox::Refused::Closed) => return Err(Error::Stopped),
-        }
+        self.hand_in(rank, Input::Propose(proposal))?;
         match tokio::time::timeout(limit, waiter).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Error::Stopped),
@@ -381,15 +417,15 @@ impl Node {
     /// Returns once this member has applied everything that was committed when the call began (ReadIndex, Raft thesis section 6.4).
     ///
     /// # Errors
-    /// [`Error::LeaderChanged`], [`Error::Timeout`], [`Error::Stopped`]: nothing was read, ask again.
+    /// [`Error::LeaderChanged`], [`Error::Timeout`], [`Error::TooManyRequests`], [`Error::Stopped`]: nothing was read, ask again.
     pub async fn read_barrier(&self) -> Result<(), Error> {
+        self.read_barrier_as(Rank::Usual).await
+    }
+
+    async fn read_barrier_as(&self, rank: Rank) -> Result<(), Error> {
         let inner = &self.inner;
         let (answer, confirmed) = oneshot::channel();
-        match inner.inbox.push(Input::Read(answer)) {
-            Ok(()) => {}
-            Err(mailbox::Refused::Full) => return Err(Error::TooManyRequests),
-            Err(mailbox::Refused::Closed) => return Err(Error::Stopped),
-        }
+        self.hand_in(rank, Input::Read(answer))?;
         let wait = async {
             let index = confirmed.await.map_err(|_| Error::Stopped)??;
             inner.applied.reach(index).await;

@@ -173,21 +173,6 @@ impl KeyRange {
     pub fn is_empty(&self) -> bool {
         matches!(self, KeyRange::Interval(from, to) if from >= to)
     }
-
-    /// Whether every key of `other` is also meant by `self`.
-    #[must_use]
-    pub fn covers(&self, other: &KeyRange) -> bool {
-        if other.is_empty() {
-            return true;
-        }
-        match (self, other) {
-            (_, KeyRange::Single(k)) => self.contains(k),
-            (KeyRange::Single(_), _) => false,
-            (KeyRange::From(a), KeyRange::From(b) | KeyRange::Interval(b, _)) => a <= b,
-            (KeyRange::Interval(..), KeyRange::From(_)) => false,
-            (KeyRange::Interval(a, z), KeyRange::Interval(b, y)) => a <= b && y <= z,
-        }
-    }
 }
 
 /// The end of the interval that holds every key with this prefix: the prefix with its last byte raised, or one zero byte ("to the end")
@@ -208,6 +193,8 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn b(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
@@ -223,19 +210,53 @@ mod tests {
     }
 
     #[test]
-    fn a_range_covers_only_what_lies_inside_it() {
-        let interval = KeyRange::Interval(b("b"), b("d"));
-        assert!(interval.covers(&KeyRange::Single(b("c"))));
-        assert!(!interval.covers(&KeyRange::Single(b("d"))));
-        assert!(!interval.covers(&KeyRange::From(b("b"))));
-        assert!(KeyRange::From(b("a")).covers(&interval));
-        assert!(!KeyRange::Single(b("b")).covers(&interval));
-    }
-
-    #[test]
     fn a_prefix_of_all_ones_has_no_end() {
         assert_eq!(prefix_end(b"foo"), b"fop");
         assert_eq!(prefix_end(b"a\xff"), b"b");
         assert_eq!(prefix_end(b"\xff\xff"), b"\0");
+    }
+
+    /// All keys of up to four bytes out of three, sorted.
+    fn universe() -> BTreeSet<Vec<u8>> {
+        let mut all = BTreeSet::new();
+        let mut longest = vec![Vec::new()];
+        for _ in 0..4 {
+            let longer = |key: &Vec<u8>| BYTES.map(|byte| [key.as_slice(), &[byte]].concat());
+            longest = longest.iter().flat_map(longer).collect();
+            all.extend(longest.iter().cloned());
+        }
+        all
+    }
+
+    const BYTES: [u8; 3] = [0, b'a', 0xff];
+
+    fn short(lengths: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(proptest::sample::select(BYTES.to_vec()), lengths)
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_means_the_keys_that_the_wires_rule_picks_from_all(key in short(1..=3), range_end in short(0..=3)) {
+            let range = KeyRange::parse(&key.clone().into(), &range_end.clone().into());
+            let all = universe();
+            let from_key = all.range(key.clone()..);
+            let meant: BTreeSet<Vec<u8>> = match range_end.as_slice() {
+                [] => BTreeSet::from([key.clone()]),
+                [0] => from_key.cloned().collect(),
+                end => from_key.take_while(|other| other.as_slice() < end).cloned().collect(),
+            };
+            let contained: BTreeSet<Vec<u8>> = all.iter().filter(|other| range.contains(other)).cloned().collect();
+            prop_assert_eq!(&contained, &meant);
+            prop_assert_eq!(range.is_empty(), meant.is_empty());
+            prop_assert_eq!(meant.first().is_none_or(|first| range.start() == first), true);
+        }
+
+        #[test]
+        fn a_prefixs_interval_has_every_key_with_it_and_no_other(prefix in short(1..=3)) {
+            let range = KeyRange::parse(&prefix.clone().into(), &prefix_end(&prefix).into());
+            for key in universe() {
+                prop_assert_eq!(range.contains(&key), key.starts_with(&prefix), "{:?}", key);
+            }
+        }
     }
 }

@@ -53,6 +53,8 @@ pub struct Limits {
     pub queue_answers: usize,
     /// How many watchers one stream may have. etcd knows no limit; a client that needs more opens another stream.
     pub stream_watchers: usize,
+    /// How many watchers all streams may have together: each takes some hundred bytes. etcd knows no limit here either.
+    pub watchers: usize,
     /// From what size on a response is cut for a watcher that asked for fragments: `--max-request-bytes` and half a megabyte.
     pub fragment_bytes: usize,
 }
@@ -64,6 +66,7 @@ impl Default for Limits {
             queue_bytes: 16 << 20,
             queue_answers: 64,
             stream_watchers: 1 << 18,
+            watchers: 1 << 20,
             fragment_bytes: (3 << 19) + (1 << 19),
         }
     }

@@ -20,6 +20,10 @@ const LEASE_COST: u64 = 64;
 /// Bytes that a key-value pair costs beside its key and value.
 const PAIR_COST: u64 = 256;
 
+/// How many transactions may lie in each other, the outermost counted. Each takes two levels of a message, of which our decoder reads a hundred, and the
+/// entry of the log has one level of its own: what is let in here can be read again wherever it goes.
+const TXN_DEPTH_MAX: usize = 48;
+
 fn key(key: &Bytes) -> Result<(), Error> {
     if key.is_empty() { Err(Error::EmptyKey) } else { Ok(()) }
 }
@@ -76,18 +80,21 @@ pub fn delete(request: &pb::DeleteRangeRequest) -> Result<(), Error> {
     key(&request.key)
 }
 
-/// A transaction with all that is in it. `max_ops` is `--max-txn-ops`; a nested one gets what the outer one leaves of it.
+/// A transaction with all that is in it. `max_ops` is `--max-txn-ops`; a nested one gets what the outer one leaves of it. At most 48 may lie in each
+/// other, where etcd's only bound is the number of operations.
 ///
 /// # Errors
-/// [`Error::TooManyOps`], [`Error::DuplicateKey`], [`Error::KeyNotFound`] for an operation that is empty, and those of its operations.
+/// [`Error::TooManyOps`], also if too many lie in each other; [`Error::DuplicateKey`]; [`Error::KeyNotFound`] for an operation that is empty;
+/// those of its operations.
 pub fn txn(request: &pb::TxnRequest, max_ops: usize) -> Result<(), Error> {
-    shape(request, max_ops)?;
+    shape(request, max_ops, TXN_DEPTH_MAX)?;
     Keys::of(&request.success)?;
     Keys::of(&request.failure)?;
     Ok(())
 }
 
-fn shape(request: &pb::TxnRequest, max_ops: usize) -> Result<(), Error> {
+fn shape(request: &pb::TxnRequest, max_ops: usize, max_depth: usize) -> Result<(), Error> {
+    let below = max_depth.checked_sub(1).ok_or(Error::TooManyOps)?;
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
     let left = max_ops.checked_sub(ops).ok_or(Error::TooManyOps)?;
     request.compare.iter().try_for_each(|compare| key(&compare.key))?;
@@ -96,7 +103,7 @@ fn shape(request: &pb::TxnRequest, max_ops: usize) -> Result<(), Error> {
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete(request)?,
-            Some(Request::RequestTxn(request)) => shape(request, left)?,
+            Some(Request::RequestTxn(request)) => shape(request, left, below)?,
             None => return Err(Error::KeyNotFound),
         }
     }

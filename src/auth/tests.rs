@@ -286,6 +286,18 @@ proptest! {
     }
 }
 
+/// As in etcd's interval tree, where one key is the interval up to its successor.
+#[test]
+fn a_permission_on_one_key_covers_the_interval_of_that_key_alone() {
+    let key = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let permission = authpb::Permission { perm_type: Type::Read as i32, key: key("k"), range_end: Bytes::new() };
+    let role = authpb::Role { name: key("r"), key_permission: vec![permission] };
+    let permissions = Permissions::merged(false, [&role].into_iter());
+    let may = |from, to| permissions.allow(&KeyRange::parse(&key(from), &key(to)), Access::Read);
+    assert!(may("k", "") && may("k", "k\0"));
+    assert!(!may("k", "k\0\0") && !may("k", "\0") && !may("k\0", ""));
+}
+
 #[test]
 fn a_row_that_cannot_be_one_is_damage() {
     let user = authpb::User { name: "a".into(), ..Default::default() }.encode_to_vec();

@@ -36,7 +36,7 @@ impl Store {
         if floor > self.current {
             return Err(Error::FutureRevision);
         }
-        self.before = self.sweep.is_none().then_some(self.compacted);
+        self.before = Some(self.compacted);
         self.compacted = Some(floor);
         self.sweep = Some(Sweep { floor, from: Some(Bytes::new()) });
         self.changed = true;

@@ -189,7 +189,8 @@ impl Store {
     }
 
     /// The hash that the compaction which just began settles: of all that lies between the one before and it, before any of that is
-    /// removed. Nothing if the removal for the one before had not ended: then nobody could compare it.
+    /// removed. What the one before has still to remove does not count, so that the hash is the same however far that has come; etcd, which hashes
+    /// while it removes, has none then. Nothing after a start, until something is compacted.
     #[must_use]
     pub fn compaction_hash_plan(&self) -> Option<HashPlan> {
         let (before, floor) = (self.before?, self.compacted?);

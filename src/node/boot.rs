@@ -103,6 +103,8 @@ pub struct Config {
     /// How often a leader looks whether a downgrade is over; 0 is never.
     pub downgrade_check_ms: u64,
     pub checks: Checks,
+    /// Defragments at start if that gives back so many bytes at least; nothing never does.
+    pub defragment_above_bytes: Option<u64>,
 }
 
 /// When members compare their data.
@@ -178,10 +180,13 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
         Plan::Join(_, members) => members,
         Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
     };
-    let State { engine, machine, installs } = match open_state(&member, cluster, &held, &config.limits)? {
+    let State { engine, mut machine, installs } = match open_state(&member, cluster, &held, &config.limits)? {
         Opened::State(state) => state,
         Opened::Lost(why) => return Ok(Boot::Lost(Lost { why, id, cluster, held, wal, member, lock })),
     };
+    if let Some(threshold) = config.defragment_above_bytes {
+        defragment_above(threshold, &engine, &mut machine)?;
+    }
     join::check_learners(machine.members(), config)?;
     if let Some(newest) = replay.snapshots.last().filter(|mark| mark.index > base.0) {
         note_for_tools(&RealDisk, &member, newest, &machine)?;
@@ -356,6 +361,29 @@ fn open_state(member: &Path, cluster: ClusterId, held: &Held, limits: &Limits) -
     }
     let (engine, machine) = try_open_state(&dir, cluster, limits)?;
     Ok(Opened::State(State { engine, machine, installs }))
+}
+
+/// Writes the store afresh if that gives back `threshold` bytes at least. Source: etcd `bootstrap.go`, `maybeDefragBackend`.
+fn defragment_above(threshold: u64, engine: &Renewable, machine: &mut Machine) -> Result<(), Error> {
+    let (size, in_use) = (machine.store().size(), machine.store().in_use());
+    if size.saturating_sub(in_use) < threshold {
+        tracing::info!(
+            "current-db-size-bytes" = size,
+            "current-db-size-in-use-bytes" = in_use,
+            "experimental-bootstrap-defrag-threshold-bytes" = threshold,
+            "Skipping defragmentation"
+        );
+        return Ok(());
+    }
+    tracing::info!("defragmenting");
+    engine.renew()?;
+    machine.defragmented();
+    tracing::info!(
+        "current-db-size-bytes-diff" = size - machine.store().size(),
+        "current-db-size-bytes" = machine.store().size(),
+        "finished defragmenting directory"
+    );
+    Ok(())
 }
 
 fn try_open_state(dir: &Path, cluster: ClusterId, limits: &Limits) -> Result<(Arc<Renewable>, Machine), Error> {

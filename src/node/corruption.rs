@@ -35,15 +35,19 @@ struct Told {
 }
 
 impl Node {
-    /// Compares this member's data with the others' before it takes part. Members that do not answer, or are elsewhere in history, say nothing.
+    /// Compares this member's data with the others' before it takes part, if that is wanted. One that starts for the first time has no members yet,
+    /// and nothing to compare; members that do not answer, or are elsewhere in history, say nothing.
     ///
     /// # Errors
     /// [`Error::Start`] if another member has a different hash at this one's revision. What hashing itself fails with.
-    pub(super) async fn check_before_start(&self, members: &[Member]) -> Result<(), Error> {
+    pub(super) async fn check_before_start(&self) -> Result<(), Error> {
+        if !self.config().checks.at_start {
+            return Ok(());
+        }
         let id = self.inner.id;
         tracing::info!("local-member-id" = %id, timeout = ?self.request_timeout(), "starting initial corruption check");
         let own = self.hash_kv(0).await?;
-        let told = self.ask_hashes(members, own.hash_revision).await;
+        let told = self.ask_members(own.hash_revision).await;
         if differing(&own, &told) > 0 {
             return Err(Error::Start(format!("{id} found data inconsistency with peers")));
         }
@@ -102,13 +106,9 @@ impl Node {
         }
     }
 
+    /// Asks all members but this one at the same time.
     async fn ask_members(&self, revision: i64) -> Vec<Told> {
         let members: Vec<Member> = self.read(|machine| machine.members().iter().cloned().collect());
-        self.ask_hashes(&members, revision).await
-    }
-
-    /// Asks all members but this one at the same time.
-    async fn ask_hashes(&self, members: &[Member], revision: i64) -> Vec<Told> {
         let ask = |member: &Member| {
             let (id, urls, dial) = (member.id, member.peer_urls.clone(), self.inner.dial.clone());
             async move {

@@ -1,5 +1,6 @@
 //! What the peers' connections ask of this member.
 
+use super::INBOX_RESERVE;
 use super::Inner;
 use super::Input;
 use super::Node;
@@ -35,7 +36,8 @@ impl Ears {
 impl Handler for Ears {
     fn receive(&self, message: Message) -> Result<(), Refused> {
         let inner = self.0.upgrade().ok_or(Refused::Stopped)?;
-        inner.inbox.push(Input::Peer(Box::new(message))).map_err(|why| match why {
+        // Clients that ask too much must not keep heartbeats out.
+        inner.inbox.push_beyond(Input::Peer(Box::new(message)), INBOX_RESERVE).map_err(|why| match why {
             mailbox::Refused::Full => Refused::Full,
             mailbox::Refused::Closed => Refused::Stopped,
         })

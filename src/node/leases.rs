@@ -7,6 +7,8 @@
 //! - what it revokes or marks goes into the log as the leader of its term, or not at all: nothing is forwarded to a successor, who may
 //!   have renewed the lease, and what an overtaken leader appends is never committed.
 //!
+//! Under overload, leases go first: other proposals are refused while revocations and renewals still find room (#20492).
+//!
 //! ```text
 //! every 500 ms: leading? anything due? ── quorum: yes, still you ──▶ timers: which? ──▶ revoke, at most 16 at a time ──▶ log
 //! ```
@@ -15,6 +17,7 @@
 //! reliability 3 (#15247, #14087, #20615).
 
 use super::Node;
+use super::Rank;
 use crate::apply::Reply;
 use crate::error::Error;
 use crate::failpoint;
@@ -178,7 +181,7 @@ impl Node {
         if in_time && published.stalls_confirmed.load(Ordering::Acquire) == stalls {
             return Ok(());
         }
-        self.read_barrier().await.map_err(|_| Error::NotPrimary)?;
+        self.read_barrier_as(Rank::Urgent).await.map_err(|_| Error::NotPrimary)?;
         is_leader()?;
         published.stalls_confirmed.fetch_max(stalls, Ordering::AcqRel);
         Ok(())
@@ -267,7 +270,7 @@ pub(super) async fn expire_leases(node: Node) {
             continue;
         }
         // The timers are asked only after the quorum: by then they are those of this term, since its first entry is applied.
-        if node.read_barrier().await.is_err() || !node.inner.is_leader() || node.status().term != term {
+        if node.read_barrier_as(Rank::Own).await.is_err() || !node.inner.is_leader() || node.status().term != term {
             continue;
         }
         let expired = node.inner.timers.lock().expired(node.inner.now(), REVOKE_MAX);

@@ -38,11 +38,16 @@ impl<T> Mailbox<T> {
 
     /// Adds an item, unless the queue is full or closed.
     pub(crate) fn push(&self, item: T) -> Result<(), Refused> {
+        self.push_beyond(item, 0)
+    }
+
+    /// Adds an item, unless the queue is closed, or full with `more` items beside: for what goes first while others are refused.
+    pub(crate) fn push_beyond(&self, item: T, more: usize) -> Result<(), Refused> {
         let mut queue = self.queue.lock();
         if queue.closed {
             return Err(Refused::Closed);
         }
-        if queue.items.len() >= self.limit {
+        if queue.items.len() >= self.limit.saturating_add(more) {
             return Err(Refused::Full);
         }
         self.add(&mut queue, item);
@@ -108,11 +113,12 @@ mod tests {
         let mailbox = Mailbox::new(2);
         assert_eq!((mailbox.push(1), mailbox.push(2), mailbox.push(3)), (Ok(()), Ok(()), Err(Refused::Full)));
         mailbox.force(4);
+        assert_eq!((mailbox.push_beyond(6, 2), mailbox.push_beyond(7, 2)), (Ok(()), Err(Refused::Full)));
         mailbox.close();
-        assert_eq!(mailbox.push(5), Err(Refused::Closed));
+        assert_eq!((mailbox.push(5), mailbox.push_beyond(5, 99)), (Err(Refused::Closed), Err(Refused::Closed)));
         let mut all = Vec::new();
         assert!(mailbox.take_all(&mut all, Duration::ZERO));
-        assert_eq!(all, [1, 2, 4]);
+        assert_eq!(all, [1, 2, 4, 6]);
         all.clear();
         assert!(!mailbox.take_all(&mut all, Duration::ZERO));
     }

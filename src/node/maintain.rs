@@ -27,6 +27,7 @@ use crate::types::Revision;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use tokio::sync::oneshot;
+use tokio::sync::watch as signal;
 
 /// How many hashes of compactions are kept; etcd's `hashStorageMaxSize`.
 const HASHES_MAX: usize = 10;
@@ -35,14 +36,16 @@ const HASH_ROWS: usize = 64;
 /// Rows of [`Table::Meta`] that are the same on members that agree: the others count what one member has applied or removed.
 const AGREED: [&[u8]; 2] = [b"confState", b"scheduledCompactRev"];
 
-/// The hashes that the last compactions settled, oldest first. Members compare them long after the rows are gone.
+/// The hashes that the last compactions settled, by revision. Members compare them long after the rows are gone.
 #[derive(Debug, Default)]
 pub(super) struct Hashes(Mutex<VecDeque<Hash>>);
 
 impl Hashes {
     fn keep(&self, hash: Hash) {
         let mut hashes = self.0.lock();
-        hashes.push_back(hash);
+        // Two compactions in quick succession are hashed side by side.
+        let place = hashes.partition_point(|other| other.hash_revision < hash.hash_revision);
+        hashes.insert(place, hash);
         if hashes.len() > HASHES_MAX {
             hashes.pop_front();
         }
@@ -122,11 +125,23 @@ impl Node {
     /// # Errors
     /// [`Error::Storage`] or [`Error::Damaged`]: the store is as it was. [`Error::Stopped`].
     pub async fn defragment(&self) -> Result<(), Error> {
-        let (answer, done) = oneshot::channel();
-        self.inner.writes.force(Write::Renew(answer));
-        done.await.map_err(|_| Error::Stopped)??;
-        self.inner.machine.write().defragmented();
-        Ok(())
+        let node = self.clone();
+        // To its end, also if the caller goes away: the fresh store and what is told of its size belong together.
+        let defragmented = self.inner.runtime.spawn(async move {
+            let _counted = Defragmenting::begin(&node.inner.defragmenting);
+            let (answer, done) = oneshot::channel();
+            node.inner.writes.force(Write::Renew(answer));
+            done.await.map_err(|_| Error::Stopped)??;
+            node.inner.machine.write().defragmented();
+            Ok(())
+        });
+        defragmented.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// How many defragmentations are under way, now and as that changes.
+    #[must_use]
+    pub fn defragmenting(&self) -> signal::Receiver<usize> {
+        self.inner.defragmenting.subscribe()
     }
 
     /// Tells all members that this one is out of space, unless they know. Returns once they do, or once it has failed.
@@ -146,6 +161,22 @@ impl Node {
         if let Err(why) = self.propose(pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() }).await {
             tracing::warn!(error = %why, "failed to raise alarm");
         }
+    }
+}
+
+/// A defragmentation under way, however it ends.
+struct Defragmenting<'a>(&'a signal::Sender<usize>);
+
+impl<'a> Defragmenting<'a> {
+    fn begin(count: &'a signal::Sender<usize>) -> Defragmenting<'a> {
+        count.send_modify(|count| *count += 1);
+        Defragmenting(count)
+    }
+}
+
+impl Drop for Defragmenting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -309,7 +340,7 @@ mod tests {
             hash_revision: revision,
             current: Revision(1),
         };
-        (1..=12).for_each(|revision| hashes.keep(hash(revision)));
+        [2, 1].into_iter().chain(3..=12).for_each(|revision| hashes.keep(hash(revision)));
         assert_eq!((hashes.at(2), hashes.at(3), hashes.at(12)), (None, Some(hash(3)), Some(hash(12))));
         assert_eq!(hashes.at(0), None, "0 means now, which is no compaction");
     }

@@ -16,6 +16,7 @@
 use super::Inner;
 use super::Input;
 use super::Node;
+use super::Rank;
 use crate::error::Error;
 use crate::membership::Changed;
 use crate::membership::Member;
@@ -169,7 +170,7 @@ impl Node {
         change.id = id;
         let (kind, node_id) = (change.r#type(), MemberId(change.node_id));
         let (data, deadline) = (Bytes::from(change.encode_to_vec()), self.deadline());
-        self.submit(Proposal { id, data, conf_change: true, deadline, only_leading: None }).await?;
+        self.submit(Rank::Usual, Proposal { id, data, conf_change: true, deadline, only_leading: None }).await?;
         tracing::info!(
             "local-member-id" = %self.inner.id,
             "raft-conf-change" = etcds_name(kind),

@@ -20,7 +20,6 @@ use crate::consensus;
 use crate::consensus::Consensus;
 use crate::error::Error;
 use crate::lease;
-use crate::membership::Member;
 use crate::membership::Members;
 use crate::peer;
 use crate::peer::Peers;
@@ -86,7 +85,6 @@ impl Node {
             revision = %machine.store().revision(),
             "started a raft member"
         );
-        let is_removed = machine.members().is_removed(id);
         let inner = Arc::new(Inner {
             id,
             cluster,
@@ -104,6 +102,7 @@ impl Node {
             epoch: AtomicU64::new(0),
             snapshots: Snapshots::new(installs),
             hashes: super::Hashes::default(),
+            defragmenting: signal::Sender::new(0),
             raising: tokio::sync::Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             dial: network.dial,
@@ -124,16 +123,12 @@ impl Node {
         });
         inner.applied.set(applied);
         let node = Node { inner };
-        if node.inner.config.checks.at_start {
-            // A member that starts for the first time has no members yet, and nothing to compare.
-            let members: Vec<Member> = node.read(|machine| machine.members().iter().cloned().collect());
-            node.check_before_start(&members).await?;
-        }
+        node.check_before_start().await?;
         node.connect(&listening, &reachable)?;
         let read_seed = (id.0 << 48) | (rand::random::<u64>() >> 24);
         node.start_threads(Replica::new(consensus, read_seed), wal)?;
         node.start_duties();
-        if is_removed {
+        if node.read(|machine| machine.members().is_removed(id)) {
             node.inner.fail(Error::Removed);
         }
         Ok(node)

@@ -42,6 +42,7 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         compaction_pause_ms: 1,
         downgrade_check_ms: 0,
         checks: Checks::default(),
+        defragment_above_bytes: None,
     }
 }
 
@@ -386,6 +387,32 @@ async fn a_compactions_hash_is_kept_until_the_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_compactions_hash_is_kept_while_what_the_one_before_left_is_still_removed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // The second step of a removal comes when the test is long over.
+    let node = alone_with(dir.path(), |config| config.compaction_pause_ms = 600_000).await;
+    for n in 0..6 {
+        put(&node, "a", &format!("{n}")).await.expect("put");
+    }
+    for revision in [4, 6] {
+        let compaction = Some(pb::CompactionRequest { revision, physical: false });
+        node.propose(pb::InternalRaftRequest { compaction, ..Default::default() }).await.expect("compacts");
+    }
+    assert!(node.read(|machine| machine.store().is_sweeping()));
+    let mut settled = Vec::new();
+    until("both hashes", async || {
+        settled = vec![node.hash_kv(4).await, node.hash_kv(6).await];
+        settled.iter().flatten().map(|hash| hash.compact_revision).eq([-1, 4])
+    })
+    .await;
+    // What etcd would tell after each removal: nothing of `a` but its last value is left to hash.
+    let direct = node.hash_kv(7).await.expect("a hash");
+    assert_eq!(direct.compact_revision, 6);
+    assert!(settled.iter().flatten().all(|hash| hash.hash != direct.hash));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_downgrade_takes_the_clusters_version_down_and_its_end_up_again() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let node = alone(dir.path()).await;
@@ -429,6 +456,81 @@ async fn history_is_compacted_by_the_clock() {
     .await;
     assert_eq!(node.read(|machine| machine.store().readable(2)), Err(Error::Compacted));
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_go_first_while_other_proposals_are_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    for id in 1..=3 {
+        let grant = Some(pb::LeaseGrantRequest { id, ttl: 600 });
+        node.propose(pb::InternalRaftRequest { lease_grant: grant, ..Default::default() }).await.expect("granted");
+    }
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let reader = std::thread::spawn({
+        let node = node.clone();
+        move || node.read(|_| held.recv().expect("released"))
+    });
+    let writers: Vec<_> = (0..APPLY_LAG_MAX + 200)
+        .map(|n| {
+            let node = node.clone();
+            tokio::spawn(async move { put(&node, &format!("{n}"), "1").await })
+        })
+        .collect();
+    until("the lag", async || node.status().committed.0 > node.status().applied.0 + APPLY_LAG_MAX).await;
+    assert_eq!(put(&node, "one", "more").await, Err(Error::TooManyRequests));
+    // Every writer has been let in or refused.
+    until("the writers wait", async || {
+        writers.iter().filter(|writer| !writer.is_finished()).count() as u64 == node.pending()
+    })
+    .await;
+    let waiting = node.pending();
+    let revoke = |only_leading: Option<Term>, id: i64| {
+        let node = node.clone();
+        let lease_revoke = Some(pb::LeaseRevokeRequest { id });
+        let request = pb::InternalRaftRequest { lease_revoke, ..Default::default() };
+        tokio::spawn(async move { node.propose_in(only_leading, request).await })
+    };
+    // What a client revokes, what the leader does by its clock, and a renewal, which waits a second at most.
+    let revoked = [revoke(None, 1), revoke(Some(node.status().term), 2)];
+    let renewed = tokio::spawn({
+        let node = node.clone();
+        async move { node.lease_keep_alive(LeaseId(3)).await }
+    });
+    until("both are let in", async || node.pending() == waiting + 2).await;
+    release.send(()).expect("it waits");
+    reader.join().expect("it read");
+    for revoked in revoked {
+        assert!(matches!(revoked.await.expect("no panic"), Ok(Reply::LeaseRevoke(_))));
+    }
+    assert!(matches!(renewed.await.expect("no panic"), Ok(600) | Err(Error::TimeoutWaitApplied)));
+    until("renewed", async || node.lease_keep_alive(LeaseId(3)).await == Ok(600)).await;
+    for writer in writers {
+        drop(writer.await.expect("no panic"));
+    }
+    assert_eq!(node.leases(), [LeaseId(3)]);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_gives_back_space_if_it_is_as_much_as_was_asked_for() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    for n in 0..300 {
+        put(&node, "a", &format!("{n:010000}")).await.expect("put");
+    }
+    let revision = node.header().revision;
+    compact(&node, revision).await;
+    let size = |node: &Node| node.read(|machine| machine.store().size());
+    let (full, hash) = (size(&node), node.hash_kv(0).await.expect("a hash").hash);
+    node.stop().await;
+    drop(node);
+    for (threshold, gives_back) in [(10_000_000, false), (1_000_000, true)] {
+        let node = alone_with(dir.path(), |config| config.defragment_above_bytes = Some(threshold)).await;
+        assert_eq!(size(&node) < 200_000, gives_back, "{full} became {}", size(&node));
+        assert_eq!((node.header().revision, node.hash_kv(0).await.expect("a hash").hash), (revision, hash));
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

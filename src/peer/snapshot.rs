@@ -256,7 +256,9 @@ where
     async fn exactly(&mut self, count: usize) -> Result<Bytes, Broken> {
         let mut taken = BytesMut::new();
         while taken.len() < count {
-            let piece = self.next().await?.ok_or_else(|| Broken::Message("unexpected EOF".into()))?;
+            // Go tells nothing at all from too little.
+            let end = if taken.is_empty() { "EOF" } else { "unexpected EOF" };
+            let piece = self.next().await?.ok_or_else(|| Broken::Message(end.into()))?;
             let wanted = (count - taken.len()).min(piece.len());
             taken.extend_from_slice(&piece[..wanted]);
             self.rest = piece.slice(wanted..);

@@ -462,7 +462,7 @@ async fn requests_are_refused_as_etcd_refuses_them() {
         ("GET", "/raft", &good, a.id, 405, "Method Not Allowed\n"),
         ("POST", "/raft", &other, a.id, 412, "cluster ID mismatch\n"),
         ("POST", "/raft", &good, a.id, 412, "to field mismatch\n"),
-        ("POST", "/raft/snapshot", &good, a.id, 501, "receiving snapshots is not part of this release\n"),
+        ("POST", "/raft/snapshot", &good, a.id, 400, "failed to decode raft message (EOF)\n"),
         ("GET", "/nowhere", &good, a.id, 404, "404 page not found\n"),
         ("POST", "/leases/internal", &good, a.id, 400, "error unmarshalling request\n"),
     ];

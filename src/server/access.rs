@@ -5,7 +5,8 @@
 //! table with the services' descriptors, so that a new method cannot be forgotten.
 //!
 //! Stricter than etcd in one thing: calls about keys need a user before anything of the request is looked at, so that nobody's requests cost no entry of the
-//! log and tell nothing. Source: etcd 3.6.14 `server/etcdserver/api/v3rpc/`; contract-server 7.6.
+//! log and tell nothing. Locks and elections are other calls made in the caller's name, so it is those that are judged. Source: etcd 3.6.14
+//! `server/etcdserver/api/v3rpc/`; contract-server 7.6.
 
 /// The least that a caller must have while authentication is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +19,12 @@ pub(super) enum Need {
     Keys,
     /// The role root.
     Root,
-    /// A stream: each of its messages is judged, and refused without ending the stream where etcd does so.
-    EachMessage,
+    /// What its messages ask for: each is judged by the service that has read it, and refused as etcd does there, such as without ending the stream.
+    Message,
 }
 
-use Need::EachMessage;
 use Need::Keys;
+use Need::Message;
 use Need::Nothing;
 use Need::Root;
 use Need::User;
@@ -37,11 +38,11 @@ pub(super) const TABLE: &[(&str, Need)] = &[
     ("/etcdserverpb.KV/DeleteRange",                Keys),
     ("/etcdserverpb.KV/Txn",                        Keys),
     ("/etcdserverpb.KV/Compact",                    Root),
-    ("/etcdserverpb.Watch/Watch",                   EachMessage),
+    ("/etcdserverpb.Watch/Watch",                   Message),
     // Keys hang on leases: all but grants are judged by them.
     ("/etcdserverpb.Lease/LeaseGrant",              User),
     ("/etcdserverpb.Lease/LeaseRevoke",             Keys),
-    ("/etcdserverpb.Lease/LeaseKeepAlive",          EachMessage),
+    ("/etcdserverpb.Lease/LeaseKeepAlive",          Message),
     ("/etcdserverpb.Lease/LeaseTimeToLive",         Keys),
     ("/etcdserverpb.Lease/LeaseLeases",             Keys),
     ("/etcdserverpb.Cluster/MemberAdd",             Root),
@@ -63,8 +64,8 @@ pub(super) const TABLE: &[(&str, Need)] = &[
     ("/etcdserverpb.Auth/AuthDisable",              Root),
     ("/etcdserverpb.Auth/AuthStatus",               Root),
     ("/etcdserverpb.Auth/UserAdd",                  Root),
-    // Themselves, or root.
-    ("/etcdserverpb.Auth/UserGet",                  User),
+    // Themselves, or root. Nobody is told that nobody has no name.
+    ("/etcdserverpb.Auth/UserGet",                  Message),
     ("/etcdserverpb.Auth/UserList",                 Root),
     ("/etcdserverpb.Auth/UserDelete",               Root),
     ("/etcdserverpb.Auth/UserChangePassword",       Root),
@@ -77,13 +78,14 @@ pub(super) const TABLE: &[(&str, Need)] = &[
     ("/etcdserverpb.Auth/RoleDelete",               Root),
     ("/etcdserverpb.Auth/RoleGrantPermission",      Root),
     ("/etcdserverpb.Auth/RoleRevokePermission",     Root),
-    ("/v3lockpb.Lock/Lock",                         Keys),
-    ("/v3lockpb.Lock/Unlock",                       Keys),
-    ("/v3electionpb.Election/Campaign",             Keys),
-    ("/v3electionpb.Election/Proclaim",             Keys),
-    ("/v3electionpb.Election/Leader",               Keys),
-    ("/v3electionpb.Election/Observe",              Keys),
-    ("/v3electionpb.Election/Resign",               Keys),
+    // In the caller's name, through KV and Lease.
+    ("/v3lockpb.Lock/Lock",                         Message),
+    ("/v3lockpb.Lock/Unlock",                       Message),
+    ("/v3electionpb.Election/Campaign",             Message),
+    ("/v3electionpb.Election/Proclaim",             Message),
+    ("/v3electionpb.Election/Leader",               Message),
+    ("/v3electionpb.Election/Observe",              Message),
+    ("/v3electionpb.Election/Resign",               Message),
     ("/grpc.health.v1.Health/Check",                Nothing),
     ("/grpc.health.v1.Health/Watch",                Nothing),
     ("/grpc.health.v1.Health/List",                 Nothing),

@@ -20,6 +20,7 @@ use super::front::Front;
 use super::identity;
 use super::kv;
 use super::lease;
+use crate::apply::check;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::compare::CompareResult;
 use crate::proto::etcdserverpb::compare::CompareTarget;
@@ -60,15 +61,16 @@ fn passed_on(status: Status) -> Status {
 #[derive(Clone)]
 pub(super) struct Agent {
     front: Front,
+    service: &'static str,
     metadata: MetadataMap,
     extensions: Extensions,
 }
 
 impl Agent {
-    /// Takes a request apart.
-    pub(super) fn of<T>(front: &Front, request: Request<T>) -> (Agent, T) {
+    /// Takes a request to `service` apart.
+    pub(super) fn of<T>(front: &Front, service: &'static str, request: Request<T>) -> (Agent, T) {
         let (metadata, extensions, message) = request.into_parts();
-        (Agent { front: front.clone(), metadata, extensions }, message)
+        (Agent { front: front.clone(), service, metadata, extensions }, message)
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -80,7 +82,17 @@ impl Agent {
         self.metadata.as_ref()
     }
 
+    /// The calls below do not pass the door, which would have asked for a user.
+    async fn is_user(&self) -> Result<(), Status> {
+        if !self.front.node.auth_is_on() {
+            return Ok(());
+        }
+        let (caller, ()) = identity::Caller::of(self.request(()));
+        self.front.require_user(self.service, &caller).await.map_err(|e| passed_on(e.into()))
+    }
+
     pub(super) async fn range(&self, range: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+        self.is_user().await?;
         let answer = kv::Service(self.front.clone()).range(self.request(range)).await;
         answer.map(tonic::Response::into_inner).map_err(passed_on)
     }
@@ -94,6 +106,8 @@ impl Agent {
 
     pub(super) async fn delete(&self, key: Bytes) -> Result<pb::DeleteRangeResponse, Status> {
         let delete = pb::DeleteRangeRequest { key, ..Default::default() };
+        check::delete(&delete).map_err(|e| passed_on(e.into()))?;
+        self.is_user().await?;
         let answer = kv::Service(self.front.clone()).delete_range(self.request(delete)).await;
         answer.map(tonic::Response::into_inner).map_err(passed_on)
     }
@@ -117,6 +131,8 @@ impl Agent {
             ops.into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect()
         };
         let txn = pb::TxnRequest { compare: vec![compare], success: ops(then), failure: ops(otherwise) };
+        check::txn(&txn, self.front.limits.txn_ops_max).map_err(|e| passed_on(e.into()))?;
+        self.is_user().await?;
         let answer = kv::Service(self.front.clone()).txn(self.request(txn)).await;
         answer.map(tonic::Response::into_inner).map_err(passed_on)
     }
@@ -126,6 +142,7 @@ impl Agent {
         if lease != 0 {
             return Ok(lease);
         }
+        self.is_user().await?;
         let grant = pb::LeaseGrantRequest { ttl: SESSION_TTL, id: 0 };
         let answer = lease::Service(self.front.clone()).lease_grant(self.request(grant)).await;
         answer.map(|response| response.into_inner().id).map_err(passed_on)

@@ -97,6 +97,10 @@ pub struct Config {
     /// Whether the leader compares what compactions settled, and how often.
     pub compact_hash_check: bool,
     pub compact_hash_check_every: Duration,
+    /// Defragment at start if that gives back so many bytes; nothing never does.
+    pub defragment_above_bytes: Option<u64>,
+    /// Whether the health service says NOT_SERVING during a defragmentation.
+    pub stops_on_defragment: bool,
 
     /// `simple`, or `jwt` with options.
     pub auth_token: String,
@@ -299,6 +303,11 @@ impl Config {
             corrupt_check: settings.duration("corrupt-check-time"),
             compact_hash_check: gates::is_open(settings, "CompactHashCheck"),
             compact_hash_check_every: settings.duration("compact-hash-check-time"),
+            defragment_above_bytes: match settings.uint("bootstrap-defrag-threshold-megabytes") {
+                0 => None,
+                megabytes => Some(megabytes.saturating_mul(1 << 20)),
+            },
+            stops_on_defragment: gates::is_open(settings, "StopGRPCServiceOnDefrag"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),

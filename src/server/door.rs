@@ -17,6 +17,7 @@ use super::lease;
 use super::lock;
 use super::maintenance;
 use super::watch;
+use crate::error::Error;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -115,6 +116,7 @@ impl Services {
             return refusal.into_http();
         }
         let path = request.uri().path();
+        let is_txn = path == "/etcdserverpb.KV/Txn";
         let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         let response = match service {
             "etcdserverpb.KV" => done(self.kv.clone().call(request).await),
@@ -123,23 +125,27 @@ impl Services {
             "etcdserverpb.Cluster" => done(self.cluster.clone().call(request).await),
             "etcdserverpb.Maintenance" => done(self.maintenance.clone().call(request).await),
             "etcdserverpb.Auth" => done(self.auth.clone().call(request).await),
-            "grpc.health.v1.Health" => health::call(request).await,
+            "grpc.health.v1.Health" => health::call(&self.front, request).await,
             "v3lockpb.Lock" => done(self.lock.clone().call(request).await),
             "v3electionpb.Election" => done(self.election.clone().call(request).await),
             unknown => Status::unimplemented(format!("unknown service {unknown}")).into_http(),
         };
-        in_grpcs_words(response)
+        in_grpcs_words(response, is_txn)
     }
 }
 
-/// Two refusals that tonic words otherwise than grpc-go, which etcd's clients know.
-fn in_grpcs_words(response: Response) -> Response {
+/// Refusals that tonic words otherwise than grpc-go, which etcd's clients know, and one that is ours: transactions that lie too deep in each other for
+/// our decoder are as wrong as those that [`crate::apply::check::txn`] counts.
+fn in_grpcs_words(response: Response, is_txn: bool) -> Response {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
     match (status.code(), status.message()) {
         (Code::OutOfRange, text) => match too_large(Code::OutOfRange, text) {
             Some(text) => Status::resource_exhausted(text).into_http(),
             None => response,
         },
+        (Code::Internal, text) if is_txn && text.ends_with("recursion limit reached") => {
+            Status::from(Error::TooManyOps).into_http()
+        }
         (Code::Unimplemented, "") => Status::unimplemented("unknown method").into_http(),
         _ => response,
     }

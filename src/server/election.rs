@@ -35,6 +35,9 @@ use tonic::Status;
 /// Responses that may wait for an observer.
 const OBSERVED_MAX: usize = 16;
 
+/// As its methods are named in the log.
+const SERVICE: &str = "/v3electionpb.Election";
+
 /// The Election service.
 pub(super) struct Service(pub(super) Front);
 
@@ -61,7 +64,7 @@ async fn proclaim(
 #[tonic::async_trait]
 impl Election for Service {
     async fn campaign(&self, request: Request<pb::CampaignRequest>) -> Result<Response<pb::CampaignResponse>, Status> {
-        let (agent, pb::CampaignRequest { name, lease, value }) = Agent::of(&self.0, request);
+        let (agent, pb::CampaignRequest { name, lease, value }) = Agent::of(&self.0, SERVICE, request);
         let lease = agent.session(lease).await?;
         let prefix = prefix(&name);
         let key = key(&prefix, lease);
@@ -92,7 +95,7 @@ impl Election for Service {
     }
 
     async fn proclaim(&self, request: Request<pb::ProclaimRequest>) -> Result<Response<pb::ProclaimResponse>, Status> {
-        let (agent, pb::ProclaimRequest { leader, value }) = Agent::of(&self.0, request);
+        let (agent, pb::ProclaimRequest { leader, value }) = Agent::of(&self.0, SERVICE, request);
         let leader = named(leader)?;
         let lease = agent.session(leader.lease).await?;
         let header = proclaim(&agent, &leader.key, leader.rev, value, lease).await?;
@@ -100,7 +103,7 @@ impl Election for Service {
     }
 
     async fn leader(&self, request: Request<pb::LeaderRequest>) -> Result<Response<pb::LeaderResponse>, Status> {
-        let (agent, pb::LeaderRequest { name }) = Agent::of(&self.0, request);
+        let (agent, pb::LeaderRequest { name }) = Agent::of(&self.0, SERVICE, request);
         let found = agent.range(first_created(&prefix(&name), SortOrder::Ascend)).await?;
         let kv = found.kvs.into_iter().next().ok_or_else(|| uncoded("election: no leader"))?;
         Ok(Response::new(pb::LeaderResponse { header: found.header, kv: Some(kv) }))
@@ -109,7 +112,7 @@ impl Election for Service {
     type ObserveStream = ReceiverStream<Result<pb::LeaderResponse, Status>>;
 
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
-        let (agent, pb::LeaderRequest { name }) = Agent::of(&self.0, request);
+        let (agent, pb::LeaderRequest { name }) = Agent::of(&self.0, SERVICE, request);
         let mut guard = self.0.stream_guard(agent.headers());
         let (said, observed) = mpsc::channel(OBSERVED_MAX);
         tokio::spawn(async move {
@@ -126,7 +129,7 @@ impl Election for Service {
     }
 
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Response<pb::ResignResponse>, Status> {
-        let (agent, pb::ResignRequest { leader }) = Agent::of(&self.0, request);
+        let (agent, pb::ResignRequest { leader }) = Agent::of(&self.0, SERVICE, request);
         let leader = named(leader)?;
         agent.session(leader.lease).await?;
         let answer = free(agent, leader.key, leader.rev).await?;

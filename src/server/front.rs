@@ -47,6 +47,8 @@ pub(super) struct Limits {
     pub(super) ttl_min: i64,
     pub(super) election: Duration,
     pub(super) watch_progress: Duration,
+    /// Whether the health service says NOT_SERVING during a defragmentation.
+    pub(super) stops_on_defragment: bool,
 }
 
 /// How users show who they are.
@@ -86,6 +88,7 @@ impl Limits {
             ttl_min: lease::ttl_min(config.election_ticks(), config.heartbeat_ms),
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
+            stops_on_defragment: config.stops_on_defragment,
         }
     }
 }

@@ -30,7 +30,7 @@ const GATES: &[Gate] = &[
     gate("LeaseCheckpoint", true, Some("experimental-enable-lease-checkpoint"), true),
     gate("LeaseCheckpointPersist", true, Some("experimental-enable-lease-checkpoint-persist"), true),
     gate("SetMemberLocalAddr", true, None, false),
-    gate("StopGRPCServiceOnDefrag", true, Some("experimental-stop-grpc-service-on-defrag"), false),
+    gate("StopGRPCServiceOnDefrag", true, Some("experimental-stop-grpc-service-on-defrag"), true),
     gate("TxnModeWriteWithSharedBuffer", false, Some("experimental-txn-mode-write-with-shared-buffer"), false),
 ];
 

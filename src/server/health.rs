@@ -1,10 +1,14 @@
-//! grpc.health.v1: whether this server serves. It answers for the empty service name only, as etcd's does.
+//! grpc.health.v1: whether this server serves. It answers for the empty service name only, as etcd's does, and says no while the member defragments
+//! under `--experimental-stop-grpc-service-on-defrag`.
 //!
 //! The two messages and the service are written out here: they are four fields, and not worth a generator. Source:
 //! the gRPC health checking protocol; contract-server 1.1.
 
+use super::front::Front;
 use futures::stream::BoxStream;
 use futures::stream::StreamExt as _;
+use tokio::sync::watch::Receiver;
+use tokio_stream::wrappers::WatchStream;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
@@ -14,8 +18,10 @@ use tonic::server::ServerStreamingService;
 use tonic::server::UnaryService;
 use tonic_prost::ProstCodec;
 
-/// `SERVING` of the protocol.
+/// `SERVING`, `NOT_SERVING` and `SERVICE_UNKNOWN` of the protocol.
 const SERVING: i32 = 1;
+const NOT_SERVING: i32 = 2;
+const UNKNOWN: i32 = 3;
 
 /// Which service is asked about.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -31,13 +37,23 @@ pub(super) struct CheckResponse {
     pub(super) status: i32,
 }
 
-/// The Health service.
-#[derive(Clone, Copy, Default)]
-struct Service;
+/// The Health service: how many defragmentations are under way, if they count.
+#[derive(Clone)]
+struct Service(Option<Receiver<usize>>);
 
-fn check(request: &CheckRequest) -> Result<CheckResponse, Status> {
+impl Service {
+    fn status(&self) -> i32 {
+        status(self.0.as_ref().map_or(0, |defragmenting| *defragmenting.borrow()))
+    }
+}
+
+fn status(defragmenting: usize) -> i32 {
+    if defragmenting == 0 { SERVING } else { NOT_SERVING }
+}
+
+fn check(request: &CheckRequest, status: i32) -> Result<CheckResponse, Status> {
     match request.service.as_str() {
-        "" => Ok(CheckResponse { status: SERVING }),
+        "" => Ok(CheckResponse { status }),
         _ => Err(Status::not_found("unknown service")),
     }
 }
@@ -47,7 +63,7 @@ impl UnaryService<CheckRequest> for Service {
     type Future = std::future::Ready<Result<Response<CheckResponse>, Status>>;
 
     fn call(&mut self, request: Request<CheckRequest>) -> Self::Future {
-        std::future::ready(check(request.get_ref()).map(Response::new))
+        std::future::ready(check(request.get_ref(), self.status()).map(Response::new))
     }
 }
 
@@ -56,25 +72,34 @@ impl ServerStreamingService<CheckRequest> for Service {
     type ResponseStream = BoxStream<'static, Result<CheckResponse, Status>>;
     type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
 
-    /// The first answer holds until the connection ends: this server serves from its start to its stop.
+    /// What holds now, then each change; the stream ends with the connection.
     fn call(&mut self, request: Request<CheckRequest>) -> Self::Future {
-        // The protocol wants "unknown" as an answer here; grpc-go, which etcd uses, gives it as number 3.
-        let status = check(request.get_ref()).map_or(3, |response| response.status);
-        let first = futures::stream::once(async move { Ok(CheckResponse { status }) });
-        std::future::ready(Ok(Response::new(first.chain(futures::stream::pending()).boxed())))
+        let told = |status: i32| Ok(CheckResponse { status });
+        // The protocol wants "unknown" as an answer here, and not as an error.
+        let first = check(request.get_ref(), self.status()).map_or(UNKNOWN, |response| response.status);
+        let changes = match self.0.clone().filter(|_| first != UNKNOWN) {
+            Some(defragmenting) => WatchStream::from_changes(defragmenting).map(status).boxed(),
+            None => futures::stream::pending().boxed(),
+        };
+        // Two defragmentations at a time are one state.
+        let mut last = None;
+        let news = futures::stream::once(async move { first }).chain(changes);
+        let news = news.filter(move |status| std::future::ready(last.replace(*status) != Some(*status)));
+        std::future::ready(Ok(Response::new(news.map(told).boxed())))
     }
 }
 
 /// Answers one call.
-pub(super) async fn call<B>(request: http::Request<B>) -> http::Response<Body>
+pub(super) async fn call<B>(front: &Front, request: http::Request<B>) -> http::Response<Body>
 where
     B: hyper::body::Body + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
+    let service = Service(front.limits.stops_on_defragment.then(|| front.node.defragmenting()));
     let mut grpc = Grpc::new(ProstCodec::default());
     match request.uri().path() {
-        "/grpc.health.v1.Health/Check" => grpc.unary(Service, request).await,
-        "/grpc.health.v1.Health/Watch" => grpc.server_streaming(Service, request).await,
+        "/grpc.health.v1.Health/Check" => grpc.unary(service, request).await,
+        "/grpc.health.v1.Health/Watch" => grpc.server_streaming(service, request).await,
         _ => Status::unimplemented("unknown method for service grpc.health.v1.Health").into_http(),
     }
 }
@@ -85,8 +110,8 @@ mod tests {
 
     #[test]
     fn only_the_server_as_a_whole_has_a_health() {
-        assert_eq!(check(&CheckRequest { service: String::new() }).expect("serving").status, SERVING);
-        let status = check(&CheckRequest { service: "etcdserverpb.KV".into() }).expect_err("unknown");
+        assert_eq!(check(&CheckRequest { service: String::new() }, SERVING).expect("serving").status, SERVING);
+        let status = check(&CheckRequest { service: "etcdserverpb.KV".into() }, SERVING).expect_err("unknown");
         assert_eq!((status.code(), status.message()), (tonic::Code::NotFound, "unknown service"));
     }
 }

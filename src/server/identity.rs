@@ -82,7 +82,7 @@ impl Front {
         };
         request.extensions_mut().insert(Arc::clone(origin));
         let judged = match need {
-            Need::Nothing | Need::EachMessage => return Ok(()),
+            Need::Nothing | Need::Message => return Ok(()),
             Need::User | Need::Keys | Need::Root => self.judge(need, request.headers(), request.extensions()).await,
         };
         match judged {
@@ -235,12 +235,32 @@ impl Front {
         id: LeaseId,
         access: Access,
     ) -> Result<Option<Who>, Error> {
-        let Some(who) = self.who(caller).await? else { return Ok(None) };
-        if who.revision == 0 {
-            return Err(Error::UserEmpty);
-        }
+        let Some(who) = self.user(caller).await? else { return Ok(None) };
         self.node.read(|machine| machine.permit_lease(&who, id, access))?;
         Ok(Some(who))
+    }
+
+    /// Who calls, who must be somebody; nothing while authentication is off.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAuthToken`], [`Error::UserEmpty`].
+    async fn user(&self, caller: &Caller) -> Result<Option<Who>, Error> {
+        match self.who(caller).await? {
+            Some(nobody) if nobody.revision == 0 => Err(Error::UserEmpty),
+            who => Ok(who),
+        }
+    }
+
+    /// What the door asks of calls about keys, for a service that makes such calls in the caller's name. `service` is for the log.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAuthToken`], [`Error::UserEmpty`].
+    pub(super) async fn require_user(&self, service: &str, caller: &Caller) -> Result<(), Error> {
+        let refused = self.user(caller).await.err();
+        refused.map_or(Ok(()), |e| {
+            self.tell_refused(service, (&caller.headers, &caller.extensions), &e);
+            Err(e)
+        })
     }
 
     /// Whether the caller may do what needs the role root.

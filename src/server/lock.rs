@@ -23,13 +23,16 @@ use tonic::Request;
 use tonic::Response;
 use tonic::Status;
 
+/// As its methods are named in the log.
+const SERVICE: &str = "/v3lockpb.Lock";
+
 /// The Lock service.
 pub(super) struct Service(pub(super) Front);
 
 #[tonic::async_trait]
 impl Lock for Service {
     async fn lock(&self, request: Request<pb::LockRequest>) -> Result<Response<pb::LockResponse>, Status> {
-        let (agent, pb::LockRequest { name, lease }) = Agent::of(&self.0, request);
+        let (agent, pb::LockRequest { name, lease }) = Agent::of(&self.0, SERVICE, request);
         let lease = agent.session(lease).await?;
         let prefix = prefix(&name);
         let key = key(&prefix, lease);
@@ -66,7 +69,7 @@ impl Lock for Service {
     }
 
     async fn unlock(&self, request: Request<pb::UnlockRequest>) -> Result<Response<pb::UnlockResponse>, Status> {
-        let (agent, pb::UnlockRequest { key }) = Agent::of(&self.0, request);
+        let (agent, pb::UnlockRequest { key }) = Agent::of(&self.0, SERVICE, request);
         let header = agent.delete(key).await?.header;
         Ok(Response::new(pb::UnlockResponse { header }))
     }

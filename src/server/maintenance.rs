@@ -88,6 +88,14 @@ impl Maintenance for Service {
 
     async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
         tracing::info!("starting defragment");
+        if self.0.limits.stops_on_defragment {
+            tracing::warn!(
+                service = "",
+                status = "NOT_SERVING",
+                reason = "defrag is active",
+                "grpc service status changed"
+            );
+        }
         if let Err(why) = self.0.node.defragment().await {
             tracing::warn!(error = %why, "failed to defragment");
             return Err(why.into());

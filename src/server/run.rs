@@ -146,6 +146,7 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         compaction_pause_ms: millis(config.compaction_pause),
         downgrade_check_ms: millis(config.downgrade_check),
         checks: config.checks(),
+        defragment_above_bytes: config.defragment_above_bytes,
     }
 }
 

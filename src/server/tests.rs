@@ -8,6 +8,8 @@ use super::door::Door;
 use super::front::Front;
 use super::front::Limits;
 use super::front::Security;
+use super::health::CheckRequest;
+use super::health::CheckResponse;
 use super::listen;
 use super::listen::Bounds;
 use super::listen::Socket;
@@ -18,6 +20,7 @@ use crate::node::Network;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_client::KvClient;
+use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::etcdserverpb::watch_client::WatchClient;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::lab;
@@ -33,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::Request;
 use tonic::transport::Channel;
 
 /// Longer than anything here takes.
@@ -236,4 +240,39 @@ async fn a_connection_too_many_waits_for_its_turn() {
 fn limits() -> Limits {
     let Ok(Words::Run(settings)) = Settings::parse(&[]) else { panic!("no words are good words") };
     Limits::of(&Config::from_settings(&settings, &mut Vec::new()).expect("the defaults"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_says_that_it_does_not_serve_while_it_defragments_if_it_was_told_to() {
+    for (flags, told) in [("--feature-gates=StopGRPCServiceOnDefrag=true", vec![1, 2, 1]), ("", vec![1])] {
+        let member = Member::start(flags).await;
+        let mut health = tonic::client::Grpc::new(member.channel(&member.clients).await);
+        health.ready().await.expect("served");
+        let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
+        let codec = tonic_prost::ProstCodec::<CheckRequest, CheckResponse>::default();
+        let states = health.server_streaming(Request::new(CheckRequest::default()), path, codec).await;
+        let mut states = states.expect("a stream").into_inner();
+        let mut next = async || timeout(DEADLINE, states.message()).await.expect("in time").expect("a state");
+        assert_eq!(next().await.map(|state| state.status), Some(told[0]));
+        // Whoever reads the Machine holds up the end of it.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let reader = std::thread::spawn({
+            let node = member.node.clone();
+            move || node.read(|_| held.recv().expect("released"))
+        });
+        let channel = member.channel(&member.clients).await;
+        let defragment = tokio::spawn(async move {
+            MaintenanceClient::new(channel).defragment(pb::DefragmentRequest {}).await.map(drop)
+        });
+        for state in told.iter().skip(1).take(1) {
+            assert_eq!(next().await.map(|told| told.status), Some(*state));
+        }
+        release.send(()).expect("it waits");
+        reader.join().expect("it read");
+        timeout(DEADLINE, defragment).await.expect("in time").expect("no panic").expect("defragments");
+        for state in told.iter().skip(2) {
+            assert_eq!(next().await.map(|told| told.status), Some(*state));
+        }
+        member.stop().await;
+    }
 }

@@ -129,8 +129,10 @@ impl Renewable {
         }
         let copied = self.copy_rows(&fresh).and_then(|()| fresh.sync());
         if copied.is_err() {
-            // sled would try to write once more, and waits for ever on a full disk.
+            // sled would try to write once more, and waits for ever on a full disk. So its files stay open, and must give their space back before
+            // they are removed: there is none, and the member lives on.
             std::mem::forget(fresh);
+            empty_files(dir);
         }
         copied
     }
@@ -211,6 +213,17 @@ fn remove(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(at(dir)(e)),
         _ => Ok(()),
+    }
+}
+
+/// Takes the bytes out of all files of a folder, as far as that can be done.
+fn empty_files(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match path.is_dir() {
+            true => empty_files(&path),
+            false => drop(fs::File::options().write(true).open(&path).and_then(|file| file.set_len(0))),
+        }
     }
 }
 

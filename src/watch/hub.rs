@@ -45,6 +45,8 @@ pub(super) struct Hub {
     singles: BTreeMap<Bytes, BTreeSet<Address>>,
     intervals: Tree<Address>,
     queues: BTreeMap<u64, Queue>,
+    /// Watchers that take up memory, of all streams together.
+    held: usize,
     /// Numbers streams and watchers.
     serial: u64,
     limits: Limits,
@@ -59,6 +61,7 @@ impl Hub {
             singles: BTreeMap::new(),
             intervals: Tree::default(),
             queues: BTreeMap::new(),
+            held: 0,
             serial: 0,
             limits,
             closed: None,
@@ -75,6 +78,7 @@ impl Hub {
 
     pub(super) fn remove(&mut self, stream: u64) {
         let Some(queue) = self.queues.remove(&stream) else { return };
+        self.held -= queue.held();
         for (id, watcher) in queue.watchers {
             self.unlist(&watcher.range, (stream, id));
         }
@@ -151,7 +155,7 @@ impl Hub {
     pub(super) fn create(&mut self, stream: u64, request: pb::WatchCreateRequest) {
         let key = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key.clone() };
         let range = KeyRange::parse(&key, &request.range_end);
-        let watchers_max = self.limits.stream_watchers;
+        let (watchers_max, is_full) = (self.limits.stream_watchers, self.held >= self.limits.watchers);
         let queue = self.queue_mut(stream);
         if request.start_revision < 0 {
             return self.refuse(stream, &Error::Compacted.to_string());
@@ -162,7 +166,7 @@ impl Hub {
         if request.watch_id != 0 && queue.is_taken(request.watch_id) {
             return self.refuse(stream, "mvcc: duplicate watch ID provided on the WatchStream");
         }
-        if queue.held() >= watchers_max {
+        if queue.held() >= watchers_max || is_full {
             return self.refuse(stream, &Error::TooManyRequests.to_string());
         }
         let watch_id = if request.watch_id == 0 { queue.free_id() } else { request.watch_id };
@@ -201,13 +205,14 @@ impl Hub {
         if !live {
             queue.lag(watch_id);
         }
+        self.held += 1;
         if next < floor {
             self.overtaken(stream, watch_id);
         }
     }
 
     pub(super) fn cancel(&mut self, stream: u64, watch_id: i64) {
-        if self.drop_watcher(stream, watch_id) || self.queue_mut(stream).overtaken.remove(&watch_id) {
+        if self.drop_watcher(stream, watch_id) || self.forget_overtaken(stream, watch_id) {
             let header = header(self.current);
             let cancelled = pb::WatchResponse { header, watch_id, canceled: true, ..Default::default() };
             self.queue_mut(stream).answer(cancelled);
@@ -224,13 +229,21 @@ impl Hub {
             let queue = self.queue_mut(stream);
             queue.overtaken.insert(watch_id);
             queue.answer(cancelled);
+            self.held += 1;
         }
+    }
+
+    fn forget_overtaken(&mut self, stream: u64, watch_id: i64) -> bool {
+        let was_there = self.queue_mut(stream).overtaken.remove(&watch_id);
+        self.held -= usize::from(was_there);
+        was_there
     }
 
     fn drop_watcher(&mut self, stream: u64, watch_id: i64) -> bool {
         let queue = self.queue_mut(stream);
         let Some(watcher) = queue.watchers.remove(&watch_id) else { return false };
         queue.lag_no_more(watch_id);
+        self.held -= 1;
         self.unlist(&watcher.range, (stream, watch_id));
         true
     }

@@ -381,3 +381,44 @@ fn a_full_disk_stops_the_member_and_loses_no_acknowledged_write() {
         cluster.client.put(0, "after", "1").await.expect("it writes again");
     });
 }
+
+#[test]
+fn a_disk_too_full_to_defragment_costs_the_answer_and_nothing_else() {
+    let Some(disk) = SmallDisk::mount(240) else {
+        return foreign::not_possible("a full disk", "no right to mount a small file system");
+    };
+    turn(Duration::from_secs(180), async {
+        let scratch = Scratch::new();
+        let mut spec = Spec::new("m0", disk.0.path());
+        spec.more.push("--experimental-lab-wal-segment-bytes=1048576".to_owned());
+        let client = client::Client::plain(vec![spec.client_url.clone()]);
+        let mut cluster = Cluster::from_specs(&etcd_bin(), vec![spec], client, scratch).await;
+        let value = "v".repeat(1 << 20);
+        for number in 0..24 {
+            cluster.client.put(0, &format!("k{number:02}"), &value).await.expect("a put");
+        }
+        let defragment = async || cluster.client.maintenance(0).defragment(pb::DefragmentRequest {}).await;
+        // All that was written is in files now, so that what becomes of the room is the next one's doing.
+        defragment().await.expect("there is room for two stores");
+        // Some for the log, too little for a second store.
+        let filler = disk.0.path().join("filler");
+        let free = || rustix::fs::statvfs(disk.0.path()).map(|fs| fs.f_bfree * fs.f_frsize).expect("a file system");
+        std::fs::write(&filler, vec![0; usize::try_from(free() - (12 << 20)).expect("some megabytes")]).expect("room");
+        let refused = defragment().await.expect_err("there is no room");
+        assert!(refused.message().to_lowercase().contains("no space left on device"), "{refused}");
+        assert!(free() > 8 << 20, "the room that the copy took is free again: {}", free());
+        let store = cluster.spec(0).data_dir.join("member");
+        assert!(!store.join("store.fresh").exists() && store.join("store").exists());
+        for number in 0..100 {
+            cluster.client.put(0, &format!("after{number}"), "1").await.expect("it goes on writing");
+        }
+        assert_eq!(cluster.client.prefix("k").await.expect("a read").len(), 24);
+        std::fs::remove_file(&filler).expect("removed");
+        defragment().await.expect("there is room again");
+        cluster.kill(0);
+        cluster.restart(0).await;
+        let found = cluster.client.prefix("k").await.expect("a read");
+        assert!(found.len() == 24 && found.iter().all(|kv| kv.value.len() == value.len()), "{}", found.len());
+        assert_eq!(cluster.client.prefix("after").await.expect("a read").len(), 100);
+    });
+}

@@ -144,7 +144,8 @@ fn a_follower_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
 
 /// Stops a follower until the leader has given up its streams, and writes more than the log keeps: what the sockets still hold is not enough then.
 async fn sleeps_through(cluster: &mut Cluster, leader: usize, follower: usize) {
-    const LOST: &str = "lost TCP streaming connection with remote peer";
+    // Appends go out on this one. That nothing comes in any more is noticed earlier, and says nothing of what was sent.
+    const LOST: &str = r#"lost TCP streaming connection with remote peer","stream-writer-type":"stream MsgApp v2""#;
     let before = said(cluster, leader, LOST);
     cluster.pause(follower);
     fill(&cluster.client, leader, "w/", 2 * MISSED, &"v".repeat(30_000)).await;

@@ -58,19 +58,6 @@ const OPERATIONS: u64 = 1_200;
 const OPERATIONS_SHOWN: usize = 25;
 const LIMIT: Duration = Duration::from_secs(4 * 3600);
 
-/// All but authentication, whose refusals still differ in code or order from one release to the next: `DIFFER_FAMILIES` asks for it.
-const FAMILIES: [Family; 9] = [
-    Family::Kv,
-    Family::Txn,
-    Family::Lease,
-    Family::Watch,
-    Family::Compaction,
-    Family::Maintenance,
-    Family::Alarm,
-    Family::Lock,
-    Family::Election,
-];
-
 struct Settings {
     ours: PathBuf,
     theirs: PathBuf,
@@ -89,7 +76,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn families() -> Vec<Family> {
-    let Ok(names) = std::env::var("DIFFER_FAMILIES") else { return FAMILIES.to_vec() };
+    let Ok(names) = std::env::var("DIFFER_FAMILIES") else { return Family::ALL.to_vec() };
     let find = |name: &str| Family::ALL.into_iter().find(|family| family.name() == name);
     names.split(',').map(|name| find(name).unwrap_or_else(|| panic!("no family is called {name}"))).collect()
 }
@@ -167,8 +154,10 @@ async fn play(
     let habits = Habits {
         refuses_negative_starts: since("3.5.24"),
         keeps_tombstones: since("3.5.16"),
+        refuses_with_no_id: since("3.5.6"),
         refuses_empty_permissions: since("3.5.8"),
         guards_leases_and_compaction: since("3.5.28"),
+        guards_all_of_transactions: since("3.5.30"),
         guards_open_watches: since("3.5.33"),
     };
     let mut world = World::new(seed, &settings.families, habits);

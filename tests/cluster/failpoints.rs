@@ -274,7 +274,7 @@ fn a_defragmentation_that_fails_leaves_the_store_as_it_was() {
         set(&cluster, 0, Point::DefragOpenFileError, "1*return(\"no space left on device\")").await;
         let defragment = async || cluster.client.maintenance(0).defragment(pb::DefragmentRequest {}).await;
         let refusal = defragment().await.expect_err("it fails");
-        assert_eq!(refusal.code(), Code::Unknown);
+        assert_eq!(refusal.code(), Code::Internal);
         assert!(refusal.message().contains("no space left on device"), "{refusal:?}");
         assert_eq!(cluster.client.get(0, "k").await.expect("a read").as_deref(), Some("v"));
         cluster.client.put(0, "k", "w").await.expect("writes go on");

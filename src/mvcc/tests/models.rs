@@ -162,7 +162,8 @@ impl Version {
 enum Step {
     Put(u8, u8, bool),
     Delete(u8),
-    Compact(u64),
+    /// At so many per cent of all revisions; so many steps of the removal follow, or all.
+    Compact(u64, Option<usize>),
     Flush,
 }
 
@@ -171,13 +172,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (key(), 0u8..4, any::<bool>()).prop_map(|(key, value, leased)| Step::Put(key, value, leased)),
         3 => key().prop_map(Step::Delete),
-        1 => (0u64..=100).prop_map(Step::Compact),
+        1 => (0u64..=100, prop::option::of(0usize..5)).prop_map(|(percent, removal)| Step::Compact(percent, removal)),
         1 => Just(Step::Flush),
     ];
     prop::collection::vec(step, 1..40)
 }
 
-/// Plays the steps on both; every compaction's hash must be the model's.
+/// Plays the steps on both; every compaction's hash must be the model's, also if the removal for the one before is still under way.
 fn play(steps: Vec<Step>) -> (Store, Model) {
     let engine = Arc::default();
     let mut store = Store::open(Arc::clone(&engine) as Arc<dyn Engine>, 0).expect("opens").0;
@@ -198,17 +199,24 @@ fn play(steps: Vec<Step>) -> (Store, Model) {
                 let _ = write.finish();
                 model.add(key, None, 0);
             }
-            Step::Compact(percent) => {
+            Step::Compact(percent, removal) => {
                 let floor = store.revision().0 * percent / 100;
                 if store.compact(floor as i64).is_ok() {
-                    let mut plan = store.compaction_hash_plan().expect("each removal ended before the next compaction");
+                    let mut plan = store.compaction_hash_plan().expect("of this run");
                     while store.hash_more(&mut plan) {}
                     let settled = plan.run().expect("memory");
                     drop(plan);
                     let before = model.compacted.map_or(-1, |floor| floor as i64);
                     assert_eq!((settled.compact_revision, settled.hash_revision), (before, floor as i64));
                     assert_eq!(settled.hash, model.compact(floor), "settled at {floor}");
-                    sweep(&mut store);
+                    match removal {
+                        None => sweep(&mut store),
+                        Some(steps) => {
+                            for _ in 0..steps {
+                                store.compact_step(2).expect("memory");
+                            }
+                        }
+                    }
                 }
             }
             Step::Flush => flush(&mut store, &engine),

@@ -11,6 +11,8 @@ use crate::proto::etcdserverpb::auth_client::AuthClient;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use crate::proto::etcdserverpb::request_op::Request as Op;
+use crate::proto::etcdserverpb::response_op::Response as Answer;
 use crate::proto::etcdserverpb::watch_client::WatchClient;
 use crate::proto::v3electionpb as election;
 use crate::server::access::Need;
@@ -194,6 +196,8 @@ fn expected(path: &str, need: Need, caller: &str) -> Option<Error> {
         (_, "forger") => Some(Error::InvalidAuthToken),
         (Need::Root, _) => Some(Error::PermissionDenied),
         (_, "reader") if READER.contains(&path) => None,
+        // Themselves.
+        _ if path == "/etcdserverpb.Auth/UserGet" => None,
         (Need::User, _) if path != "/etcdserverpb.Auth/RoleGet" => None,
         _ => Some(Error::PermissionDenied),
     }
@@ -381,5 +385,41 @@ async fn a_lease_expires_with_its_keys_while_authentication_is_on() {
     };
     timeout(DEADLINE, gone).await.expect("expired in time");
     assert!(!member.node.read(|machine| machine.store().has(b"short")));
+    member.stop().await;
+}
+
+/// So many transactions in each other, the innermost a put of `k`.
+fn nested(depth: usize) -> pb::TxnRequest {
+    let op = |request| pb::TxnRequest { success: vec![pb::RequestOp { request: Some(request) }], ..Default::default() };
+    let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+    (1..depth).fold(op(Op::RequestPut(put)), |inner, _| op(Op::RequestTxn(inner)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_may_lie_in_each_other_as_deep_as_the_log_can_tell() {
+    let member = Member::start("--bcrypt-cost 4").await;
+    let mut kv = member.kv().await;
+    let before = member.node.status().applied;
+    // 50 is as deep as a request can be read, and 49 as an entry of the log: neither may become one.
+    for depth in [49, 50, 51, 52, 90, 120, 200, 500] {
+        let refused = kv.txn(nested(depth)).await.expect_err("too deep");
+        let told = (refused.code(), refused.message());
+        assert_eq!(told, (Code::InvalidArgument, "etcdserver: too many operations in txn request"), "{depth}");
+    }
+    assert_eq!(member.node.status().applied, before);
+    let mut response = kv.txn(nested(48)).await.expect("not too deep").into_inner();
+    let mut depth = 1;
+    while let Some(Answer::ResponseTxn(inner)) = response.responses.pop().and_then(|op| op.response) {
+        (response, depth) = (inner, depth + 1);
+    }
+    assert_eq!(depth, 48);
+    furnish(&member).await;
+    let token = |user| login(&member, user);
+    let (root, reader) = (token("root").await.expect("a token"), token("reader").await.expect("a token"));
+    let refused = kv.txn(with(Some(&reader), nested(48))).await.expect_err("may read only");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    kv.txn(with(Some(&root), nested(48))).await.expect("may do everything");
+    let refused = kv.txn(with(Some(&root), nested(49))).await.expect_err("too deep for root, too");
+    assert_eq!(refused.code(), Code::InvalidArgument);
     member.stop().await;
 }

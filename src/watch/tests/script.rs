@@ -22,7 +22,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
-        let limits = Limits { queue_responses: 2, stream_watchers: 4, ..Limits::default() };
+        let limits = Limits { queue_responses: 2, stream_watchers: 4, watchers: 7, ..Limits::default() };
         Scene { world: World::with(limits), streams: BTreeMap::new() }
     }
 

@@ -35,10 +35,14 @@ pub(super) struct Habits {
     pub(super) refuses_negative_starts: bool,
     /// Since 3.5.16. Before, a deletion at the very revision of a compaction was lost to watches from there (#18089).
     pub(super) keeps_tombstones: bool,
+    /// Since 3.5.6. Before, the refusal of a watch had the id 0, and a watch that had it was told nothing more.
+    pub(super) refuses_with_no_id: bool,
     /// Since 3.5.8. Before, a permission on no key was granted.
     pub(super) refuses_empty_permissions: bool,
     /// Since 3.5.28. Before, anybody could compact, and grant and revoke leases.
     pub(super) guards_leases_and_compaction: bool,
+    /// Since 3.5.30. Before, nobody asked who may have a lease and a key's last value in a transaction, and before 3.5.28 what a nested one does.
+    pub(super) guards_all_of_transactions: bool,
     /// Since 3.5.33. Before, who may read one key could watch from it to the end of all keys (GHSA-xg4h-6gfc-h4m8).
     pub(super) guards_open_watches: bool,
 }
@@ -55,6 +59,9 @@ pub(super) struct World {
     streams: BTreeMap<u8, BTreeMap<i64, i64>>,
     expiries: i64,
     pub(super) auth_on: bool,
+    pub(super) auth_was_on: bool,
+    /// How many have been asked for.
+    pub(super) steps: u64,
     /// Operations that must follow one another.
     pub(super) script: VecDeque<Step>,
     pub(super) serial: i64,
@@ -72,12 +79,15 @@ impl World {
             streams: BTreeMap::new(),
             expiries: 0,
             auth_on: false,
+            auth_was_on: false,
+            steps: 0,
             script: VecDeque::new(),
             serial: 0,
         }
     }
 
     pub(super) fn next(&mut self) -> Step {
+        self.steps += 1;
         if let Some(step) = self.script.pop_front() {
             return step;
         }
@@ -100,12 +110,15 @@ impl World {
             Family::Lock => self.lock(),
             Family::Election => self.election(),
         };
-        let who = match op {
+        let who = match &op {
             // What is granted here must go again: somebody who may do all of it.
             Op::LeaseBrief { .. } | Op::LeaseExpiry { .. } if self.auth_on => Who::Token(0),
             Op::Compact(_) | Op::LeaseGrant(_) | Op::LeaseRevoke(_) | Op::Alarm { .. }
                 if self.auth_on && !self.habits.guards_leases_and_compaction =>
             {
+                Who::Token(0)
+            }
+            Op::Txn(txn) if self.auth_on && !self.habits.guards_all_of_transactions && hides_something(txn) => {
                 Who::Token(0)
             }
             _ => self.who(),
@@ -124,7 +137,7 @@ impl World {
                 (self.compacted, self.is_swept) = (compaction.revision, compaction.physical);
             }
             Op::Watch(watching) => self.learn_watch(watching, answer),
-            Op::AuthEnable if !refused => self.auth_on = true,
+            Op::AuthEnable if !refused => (self.auth_on, self.auth_was_on) = (true, true),
             Op::AuthDisable if !refused => self.auth_on = false,
             _ => {}
         }
@@ -175,6 +188,13 @@ impl World {
 
     /// An end that makes every kind of range with the key: one key, some, a prefix, to the end, none.
     pub(super) fn range_end(&mut self, key: &Bytes) -> Bytes {
+        let end = self.any_range_end(key);
+        // Whether one may do something to an interval that ends before it begins is chance in etcd: its search for permissions depends on the shape of a tree.
+        let is_reversed = !end.is_empty() && end != "\0" && end < *key;
+        if is_reversed && self.auth_on { key.clone() } else { end }
+    }
+
+    fn any_range_end(&mut self, key: &Bytes) -> Bytes {
         match self.random.below(20) {
             0..9 => Bytes::new(),
             9..13 => {
@@ -420,13 +440,14 @@ impl World {
     fn watch(&mut self) -> Op {
         if self.auth_on {
             // We end watches when their user's rights go, etcd lets them run on (reliability 5): none is there when rights change.
-            for _ in 0..1 + self.random.below(3) {
+            let watches_max = if self.habits.refuses_with_no_id { 3 } else { 1 };
+            for _ in 0..1 + self.random.below(watches_max) {
                 let mut create = self.create(BRIEF_STREAM);
                 if let Watching::Create { request, .. } = &mut create
                     && request.range_end == "\0"
                     && !self.habits.guards_open_watches
                 {
-                    request.range_end = Bytes::from_static(b"l");
+                    request.range_end = [request.key.as_ref(), b"~"].concat().into();
                 }
                 self.follow(Op::Watch(create));
             }
@@ -545,6 +566,15 @@ fn deletes_to_the_end(txn: &pb::TxnRequest) -> bool {
     ops(txn).any(|op| match &op.request {
         Some(Request::RequestDeleteRange(delete)) => delete.range_end == "\0",
         Some(Request::RequestTxn(nested)) => deletes_to_the_end(nested),
+        _ => false,
+    })
+}
+
+/// Whether a transaction does something that early releases did not ask about.
+fn hides_something(txn: &pb::TxnRequest) -> bool {
+    ops(txn).any(|op| match &op.request {
+        Some(Request::RequestPut(put)) => put.lease != 0 || put.prev_kv,
+        Some(Request::RequestTxn(_)) => true,
         _ => false,
     })
 }

@@ -27,7 +27,7 @@ pub(super) struct Row {
     field: String,
     ours: String,
     theirs: String,
-    /// Which releases differ, as `<3.5.8`; without it all that can be asked.
+    /// Which releases differ, as `<3.5.8` or `>=3.5.28 <3.6.12`; without it all that can be asked.
     #[serde(default)]
     releases: Option<String>,
     /// The families that must be switched on for it to show, beside the one of `rpc`.
@@ -47,9 +47,12 @@ impl Row {
     }
 
     fn is_for(&self, release: &str) -> bool {
-        let Some(releases) = &self.releases else { return true };
-        let below = releases.strip_prefix('<').unwrap_or_else(|| panic!("releases are told as \"<3.5.8\": {releases}"));
-        is_below(release, below)
+        let bound = |bound: &str| match (bound.strip_prefix('<'), bound.strip_prefix(">=")) {
+            (Some(below), _) => is_below(release, below),
+            (_, Some(since)) => !is_below(release, since),
+            _ => panic!("releases are told as \"<3.5.8\" or \">=3.5.8\": {bound}"),
+        };
+        self.releases.as_deref().unwrap_or_default().split_whitespace().all(bound)
     }
 
     fn can_show(&self, families: &[Family]) -> bool {
@@ -120,4 +123,25 @@ fn like(pattern: &str, text: &str) -> bool {
 fn a_star_stands_for_anything() {
     assert!(like("kvs.*.lease", "kvs.10.lease") && like("*", "") && like("a", "a") && like("a*a", "aba"));
     assert!(!like("kvs.*.lease", "kvs.10.leases") && !like("a*a", "a") && !like("", "a"));
+}
+
+#[test]
+fn a_row_is_for_the_releases_between_its_bounds() {
+    let row = |releases: &str| Row {
+        rpc: String::new(),
+        condition: String::new(),
+        request: Vec::new(),
+        field: String::new(),
+        ours: String::new(),
+        theirs: String::new(),
+        releases: Some(releases.to_owned()),
+        families: Vec::new(),
+        contract: String::new(),
+    };
+    let between = row(">=3.5.28 <3.6.12");
+    assert_eq!(
+        ["3.5.9", "3.5.28", "3.6.11", "3.6.12"].map(|release| between.is_for(release)),
+        [false, true, true, false]
+    );
+    assert!(row("<3.6.0").is_for("3.5.30") && !row("<3.6.0").is_for("3.6.0"));
 }
