@@ -95,7 +95,7 @@ pub fn value(point: Point) -> Option<String> {
             None
         }
         Act::Print => {
-            println!("failpoint print: {}", point.name());
+            eprintln!("failpoint print: {}", point.name());
             None
         }
         Act::Panic(value) => {

@@ -271,7 +271,8 @@ fn settle(leader: MemberId, own: &Hash, told: &[Told]) -> Settled {
         );
         return Settled::Incomplete;
     }
-    let quorum = (told.len() + 1) / 2 + 1;
+    let members = told.len() + 1;
+    let quorum = members / 2 + 1;
     let majority = holders.iter().find(|(_, members)| members.len() >= quorum).map(|(hash, _)| *hash);
     let others: Vec<MemberId> =
         holders.into_iter().filter(|(hash, _)| Some(*hash) != majority).flat_map(|(_, members)| members).collect();

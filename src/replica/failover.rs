@@ -154,7 +154,7 @@ mod tests {
                 self.now = self.now.plus(10);
                 for member in self.members.values_mut() {
                     member.flush(self.now);
-                    if self.now.0 % 100 == 0 {
+                    if self.now.0.is_multiple_of(100) {
                         member.consensus.tick();
                     }
                 }

@@ -426,7 +426,7 @@ async fn chaos(members: usize, seed: u64, lasts: Duration) {
     let alarms = cluster.client.maintenance(0).alarm(list).await.expect("a list").into_inner().alarms;
     assert_eq!(alarms, [], "no alarm was raised");
     let answered = history.iter().filter(|op| op.heard.is_some()).count();
-    println!(
+    eprintln!(
         "{members} members, seed {seed}: {} operations, {answered} answered, {revision} revisions, faults {:?}",
         history.len(),
         nemesis.faults

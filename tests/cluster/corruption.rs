@@ -55,7 +55,7 @@ async fn member_id(client: &Client, member: usize) -> u64 {
 async fn accused(client: &Client) -> Vec<u64> {
     let list = pb::AlarmRequest { action: AlarmAction::Get.into(), ..Default::default() };
     until(READY_WITHIN, "an alarm", async || {
-        let alarms = client.maintenance(0).alarm(list.clone()).await.map_err(|e| e.to_string())?.into_inner().alarms;
+        let alarms = client.maintenance(0).alarm(list).await.map_err(|e| e.to_string())?.into_inner().alarms;
         let corrupt = alarms.iter().filter(|alarm| alarm.alarm == pb::AlarmType::Corrupt as i32);
         let accused: Vec<u64> = corrupt.map(|alarm| alarm.member_id).collect();
         if accused.is_empty() { Err("none".to_owned()) } else { Ok(accused) }
