@@ -38,6 +38,10 @@ pub(crate) enum Bug {
     WatchCursorForgotten,
     /// Whoever led once revokes leases by its own clock (etcd 15247).
     DeposedLeaderRevokes,
+    /// A leader says that a lease is gone without asking whether it still leads.
+    LeaseDeniedUnasked,
+    /// A new leader gives a lease its full time again, whatever a checkpoint says is left of it.
+    LeaseTimeReset,
     /// A member over its quota does not apply what the others apply.
     QuotaJudgedAtApply,
     /// A transaction that fails half way leaves its first half (etcd 18667, 18799).
@@ -48,7 +52,7 @@ pub(crate) enum Bug {
 
 #[cfg(test)]
 impl Bug {
-    pub(crate) const ALL: [Bug; 19] = [
+    pub(crate) const ALL: [Bug; 21] = [
         Bug::AcknowledgeBeforeSync,
         Bug::VoteBeforeSync,
         Bug::AppliedIndexOutsideBatch,
@@ -65,6 +69,8 @@ impl Bug {
         Bug::FutureWatchGetsOldEvents,
         Bug::WatchCursorForgotten,
         Bug::DeposedLeaderRevokes,
+        Bug::LeaseDeniedUnasked,
+        Bug::LeaseTimeReset,
         Bug::QuotaJudgedAtApply,
         Bug::PartialTransaction,
         Bug::ReleasedBeforeDurable,

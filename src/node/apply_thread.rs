@@ -12,17 +12,22 @@ use super::telemetry;
 use crate::apply::BATCH_BYTES;
 use crate::apply::LeaseChange;
 use crate::apply::Machine;
-use crate::apply::Outcome;
+use crate::apply::Reply;
+use crate::auth::Change;
 use crate::error::Error;
 use crate::probe::Probe;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
+use crate::proto::mvccpb::Event;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
 use crate::proto::walpb::ConfChange;
 use crate::replica;
+use crate::replica::Audience;
 use crate::replica::Done;
-use crate::types::Index;
+use crate::replica::behind;
+use crate::replica::behind::Marks;
+use crate::replica::leases;
 use crate::types::Millis;
 use crate::types::Revision;
 use crate::types::Term;
@@ -44,8 +49,7 @@ pub(crate) struct ApplyThread {
     pub(crate) probe: Probe,
     /// When the last batch went to the store.
     pub(crate) flushed: Millis,
-    /// Applied at the last snapshot mark.
-    pub(crate) marked: Index,
+    pub(crate) marks: Marks,
     pub(crate) sweep: Sweep,
 }
 
@@ -131,13 +135,14 @@ impl ApplyThread {
                 if entry.index > machine.applied().0.0 {
                     done.push(self.apply_entry(&mut machine, entry)?);
                     if machine.batch_bytes() >= BATCH_BYTES {
-                        take_batch(&self.inner, &mut machine)?;
+                        hand_over(&self.inner, &mut machine)?;
                     }
                 }
             }
             (machine.applied().0, machine.store().revision())
         };
-        self.tell(done);
+        let mut audience = Everybody { thread: self, now: self.inner.now() };
+        done.into_iter().for_each(|done| replica::tell(done, &mut audience));
         self.inner.applied.set(last);
         // Without the lock: the store may be far behind, and readers must not be.
         self.inner.writes.wait_below(BATCHES_MAX);
@@ -182,37 +187,9 @@ impl ApplyThread {
         }
         let reign = published.reign.load(Ordering::Acquire);
         self.inner.requests.fail_before(reign.saturating_sub(1), &Error::TimeoutLeaderFailure);
-        let mut timers = self.inner.timers.lock();
-        if self.inner.is_leader() {
-            timers.promote(self.inner.now(), machine.leases(), self.inner.config.election_ms());
-        } else {
-            timers.demote();
-        }
-        drop(timers);
+        let (now, sees, extend_ms) = (self.inner.now(), self.inner.standing(), self.inner.config.election_ms());
+        leases::reign_began(&mut self.inner.timers.lock(), now, term, sees, machine.leases(), extend_ms);
         self.inner.lease_news.notify_waiters();
-    }
-
-    /// Events first, then answers: who reads his own write and then asks a watch must not be early.
-    fn tell(&self, done: Vec<Done>) {
-        let now = self.inner.now();
-        for Done { request, outcome, .. } in done {
-            let Outcome { reply, revision, events, compacted, leases, auth, .. } = outcome;
-            self.follow_leases(now, &leases);
-            if let Some(change) = auth {
-                self.inner.auth.follow(now, &change);
-            }
-            if !events.is_empty() {
-                self.inner.watches.publish(revision, &events);
-            }
-            if let Some(floor) = compacted {
-                self.inner.watches.compacted(floor);
-            }
-            if matches!(reply, Err(Error::NoSpace)) && !self.inner.machine.read().is_out_of_space() {
-                self.refuse_for_space(request, revision);
-            } else if request != 0 {
-                self.inner.requests.answer(request, reply);
-            }
-        }
     }
 
     /// This member is over its quota and nobody has said so yet: the alarm is raised first, then whoever waits here hears of it.
@@ -225,22 +202,6 @@ impl ApplyThread {
         });
     }
 
-    fn follow_leases(&self, now: Millis, changes: &[LeaseChange]) {
-        if changes.is_empty() {
-            return;
-        }
-        let mut timers = self.inner.timers.lock();
-        for change in changes {
-            match change {
-                LeaseChange::Granted(id, ttl) => timers.granted(now, *id, *ttl),
-                LeaseChange::Revoked(id) => timers.revoked(*id),
-                LeaseChange::Checkpointed(id, remaining) => timers.checkpointed(now, *id, *remaining),
-            }
-        }
-        drop(timers);
-        self.inner.lease_news.notify_waiters();
-    }
-
     /// Every so often (`now`: at once) hands over what has changed, and marks how far the log could be released.
     fn flush(&mut self, now: bool) -> Result<(), Error> {
         let time = self.inner.now();
@@ -249,24 +210,54 @@ impl ApplyThread {
         }
         self.flushed = time;
         let mut machine = self.inner.machine.write();
-        take_batch(&self.inner, &mut machine)?;
-        let (index, term) = machine.applied();
-        if now || index.0 >= self.marked.0 + self.inner.config.snapshot_count {
-            self.marked = index;
-            self.inner.writes.force(Write::Sync(index, term));
+        hand_over(&self.inner, &mut machine)?;
+        if let Some(sync) = self.marks.next(machine.applied(), self.inner.config.snapshot_count, now) {
+            self.inner.writes.force(Write::Work(sync));
         }
         Ok(())
     }
 }
 
+/// Those who hear of what this member applies, at the time of one run.
+struct Everybody<'a> {
+    thread: &'a ApplyThread,
+    now: Millis,
+}
+
+impl Audience for Everybody<'_> {
+    fn leases(&mut self, changes: &[LeaseChange]) {
+        let inner = &self.thread.inner;
+        leases::follow(&mut inner.timers.lock(), self.now, changes);
+        inner.lease_news.notify_waiters();
+    }
+
+    fn auth(&mut self, change: &Change) {
+        self.thread.inner.auth.follow(self.now, change);
+    }
+
+    fn events(&mut self, revision: Revision, events: &[Event]) {
+        self.thread.inner.watches.publish(revision, events);
+    }
+
+    fn compacted(&mut self, floor: Revision) {
+        self.thread.inner.watches.compacted(floor);
+    }
+
+    fn answer(&mut self, request: u64, revision: Revision, reply: Result<Reply, Error>) {
+        let inner = &self.thread.inner;
+        if matches!(reply, Err(Error::NoSpace)) && !inner.machine.read().is_out_of_space() {
+            self.thread.refuse_for_space(request, revision);
+        } else if request != 0 {
+            inner.requests.answer(request, reply);
+        }
+    }
+}
+
 /// Hands the changes so far to the store, and lets the Machine forget what the store has. Under the Machine's lock, so that batches go in
 /// the order in which they were taken.
-pub(super) fn take_batch(inner: &Inner, machine: &mut Machine) -> Result<(), Error> {
-    for _ in 0..inner.batches_written.swap(0, Ordering::AcqRel) {
-        machine.written();
-    }
-    if let Some(batch) = machine.take_batch() {
-        inner.writes.force(Write::Batch(batch));
+pub(super) fn hand_over(inner: &Inner, machine: &mut Machine) -> Result<(), Error> {
+    if let Some(batch) = behind::take_batch(machine, inner.batches_written.swap(0, Ordering::AcqRel)) {
+        inner.writes.force(Write::Work(batch));
     }
     match inner.stopped.borrow().clone() {
         Some(why) => Err(why),

@@ -22,6 +22,7 @@ use crate::membership::Members;
 use crate::peer;
 use crate::peer::Peers;
 use crate::replica::Replica;
+use crate::replica::behind::Marks;
 use crate::tls::Acceptor;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -160,7 +161,7 @@ impl Node {
             entries,
             probe: inner.tap.probe(),
             flushed: Millis(0),
-            marked: inner.applied.get(),
+            marks: Marks::new(inner.applied.get()),
             sweep: Sweep::default(),
         };
         let store = StoreThread { inner: inner.clone() };

@@ -5,11 +5,10 @@
 
 use super::Inner;
 use super::Input;
-use crate::engine::Batch;
-use crate::engine::Engine as _;
 use crate::error::Error;
-use crate::types::Index;
-use crate::types::Term;
+use crate::replica::behind::Stored;
+use crate::replica::behind::Work;
+use crate::replica::behind::store_step;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,9 +16,8 @@ use tokio::sync::oneshot;
 
 /// What the store thread is asked for.
 pub(crate) enum Write {
-    Batch(Batch),
-    /// Make everything so far durable, then tell the raft thread that the log up to here is no longer needed.
-    Sync(Index, Term),
+    /// Write a batch, or sync.
+    Work(Work),
     /// Tell once everything so far is written.
     Barrier(oneshot::Sender<()>),
     /// Write the store afresh.
@@ -56,15 +54,12 @@ impl StoreThread {
 
     fn write(&self, write: Write) -> Result<(), Error> {
         match write {
-            Write::Batch(batch) => {
-                self.inner.engine.write(&batch)?;
-                // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
-                self.inner.batches_written.fetch_add(1, Ordering::AcqRel);
-                Ok(())
-            }
-            Write::Sync(index, term) => {
-                self.inner.engine.sync()?;
-                self.inner.inbox.force(Input::Durable(index, term));
+            Write::Work(work) => {
+                match store_step(&*self.inner.engine, &work)? {
+                    // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
+                    Stored::Batch => drop(self.inner.batches_written.fetch_add(1, Ordering::AcqRel)),
+                    Stored::Durable(index, term) => self.inner.inbox.force(Input::Durable(index, term)),
+                }
                 Ok(())
             }
             Write::Barrier(answer) => {

@@ -6,6 +6,8 @@
 use crate::consensus::Consensus;
 use crate::consensus::Role;
 use crate::error::Error;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::proto::walpb;
 use crate::replica::Failed;
 use crate::types::Millis;
@@ -32,7 +34,7 @@ pub struct Proposal {
 }
 
 fn leads_in(consensus: &Consensus, term: Term) -> bool {
-    consensus.role() == Role::Leader && consensus.term() == term
+    consensus.role() == Role::Leader && consensus.term() == term || is_planted(Bug::DeposedLeaderRevokes)
 }
 
 #[derive(Default)]
