@@ -3,37 +3,46 @@
 //! | the server's | here |
 //! |---|---|
 //! | raft thread | [`Alive::turn`]: inputs, ticks, [`Replica::turn`], the log on the simulated disk |
-//! | apply thread | [`Alive::apply`]: one entry, then events and answers |
-//! | store thread | [`Alive::store_step`]: one batch, or one sync |
+//! | apply thread | [`Alive::apply`]: one entry, then [`replica::tell`] |
+//! | store thread | [`Alive::store_step`]: one piece of work of [`replica::behind`] |
 //! | boot | [`start`]: open the log, open the store, check that they meet |
-//! | lease duty | [`Alive::lease_duty`], [`Alive::may_expire`] |
+//! | lease duty | [`Alive::lease_look`], and [`Look`] |
 
 use super::disk::SimDisk;
 use super::store::SimStore;
+use crate::apply::LeaseChange;
 use crate::apply::Limits;
 use crate::apply::Machine;
+use crate::apply::Reply;
+use crate::auth::Change;
 use crate::consensus;
 use crate::consensus::Consensus;
 use crate::consensus::Role;
 use crate::disk::Disk;
-use crate::engine::Batch;
-use crate::engine::Engine;
 use crate::error::Error;
 use crate::lease;
 use crate::membership::Members;
-use crate::planted::Bug;
-use crate::planted::is_planted;
 use crate::probe::Listeners;
 use crate::probe::Probe;
+use crate::proto::mvccpb::Event;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
 use crate::proto::walpb::Snapshot;
 use crate::replica;
-use crate::replica::Done;
+use crate::replica::Audience;
 use crate::replica::Outside;
 use crate::replica::Proposal;
 use crate::replica::Replica;
+use crate::replica::Ticker;
+use crate::replica::behind;
+use crate::replica::behind::Marks;
+use crate::replica::behind::Stored;
+use crate::replica::behind::Work;
+use crate::replica::leases;
+use crate::replica::leases::Look;
+use crate::replica::leases::Pulse;
+use crate::replica::leases::Standing;
 use crate::replica::start::Held;
 use crate::types::Index;
 use crate::types::LeaseId;
@@ -60,18 +69,30 @@ const SEGMENT_BYTES: u64 = 8 * 1024;
 const SNAPSHOT_COUNT: u64 = 50;
 const CATCHUP_ENTRIES: u64 = 10;
 const BATCH_BYTES: usize = 1024;
-const CATCH_UP_TICKS: u64 = 3;
-const WAL_DIR: &str = "/member/wal";
+pub(super) const WAL_DIR: &str = "/member/wal";
 
 /// Who waits for a read index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiter {
     /// A client's read.
     Read(u64),
-    /// A client's keep-alive, of a leader that was not sure of itself.
-    Renew(u64),
-    /// The leader of this term, before it revokes leases.
-    Leases(Term),
+    /// A client's keep-alive; with it, how often its leader had been stopped when it was asked.
+    Renew(u64, u64),
+    /// The same, of a leader that does not know the lease.
+    RenewSurely(u64),
+    /// A leader that looks at its leases.
+    Leases(Look),
+}
+
+/// Who waits for an entry to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// A client, with its operation.
+    Client(u64),
+    /// A client's keep-alive, for the log to say that all of the lease's time is left.
+    Unmark(u64),
+    /// The leader, for what it has written down of its leases.
+    Marks,
 }
 
 /// What reaches a member's raft.
@@ -209,12 +230,6 @@ impl Outside for Hands {
     }
 }
 
-/// What waits for the store.
-enum Write {
-    Batch(Batch),
-    Sync(Index, Term),
-}
-
 /// A member that runs.
 pub(super) struct Alive {
     pub(super) id: MemberId,
@@ -223,19 +238,24 @@ pub(super) struct Alive {
     pub(super) machine: RwLock<Machine>,
     pub(super) hub: watch::Shared,
     pub(super) timers: lease::Timers,
-    store: Arc<SimStore>,
+    pub(super) store: Arc<SimStore>,
     pub(super) inbox: Vec<Input>,
     todo: VecDeque<Entry>,
-    writes: VecDeque<Write>,
+    writes: VecDeque<Work>,
     written: u64,
-    marked: Index,
+    marks: Marks,
     /// Reads whose index is known and not applied yet.
     confirmed: Vec<(Index, Waiter)>,
-    /// Requests that wait here, and the client's operation.
-    pub(super) requests: BTreeMap<u64, u64>,
-    pub(super) due_ticks: u64,
-    /// It was stopped since a quorum last confirmed that it leads.
-    pub(super) stalled: bool,
+    /// Requests that wait here.
+    pub(super) requests: BTreeMap<u64, Waits>,
+    /// Checkpoints on their way: until when they may take, and of which leases.
+    pub(super) marks_out: BTreeMap<u64, (Millis, Vec<LeaseId>)>,
+    ticker: Ticker,
+    pub(super) pulse: Pulse,
+    /// The end of its log was cut off when it began.
+    pub(super) was_torn: bool,
+    /// Its store was damaged, and it began a new one.
+    pub(super) was_rebuilt: bool,
 }
 
 /// What a start needs to know.
@@ -246,6 +266,8 @@ pub(super) struct Start<'a> {
     pub(super) store: Arc<SimStore>,
     pub(super) limits: Limits,
     pub(super) seeds: (u64, u64),
+    pub(super) now: Millis,
+    pub(super) checkpoint_ms: Option<u64>,
 }
 
 /// What came out of one turn.
@@ -264,22 +286,21 @@ pub(super) struct Turn {
 /// # Errors
 /// What the server would refuse to start with.
 pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
-    let Start { id, founders, disk, store, limits, seeds } = with;
+    let Start { id, founders, disk, store, limits, seeds, now, checkpoint_ms } = with;
     let (dir, shared) = (Path::new(WAL_DIR), Arc::new(disk.clone()) as Arc<dyn Disk>);
     if !wal::exists(&*shared, dir) {
         let metadata = Metadata { member: id, cluster: founders.cluster() };
         drop(Wal::create(shared.clone(), dir, metadata, SEGMENT_BYTES)?);
     }
     let (mut wal, replay) = Wal::open(shared, dir, SEGMENT_BYTES, None)?;
-    let from = (Index(replay.start.index), Term(replay.start.term));
+    let (was_torn, from) = (replay.torn.is_some(), (Index(replay.start.index), Term(replay.start.term)));
     let mut held = Held { start: from, base: Index(0), entries: replay.entries, hard_state: replay.hard_state };
     if held.begin(founders) {
         wal.append(&held.entries, Some(&held.hard_state))?;
         wal.sync()?;
     }
-    let machine = Machine::open(store.clone(), founders.cluster(), limits)?;
+    let (store, machine, was_rebuilt) = open_state(store, founders, limits, &held)?;
     let (applied, _) = machine.applied();
-    held.meets(applied).map_err(|why| Error::Damaged(format!("the store does not go with the log: {why}")))?;
     let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
     terms.insert(from.0.0, from.1.0);
     let sums = held.entries.iter().map(|entry| (entry.index, entry.term, crc32c::crc32c(&entry.data)));
@@ -318,18 +339,44 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
         hands,
         hub: watch::Shared::with_limits(machine.store().revision(), few),
         machine: RwLock::new(machine),
-        timers: lease::Timers::default(),
+        timers: lease::Timers::new(checkpoint_ms),
         store,
         inbox: Vec::new(),
         todo: VecDeque::new(),
         writes: VecDeque::new(),
         written: 0,
-        marked: applied,
+        marks: Marks::new(applied),
         confirmed: Vec::new(),
         requests: BTreeMap::new(),
-        due_ticks: 0,
-        stalled: false,
+        marks_out: BTreeMap::new(),
+        ticker: Ticker::new(now, TICK_MS),
+        pulse: Pulse { ticked: now, ..Pulse::default() },
+        was_torn,
+        was_rebuilt,
     })
+}
+
+/// The state of a store that can be used, or of a new one that the log fills. A store that lacks what the log does not hold any more, or is ahead
+/// of the log, is a broken rule.
+fn open_state(
+    store: Arc<SimStore>,
+    founders: &Members,
+    limits: Limits,
+    held: &Held,
+) -> Result<(Arc<SimStore>, Machine, bool), Error> {
+    match Machine::open(store.clone(), founders.cluster(), limits) {
+        Ok(machine) => {
+            let meets = held.meets(machine.applied().0);
+            meets.map_err(|why| Error::Damaged(format!("the store does not go with the log: {why}")))?;
+            Ok((store, machine, false))
+        }
+        Err(Error::Damaged(_)) if held.goes_on_from() == Index(0) => {
+            let store = Arc::new(SimStore::default());
+            let machine = Machine::open(store.clone(), founders.cluster(), limits)?;
+            Ok((store, machine, true))
+        }
+        Err(why) => Err(why),
+    }
 }
 
 impl Alive {
@@ -374,10 +421,10 @@ impl Alive {
         for input in std::mem::take(&mut self.inbox) {
             self.take(input)?;
         }
-        if self.due_ticks > CATCH_UP_TICKS + 1 {
-            self.stalled = true;
-        }
-        for _ in 0..std::mem::take(&mut self.due_ticks).min(CATCH_UP_TICKS + 1) {
+        let due = self.ticker.due(now);
+        self.pulse.ticked = now;
+        self.pulse.stalls += u64::from(due.stalled);
+        for _ in 0..due.count {
             self.replica.consensus.tick();
         }
         let applied = self.applied();
@@ -429,8 +476,8 @@ impl Alive {
         ready.into_iter().map(|(_, waiter)| waiter).collect()
     }
 
-    /// Applies the next entry, if there is one, and tells watchers; the answer is the caller's to give.
-    pub(super) fn apply(&mut self, now: Millis) -> Result<Option<(Entry, Done)>, Error> {
+    /// Applies the next entry, if there is one, and tells everybody.
+    pub(super) fn apply(&mut self, now: Millis) -> Result<Option<Applied>, Error> {
         let Some(entry) = self.todo.pop_front() else { return Ok(None) };
         let done = {
             let mut machine = self.machine.write();
@@ -440,86 +487,63 @@ impl Alive {
             let consensus = &mut self.replica.consensus;
             let done = replica::apply_entry(&mut machine, &entry, |change| consensus.apply_conf_change(change))?;
             if machine.batch_bytes() >= BATCH_BYTES {
-                take_batch(&mut machine, &mut self.written, &mut self.writes);
+                self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written)));
             }
             done
         };
         if let Some(term) = done.new_leader {
-            self.new_leader(now, term);
+            let sees = self.standing();
+            leases::reign_began(&mut self.timers, now, term, sees, self.machine.read().leases(), ELECTION_MS);
         }
-        for change in &done.outcome.leases {
-            match change {
-                crate::apply::LeaseChange::Granted(id, ttl) => self.timers.granted(now, *id, *ttl),
-                crate::apply::LeaseChange::Revoked(id) => self.timers.revoked(*id),
-                crate::apply::LeaseChange::Checkpointed(id, left) => self.timers.checkpointed(now, *id, *left),
-            }
-        }
-        if !done.outcome.events.is_empty() {
-            self.hub.publish(done.outcome.revision, &done.outcome.events);
-        }
-        if let Some(floor) = done.outcome.compacted {
-            self.hub.compacted(floor);
-        }
-        Ok(Some((entry, done)))
+        let (began, is_compaction) = (done.new_leader, done.outcome.compacted.is_some());
+        let mut audience = Everybody { timers: &mut self.timers, hub: &self.hub, now, answer: None };
+        replica::tell(done, &mut audience);
+        let (request, reply) = audience.answer.expect("every entry is answered");
+        Ok(Some(Applied { entry, request, reply, began, is_compaction }))
     }
 
     pub(super) fn has_todo(&self) -> bool {
         !self.todo.is_empty()
     }
 
-    /// A leader's first entry: leases are its to expire. As in the server, one of an earlier term says nothing.
-    fn new_leader(&mut self, now: Millis, term: Term) {
-        if self.replica.consensus.term() != term {
-            return;
-        }
-        if self.leads() {
-            self.timers.promote(now, self.machine.read().leases(), ELECTION_MS);
-        } else if !is_planted(Bug::DeposedLeaderRevokes) {
-            self.timers.demote();
-        }
+    pub(super) fn standing(&self) -> Standing {
+        Standing { term: self.replica.consensus.term(), leads: self.leads() }
     }
 
     /// Hands over what has changed, removes some of what was compacted, and now and then asks for a sync.
     pub(super) fn flush(&mut self) -> Result<(), Error> {
         let mut machine = self.machine.write();
         machine.compact_step(3)?;
-        take_batch(&mut machine, &mut self.written, &mut self.writes);
-        let (index, term) = machine.applied();
-        if index.0 >= self.marked.0 + SNAPSHOT_COUNT {
-            self.marked = index;
-            self.writes.push_back(Write::Sync(index, term));
-        }
+        self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written)));
+        self.writes.extend(self.marks.next(machine.applied(), SNAPSHOT_COUNT, false));
         Ok(())
     }
 
     /// One piece of work of the store. True if there was one.
     pub(super) fn store_step(&mut self) -> Result<bool, Error> {
-        match self.writes.pop_front() {
-            None => return Ok(false),
-            Some(Write::Batch(batch)) => {
-                self.store.write(&batch)?;
-                self.written += 1;
-            }
-            Some(Write::Sync(index, term)) => {
-                if !is_planted(Bug::ReleasedBeforeDurable) {
-                    self.store.sync()?;
-                }
-                self.inbox.push(Input::Durable(index, term));
-            }
+        let Some(work) = self.writes.pop_front() else { return Ok(false) };
+        match behind::store_step(&*self.store, &work)? {
+            Stored::Batch => self.written += 1,
+            Stored::Durable(index, term) => self.inbox.push(Input::Durable(index, term)),
         }
         Ok(true)
     }
 
-    /// The leader's look at the clock, as the server's: first a quorum is asked, and only then the timers.
-    pub(super) fn lease_duty(&mut self, now: Millis) -> Option<Waiter> {
-        let due = self.timers.next_due().is_some_and(|due| due <= now);
-        (due && self.leads()).then(|| Waiter::Leases(self.replica.consensus.term()))
+    /// The leader's look at its leases begins; a quorum is asked next.
+    pub(super) fn lease_look(&self, now: Millis) -> Option<Look> {
+        Look::begin(&self.timers, now, self.standing())
     }
 
-    /// What the leader of `term` revokes now that a quorum has confirmed it.
-    pub(super) fn may_expire(&mut self, now: Millis, term: Term) -> Vec<LeaseId> {
-        let leads = self.leads() && self.replica.consensus.term() == term;
-        if leads { self.timers.expired(now, 500) } else { Vec::new() }
+    /// Nobody knows what became of this checkpoint.
+    pub(super) fn mark_lost(&mut self, request: u64) {
+        let (_, ids) = self.marks_out.remove(&request).unwrap_or_default();
+        ids.into_iter().for_each(|id| self.timers.checkpoint_lost(id));
+    }
+
+    /// Whether users are asked for, and the auth revision.
+    pub(super) fn auth(&self) -> (bool, u64) {
+        let machine = self.machine.read();
+        (machine.auth().is_enabled(), machine.auth().revision())
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -534,13 +558,14 @@ impl Alive {
         for (id, lease) in machine.leases().iter() {
             let mut bytes = id.0.to_be_bytes().to_vec();
             bytes.extend(lease.ttl.to_be_bytes());
+            bytes.extend(lease.remaining.to_be_bytes());
             lease.keys().for_each(|key| bytes.extend_from_slice(key));
             sum = sum.rotate_left(7) ^ u64::from(crc32c::crc32c(&bytes));
         }
         for member in machine.members().iter() {
             sum = sum.rotate_left(7) ^ u64::from(crc32c::crc32c(member.to_json().as_bytes()));
         }
-        Ok(sum)
+        Ok(sum.rotate_left(7) ^ machine.auth().revision() << 1 ^ u64::from(machine.auth().is_enabled()))
     }
 
     pub(super) fn disk(&self) -> &SimDisk {
@@ -548,11 +573,41 @@ impl Alive {
     }
 }
 
-fn take_batch(machine: &mut Machine, written: &mut u64, writes: &mut VecDeque<Write>) {
-    for _ in 0..std::mem::take(written) {
-        machine.written();
+/// What one entry came to.
+pub(super) struct Applied {
+    pub(super) entry: Entry,
+    /// Who may wait for it here, and what to tell him.
+    pub(super) request: u64,
+    pub(super) reply: Result<Reply, Error>,
+    /// A leader's first entry: its term.
+    pub(super) began: Option<Term>,
+    pub(super) is_compaction: bool,
+}
+
+/// Those who hear of applied entries. The answer is the world's to give, at once: events are in the watchers' queues by then.
+struct Everybody<'a> {
+    timers: &'a mut lease::Timers,
+    hub: &'a watch::Shared,
+    now: Millis,
+    answer: Option<(u64, Result<Reply, Error>)>,
+}
+
+impl Audience for Everybody<'_> {
+    fn leases(&mut self, changes: &[LeaseChange]) {
+        leases::follow(self.timers, self.now, changes);
     }
-    if let Some(batch) = machine.take_batch() {
-        writes.push_back(Write::Batch(batch));
+
+    fn auth(&mut self, _: &Change) {}
+
+    fn events(&mut self, revision: Revision, events: &[Event]) {
+        self.hub.publish(revision, events);
+    }
+
+    fn compacted(&mut self, floor: Revision) {
+        self.hub.compacted(floor);
+    }
+
+    fn answer(&mut self, request: u64, _: Revision, reply: Result<Reply, Error>) {
+        self.answer = Some((request, reply));
     }
 }
