@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Conf changes travel in etcd's encoding, whose numbers raft-rs would misread: they are decoded with etcd's type and translated in
-//! [`Consensus::apply_conf_change`]. Left out: joint consensus (etcd changes one member at a time) and snapshots (the next issue but one).
+//! [`Consensus::apply_conf_change`]. A snapshot passes through as its metadata: the image that it speaks of is the driver's. Left out: joint
+//! consensus (etcd changes one member at a time).
 
 mod inbound;
 mod log;
@@ -33,6 +34,7 @@ use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
 use crate::proto::raftpb::MessageType;
+use crate::proto::raftpb::Snapshot;
 use crate::proto::walpb;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -106,6 +108,8 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     pub must_sync: bool,
     pub committed: Vec<Entry>,
+    /// Takes the place of the whole log and of the state; comes before `entries`.
+    pub snapshot: Option<Snapshot>,
     /// Reads that are confirmed: their context, and the index that must be applied before they are served.
     pub reads: Vec<(Bytes, Index)>,
 }
@@ -247,7 +251,19 @@ impl Consensus {
     ///
     /// # Errors
     /// [`Refused`] says why it was dropped.
-    pub fn step(&mut self, mut message: Message) -> Result<(), Refused> {
+    pub fn step(&mut self, message: Message) -> Result<(), Refused> {
+        self.step_checked(message, false)
+    }
+
+    /// Takes a leader's snapshot whose image is here, whole and durable. If raft has a use for it, [`Ready::snapshot`] comes next.
+    ///
+    /// # Errors
+    /// As [`Consensus::step`].
+    pub fn step_snapshot(&mut self, message: Message) -> Result<(), Refused> {
+        self.step_checked(message, true)
+    }
+
+    fn step_checked(&mut self, mut message: Message, has_image: bool) -> Result<(), Refused> {
         let wire = self.probe.on().then(|| summary::wire(&message));
         let view = inbound::View {
             id: self.id(),
@@ -256,6 +272,7 @@ impl Consensus {
             term_of: &|index| self.raw.raft.raft_log.term(index).ok().filter(|term| *term > 0),
             commit: self.raw.raft.raft_log.committed,
             matched: self.raw.raft.prs().get(message.from).map(|progress| progress.matched),
+            has_image,
         };
         let mut verdict = inbound::check(&mut message, &view);
         if verdict.is_ok() {
@@ -315,6 +332,12 @@ impl Consensus {
         self.step_raft(|raw| raw.report_unreachable(member.0));
     }
 
+    /// What became of a snapshot that this member was to send.
+    pub fn report_snapshot(&mut self, member: MemberId, arrived: bool) {
+        let status = if arrived { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
+        self.step_raft(|raw| raw.report_snapshot(member.0, status));
+    }
+
     /// The state machine holds everything up to `index`.
     pub fn applied(&mut self, index: Index) {
         if index.0 > self.raw.raft.raft_log.applied {
@@ -340,7 +363,28 @@ impl Consensus {
             ConfChange { change_type: change_type as i32, node_id: change.node_id, ..ConfChange::default() };
         let mut result = Ok(ConfState::default());
         self.step_raft(|raw| result = raw.apply_conf_change(&translated));
+        self.resign_if_removed();
         result.map_err(|e| Error::Damaged(format!("raft refuses a committed conf change: {e}")))
+    }
+
+    /// A leader that is no member any more hands over to the voter that is furthest. raft-rs leaves it in office, and panics as soon as it looks for
+    /// the progress of such a leader.
+    fn resign_if_removed(&mut self) {
+        let (id, term) = (self.raw.raft.id, self.raw.raft.term);
+        if self.role() == Role::Follower || self.raw.raft.prs().get(id).is_some() {
+            return;
+        }
+        let voters = self.conf_state().voters;
+        let progress = self.progress().filter(|(member, ..)| voters.contains(&member.0));
+        let best = progress.max_by_key(|(_, matched, active)| (*active, *matched)).map(|(member, ..)| member);
+        self.step_raft(|raw| {
+            if let Some(best) = best {
+                let mut now = Message { to: best.0, from: id, term, ..Message::default() };
+                now.set_msg_type(MessageType::MsgTimeoutNow);
+                raw.raft.msgs.push(now);
+            }
+            raw.raft.become_follower(term, raft::INVALID_ID);
+        });
     }
 
     /// What must happen next, if anything.
@@ -356,18 +400,28 @@ impl Consensus {
         let reads = inner.take_read_states().into_iter();
         let reads = reads.map(|read| (Bytes::from(read.request_ctx), Index(read.index))).collect();
         let (hard_state, must_sync) = (inner.hs().cloned(), inner.must_sync());
-        Some(Ready { inner, messages, entries, hard_state, must_sync, committed, reads })
+        let snapshot = Some(inner.snapshot()).filter(|snapshot| snapshot.metadata.is_some()).cloned();
+        Some(Ready { inner, messages, entries, hard_state, must_sync, committed, snapshot, reads })
     }
 
     /// The entries and the hard state of `ready` are on disk.
     pub fn persisted(&mut self, mut ready: Ready) -> Light {
         let mut messages = ready.inner.take_persisted_messages();
         let store = self.raw.mut_store();
+        let installed = ready.snapshot.take().and_then(|snapshot| snapshot.metadata);
+        if let Some(metadata) = &installed {
+            store.install(metadata);
+        }
         let cut = store.append(&ready.entries);
         if let Some(hard_state) = ready.hard_state.take() {
             store.set_hard_state(hard_state);
         }
         let mut light = self.raw.advance_append(ready.inner);
+        if let Some(metadata) = installed {
+            // The state machine takes its time. What raft would look up between its old state and the snapshot is not there any more.
+            self.raw.advance_apply_to(metadata.index);
+            self.told.persisted = metadata.index;
+        }
         let commit = light.commit_index();
         if let Some(commit) = commit {
             self.raw.mut_store().set_commit(commit);
@@ -386,9 +440,16 @@ impl Consensus {
         light
     }
 
-    /// Forgets entries up to and including `index`; the write-ahead log has released them.
-    pub fn release(&mut self, index: Index) {
-        self.raw.mut_store().release(index.0);
+    /// Forgets what is not needed of the entries up to `durable`, which the store has: for followers that lag the newest `keep` of them stay, as far
+    /// as they and all after them fit into `bytes`.
+    pub fn release(&mut self, durable: Index, keep: u64, bytes: usize) {
+        self.raw.mut_store().release_behind(durable.0, keep, bytes);
+    }
+
+    /// What the entries in memory take, about.
+    #[must_use]
+    pub fn log_bytes(&self) -> usize {
+        self.raw.store().bytes()
     }
 
     /// Runs one raft call and then sets the election time-out, if the call may have drawn one.
@@ -455,6 +516,18 @@ impl Consensus {
     #[must_use]
     pub fn is_voter(&self) -> bool {
         self.raw.raft.promotable()
+    }
+
+    /// Whether it gets the log and has no vote.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.raw.raft.prs().conf().learners().contains(&self.raw.raft.id)
+    }
+
+    /// Whether this leader has a conf change in its log that is not applied yet: raft would put nothing in the place of a second one.
+    #[must_use]
+    pub fn has_pending_conf_change(&self) -> bool {
+        self.role() == Role::Leader && self.raw.raft.has_pending_conf()
     }
 
     #[must_use]
@@ -560,7 +633,7 @@ impl Consensus {
             Role::Leader => lab::Role::Leader,
             Role::Candidate => lab::Role::Candidate,
             Role::PreCandidate => lab::Role::PreCandidate,
-            Role::Follower if self.conf_state().learners.contains(&self.id().0) => lab::Role::Learner,
+            Role::Follower if self.is_learner() => lab::Role::Learner,
             Role::Follower => lab::Role::Follower,
         };
         lab::State {

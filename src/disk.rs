@@ -3,6 +3,9 @@
 //! Directories are named separately from files on purpose: a file that was created, renamed or deleted is durable only after its
 //! directory was synced too (etcd issue 6368).
 
+#[cfg(test)]
+pub(crate) mod cut;
+
 use crate::error::Error;
 use crate::error::io_text;
 use std::fs;

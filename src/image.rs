@@ -15,6 +15,7 @@
 use crate::apply::BATCH_BYTES;
 use crate::apply::Machine;
 use crate::apply::image::Frozen;
+use crate::apply::image::position;
 use crate::bbolt::Item;
 use crate::bbolt::Reader;
 use crate::bbolt::Writer;
@@ -22,12 +23,18 @@ use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::engine::Batch;
 use crate::engine::Engine;
+use crate::engine::Memory;
+use crate::engine::Row;
 use crate::engine::Table;
 use crate::error::Error;
 use crate::lease;
+use crate::membership::Members;
 use crate::mvcc::Import;
+use crate::proto::walpb::Snapshot as Mark;
+use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::Revision;
+use crate::types::Term;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use sha2::Digest;
@@ -186,6 +193,67 @@ fn write_full(engine: &dyn Engine, batch: &mut Batch) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Damaged`] with the reason if this is no image of a member, [`Error::Storage`]. The engine is of no use then.
 pub fn import(reader: &Reader, engine: &dyn Engine, own: Batch, bump: u64) -> Result<Revision, Error> {
+    fill(reader, engine, own, bump, |_| false)
+}
+
+/// The same for a member of the cluster that the image was taken from: members and version come along, and the position is `mark`, whatever the
+/// database says (etcd's may be a little behind).
+///
+/// # Errors
+/// As [`import`].
+pub fn install(reader: &Reader, engine: &dyn Engine, mark: &Mark) -> Result<Revision, Error> {
+    let conf_state = mark.conf_state.clone().unwrap_or_default();
+    let own = position(Index(mark.index), Term(mark.term), &conf_state);
+    fill(reader, engine, own, 0, |table| matches!(table, Table::Cluster | Table::Members | Table::MembersRemoved))
+}
+
+/// Reads an image to its end without keeping it: whether it is one, and whose members it has.
+///
+/// # Errors
+/// As [`import`].
+pub fn check(reader: &Reader, mark: &Mark, cluster: ClusterId) -> Result<(Members, Option<String>), Error> {
+    let small = Small::default();
+    install(reader, &small, mark)?;
+    let version = small.0.get(Table::Cluster, b"clusterVersion")?;
+    Ok((Members::load(&small.0, cluster)?, version.map(|version| String::from_utf8_lossy(&version).into_owned())))
+}
+
+/// An engine that keeps everything but the keys.
+#[derive(Default)]
+struct Small(Memory);
+
+impl Engine for Small {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.0.get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, Error> {
+        self.0.scan(table, from, limit)
+    }
+
+    fn write(&self, batch: &Batch) -> Result<(), Error> {
+        let mut kept = Batch::default();
+        for (table, key, value) in batch.rows().filter(|(table, ..)| *table != Table::Key) {
+            match value {
+                Some(value) => kept.put(table, key.clone(), value.clone()),
+                None => kept.delete(table, key.clone()),
+            }
+        }
+        self.0.write(&kept)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn fill(
+    reader: &Reader,
+    engine: &dyn Engine,
+    own: Batch,
+    bump: u64,
+    is_ours: impl Fn(Table) -> bool,
+) -> Result<Revision, Error> {
     let (mut batch, mut history, mut marks) = (Batch::default(), Import::default(), Vec::new());
     let (mut path, mut has_keys): (Vec<Option<Table>>, bool) = (Vec::new(), false);
     reader.walk(&mut |item| {
@@ -202,7 +270,8 @@ pub fn import(reader: &Reader, engine: &dyn Engine, own: Batch, bump: u64) -> Re
                 Some(Table::Meta) if Import::is_mark(key) => {
                     marks.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 }
-                None | Some(Table::Meta | Table::Cluster | Table::Members | Table::MembersRemoved) => {}
+                None | Some(Table::Meta) => {}
+                Some(table @ (Table::Cluster | Table::Members | Table::MembersRemoved)) if !is_ours(table) => {}
                 Some(table) => batch.put(table, key.to_vec(), value.to_vec()),
             },
         }

@@ -17,15 +17,23 @@ mod compactor;
 mod duties;
 mod handler;
 mod image;
+mod install;
+mod join;
 mod leases;
+mod lost;
 mod mailbox;
 mod maintain;
+mod members;
 mod raft_thread;
+mod send;
+mod snap_file;
 mod start;
 mod store_thread;
 mod telemetry;
 mod waiters;
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +41,7 @@ pub use boot::Config;
 pub use boot::Start;
 pub use compactor::AutoCompaction;
 pub use image::Image;
+pub use members::Gatekeeper;
 pub use start::Network;
 
 use crate::apply::Machine;
@@ -114,6 +123,7 @@ enum Input {
     Unreachable(MemberId),
     /// From the apply thread, which waits for the answer: a committed conf change must count now.
     ConfChange(
+        Index,
         crate::proto::walpb::ConfChange,
         std::sync::mpsc::SyncSender<Result<crate::proto::raftpb::ConfState, Error>>,
     ),
@@ -123,8 +133,14 @@ enum Input {
     Snapshot(oneshot::Sender<(lab::Snapshot, broadcast::Receiver<lab::Telemetry>)>),
     /// For a graceful stop: the follower that is furthest.
     BestFollower(oneshot::Sender<Option<MemberId>>),
-    /// The store is durable up to here: the log below may go.
-    Durable(Index, Term),
+    /// How far each member's log is known to be; nothing unless this member leads.
+    Progress(oneshot::Sender<Vec<(MemberId, Index)>>),
+    /// The store is durable up to here: the log below may go. With the members as of then.
+    Durable(crate::wal::SnapshotMark, Vec<u8>),
+    /// A leader's snapshot whose image is kept.
+    Received(Box<crate::proto::raftpb::Message>, install::Verdict),
+    /// Whether a snapshot arrived that this member was to send.
+    SnapshotSent(MemberId, bool),
     /// The next segment of the log is filled with zeros.
     Segment(Result<crate::wal::Prepared, Error>),
 }
@@ -144,7 +160,11 @@ struct Inner {
     batches_written: AtomicU64,
     /// What the store thread has to do. Batches are put here under the Machine's lock.
     writes: Mailbox<Write>,
-    engine: Arc<Renewable>,
+    /// The store of the state as it is now; another one after a snapshot was installed.
+    engine: RwLock<Arc<Renewable>>,
+    /// Counts the stores that this member has had: a batch belongs to one of them.
+    epoch: AtomicU64,
+    snapshots: install::Snapshots,
     hashes: Hashes,
     /// Held while the NOSPACE alarm is being raised.
     raising: tokio::sync::Mutex<()>,
@@ -158,6 +178,8 @@ struct Inner {
     auth: auth::Gate,
     tap: telemetry::Tap,
     next_request: AtomicU64,
+    /// Who judges what a peer forwards for its client while authentication is on.
+    gatekeeper: OnceLock<Gatekeeper>,
     peers: OnceLock<Peers>,
     ready: signal::Sender<bool>,
     stopped: signal::Sender<Option<Error>>,
@@ -332,17 +354,6 @@ impl Node {
             self.submit(Proposal { id, data, conf_change: false, deadline: self.deadline(), only_leading }).await;
         inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
         result
-    }
-
-    /// Puts a conf change through the log and waits until it counts here.
-    ///
-    /// # Errors
-    /// As [`Node::propose`].
-    pub async fn propose_conf_change(&self, mut change: crate::proto::walpb::ConfChange) -> Result<Reply, Error> {
-        let id = self.inner.request_id();
-        change.id = id;
-        let (data, deadline) = (Bytes::from(change.encode_to_vec()), self.deadline());
-        self.submit(Proposal { id, data, conf_change: true, deadline, only_leading: None }).await
     }
 
     fn deadline(&self) -> Millis {

@@ -16,8 +16,10 @@
 //! [`Peers::send`] never waits: each queue is bounded, what does not fit is dropped and raft is told that the peer is unreachable.
 //! raft repeats what matters. Order holds within each stream, not between the two.
 //!
-//! [`codec`] is pure; sockets, clock and tasks are in the other files. Left out: sending and receiving snapshots, unix sockets,
-//! round-trip probes (we answer those of others).
+//! A snapshot has a post of its own, with a database behind the message: it would hold up all that comes after it.
+//!
+//! [`codec`] is pure; sockets, clock and tasks are in the other files. Left out: unix sockets, round-trip probes (we answer those of
+//! others).
 //!
 //! Source: etcd `server/etcdserver/api/rafthttp`, `server/etcdserver/api/etcdhttp/peer.go`, `server/lease/leasehttp`.
 
@@ -31,8 +33,10 @@ mod pipeline;
 mod reader;
 mod rules;
 mod serve;
+mod snapshot;
 
 pub use ask::Versions;
+pub use ask::fetch_downgrade_enabled;
 pub use ask::fetch_members;
 pub use ask::fetch_version;
 pub use dial::Error;
@@ -40,7 +44,11 @@ pub use dial::PeerUrl;
 pub use link::LinkStats;
 pub use rules::LinkRule;
 pub use rules::Rules;
+pub use serve::Slot;
 pub use serve::serve;
+pub use snapshot::Image;
+pub use snapshot::Intake;
+pub use snapshot::fetch_state;
 
 use crate::error::Error as Answer;
 use crate::membership::Member;
@@ -118,6 +126,18 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Refused`]: the message is dropped.
     fn receive(&self, message: Message) -> Result<(), Refused>;
 
+    /// Says where the image goes that comes behind a snapshot's message, or refuses it.
+    ///
+    /// # Errors
+    /// [`Answer::TooManyRequests`] if one is on its way already; [`Answer::Storage`].
+    fn receive_snapshot(&self, message: Message) -> Result<Box<dyn Intake>, Answer>;
+
+    /// This member's applied state, for one that has lost its own.
+    ///
+    /// # Errors
+    /// [`Answer::TooManyRequests`], [`Answer::Storage`], [`Answer::Stopped`].
+    fn state(&self, to: MemberId) -> BoxFuture<'_, Result<Image, Answer>>;
+
     /// A message to `peer` was dropped or lost.
     fn report_unreachable(&self, peer: MemberId);
 
@@ -138,6 +158,10 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Whether a downgrade is under way, as of now (a linearizable read), for `/downgrade/enabled`.
     fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Answer>>;
+
+    /// Makes a learner a voter for another member, if this one leads; the members after that. `token` is the client's, if it has one.
+    /// [`Answer::MemberNotFound`], [`Answer::MemberNotLearner`] and [`Answer::LearnerNotReady`] are told apart on the wire.
+    fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Answer>>;
 
     /// Renews a lease for another member, if this one leads; its TTL in seconds. [`Answer::LeaseNotFound`], [`Answer::NotPrimary`],
     /// and [`Answer::TimeoutWaitApplied`] after a second of waiting are told apart on the wire.
@@ -164,7 +188,7 @@ struct Shared {
 }
 
 impl Peers {
-    /// No links yet: [`Peers::add`] the members, and [`serve()`] the [`Peers::router`] so that they can dial. Call it inside a tokio
+    /// No links yet: [`Peers::add`] the members, and put the [`Peers::router`] into the [`Slot`] that is served so that they can dial. Call it inside a tokio
     /// runtime: the links' tasks run there, from whichever thread they are added.
     #[must_use]
     pub fn start(config: Config, handler: Arc<dyn Handler>) -> Peers {
@@ -190,6 +214,19 @@ impl Peers {
                 link.send(message);
             }
         }
+    }
+
+    /// Posts a snapshot to the member that its message is for. Returns once that has kept and taken it, or an attempt has failed.
+    ///
+    /// # Errors
+    /// [`Error::UnknownMember`], and those of the connection.
+    pub async fn send_snapshot(&self, image: Image) -> Result<(), Error> {
+        let link = self.link(MemberId(image.message.to)).ok_or(Error::UnknownMember)?;
+        let sent = snapshot::send(&link, image).await;
+        if sent == Err(Error::Removed) {
+            self.0.handler.removed();
+        }
+        sent
     }
 
     /// Begins to talk with a member. Adding it again changes nothing but its URLs.
@@ -268,6 +305,15 @@ impl Peers {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.0.rules
+    }
+
+    /// Asks the leader to make a learner a voter; the members after that. Tries each of the leader's URLs until one gives a final answer.
+    ///
+    /// # Errors
+    /// [`Answer::MemberNotFound`], [`Answer::MemberNotLearner`] and [`Answer::LearnerNotReady`] are final; after [`Answer::NotLeader`], find out who
+    /// leads and ask again.
+    pub async fn promote(&self, leader: MemberId, id: MemberId, token: Option<&str>) -> Result<Vec<Member>, Answer> {
+        ask::promote(&self.0, leader, id, token).await
     }
 
     /// Asks the leader to renew a lease; its TTL in seconds. Tries each of the leader's URLs once.

@@ -48,11 +48,15 @@ pub(crate) enum Bug {
     PartialTransaction,
     /// The log is released before the store has reached the disk.
     ReleasedBeforeDurable,
+    /// The log says that a snapshot was accepted, and the manifest does not yet (etcd 11888, 12492).
+    SnapshotInTwoSteps,
+    /// Watchers that were up to date go on from an installed snapshot, not from where they were (etcd 15271).
+    CursorForgottenAtInstall,
 }
 
 #[cfg(test)]
 impl Bug {
-    pub(crate) const ALL: [Bug; 21] = [
+    pub(crate) const ALL: [Bug; 23] = [
         Bug::AcknowledgeBeforeSync,
         Bug::VoteBeforeSync,
         Bug::AppliedIndexOutsideBatch,
@@ -74,6 +78,8 @@ impl Bug {
         Bug::QuotaJudgedAtApply,
         Bug::PartialTransaction,
         Bug::ReleasedBeforeDurable,
+        Bug::SnapshotInTwoSteps,
+        Bug::CursorForgottenAtInstall,
     ];
 }
 

@@ -22,6 +22,7 @@
 mod renew;
 
 pub use renew::Renewable;
+pub use renew::delete;
 
 use crate::engine::Batch;
 use crate::engine::Engine;

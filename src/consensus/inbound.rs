@@ -7,6 +7,7 @@ use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::Message;
 use crate::proto::raftpb::MessageType;
+use crate::proto::raftpb::SnapshotMetadata;
 use crate::types::MemberId;
 
 /// Why a message was not let in. One sentence's end: "refused: …".
@@ -36,6 +37,9 @@ pub enum Refused {
     /// Snapshots arrive on their own path.
     #[error("snapshots are not received on this path")]
     Snapshot,
+    /// A snapshot of nothing, of voters that cannot be, or of a cluster that this member is not in.
+    #[error("its snapshot cannot be installed here")]
+    BadSnapshot,
     /// raft itself had no use for it.
     #[error("raft had no use for it")]
     Ignored,
@@ -50,6 +54,8 @@ pub(crate) struct View<'a> {
     pub(crate) commit: u64,
     /// The sender's acknowledged index, where this member leads and knows the sender.
     pub(crate) matched: Option<u64>,
+    /// Whether the image that a snapshot speaks of has come with it.
+    pub(crate) has_image: bool,
 }
 
 /// Checks `message` and clears the fields that only raft-rs knows: absent means off.
@@ -83,6 +89,7 @@ pub(crate) fn check(message: &mut Message, view: &View<'_>) -> Result<(), Refuse
         | MessageType::MsgUnreachable
         | MessageType::MsgSnapStatus
         | MessageType::MsgCheckQuorum => Err(Refused::BadType),
+        MessageType::MsgSnapshot if view.has_image => check_snapshot(message, view),
         MessageType::MsgSnapshot => Err(Refused::Snapshot),
         MessageType::MsgPropose if message.entries.is_empty() => Err(Refused::BadEntries),
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
@@ -112,6 +119,28 @@ fn check_append(message: &Message, view: &View<'_>) -> Result<(), Refused> {
     }
 }
 
+/// raft-rs takes voters from a snapshot as they are, and panics if it cannot.
+fn check_snapshot(message: &Message, view: &View<'_>) -> Result<(), Refused> {
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+    let Some((metadata, state)) = metadata.and_then(|metadata| Some((metadata, metadata.conf_state.as_ref()?))) else {
+        return Err(Refused::BadSnapshot);
+    };
+    let SnapshotMetadata { index, term, .. } = *metadata;
+    let mut ids: Vec<u64> = state.voters.iter().chain(&state.learners).copied().collect();
+    ids.sort_unstable();
+    let is_simple = state.voters_outgoing.is_empty() && state.learners_next.is_empty() && !state.auto_leave;
+    let each_once = ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.first() != Some(&0);
+    let has_us = ids.binary_search(&view.id.0).is_ok();
+    if index == 0 || index == u64::MAX || term == 0 || term > message.term || state.voters.is_empty() {
+        return Err(Refused::BadSnapshot);
+    }
+    if !is_simple || !each_once || !has_us {
+        return Err(Refused::BadSnapshot);
+    }
+    let contradicts = index <= view.commit && (view.term_of)(index).is_some_and(|ours| ours != term);
+    if contradicts { Err(Refused::ConflictsWithCommitted) } else { Ok(()) }
+}
+
 fn check_append_response(message: &mut Message, view: &View<'_>) -> Result<(), Refused> {
     let Some(matched) = view.matched else { return Ok(()) };
     if message.reject {
@@ -132,6 +161,7 @@ mod tests {
     use crate::consensus::log::Log;
     use crate::proto::raftpb::ConfState;
     use crate::proto::raftpb::HardState;
+    use crate::proto::raftpb::Snapshot;
     use crate::types::Index;
     use crate::types::Term;
     use proptest::prelude::*;
@@ -145,7 +175,35 @@ mod tests {
         let log = log();
         message.to = 1;
         let term_of = |index| log.term_of(index);
-        check(&mut message, &View { id: MemberId(1), last: 5, term_of: &term_of, commit: 3, matched: Some(4) })
+        let view = View { id: MemberId(1), last: 5, term_of: &term_of, commit: 3, matched: Some(4), has_image: true };
+        check(&mut message, &view)
+    }
+
+    fn snapshot(index: u64, term: u64, voters: &[u64], learners: &[u64]) -> Message {
+        let conf_state = ConfState { voters: voters.to_vec(), learners: learners.to_vec(), ..ConfState::default() };
+        let metadata = SnapshotMetadata { conf_state: Some(conf_state), index, term };
+        let snapshot = Snapshot { metadata: Some(metadata), ..Snapshot::default() };
+        Message { snapshot: Some(snapshot), ..message(MessageType::MsgSnapshot) }
+    }
+
+    #[test]
+    fn a_snapshot_that_raft_would_panic_on_is_refused() {
+        assert_eq!(verdict(snapshot(9, 2, &[1, 2], &[3])), Ok(()));
+        assert_eq!(verdict(snapshot(9, 2, &[2], &[1])), Ok(()), "a learner installs, too");
+        assert_eq!(verdict(snapshot(2, 2, &[1, 2], &[])), Err(Refused::ConflictsWithCommitted));
+        for bad in [
+            snapshot(0, 1, &[1], &[]),
+            snapshot(9, 0, &[1], &[]),
+            snapshot(9, 3, &[1], &[]),
+            snapshot(9, 2, &[], &[1]),
+            snapshot(9, 2, &[1, 1], &[]),
+            snapshot(9, 2, &[1, 2], &[2]),
+            snapshot(9, 2, &[2, 3], &[]),
+            snapshot(9, 2, &[0, 1], &[]),
+            message(MessageType::MsgSnapshot),
+        ] {
+            assert_eq!(verdict(bad.clone()), Err(Refused::BadSnapshot), "{bad:?}");
+        }
     }
 
     fn message(kind: MessageType) -> Message {

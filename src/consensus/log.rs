@@ -7,6 +7,7 @@ use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Snapshot;
+use crate::proto::raftpb::SnapshotMetadata;
 use crate::types::Index;
 use crate::types::Term;
 use raft::GetEntriesContext;
@@ -16,12 +17,19 @@ use raft::Storage;
 use raft::StorageError;
 use std::collections::VecDeque;
 
+/// What an entry takes in memory, about.
+fn weight(entry: &Entry) -> usize {
+    entry.data.len() + std::mem::size_of::<Entry>()
+}
+
 /// raft's view of the durable log.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     offset: u64,
     offset_term: u64,
     entries: VecDeque<Entry>,
+    /// What the entries hold, with a little for each of them.
+    bytes: usize,
     hard_state: HardState,
     conf_state: ConfState,
 }
@@ -31,7 +39,8 @@ impl Log {
         for (next, entry) in (offset.0.0 + 1..).zip(&entries) {
             assert_eq!(entry.index, next, "the replayed log has no gaps");
         }
-        Log { offset: offset.0.0, offset_term: offset.1.0, entries: entries.into(), hard_state, conf_state }
+        let bytes = entries.iter().map(weight).sum();
+        Log { offset: offset.0.0, offset_term: offset.1.0, entries: entries.into(), bytes, hard_state, conf_state }
     }
 
     pub(crate) fn first(&self) -> u64 {
@@ -65,8 +74,11 @@ impl Log {
         assert!(self.offset < first && first <= self.last() + 1, "entries join the log without a gap");
         let keep = first - self.first();
         let cut = first <= self.last();
-        self.entries.truncate(usize::try_from(keep).expect("the log fits in memory"));
+        let keep = usize::try_from(keep).expect("the log fits in memory");
+        self.bytes -= self.entries.range(keep..).map(weight).sum::<usize>();
+        self.entries.truncate(keep);
         self.entries.extend(entries.iter().cloned());
+        self.bytes += entries.iter().map(weight).sum::<usize>();
         cut.then_some(first - 1)
     }
 
@@ -74,8 +86,34 @@ impl Log {
     pub(crate) fn release(&mut self, index: u64) {
         let Some(term) = self.term_of(index) else { return };
         let count = usize::try_from(index - self.offset).expect("the log fits in memory");
-        self.entries.drain(..count);
+        self.bytes -= self.entries.drain(..count).map(|entry| weight(&entry)).sum::<usize>();
         (self.offset, self.offset_term) = (index, term);
+    }
+
+    /// Forgets what is not needed of the entries up to `index`: keeps the newest `keep` of them, and of those no more than fit into `bytes`
+    /// together with all that comes after `index`.
+    pub(crate) fn release_behind(&mut self, index: u64, keep: u64, bytes: usize) {
+        self.release(index.saturating_sub(keep));
+        let (mut to, mut left) = (self.offset, self.bytes);
+        while left > bytes && to < index.min(self.last()) {
+            to += 1;
+            left -= self.get(to).map_or(0, weight);
+        }
+        if to > self.offset {
+            self.release(to);
+        }
+    }
+
+    /// A snapshot takes the place of the whole log.
+    pub(crate) fn install(&mut self, metadata: &SnapshotMetadata) {
+        self.entries.clear();
+        self.bytes = 0;
+        (self.offset, self.offset_term) = (metadata.index, metadata.term);
+    }
+
+    /// What the entries take in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn set_hard_state(&mut self, hard_state: HardState) {
@@ -139,9 +177,14 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    /// The database is streamed by `node`; until it has one to send, raft is told to ask again.
+    /// The least that a snapshot must hold: all up to the log's beginning. Who sends it puts in what it really holds, which is at least this.
     fn snapshot(&self, _: u64, _: u64) -> Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+        if self.offset == 0 {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let conf_state = Some(self.conf_state.clone());
+        let metadata = SnapshotMetadata { conf_state, index: self.offset, term: self.offset_term };
+        Ok(Snapshot { metadata: Some(metadata), ..Snapshot::default() })
     }
 }
 
@@ -172,6 +215,22 @@ mod tests {
         log.release(3);
         assert_eq!((log.first(), log.last(), log.term_of(3), log.term_of(2)), (4, 4, Some(2), None));
         assert!(log.entries(3, 4, None, GetEntriesContext::empty(false)).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_for_those_who_lag_is_bounded_in_number_and_in_bytes() {
+        let mut log = log(&[1; 10]);
+        log.release_behind(8, 3, usize::MAX);
+        assert_eq!((log.first(), log.last()), (6, 10));
+        let one = log.bytes() / 5;
+        log.release_behind(8, 3, 4 * one);
+        assert_eq!((log.first(), log.bytes()), (7, 4 * one));
+        log.release_behind(8, 3, 0);
+        assert_eq!((log.first(), log.last()), (9, 10), "never more than the store has");
+        log.append(&[entry(10, 2)]);
+        assert_eq!(log.bytes(), 2 * one);
+        log.install(&SnapshotMetadata { index: 20, term: 3, conf_state: None });
+        assert_eq!((log.first(), log.last(), log.term_of(20), log.bytes()), (21, 20, Some(3), 0));
     }
 
     #[test]

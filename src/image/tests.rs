@@ -2,17 +2,11 @@
 
 use super::*;
 use crate::apply::Limits;
-use crate::apply::image::position;
 use crate::disk::Disk;
 use crate::disk::RealDisk;
-use crate::engine::Memory;
 use crate::membership::Founders;
-use crate::membership::Members;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::ConfState;
-use crate::types::ClusterId;
-use crate::types::Index;
-use crate::types::Term;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -37,6 +37,7 @@ pub struct Export {
     floor: Revision,
     after: Option<RowId>,
     sources: Vec<Source>,
+    replaced: bool,
     reader: Arc<Reader>,
     _pin: Pin,
 }
@@ -65,14 +66,20 @@ impl Store {
             floor: self.compacted.unwrap_or_default(),
             after: None,
             sources: Vec::new(),
+            replaced: false,
             reader: Arc::clone(&self.reader),
             // Below every floor: a block that has only dead rows must not go away between choosing and reading it.
             _pin: self.pins.pin(Revision(0)),
         }
     }
 
-    /// Chooses the next slice; false at the end.
+    /// Chooses the next slice; false at the end. If a snapshot has put another store in this one's place meanwhile, there is a slice that fails to
+    /// load.
     pub fn export_more(&self, export: &mut Export) -> bool {
+        if !Arc::ptr_eq(&self.reader, &export.reader) {
+            export.replaced = true;
+            return true;
+        }
         match self.blocks.next(export.after, SLICE_BYTES) {
             Some((last, sources)) if export.after.is_none_or(|after| after.main <= export.through) => {
                 (export.after, export.sources) = (Some(last), sources);
@@ -92,8 +99,11 @@ impl Export {
     /// Reads the slice: each row with its key. May read the engine.
     ///
     /// # Errors
-    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine; [`Error::LeaderChanged`] if the store was replaced half way.
     pub fn load(&self) -> Result<Vec<(Bytes, Exported)>, Error> {
+        if self.replaced {
+            return Err(Error::LeaderChanged);
+        }
         let mut rows = Vec::new();
         for source in &self.sources {
             let block = match source {

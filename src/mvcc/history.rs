@@ -150,6 +150,7 @@ pub struct HashPlan {
     /// Where the next step goes on; nothing once all keys have been seen.
     next: Option<Bytes>,
     sources: Vec<Source>,
+    replaced: bool,
     reader: Arc<Reader>,
     _pin: Pin,
 }
@@ -207,6 +208,7 @@ impl Store {
             with_deleted,
             next: Some(Bytes::new()),
             sources: sources.flat_map(|(.., block)| block).collect(),
+            replaced: false,
             reader: Arc::clone(&self.reader),
             // Below everything: a block that the plan names must not go.
             _pin: self.pins.pin(Revision(0)),
@@ -216,6 +218,10 @@ impl Store {
     /// Looks at some more keys. Returns whether there are more to look at.
     pub fn hash_more(&self, plan: &mut HashPlan) -> bool {
         let Some(from) = plan.next.take() else { return false };
+        if !Arc::ptr_eq(&self.reader, &plan.reader) {
+            plan.replaced = true;
+            return false;
+        }
         let (at, floor) = (Revision(plan.at.max(0).unsigned_abs()), plan.compacted.unwrap_or_default());
         let all = KeyRange::From(from);
         for (seen, (key, rows)) in self.index.walk(&all, None).enumerate() {
@@ -240,12 +246,15 @@ impl HashPlan {
     /// Computes the hash. Reads all of history, so it may take seconds.
     ///
     /// # Errors
-    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine; [`Error::LeaderChanged`] if a snapshot has replaced the store half way: ask again.
     ///
     /// # Panics
     /// If keys are missing: the hash would be wrong.
     pub fn run(&mut self) -> Result<Hash, Error> {
         assert!(self.next.is_none(), "a hash must be chosen to its end before it is computed");
+        if self.replaced {
+            return Err(Error::LeaderChanged);
+        }
         let floor = self.compacted.unwrap_or_default();
         // With no key left at that revision etcd drops nothing more than compaction has dropped.
         let mut keep = std::mem::take(if self.any { &mut self.keep } else { &mut self.fallback });

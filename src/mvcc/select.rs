@@ -40,6 +40,7 @@ pub struct Selection {
     /// Where the next slice goes on.
     after: Option<Bytes>,
     complete: bool,
+    replaced: bool,
     count: i64,
     rows: Vec<Picked>,
     /// Pairs that the index alone can tell: of a read without values.
@@ -164,6 +165,7 @@ impl Store {
             current: self.current,
             after: None,
             complete: false,
+            replaced: false,
             count: 0,
             rows: Vec::new(),
             bare: Vec::new(),
@@ -175,8 +177,12 @@ impl Store {
         Ok(selection)
     }
 
-    /// Chooses the next slice.
+    /// Chooses the next slice. If a snapshot has put another store in this one's place meanwhile, there is none, and loading fails.
     pub fn select_more(&self, selection: &mut Selection) {
+        if !Arc::ptr_eq(&self.reader, &selection.reader) {
+            (selection.complete, selection.replaced) = (true, true);
+            return;
+        }
         if let KeyRange::Single(key) = &selection.range {
             let key = key.clone();
             if let Some(found) = self.index.key(&key).and_then(|rows| rows.at(selection.at)) {
@@ -234,12 +240,15 @@ impl Selection {
     /// Fetches what was chosen. May read the engine: not for callers that hold the node's lock.
     ///
     /// # Errors
-    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine; [`Error::LeaderChanged`] if a snapshot has replaced the store half way: ask again.
     ///
     /// # Panics
     /// If a slice is missing: the answer would be wrong.
     pub fn load(mut self) -> Result<pb::RangeResponse, Error> {
         assert!(self.complete, "a range read must be chosen to its end before it is loaded");
+        if self.replaced {
+            return Err(Error::LeaderChanged);
+        }
         let limit = if self.wants.limit == 0 { usize::MAX } else { self.wants.limit };
         let more = self.rows.len() > limit;
         match self.wants.order {

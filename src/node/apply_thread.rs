@@ -7,6 +7,7 @@ use super::Inner;
 use super::Input;
 use super::Node;
 use super::mailbox::Mailbox;
+use super::snap_file;
 use super::store_thread::Write;
 use super::telemetry;
 use crate::apply::BATCH_BYTES;
@@ -28,9 +29,11 @@ use crate::replica::Done;
 use crate::replica::behind;
 use crate::replica::behind::Marks;
 use crate::replica::leases;
+use crate::types::Index;
 use crate::types::Millis;
 use crate::types::Revision;
 use crate::types::Term;
+use crate::wal::SnapshotMark;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -43,9 +46,16 @@ const BATCHES_MAX: usize = 512;
 /// Changes are handed to the store at least this often.
 const FLUSH_EVERY_MS: u64 = 100;
 
+/// What the raft thread hands on, in the log's order.
+pub(crate) enum Work {
+    Entries(Vec<Entry>),
+    /// An accepted snapshot takes the place of the state.
+    Install(SnapshotMark),
+}
+
 pub(crate) struct ApplyThread {
     pub(crate) inner: Arc<Inner>,
-    pub(crate) entries: Arc<Mailbox<Vec<Entry>>>,
+    pub(crate) entries: Arc<Mailbox<Work>>,
     pub(crate) probe: Probe,
     /// When the last batch went to the store.
     pub(crate) flushed: Millis,
@@ -80,9 +90,10 @@ impl ApplyThread {
             let pause = self.inner.config.compaction_pause_ms.min(FLUSH_EVERY_MS);
             let wait = Duration::from_millis(if compacting { pause } else { FLUSH_EVERY_MS });
             let open = self.entries.take_all(&mut batches, wait);
-            for batch in batches.drain(..) {
-                for run in batch.chunks(RUN_ENTRIES) {
-                    self.apply(run)?;
+            for work in batches.drain(..) {
+                match work {
+                    Work::Entries(entries) => entries.chunks(RUN_ENTRIES).try_for_each(|run| self.apply(run))?,
+                    Work::Install(mark) => self.install(&mark)?,
                 }
             }
             compacting = self.compact()?;
@@ -126,6 +137,14 @@ impl ApplyThread {
         Ok(more)
     }
 
+    fn install(&mut self, mark: &SnapshotMark) -> Result<(), Error> {
+        self.inner.install(mark)?;
+        let index = Index(mark.index);
+        (self.marks, self.sweep) = (Marks::new(index), Sweep::default());
+        self.inner.applied.set(index);
+        Ok(())
+    }
+
     /// Applies a run of entries, then lets everybody know.
     fn apply(&mut self, run: &[Entry]) -> Result<(), Error> {
         let mut done = Vec::with_capacity(run.len());
@@ -133,6 +152,7 @@ impl ApplyThread {
             let mut machine = self.inner.machine.write();
             for entry in run {
                 if entry.index > machine.applied().0.0 {
+                    self.marks.count(entry.data.len());
                     done.push(self.apply_entry(&mut machine, entry)?);
                     if machine.batch_bytes() >= BATCH_BYTES {
                         hand_over(&self.inner, &mut machine)?;
@@ -141,9 +161,14 @@ impl ApplyThread {
             }
             (machine.applied().0, machine.store().revision())
         };
-        let mut audience = Everybody { thread: self, now: self.inner.now() };
+        let mut audience = Everybody { thread: self, now: self.inner.now(), changes: Vec::new() };
         done.into_iter().for_each(|done| replica::tell(done, &mut audience));
+        let changes = audience.changes;
         self.inner.applied.set(last);
+        // Whoever hears of a conf change may ask for the next one at once: by then raft must know that this one counts.
+        for (request, reply) in changes {
+            self.inner.requests.answer(request, reply);
+        }
         // Without the lock: the store may be far behind, and readers must not be.
         self.inner.writes.wait_below(BATCHES_MAX);
         self.probe.tell(|| Kind::Applied(lab::Applied { index: last.0, revision: revision.0 }));
@@ -153,7 +178,7 @@ impl ApplyThread {
     fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Done, Error> {
         let count = |change: &ConfChange| {
             let (answer, counted) = mpsc::sync_channel(1);
-            self.inner.inbox.force(Input::ConfChange(change.clone(), answer));
+            self.inner.inbox.force(Input::ConfChange(Index(entry.index), change.clone(), answer));
             counted.recv().map_err(|_| Error::Stopped)?
         };
         let done = replica::apply_entry(machine, entry, count)?;
@@ -211,8 +236,9 @@ impl ApplyThread {
         self.flushed = time;
         let mut machine = self.inner.machine.write();
         hand_over(&self.inner, &mut machine)?;
-        if let Some(sync) = self.marks.next(machine.applied(), self.inner.config.snapshot_count, now) {
-            self.inner.writes.force(Write::Work(sync));
+        if self.marks.are_due(machine.applied().0, self.inner.config.snapshot_count, now) {
+            let members = snap_file::members_json(machine.members(), machine.cluster_version());
+            self.inner.writes.force(Write::Work(behind::sync_of(&machine, members)));
         }
         Ok(())
     }
@@ -222,6 +248,8 @@ impl ApplyThread {
 struct Everybody<'a> {
     thread: &'a ApplyThread,
     now: Millis,
+    /// The answers to conf changes.
+    changes: Vec<(u64, Result<Reply, Error>)>,
 }
 
 impl Audience for Everybody<'_> {
@@ -251,12 +279,17 @@ impl Audience for Everybody<'_> {
             inner.requests.answer(request, reply);
         }
     }
+
+    fn answer_conf_change(&mut self, request: u64, reply: Result<Reply, Error>) {
+        self.changes.push((request, reply));
+    }
 }
 
 /// Hands the changes so far to the store, and lets the Machine forget what the store has. Under the Machine's lock, so that batches go in
 /// the order in which they were taken.
 pub(super) fn hand_over(inner: &Inner, machine: &mut Machine) -> Result<(), Error> {
-    if let Some(batch) = behind::take_batch(machine, inner.batches_written.swap(0, Ordering::AcqRel)) {
+    let (written, epoch) = (inner.batches_written.swap(0, Ordering::AcqRel), inner.epoch.load(Ordering::Acquire));
+    if let Some(batch) = behind::take_batch(machine, written, epoch) {
         inner.writes.force(Write::Work(batch));
     }
     match inner.stopped.borrow().clone() {

@@ -3,11 +3,13 @@
 use super::Inner;
 use super::Input;
 use super::Node;
+use super::install;
 use super::mailbox;
 use crate::error::Error;
-use crate::membership::Changed;
 use crate::membership::Member;
 use crate::peer::Handler;
+use crate::peer::Image;
+use crate::peer::Intake;
 use crate::peer::LinkChange;
 use crate::peer::Refused;
 use crate::proto::etcdserverpb as pb;
@@ -35,6 +37,14 @@ impl Handler for Ears {
             mailbox::Refused::Full => Refused::Full,
             mailbox::Refused::Closed => Refused::Stopped,
         })
+    }
+
+    fn receive_snapshot(&self, message: Message) -> Result<Box<dyn Intake>, Error> {
+        install::receive(&self.0.upgrade().ok_or(Error::Stopped)?, message)
+    }
+
+    fn state(&self, to: MemberId) -> BoxFuture<'_, Result<Image, Error>> {
+        Box::pin(async move { self.node().ok_or(Error::Stopped)?.state_for(to).await })
     }
 
     fn report_unreachable(&self, peer: MemberId) {
@@ -80,6 +90,10 @@ impl Handler for Ears {
         })
     }
 
+    fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Error>> {
+        Box::pin(async move { self.node().ok_or(Error::Stopped)?.promote_for_peer(id, token).await })
+    }
+
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Error>> {
         Box::pin(async move { self.node().ok_or(Error::Stopped)?.renew_as_leader(id).await })
     }
@@ -89,28 +103,5 @@ impl Handler for Ears {
         request: pb::LeaseTimeToLiveRequest,
     ) -> BoxFuture<'_, Result<pb::LeaseTimeToLiveResponse, Error>> {
         Box::pin(async move { self.node().ok_or(Error::Stopped)?.time_to_live_as_leader(&request).await })
-    }
-}
-
-impl Inner {
-    /// The log has changed who is a member: connect to newcomers, part from the removed.
-    pub(super) fn members_changed(&self, changed: &Changed) {
-        let Some(peers) = self.peers.get() else { return };
-        let connected = match changed {
-            Changed::Added(member) => peers.add(member.id, &member.peer_urls),
-            Changed::Updated(member) => peers.update(member.id, &member.peer_urls),
-            Changed::Promoted(_) => Ok(()),
-            Changed::Removed(id) if *id == self.id => {
-                self.fail(Error::Removed);
-                Ok(())
-            }
-            Changed::Removed(id) => {
-                peers.remove(*id);
-                Ok(())
-            }
-        };
-        if let Err(why) = connected {
-            tracing::warn!(error = %why, "cannot connect to a member: its peer URLs are unusable");
-        }
     }
 }

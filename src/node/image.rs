@@ -1,12 +1,16 @@
 //! The image of this member, made while it works.
 
 use super::Node;
+use super::snap_file;
 use crate::apply::Machine;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::image;
+use crate::proto::raftpb::ConfState;
+use crate::types::Index;
+use crate::types::Term;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -24,11 +28,16 @@ pub struct Image {
     pub bytes: u64,
     /// The release whose form the data has; may be empty.
     pub storage_version: &'static str,
-    _turn: Turn,
+    /// The last entry that is in it, and who voted then.
+    pub applied: (Index, Term),
+    pub conf_state: ConfState,
+    /// The members as of then, as etcd's version-2 store has them.
+    pub(super) members: Vec<u8>,
+    pub(super) turn: Turn,
 }
 
 /// One of the images that may exist at once.
-struct Turn(Arc<AtomicUsize>);
+pub(super) struct Turn(Arc<AtomicUsize>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -56,9 +65,13 @@ impl Node {
         let mut file = RealDisk.create(&path)?;
         // A crash leaves nothing behind that anybody would have to clean up.
         RealDisk.remove(&path)?;
-        let frozen = self.read(Machine::freeze);
-        let storage_version = frozen.storage_version;
+        let freeze = |machine: &Machine| {
+            (machine.freeze(), snap_file::members_json(machine.members(), machine.cluster_version()))
+        };
+        let (frozen, members) = self.read(freeze);
+        let (storage_version, applied, conf_state) =
+            (frozen.storage_version, frozen.applied, frozen.conf_state.clone());
         let bytes = image::write(&self.inner.machine, frozen, file.as_mut())?;
-        Ok(Image { file, bytes, storage_version, _turn: turn })
+        Ok(Image { file, bytes, storage_version, applied, conf_state, members, turn })
     }
 }

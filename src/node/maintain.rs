@@ -105,8 +105,8 @@ impl Node {
             (machine.store().raw_rows(), machine.store().revision())
         };
         written.await.map_err(|_| Error::Stopped)?;
-        let node = self.clone();
-        blocking(move || hash_tables(&*node.inner.engine, rows).map(|hash| (hash, revision))).await
+        let engine = self.inner.engine.read().clone();
+        blocking(move || hash_tables(&*engine, rows).map(|hash| (hash, revision))).await
     }
 
     /// Writes the store afresh, without what nobody needs any more. Reads and writes go on meanwhile.

@@ -8,11 +8,16 @@
 use super::Inner;
 use super::Input;
 use super::ReadWaiter;
+use super::apply_thread::Work;
+use super::install::Verdict;
 use super::mailbox::Mailbox;
 use super::mailbox::duration;
+use super::send;
+use super::snap_file;
 use super::telemetry;
 use crate::consensus::Consensus;
-use crate::consensus::Role;
+use crate::consensus::Refused;
+use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::probe::Probe;
 use crate::proto::raftpb::Entry;
@@ -40,6 +45,8 @@ pub(crate) struct RaftThread {
     inner: Arc<Inner>,
     replica: Replica<ReadWaiter>,
     hands: Hands,
+    /// Who waits to hear what raft made of a snapshot.
+    verdicts: Vec<(Verdict, Result<(), Refused>)>,
 }
 
 impl RaftThread {
@@ -47,10 +54,10 @@ impl RaftThread {
         inner: Arc<Inner>,
         replica: Replica<ReadWaiter>,
         wal: Wal,
-        apply: Arc<Mailbox<Vec<Entry>>>,
+        apply: Arc<Mailbox<Work>>,
     ) -> RaftThread {
         let hands = Hands { inner: inner.clone(), wal, apply, seen: (Term(0), MemberId::NONE), now: Millis(0) };
-        RaftThread { inner, replica, hands }
+        RaftThread { inner, replica, hands, verdicts: Vec::new() }
     }
 
     /// Runs until the inbox is closed or the disk fails.
@@ -108,8 +115,8 @@ impl RaftThread {
             Input::Read(waiter) => self.replica.read(waiter),
             Input::Peer(message) => self.replica.step(*message),
             Input::Unreachable(member) => consensus.report_unreachable(member),
-            Input::ConfChange(change, answer) => {
-                let _waits = answer.send(consensus.apply_conf_change(&change));
+            Input::ConfChange(index, change, answer) => {
+                let _waits = answer.send(self.replica.count(index, &change));
             }
             Input::Transfer(to) => consensus.transfer_leader(to),
             Input::Campaign(answer) => {
@@ -128,10 +135,23 @@ impl RaftThread {
                     others.filter(|(member, ..)| voters.contains(&member.0)).max_by_key(|(_, matched, _)| *matched);
                 let _gone = answer.send(best.map(|(member, ..)| member));
             }
-            Input::Durable(index, term) => {
-                let keep = self.inner.config.snapshot_catchup_entries;
-                self.replica.release((index, term), keep, &mut self.hands)?;
+            Input::Progress(answer) => {
+                let progress = consensus.progress().map(|(member, matched, _)| (member, matched));
+                let _gone = answer.send(progress.collect());
             }
+            Input::Durable(mark, members) => {
+                let keep = match self.inner.snapshots.keeping_log.load(Ordering::Acquire) {
+                    0 => (self.inner.config.snapshot_catchup_entries, send::LOG_BYTES),
+                    _ => (u64::MAX, send::LOG_BYTES_HELD),
+                };
+                self.replica.release(&mark, &members, keep, &mut self.hands)?;
+            }
+            Input::Received(message, verdict) => {
+                // Told when the round is over: raft's use for it is on disk then.
+                let stepped = self.replica.step_snapshot(*message);
+                self.verdicts.push((verdict, stepped));
+            }
+            Input::SnapshotSent(to, arrived) => consensus.report_snapshot(to, arrived),
             Input::Segment(prepared) => self.hands.wal.supply(prepared?),
         }
         Ok(())
@@ -141,6 +161,9 @@ impl RaftThread {
     fn answer(&mut self, now: Millis) {
         for (waiter, answer) in self.replica.take_answered() {
             let _gone = waiter.send(answer);
+        }
+        for (waiter, verdict) in self.verdicts.drain(..) {
+            let _gone = waiter.send(verdict);
         }
         for (id, why) in self.replica.take_failed() {
             // Without a leader the client hears of the time that it waited, as from etcd.
@@ -155,7 +178,7 @@ impl RaftThread {
 struct Hands {
     inner: Arc<Inner>,
     wal: Wal,
-    apply: Arc<Mailbox<Vec<Entry>>>,
+    apply: Arc<Mailbox<Work>>,
     seen: (Term, MemberId),
     /// The time of this round.
     now: Millis,
@@ -165,7 +188,7 @@ impl Outside for Hands {
     fn show(&mut self, consensus: &Consensus) {
         let published = &self.inner.published;
         published.committed.store(consensus.commit().0, Ordering::Release);
-        published.is_learner.store(!consensus.is_voter() && consensus.role() == Role::Follower, Ordering::Release);
+        published.is_learner.store(consensus.is_learner(), Ordering::Release);
         let sees = (consensus.term(), consensus.leader());
         if sees != self.seen {
             published.term.store(sees.0.0, Ordering::Release);
@@ -173,7 +196,8 @@ impl Outside for Hands {
         }
     }
 
-    fn send(&mut self, messages: Vec<Message>) {
+    fn send(&mut self, mut messages: Vec<Message>) {
+        send::divert(&self.inner, &mut messages);
         if let Some(peers) = self.inner.peers.get() {
             peers.send(messages);
         }
@@ -198,7 +222,19 @@ impl Outside for Hands {
     }
 
     fn hand_on(&mut self, committed: Vec<Entry>) {
-        self.apply.force(committed);
+        self.apply.force(Work::Entries(committed));
+    }
+
+    fn accept(&mut self, mark: &SnapshotMark) -> Result<(), Error> {
+        self.inner.snapshots.installs.lock().accept(mark)
+    }
+
+    fn install(&mut self, mark: SnapshotMark) {
+        self.apply.force(Work::Install(mark));
+    }
+
+    fn note(&mut self, mark: &SnapshotMark, members: &[u8]) -> Result<(), Error> {
+        snap_file::save(&RealDisk, &self.inner.member_dir(), mark, members)
     }
 
     fn mark(&mut self, mark: &SnapshotMark) -> Result<(), Error> {

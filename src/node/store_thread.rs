@@ -5,12 +5,17 @@
 
 use super::Inner;
 use super::Input;
+use super::install::Sled;
 use crate::error::Error;
 use crate::replica::behind::Stored;
 use crate::replica::behind::Work;
 use crate::replica::behind::store_step;
+use crate::replica::install::carry_out;
+use crate::store::Renewable;
+use crate::wal::SnapshotMark;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -18,6 +23,8 @@ use tokio::sync::oneshot;
 pub(crate) enum Write {
     /// Write a batch, or sync.
     Work(Work),
+    /// Make a store of the accepted image at this mark: from then on it is the member's.
+    Install(SnapshotMark, mpsc::SyncSender<Result<Arc<Renewable>, Error>>),
     /// Tell once everything so far is written.
     Barrier(oneshot::Sender<()>),
     /// Write the store afresh.
@@ -26,20 +33,26 @@ pub(crate) enum Write {
 
 pub(crate) struct StoreThread {
     pub(crate) inner: Arc<Inner>,
+    /// Counts the stores: what was meant for one before does not go into this one.
+    pub(crate) epoch: u64,
 }
 
 impl StoreThread {
     /// Runs until the apply thread has closed the queue and it is empty.
-    pub(crate) fn run(self) {
+    pub(crate) fn run(mut self) {
         self.work();
         if self.inner.stopped.borrow().is_some() {
             // The member stops because something failed, perhaps the disk: a store that is closed would try to write once more, and sled waits for ever on a
             // full disk. The log has everything.
-            std::mem::forget(self.inner.engine.clone());
+            std::mem::forget(self.engine());
         }
     }
 
-    fn work(&self) {
+    fn engine(&self) -> Arc<Renewable> {
+        self.inner.engine.read().clone()
+    }
+
+    fn work(&mut self) {
         let mut writes = Vec::new();
         while self.inner.writes.take_all(&mut writes, Duration::from_secs(3600)) {
             for write in writes.drain(..) {
@@ -52,15 +65,21 @@ impl StoreThread {
         }
     }
 
-    fn write(&self, write: Write) -> Result<(), Error> {
+    fn write(&mut self, write: Write) -> Result<(), Error> {
         match write {
             Write::Work(work) => {
-                match store_step(&*self.inner.engine, &work)? {
+                match store_step(&*self.engine(), self.epoch, work)? {
                     // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
                     Stored::Batch => drop(self.inner.batches_written.fetch_add(1, Ordering::AcqRel)),
-                    Stored::Durable(index, term) => self.inner.inbox.force(Input::Durable(index, term)),
+                    Stored::Dropped => {}
+                    Stored::Durable(mark, members) => self.inner.inbox.force(Input::Durable(mark, members)),
                 }
                 Ok(())
+            }
+            Write::Install(mark, answer) => {
+                let installed = self.install(&mark);
+                let _waits = answer.send(installed.clone());
+                installed.map(drop)
             }
             Write::Barrier(answer) => {
                 let _gone = answer.send(());
@@ -70,15 +89,24 @@ impl StoreThread {
                 let renewed = self.renew();
                 let _gone = answer.send(renewed.clone());
                 // A copy that fails costs the caller his answer; a store that is lost stops the member, and its next start finds one.
-                if self.inner.engine.is_lost() { renewed } else { Ok(()) }
+                if self.engine().is_lost() { renewed } else { Ok(()) }
             }
         }
+    }
+
+    fn install(&mut self, mark: &SnapshotMark) -> Result<Arc<Renewable>, Error> {
+        let mut stores = Sled { built: None, running: Some(self.engine()) };
+        carry_out(&self.inner.snapshots.installs, mark, &mut stores)?;
+        let built = stores.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
+        *self.inner.engine.write() = built.clone();
+        self.epoch += 1;
+        Ok(built)
     }
 
     fn renew(&self) -> Result<(), Error> {
         tracing::info!("defragmenting");
         let began = self.inner.now();
-        let (before, after) = self.inner.engine.renew()?;
+        let (before, after) = self.engine().renew()?;
         tracing::info!(
             "store-bytes-before" = before,
             "store-bytes-after" = after,

@@ -8,6 +8,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use http_body_util::Full;
 use http_body_util::Limited;
+use hyper::body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
@@ -132,6 +133,13 @@ impl PeerUrl {
     }
 }
 
+impl PeerUrl {
+    /// Host and port, as in the URL.
+    pub(super) fn authority(&self) -> String {
+        self.authority.clone()
+    }
+}
+
 impl fmt::Display for PeerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.https { "https" } else { "http" }, self.authority)
@@ -194,6 +202,15 @@ pub(super) type Line = SendRequest<Full<Bytes>>;
 impl Dialer {
     /// Connects. A task of its own moves the bytes until the connection ends or its owner lets go of it.
     pub(super) async fn dial(&self, url: &PeerUrl) -> Result<Line, Error> {
+        self.dial_for(url).await
+    }
+
+    /// The same for requests with bodies of another kind.
+    pub(super) async fn dial_for<B>(&self, url: &PeerUrl) -> Result<SendRequest<B>, Error>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let connected = tokio::time::timeout(self.timeout, self.connect(url)).await;
         let wire = connected.map_err(|_| Error::Timeout(format!("dial tcp {}", url.authority)))??;
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(wire)).await;

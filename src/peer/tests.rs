@@ -38,6 +38,7 @@ enum Event {
     Message(Box<Message>),
     Link(MemberId, LinkChange),
     Unreachable(MemberId),
+    Snapshot(Box<Message>, Vec<u8>),
     Removed,
 }
 
@@ -54,10 +55,41 @@ impl Recorder {
     }
 }
 
+/// A database that arrives.
+struct Kept {
+    events: mpsc::UnboundedSender<Event>,
+    message: Message,
+    database: Vec<u8>,
+}
+
+impl Intake for Kept {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Answer> {
+        self.database.extend_from_slice(piece);
+        if self.database.starts_with(b"too much") { Err(Answer::Storage("no space left".into())) } else { Ok(()) }
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), Answer>> {
+        async move {
+            let _ = self.events.send(Event::Snapshot(Box::new(self.message), self.database));
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
 impl Handler for Recorder {
     fn receive(&self, message: Message) -> Result<(), Refused> {
         self.tell(Event::Message(Box::new(message)));
         Ok(())
+    }
+
+    fn receive_snapshot(&self, message: Message) -> Result<Box<dyn Intake>, Answer> {
+        let (events, database) = (self.events.clone(), Vec::new());
+        Ok(Box::new(Kept { events, message, database }))
+    }
+
+    fn state(&self, _: MemberId) -> BoxFuture<'_, Result<Image, Answer>> {
+        async { Err(Answer::TooManyRequests) }.boxed()
     }
 
     fn report_unreachable(&self, peer: MemberId) {
@@ -86,6 +118,19 @@ impl Handler for Recorder {
 
     fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Answer>> {
         async { Ok(true) }.boxed()
+    }
+
+    fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Answer>> {
+        async move {
+            match (id.0, token.as_deref()) {
+                (1, _) => Err(Answer::MemberNotFound),
+                (2, _) => Err(Answer::MemberNotLearner),
+                (3, _) => Err(Answer::LearnerNotReady),
+                (4, None) => Err(Answer::PermissionDenied),
+                _ => Ok(self.members()),
+            }
+        }
+        .boxed()
     }
 
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Answer>> {
@@ -166,7 +211,8 @@ impl Side {
         let peers = Peers::start(config, recorder.clone());
         let (stop, stopped) = oneshot::channel();
         let until = stopped.map(|_| ());
-        let serving = tokio::spawn(serve(listener, security.acceptor.clone(), peers.router(), until));
+        let slot = Slot::new(std::sync::OnceLock::from(peers.router()));
+        let serving = tokio::spawn(serve(listener, security.acceptor.clone(), slot, until));
         Side { id, url, peers, recorder, events, serving: Some((stop, serving)) }
     }
 
@@ -458,4 +504,106 @@ async fn members_answer_each_others_questions() {
     assert_eq!(ask(6).await, Err(Error::Status(500, Answer::NotPrimary.to_string())));
     a.peers.rules().set(b.id, LinkRule { cut_out: true, ..LinkRule::default() });
     assert_eq!(ask(5).await, Err(Error::Cut));
+}
+
+/// A snapshot's message from member 1 to member 2.
+fn snapshot_message(kind: MessageType) -> Message {
+    use crate::proto::raftpb::Snapshot;
+    use crate::proto::raftpb::SnapshotMetadata;
+    let metadata = Some(SnapshotMetadata { index: 9, term: 3, ..SnapshotMetadata::default() });
+    let snapshot = Some(Snapshot { metadata, ..Snapshot::default() });
+    let mut message = Message { from: 1, to: 2, term: 3, snapshot, ..Message::default() };
+    message.set_msg_type(kind);
+    message
+}
+
+/// What `from` hears when it posts this to `to`.
+async fn posted(from: &Side, message: &Message, database: &[u8], claimed: u64) -> Result<(), Error> {
+    use crate::disk::Disk;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut file = crate::disk::RealDisk.create(&dir.path().join("image")).expect("a file");
+    file.write_at(0, database).expect("written");
+    let image = Image { message: message.clone(), file, bytes: claimed, hold: Box::new(()) };
+    within(from.peers.send_snapshot(image)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_arrives_whole_or_its_sender_hears_why_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Authority::new("peers").expect("an authority");
+    for security in [Security::none(), Security::by(&ca, dir.path())] {
+        let (one, mut two) = (Side::start(1, &security).await, Side::start(2, &security).await);
+        one.add(&two);
+        let message = snapshot_message(MessageType::MsgSnapshot);
+        let database: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
+        assert_eq!(posted(&one, &message, &database, database.len() as u64).await, Ok(()));
+        two.until(Event::Snapshot(Box::new(message.clone()), database.clone())).await;
+
+        let refused = posted(&one, &message, b"too much", 8).await;
+        let Err(Error::Status(500, why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("failed to save KV snapshot") && why.contains("no space left"), "{why}");
+        let refused = posted(&one, &snapshot_message(MessageType::MsgAppend), b"x", 1).await;
+        assert_eq!(refused, Err(Error::Status(400, "wrong raft message type".into())));
+        let refused = posted(&one, &Message { to: 3, ..message.clone() }, b"x", 1).await;
+        assert_eq!(refused, Err(Error::UnknownMember), "nobody to send it to");
+        // An image that ends before its length does: the other side takes no part for the whole.
+        assert!(posted(&one, &message, &database, database.len() as u64 + 1).await.is_err());
+        two.recorder.removed.lock().insert(MemberId(1));
+        assert_eq!(posted(&one, &message, b"x", 1).await, Err(Error::Removed));
+        while let Ok(event) = two.events.try_recv() {
+            assert!(!matches!(event, Event::Snapshot(..)), "only the whole one was taken");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_gets_no_state_and_gives_none() {
+    let security = Security::none();
+    let two = Side::start(2, &security).await;
+    let me = |cluster| Config {
+        id: MemberId(1),
+        cluster,
+        urls: vec!["http://127.0.0.1:1".into()],
+        tls: None,
+        dial_timeout: Duration::from_secs(2),
+    };
+    let ask = async |cluster| fetch_state(&me(cluster), &two.url, |_| Err(Answer::Stopped)).await;
+    assert_eq!(ask(ClusterId(0xbad)).await, Err(Error::ClusterIdMismatch));
+    let refused = ask(CLUSTER).await;
+    assert_eq!(refused, Err(Error::Status(503, "etcdserver: too many requests".into())));
+    two.recorder.removed.lock().insert(MemberId(1));
+    assert_eq!(ask(CLUSTER).await, Err(Error::Removed));
+}
+
+#[tokio::test]
+async fn a_promotion_is_asked_of_the_leader_and_its_answers_are_told_apart() {
+    let security = Security::none();
+    let (follower, leader) = (Side::start(1, &security).await, Side::start(2, &security).await);
+    let ask = async |id, token| within(follower.peers.promote(leader.id, MemberId(id), token)).await;
+    assert_eq!(ask(5, None).await, Err(Answer::NotLeader), "a member without a link");
+    follower.add(&leader);
+    for (id, why) in [(1, Answer::MemberNotFound), (2, Answer::MemberNotLearner), (3, Answer::LearnerNotReady)] {
+        assert_eq!(ask(id, None).await, Err(why));
+    }
+    assert_eq!(ask(4, None).await, Err(Answer::NotLeader), "to be asked again");
+    let members = ask(4, Some("a.1")).await.expect("with a token");
+    assert_eq!(members.first().map(|member| member.name.as_str()), Some("seven"));
+}
+
+#[tokio::test]
+async fn a_member_that_starts_says_so_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let slot = Slot::default();
+    let serving = tokio::spawn(serve(listener, Acceptor::plain(), slot.clone(), std::future::pending()));
+    let early = within(fetch_members(std::slice::from_ref(&url), None, PATIENCE)).await.expect_err("not yet");
+    assert!(early.to_string().contains("503"), "{early}");
+    let (sender, _events) = mpsc::unbounded_channel();
+    let recorder = Arc::new(Recorder { events: sender, removed: Mutex::default() });
+    let (tls, dial_timeout) = (None, Duration::from_secs(2));
+    let config = Config { id: MemberId(1), cluster: CLUSTER, urls: vec![url.clone()], tls, dial_timeout };
+    assert!(slot.set(Peers::start(config, recorder).router()).is_ok());
+    let (cluster, members) = within(fetch_members(&[url], None, PATIENCE)).await.expect("now it answers");
+    assert_eq!((cluster, members.len()), (CLUSTER, 1));
+    serving.abort();
 }

@@ -4,11 +4,17 @@
 //!
 //! ```text
 //! a leader's messages ─▶ committed entries ─▶ append ─▶ sync ─▶ everybody else's messages ─▶ more committed entries
+//!
+//! a snapshot:   name its image ─▶ mark, hard state ─▶ sync ─▶ note for etcd's tools ─▶ state machine ─▶ tell the leader
+//! a release:    (store is durable) mark, hard state ─▶ sync ─▶ note for etcd's tools ─▶ delete segments ─▶ forget entries
 //! ```
+//!
+//! etcd's tools begin at the newest note, so it must never be ahead of the mark that it goes with.
 
 use super::Replica;
 use crate::apply::Machine;
 use crate::apply::Outcome;
+use crate::apply::entry;
 use crate::consensus::Consensus;
 use crate::consensus::Light;
 use crate::consensus::Ready;
@@ -16,7 +22,7 @@ use crate::error::Error;
 use crate::planted::Bug;
 use crate::planted::is_planted;
 use crate::probe::Probe;
-use crate::proto::etcdserverpb::InternalRaftRequest;
+use crate::proto::raftpb;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
@@ -52,11 +58,26 @@ pub trait Outside {
     /// Hands committed entries to the state machine.
     fn hand_on(&mut self, committed: Vec<Entry>);
 
-    /// Writes to the log that the store has everything up to `mark`.
+    /// Makes the image that came with a snapshot what a start takes its state from, durably.
+    ///
+    /// # Errors
+    /// As [`Outside::append`].
+    fn accept(&mut self, mark: &Snapshot) -> Result<(), Error>;
+
+    /// Hands an accepted snapshot to the state machine, before the entries that come after it.
+    fn install(&mut self, mark: Snapshot);
+
+    /// Writes to the log that the store, or an accepted image, has everything up to `mark`.
     ///
     /// # Errors
     /// As [`Outside::append`].
     fn mark(&mut self, mark: &Snapshot) -> Result<(), Error>;
+
+    /// Leaves a note of a mark, with the `members` of then in etcd's form, where etcd's tools look for it.
+    ///
+    /// # Errors
+    /// As [`Outside::append`].
+    fn note(&mut self, mark: &Snapshot, members: &[u8]) -> Result<(), Error>;
 
     /// Gives the log's segments back that a start at `index` does not need.
     ///
@@ -85,6 +106,11 @@ impl<W> Replica<W> {
     fn work(&mut self, mut ready: Ready, outside: &mut impl Outside) -> Result<(), Error> {
         send(outside, std::mem::take(&mut ready.messages));
         hand_on(outside, std::mem::take(&mut ready.committed));
+        let received = ready.snapshot.as_ref().and_then(|snapshot| Some((mark_of(snapshot)?, snapshot.data.clone())));
+        if let Some((mark, _)) = &received {
+            outside.accept(mark)?;
+            outside.mark(mark)?;
+        }
         if !ready.entries.is_empty() || ready.hard_state.is_some() {
             outside.append(&ready.entries, ready.hard_state.as_ref())?;
         }
@@ -94,6 +120,11 @@ impl<W> Replica<W> {
         };
         if ready.must_sync && !skipped {
             outside.sync(&ready.entries, &mut self.consensus.probe)?;
+        }
+        if let Some((mark, members)) = received {
+            outside.note(&mark, &members)?;
+            self.marked = Index(mark.index);
+            outside.install(mark);
         }
         let Light { messages, committed, commit } = self.persisted(ready);
         if commit.is_some() {
@@ -106,30 +137,40 @@ impl<W> Replica<W> {
         Ok(())
     }
 
-    /// The store is durable up to `index`: the log says so, and forgets what nobody needs any more; `keep` entries stay in memory. A follower
-    /// that lags is fed from the log, so while there is one nothing goes that it lacks.
+    /// The store is durable up to `mark`: the log says so, and forgets what nobody needs any more. For followers that lag, `keep` entries stay in
+    /// memory, as far as they fit into `bytes`; who lags more gets a snapshot. `members` as in [`Outside::note`].
     ///
     /// # Errors
     /// [`Error::Storage`]: the member must stop.
     pub fn release(
         &mut self,
-        (index, term): (Index, Term),
-        keep: u64,
+        mark: &Snapshot,
+        members: &[u8],
+        (keep, bytes): (u64, usize),
         outside: &mut impl Outside,
     ) -> Result<(), Error> {
-        let conf_state = self.consensus.conf_state();
-        if conf_state.voters.len() + conf_state.learners.len() > 1 {
+        let index = Index(mark.index);
+        // A snapshot may have been accepted while the store was synced.
+        if index <= self.marked {
             return Ok(());
         }
+        self.marked = index;
         let commit = self.consensus.commit().max(index);
         let hard_state = HardState { commit: commit.0, ..*self.consensus.hard_state() };
-        outside.mark(&Snapshot { index: index.0, term: term.0, conf_state: Some(conf_state) })?;
+        outside.mark(mark)?;
         outside.append(&[], Some(&hard_state))?;
         outside.sync(&[], &mut self.consensus.probe)?;
+        outside.note(mark, members)?;
         outside.release_to(index)?;
-        self.consensus.release(Index(index.0.saturating_sub(keep)));
+        self.consensus.release(index, keep, bytes);
         Ok(())
     }
+}
+
+/// What the log says of a snapshot.
+fn mark_of(snapshot: &raftpb::Snapshot) -> Option<Snapshot> {
+    let metadata = snapshot.metadata.as_ref()?;
+    Some(Snapshot { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state.clone() })
 }
 
 fn send(outside: &mut impl Outside, messages: Vec<Message>) {
@@ -149,6 +190,7 @@ pub struct Done {
     /// Who waits for it; 0 for nobody.
     pub request: u64,
     pub outcome: Outcome,
+    pub is_conf_change: bool,
     /// A leader's first entry: its term.
     pub new_leader: Option<Term>,
 }
@@ -172,12 +214,14 @@ pub fn apply_entry(
             Ok(()) => count(&change)?,
         };
         let outcome = machine.apply_conf_change(index, term, &change, &conf_state)?;
-        return Ok(Done { request: change.id, outcome, new_leader: None });
+        return Ok(Done { request: change.id, outcome, is_conf_change: true, new_leader: None });
     }
     if entry.data.is_empty() {
-        return Ok(Done { request: 0, outcome: machine.apply(index, term, None)?, new_leader: Some(term) });
+        let outcome = machine.apply(index, term, None)?;
+        return Ok(Done { request: 0, outcome, is_conf_change: false, new_leader: Some(term) });
     }
-    let request = InternalRaftRequest::decode(entry.data.clone()).map_err(unreadable)?;
+    let request = entry::read(&entry.data).map_err(unreadable)?;
     let id = request.header.as_ref().map_or(request.id, |header| header.id);
-    Ok(Done { request: id, outcome: machine.apply(index, term, Some(request))?, new_leader: None })
+    let outcome = machine.apply(index, term, Some(request))?;
+    Ok(Done { request: id, outcome, is_conf_change: false, new_leader: None })
 }

@@ -4,13 +4,11 @@ use super::disk::Trouble;
 use super::judge::Verdict;
 use super::member::Input;
 use super::net::Weather;
-use super::store::SimStore;
 use super::world::Event;
 use super::world::NOBODY;
 use super::world::World;
 use crate::types::MemberId;
 use rand::Rng;
-use std::sync::Arc;
 
 /// When harm is done: in bouts of a few faults close together, with calm between them until enough was answered to prove something.
 #[derive(Clone, Copy, Debug, Default)]
@@ -195,24 +193,25 @@ impl World {
 
     /// The store is gone at the next start, where the log can bring it back.
     fn lose_store(&mut self, who: usize) -> Option<&'static str> {
-        if self.places.len() == 1 {
-            return None;
-        }
-        self.places[who].alive.as_ref()?;
+        self.log_is_whole(who)?;
         self.die(who, true);
-        self.places[who].store = Arc::new(SimStore::default());
+        self.places[who].shelf.clear();
         self.report.count("a store is lost", 1);
         Some("lost store")
     }
 
+    /// Nothing, unless the log of a member goes back to the beginning: then it can fill a store.
+    fn log_is_whole(&self, who: usize) -> Option<()> {
+        let alive = self.places[who].alive.as_ref()?;
+        let may_be_released = self.places.len() == 1 || alive.hands.log_from > 0;
+        (!may_be_released).then_some(())
+    }
+
     /// A row of the store rots while its member is down; the log can bring it back.
     fn rot_store(&mut self, who: usize) -> Option<&'static str> {
-        if self.places.len() == 1 {
-            return None;
-        }
-        self.places[who].alive.as_ref()?;
+        self.log_is_whole(who)?;
         self.die(who, false);
-        let rotten = self.places[who].store.rot(&mut self.dice);
+        let rotten = self.places[who].shelf.rot(&mut self.dice);
         self.report.count("a store rots", u64::from(rotten));
         Some("rotten store")
     }

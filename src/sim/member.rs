@@ -9,6 +9,9 @@
 //! | lease duty | [`Alive::lease_look`], and [`Look`] |
 
 use super::disk::SimDisk;
+use super::snapshots::Builder;
+use super::snapshots::Receipt;
+use super::snapshots::Shelf;
 use super::store::SimStore;
 use crate::apply::LeaseChange;
 use crate::apply::Limits;
@@ -39,11 +42,16 @@ use crate::replica::behind;
 use crate::replica::behind::Marks;
 use crate::replica::behind::Stored;
 use crate::replica::behind::Work;
+use crate::replica::install::Installs;
+use crate::replica::install::Manifest;
+use crate::replica::install::carry_out;
+use crate::replica::install::settle;
 use crate::replica::leases;
 use crate::replica::leases::Look;
 use crate::replica::leases::Pulse;
 use crate::replica::leases::Standing;
 use crate::replica::start::Held;
+use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::LeaseId;
 use crate::types::MemberId;
@@ -55,6 +63,7 @@ use crate::wal::Metadata;
 use crate::wal::Preparation;
 use crate::wal::Wal;
 use crate::watch;
+use parking_lot::Mutex;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -69,6 +78,7 @@ const SEGMENT_BYTES: u64 = 8 * 1024;
 const SNAPSHOT_COUNT: u64 = 50;
 const CATCHUP_ENTRIES: u64 = 10;
 const BATCH_BYTES: usize = 1024;
+pub(super) const MEMBER_DIR: &str = "/member";
 pub(super) const WAL_DIR: &str = "/member/wal";
 
 /// Who waits for a read index.
@@ -104,7 +114,16 @@ pub(super) enum Input {
     Unreachable(MemberId),
     Transfer(MemberId),
     Campaign,
-    Durable(Index, Term),
+    Durable(Snapshot),
+    /// A snapshot whose image is kept here.
+    Received(Box<Message>, Receipt),
+    SnapshotSent(MemberId, bool),
+}
+
+/// What raft hands to the state machine.
+enum Todo {
+    Entry(Entry),
+    Install(Snapshot),
 }
 
 /// What a member did that the judge wants to know.
@@ -146,7 +165,10 @@ pub(super) struct Hands {
     /// How long this turn has taken so far.
     took_us: u64,
     out: Vec<(u64, Message)>,
-    handed: Vec<Entry>,
+    handed: Vec<Todo>,
+    installs: Mutex<Installs>,
+    /// The log does not hold what comes before this any more.
+    pub(super) log_from: u64,
     pub(super) facts: Vec<Fact>,
     /// What was appended and not synced: nobody may count on it yet, so it may also be lost and written otherwise.
     unsynced: Vec<Fact>,
@@ -218,14 +240,33 @@ impl Outside for Hands {
 
     fn hand_on(&mut self, committed: Vec<Entry>) {
         self.facts.extend(committed.iter().cloned().map(Fact::Committed));
-        self.handed.extend(committed);
+        self.handed.extend(committed.into_iter().map(Todo::Entry));
+    }
+
+    fn accept(&mut self, mark: &Snapshot) -> Result<(), Error> {
+        self.installs.lock().accept(mark)?;
+        if self.last().0 > mark.index {
+            self.facts.push(Fact::Withdrawn { last: (mark.index, mark.term) });
+        }
+        self.terms = BTreeMap::from([(mark.index, mark.term)]);
+        self.log_from = mark.index;
+        Ok(())
+    }
+
+    fn install(&mut self, mark: Snapshot) {
+        self.handed.push(Todo::Install(mark));
     }
 
     fn mark(&mut self, mark: &Snapshot) -> Result<(), Error> {
         self.wal.save_snapshot_mark(mark)
     }
 
+    fn note(&mut self, _: &Snapshot, _: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn release_to(&mut self, index: Index) -> Result<(), Error> {
+        self.log_from = index.0;
         self.wal.release_to(index)
     }
 }
@@ -240,9 +281,17 @@ pub(super) struct Alive {
     pub(super) timers: lease::Timers,
     pub(super) store: Arc<SimStore>,
     pub(super) inbox: Vec<Input>,
-    todo: VecDeque<Entry>,
+    todo: VecDeque<Todo>,
+    shelf: Shelf,
+    cluster: ClusterId,
+    limits: Limits,
+    /// Until then the log is kept for a follower that a snapshot is on its way to.
+    pub(super) keep_log_until: Millis,
     writes: VecDeque<Work>,
     written: u64,
+    /// Counts the stores that it has had.
+    epoch: u64,
+    received: Vec<(Receipt, bool)>,
     marks: Marks,
     /// Reads whose index is known and not applied yet.
     confirmed: Vec<(Index, Waiter)>,
@@ -263,7 +312,7 @@ pub(super) struct Start<'a> {
     pub(super) id: MemberId,
     pub(super) founders: &'a Members,
     pub(super) disk: &'a SimDisk,
-    pub(super) store: Arc<SimStore>,
+    pub(super) shelf: &'a Shelf,
     pub(super) limits: Limits,
     pub(super) seeds: (u64, u64),
     pub(super) now: Millis,
@@ -279,6 +328,8 @@ pub(super) struct Turn {
     pub(super) failed: Vec<(u64, Error)>,
     /// Readers whose round was given up.
     pub(super) refused: Vec<Waiter>,
+    /// Snapshots that raft has seen, and whether it had a use for them.
+    pub(super) received: Vec<(Receipt, bool)>,
 }
 
 /// Brings a member to life from what its disk and store hold.
@@ -286,28 +337,19 @@ pub(super) struct Turn {
 /// # Errors
 /// What the server would refuse to start with.
 pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
-    let Start { id, founders, disk, store, limits, seeds, now, checkpoint_ms } = with;
-    let (dir, shared) = (Path::new(WAL_DIR), Arc::new(disk.clone()) as Arc<dyn Disk>);
-    if !wal::exists(&*shared, dir) {
-        let metadata = Metadata { member: id, cluster: founders.cluster() };
-        drop(Wal::create(shared.clone(), dir, metadata, SEGMENT_BYTES)?);
+    let Start { id, founders, disk, shelf, limits, seeds, now, checkpoint_ms } = with;
+    let (wal, held, was_torn) = open_log(id, founders, disk)?;
+    let (shared, member) = (Arc::new(disk.clone()) as Arc<dyn Disk>, Path::new(MEMBER_DIR));
+    let installs = Mutex::new(Installs::new(shared.clone(), member, Manifest::load(&*shared, member)?));
+    let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None };
+    let trouble = settle(&installs, &held, &mut builder)?;
+    let store_dir = installs.lock().manifest().store_dir(member);
+    if let Some(why) = trouble {
+        return Err(Error::Damaged(format!("{MEMBER_DIR}: the accepted image is of no use: {why}")));
     }
-    let (mut wal, replay) = Wal::open(shared, dir, SEGMENT_BYTES, None)?;
-    let (was_torn, from) = (replay.torn.is_some(), (Index(replay.start.index), Term(replay.start.term)));
-    let mut held = Held { start: from, base: Index(0), entries: replay.entries, hard_state: replay.hard_state };
-    if held.begin(founders) {
-        wal.append(&held.entries, Some(&held.hard_state))?;
-        wal.sync()?;
-    }
-    let (store, machine, was_rebuilt) = open_state(store, founders, limits, &held)?;
+    let (store, machine, was_rebuilt) = open_state(shelf, &store_dir, founders, limits, &held)?;
     let (applied, _) = machine.applied();
-    let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
-    terms.insert(from.0.0, from.1.0);
-    let sums = held.entries.iter().map(|entry| (entry.index, entry.term, crc32c::crc32c(&entry.data)));
-    let mut facts = Vec::new();
-    for (index, term, sum) in sums {
-        facts.push(Fact::Appended { index, term, before: terms.get(&(index - 1)).copied(), sum });
-    }
+    let hands = hands(disk, wal, installs, &held);
     let config = consensus::Config {
         id,
         election_ticks: ELECTION_TICKS,
@@ -316,23 +358,8 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
         seed: seeds.0,
         applied,
     };
-    let hard_state = held.hard_state;
     let consensus = Consensus::new(&config, held.into_initial(machine.conf_state().clone()), Listeners::default())?;
     let few = watch::Limits { queue_responses: 4, queue_bytes: 2000, ..watch::Limits::default() };
-    let hands = Hands {
-        wal,
-        disk: disk.clone(),
-        preparation: None,
-        sync_us: 0,
-        took_us: 0,
-        out: Vec::new(),
-        handed: Vec::new(),
-        facts,
-        unsynced: Vec::new(),
-        terms,
-        hard_state,
-        shown: (0, false, 0),
-    };
     Ok(Alive {
         id,
         replica: Replica::new(consensus, (id.0 << 48) | (seeds.1 >> 24)),
@@ -343,8 +370,14 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
         store,
         inbox: Vec::new(),
         todo: VecDeque::new(),
+        shelf: shelf.clone(),
+        cluster: founders.cluster(),
+        limits,
+        keep_log_until: Millis(0),
+        received: Vec::new(),
         writes: VecDeque::new(),
         written: 0,
+        epoch: 0,
         marks: Marks::new(applied),
         confirmed: Vec::new(),
         requests: BTreeMap::new(),
@@ -356,14 +389,60 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
     })
 }
 
+/// The member's log, begun if there is none; and whether its end was cut off.
+fn open_log(id: MemberId, founders: &Members, disk: &SimDisk) -> Result<(Wal, Held, bool), Error> {
+    let (dir, shared) = (Path::new(WAL_DIR), Arc::new(disk.clone()) as Arc<dyn Disk>);
+    if !wal::exists(&*shared, dir) {
+        let metadata = Metadata { member: id, cluster: founders.cluster() };
+        drop(Wal::create(shared.clone(), dir, metadata, SEGMENT_BYTES)?);
+    }
+    let (mut wal, replay) = Wal::open(shared, dir, SEGMENT_BYTES, None)?;
+    let start = (Index(replay.start.index), Term(replay.start.term));
+    let mut held = Held { start, base: Index(0), entries: replay.entries, hard_state: replay.hard_state };
+    if held.begin(founders) {
+        wal.append(&held.entries, Some(&held.hard_state))?;
+        wal.sync()?;
+    }
+    Ok((wal, held, replay.torn.is_some()))
+}
+
+fn hands(disk: &SimDisk, wal: Wal, installs: Mutex<Installs>, held: &Held) -> Hands {
+    let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
+    terms.insert(held.start.0.0, held.start.1.0);
+    let found = |entry: &Entry| Fact::Appended {
+        index: entry.index,
+        term: entry.term,
+        before: terms.get(&(entry.index - 1)).copied(),
+        sum: crc32c::crc32c(&entry.data),
+    };
+    Hands {
+        wal,
+        disk: disk.clone(),
+        preparation: None,
+        sync_us: 0,
+        took_us: 0,
+        out: Vec::new(),
+        handed: Vec::new(),
+        installs,
+        log_from: held.start.0.0,
+        facts: held.entries.iter().map(found).collect(),
+        unsynced: Vec::new(),
+        terms,
+        hard_state: held.hard_state,
+        shown: (0, false, 0),
+    }
+}
+
 /// The state of a store that can be used, or of a new one that the log fills. A store that lacks what the log does not hold any more, or is ahead
 /// of the log, is a broken rule.
 fn open_state(
-    store: Arc<SimStore>,
+    shelf: &Shelf,
+    dir: &Path,
     founders: &Members,
     limits: Limits,
     held: &Held,
 ) -> Result<(Arc<SimStore>, Machine, bool), Error> {
+    let store = shelf.open(dir);
     match Machine::open(store.clone(), founders.cluster(), limits) {
         Ok(machine) => {
             let meets = held.meets(machine.applied().0);
@@ -372,6 +451,7 @@ fn open_state(
         }
         Err(Error::Damaged(_)) if held.goes_on_from() == Index(0) => {
             let store = Arc::new(SimStore::default());
+            shelf.put(dir, store.clone());
             let machine = Machine::open(store.clone(), founders.cluster(), limits)?;
             Ok((store, machine, true))
         }
@@ -408,6 +488,7 @@ impl Alive {
             handed: !self.hands.handed.is_empty(),
             failed: self.replica.take_failed(),
             refused: self.take_answers(),
+            received: std::mem::take(&mut self.received),
         };
         self.todo.extend(self.hands.handed.drain(..));
         (turn, result)
@@ -419,7 +500,7 @@ impl Alive {
             self.hands.wal.supply(prepared);
         }
         for input in std::mem::take(&mut self.inbox) {
-            self.take(input)?;
+            self.take(now, input)?;
         }
         let due = self.ticker.due(now);
         self.pulse.ticked = now;
@@ -436,7 +517,7 @@ impl Alive {
         Ok(())
     }
 
-    fn take(&mut self, input: Input) -> Result<(), Error> {
+    fn take(&mut self, now: Millis, input: Input) -> Result<(), Error> {
         let consensus = &mut self.replica.consensus;
         match input {
             Input::Propose(proposal) => self.replica.propose(proposal),
@@ -445,7 +526,15 @@ impl Alive {
             Input::Unreachable(member) => consensus.report_unreachable(member),
             Input::Transfer(to) => consensus.transfer_leader(to),
             Input::Campaign => drop(consensus.campaign()),
-            Input::Durable(index, term) => self.replica.release((index, term), CATCHUP_ENTRIES, &mut self.hands)?,
+            Input::Durable(mark) => {
+                let keep = if now < self.keep_log_until { u64::MAX } else { CATCHUP_ENTRIES };
+                self.replica.release(&mark, &[], (keep, usize::MAX), &mut self.hands)?;
+            }
+            Input::Received(message, receipt) => {
+                let stepped = self.replica.step_snapshot(*message);
+                self.received.push((receipt, stepped.is_ok()));
+            }
+            Input::SnapshotSent(to, arrived) => consensus.report_snapshot(to, arrived),
         }
         Ok(())
     }
@@ -477,17 +566,22 @@ impl Alive {
     }
 
     /// Applies the next entry, if there is one, and tells everybody.
-    pub(super) fn apply(&mut self, now: Millis) -> Result<Option<Applied>, Error> {
-        let Some(entry) = self.todo.pop_front() else { return Ok(None) };
+    pub(super) fn apply(&mut self, now: Millis) -> Result<Option<Step>, Error> {
+        let entry = match self.todo.pop_front() {
+            None => return Ok(None),
+            Some(Todo::Entry(entry)) => entry,
+            Some(Todo::Install(mark)) => return self.install(&mark).map(|()| Some(Step::Installed(mark.index))),
+        };
         let done = {
             let mut machine = self.machine.write();
             if entry.index <= machine.applied().0.0 {
                 return Ok(None);
             }
-            let consensus = &mut self.replica.consensus;
-            let done = replica::apply_entry(&mut machine, &entry, |change| consensus.apply_conf_change(change))?;
+            let (replica, index) = (&mut self.replica, Index(entry.index));
+            self.marks.count(entry.data.len());
+            let done = replica::apply_entry(&mut machine, &entry, |change| replica.count(index, change))?;
             if machine.batch_bytes() >= BATCH_BYTES {
-                self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written)));
+                self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written), self.epoch));
             }
             done
         };
@@ -499,7 +593,28 @@ impl Alive {
         let mut audience = Everybody { timers: &mut self.timers, hub: &self.hub, now, answer: None };
         replica::tell(done, &mut audience);
         let (request, reply) = audience.answer.expect("every entry is answered");
-        Ok(Some(Applied { entry, request, reply, began, is_compaction }))
+        Ok(Some(Step::Applied(Applied { entry, request, reply, began, is_compaction })))
+    }
+
+    /// Puts the state of an accepted snapshot in the place of this one, as `node/install.rs` does.
+    fn install(&mut self, mark: &Snapshot) -> Result<(), Error> {
+        let mut builder = Builder { disk: self.hands.disk.clone(), shelf: self.shelf.clone(), built: None };
+        carry_out(&self.hands.installs, mark, &mut builder)?;
+        let store = builder.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
+        let machine = Machine::open(store.clone(), self.cluster, self.limits)?;
+        if machine.applied().0.0 != mark.index {
+            return Err(Error::Damaged(format!("the store made from the snapshot at {} holds another state", mark.index)));
+        }
+        let (revision, floor) = (machine.store().revision(), machine.store().compacted());
+        *self.machine.write() = machine;
+        (self.store, self.written, self.marks) = (store, 0, Marks::new(Index(mark.index)));
+        self.epoch += 1;
+        self.timers.demote();
+        self.hub.restored(revision);
+        if let Some(floor) = floor {
+            self.hub.compacted(floor);
+        }
+        Ok(())
     }
 
     pub(super) fn has_todo(&self) -> bool {
@@ -514,17 +629,20 @@ impl Alive {
     pub(super) fn flush(&mut self) -> Result<(), Error> {
         let mut machine = self.machine.write();
         machine.compact_step(3)?;
-        self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written)));
-        self.writes.extend(self.marks.next(machine.applied(), SNAPSHOT_COUNT, false));
+        self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written), self.epoch));
+        if self.marks.are_due(machine.applied().0, SNAPSHOT_COUNT, false) {
+            self.writes.push_back(behind::sync_of(&machine, Vec::new()));
+        }
         Ok(())
     }
 
     /// One piece of work of the store. True if there was one.
     pub(super) fn store_step(&mut self) -> Result<bool, Error> {
         let Some(work) = self.writes.pop_front() else { return Ok(false) };
-        match behind::store_step(&*self.store, &work)? {
+        match behind::store_step(&*self.store, self.epoch, work)? {
             Stored::Batch => self.written += 1,
-            Stored::Durable(index, term) => self.inbox.push(Input::Durable(index, term)),
+            Stored::Dropped => {}
+            Stored::Durable(mark, _) => self.inbox.push(Input::Durable(mark)),
         }
         Ok(true)
     }
@@ -573,6 +691,13 @@ impl Alive {
     }
 }
 
+/// What the state machine has done.
+pub(super) enum Step {
+    Applied(Applied),
+    /// A snapshot of everything up to this entry took the place of the state.
+    Installed(u64),
+}
+
 /// What one entry came to.
 pub(super) struct Applied {
     pub(super) entry: Entry,
@@ -608,6 +733,10 @@ impl Audience for Everybody<'_> {
     }
 
     fn answer(&mut self, request: u64, _: Revision, reply: Result<Reply, Error>) {
+        self.answer = Some((request, reply));
+    }
+
+    fn answer_conf_change(&mut self, request: u64, reply: Result<Reply, Error>) {
         self.answer = Some((request, reply));
     }
 }

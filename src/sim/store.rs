@@ -37,6 +37,11 @@ impl SimStore {
         self.at(&self.since_sync.lock())
     }
 
+    /// Nothing that was written so far can be lost any more.
+    pub(super) fn settle(&self) {
+        self.sync().expect("memory does not fail");
+    }
+
     /// Spoils one row; false if there is none.
     pub(super) fn rot(&self, dice: &mut StdRng) -> bool {
         let all = whole(&self.live);

@@ -14,12 +14,15 @@ use super::member;
 use super::member::Alive;
 use super::member::Applied;
 use super::member::Input;
+use super::member::MEMBER_DIR;
+use super::member::Step;
 use super::member::TICK_MS;
-use super::member::WAL_DIR;
 use super::member::Waits;
 use super::net::Net;
 use super::net::Packet;
-use super::store::SimStore;
+use super::snapshots::Parcel;
+use super::snapshots::Receipt;
+use super::snapshots::Shelf;
 use super::talk::Client;
 use super::talk::Op;
 use super::tape::Tape;
@@ -28,6 +31,7 @@ use crate::apply::Limits;
 use crate::error::Error;
 use crate::membership::Founders;
 use crate::membership::Members;
+use crate::proto::raftpb::MessageType;
 use crate::types::MemberId;
 use crate::types::Millis;
 use rand::Rng;
@@ -36,7 +40,6 @@ use rand::rngs::StdRng;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
 /// Nobody in particular, on the tape.
 pub(super) const NOBODY: usize = usize::MAX;
@@ -54,6 +57,8 @@ pub(super) enum Event {
     Leases(usize, u64),
     Renew(usize, u64, u64),
     Arrive(Packet),
+    Parcel(Box<Parcel>),
+    Receipt(Receipt),
     Client(usize),
     Watch(usize),
     Fault,
@@ -92,7 +97,7 @@ impl Eq for Queued {}
 /// A place for a member: its disk and store stay when it dies.
 pub(super) struct Place {
     pub(super) disk: SimDisk,
-    pub(super) store: Arc<SimStore>,
+    pub(super) shelf: Shelf,
     pub(super) alive: Option<Alive>,
     pub(super) life: u64,
     /// Stopped until then.
@@ -145,7 +150,7 @@ impl World {
         let ids = (0..plan.members).map(|n| founders.by_name(&format!("m{n}")).expect("a founder").id.0).collect();
         let place = |dice: &mut StdRng| Place {
             disk: SimDisk::new(),
-            store: Arc::new(SimStore::default()),
+            shelf: Shelf::default(),
             alive: None,
             life: 0,
             paused: 0,
@@ -235,7 +240,14 @@ impl World {
                 }
                 Some(*who)
             }
+            Event::Receipt(Receipt { leader, life, .. }) => {
+                if self.places[*leader].life != *life || self.places[*leader].alive.is_none() {
+                    return Ok(());
+                }
+                Some(*leader)
+            }
             Event::Arrive(packet) => Some(packet.to),
+            Event::Parcel(parcel) => Some(parcel.to),
             _ => None,
         };
         if let Some(until) = who.map(|who| self.places[who].paused).filter(|until| *until > self.now) {
@@ -250,6 +262,8 @@ impl World {
             Event::Store(who, life) => return self.store(who, life),
             Event::Leases(who, life) => self.look_at_leases(who, life),
             Event::Renew(who, _, number) => return self.serve_renewal(who, number, false),
+            Event::Parcel(parcel) => return self.parcel(*parcel),
+            Event::Receipt(receipt) => self.receipt(receipt),
             Event::Arrive(packet) => return self.arrive(&packet),
             Event::Client(client) => return self.client(client),
             Event::Watch(watcher) => return self.watch(watcher),
@@ -287,7 +301,7 @@ impl World {
             id,
             founders: &self.founders,
             disk: &place.disk,
-            store: place.store.clone(),
+            shelf: &place.shelf,
             limits,
             seeds,
             now,
@@ -301,7 +315,6 @@ impl World {
         self.report.count("a start", 1);
         self.report.count("a torn tail is cut off", u64::from(alive.was_torn));
         self.report.count("a store is rebuilt", u64::from(alive.was_rebuilt));
-        place.store = alive.store.clone();
         // While it was down, what was sent to it was lost: its connections begin anew.
         self.net.hang_up(who);
         let place = &mut self.places[who];
@@ -326,7 +339,7 @@ impl World {
             return Ok(());
         }
         // It must say where.
-        let named = matches!(&why, Error::Damaged(text) if text.contains(WAL_DIR));
+        let named = matches!(&why, Error::Damaged(text) if text.contains(MEMBER_DIR));
         if self.places[who].rotten && named {
             self.report.count("rot is refused", 1);
             self.places[who].refused = true;
@@ -341,17 +354,11 @@ impl World {
         let place = &mut self.places[who];
         place.life += 1;
         match power {
-            true => {
-                place.disk.lose_power(&mut self.dice);
-                let (store, is_behind) = place.store.after_power_loss(&mut self.dice);
-                place.store = Arc::new(store);
-                self.report.count("a store is set back", u64::from(is_behind));
-            }
-            false => {
-                place.disk.process_ends();
-                place.store = Arc::new(place.store.after_exit());
-            }
+            true => place.disk.lose_power(&mut self.dice),
+            false => place.disk.process_ends(),
         }
+        let is_behind = place.shelf.after_stop(power, &mut self.dice);
+        self.report.count("a store is set back", u64::from(is_behind));
         let dead = place.alive.take();
         place.paused = 0;
         self.net.hang_up(who);
@@ -366,7 +373,7 @@ impl World {
     }
 
     /// The member's disk failed it: it must stop.
-    fn failed(&mut self, who: usize, why: Error) -> Verdict {
+    pub(super) fn failed(&mut self, who: usize, why: Error) -> Verdict {
         let struck = self.places[who].alive.as_ref().and_then(|alive| alive.disk().struck());
         if struck.is_none() {
             return Err(format!("m{who} stops: {why}"));
@@ -407,7 +414,9 @@ impl World {
             let count = turn.messages.len();
             format!("turn: term {term}, commit {commit}{}, {count} messages", if leads { ", leads" } else { "" })
         });
-        for (offset, message) in &turn.messages {
+        let (snapshots, messages): (Vec<_>, Vec<_>) =
+            turn.messages.into_iter().partition(|(_, message)| message.msg_type() == MessageType::MsgSnapshot);
+        for (offset, message) in &messages {
             let packets = self.net.send(self.now + offset, message, &mut self.dice);
             if packets.is_empty() && self.dice.random_range(0..4) == 0 && result.is_ok() {
                 self.alive(who).inbox.push(Input::Unreachable(MemberId(message.to)));
@@ -423,8 +432,14 @@ impl World {
         for waiter in turn.refused {
             self.give_up(waiter);
         }
+        for (receipt, accepted) in turn.received {
+            self.received(receipt, accepted);
+        }
         if let Err(why) = result {
             return self.failed(who, why);
+        }
+        for (_, message) in snapshots {
+            self.send_snapshot(who, message)?;
         }
         let alive = self.places[who].alive.as_ref().expect("it did not fail");
         self.judge.turned(who, alive)?;
@@ -453,7 +468,11 @@ impl World {
         for _ in 0..self.dice.random_range(1..20) {
             let alive = self.places[who].alive.as_mut().expect("checked by the caller");
             let Applied { entry, request, reply, began, is_compaction } = match alive.apply(clock) {
-                Ok(Some(applied)) => applied,
+                Ok(Some(Step::Applied(applied))) => applied,
+                Ok(Some(Step::Installed(index))) => {
+                    self.installed(who, index)?;
+                    continue;
+                }
                 Ok(None) if alive.has_todo() => continue,
                 Ok(None) => break,
                 Err(why) => return self.failed(who, why),
@@ -518,6 +537,24 @@ impl World {
             self.alive(packet.to).inbox.push(Input::Peer(message));
         }
         self.wake(packet.to);
+        Ok(())
+    }
+
+    /// A snapshot took the place of the state: nobody can tell what became of those who wait for entries.
+    fn installed(&mut self, who: usize, index: u64) -> Verdict {
+        self.report.count("a snapshot is installed", 1);
+        self.tape.note(self.now, who, index, || format!("installs all up to {index}"));
+        let alive = self.places[who].alive.as_mut().expect("it has just done so");
+        let waiting = std::mem::take(&mut alive.requests);
+        alive.marks_out.clear();
+        let alive = &*alive;
+        self.judge.applied(who, index, alive)?;
+        self.judge.same_state(who, index, alive)?;
+        for waits in waiting.into_values() {
+            if let Waits::Client(number) | Waits::Unmark(number) = waits {
+                self.forget(number);
+            }
+        }
         Ok(())
     }
 

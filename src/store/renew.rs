@@ -27,6 +27,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -45,6 +47,17 @@ pub struct Renewable {
     cache_bytes: u64,
     /// Nothing while the two change places, and for good if that failed half way.
     store: RwLock<Option<Store>>,
+    /// Its folder goes with it.
+    doomed: AtomicBool,
+}
+
+/// Deletes a store that nobody has open, with what defragmenting left beside it.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub fn delete(dir: &Path) -> Result<(), Error> {
+    let (fresh, old) = beside(dir);
+    [&fresh, &old, &dir.to_owned()].into_iter().try_for_each(|dir| remove(dir))
 }
 
 impl Renewable {
@@ -60,7 +73,7 @@ impl Renewable {
         remove(&fresh)?;
         remove(&old)?;
         let store = RwLock::new(Some(Store::open(dir, cache_bytes)?));
-        Ok(Renewable { dir: dir.to_owned(), cache_bytes, store })
+        Ok(Renewable { dir: dir.to_owned(), cache_bytes, store, doomed: AtomicBool::new(false) })
     }
 
     /// Writes all rows into a fresh store and puts it in the place of this one. Returns the bytes of its files before and after. Nobody may
@@ -99,6 +112,11 @@ impl Renewable {
         self.store.read().is_none()
     }
 
+    /// Another store has taken this one's place: its folder is deleted when the last reader lets go of it.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
     fn copy_to(&self, dir: &Path) -> Result<(), Error> {
         let fresh = Store::open(dir, self.cache_bytes)?;
         let copied = self.copy_rows(&fresh).and_then(|()| fresh.sync());
@@ -135,6 +153,22 @@ impl Renewable {
                 Err(Error::Storage(format!("{}: the store was lost while it was written afresh", self.dir.display())))
             }
         }
+    }
+}
+
+impl Drop for Renewable {
+    fn drop(&mut self) {
+        if !*self.doomed.get_mut() {
+            return;
+        }
+        let (store, dir) = (self.store.get_mut().take(), std::mem::take(&mut self.dir));
+        // The last reader may be anybody, and sled takes its time to close. What is not deleted here the next start deletes.
+        thread::spawn(move || {
+            drop(store);
+            if let Err(why) = wait_until_closed(&dir).and_then(|()| delete(&dir)) {
+                tracing::warn!(dir = %dir.display(), error = %why, "cannot delete a store that was replaced");
+            }
+        });
     }
 }
 

@@ -7,11 +7,13 @@ use super::status;
 use crate::cmdline::args::Args;
 use crate::cmdline::args::Flag;
 use crate::cmdline::args::Kind;
+use crate::disk::RealDisk;
 use crate::engine::Batch;
 use crate::engine::Engine;
 use crate::engine::Memory;
 use crate::image;
 use crate::mvcc;
+use crate::replica::install::Manifest;
 use crate::store;
 use std::io::Write;
 use std::path::Path;
@@ -48,7 +50,8 @@ pub(super) fn run(args: &Args, format: &str, out: &mut dyn Write, _: &mut dyn Wr
 
 /// What a user named: a data directory of ours, or a database that is read into memory.
 fn engine(path: &str) -> Result<Arc<dyn Engine>, Failed> {
-    let folder = Path::new(path).join("member/store");
+    let member = Path::new(path).join("member");
+    let folder = Manifest::load(&RealDisk, &member)?.store_dir(&member);
     if folder.is_dir() {
         return Ok(Arc::new(store::Store::open(&folder, store::CACHE_BYTES)?));
     }

@@ -13,6 +13,7 @@
 
 mod auth;
 mod bad_input;
+mod catchup;
 mod checker;
 mod client;
 mod differ;
@@ -27,6 +28,8 @@ mod kills;
 mod leases;
 mod locks;
 mod maintenance;
+mod member_commands;
+mod membership;
 mod ports;
 mod seeded;
 mod small_print;

@@ -1,0 +1,295 @@
+//! A snapshot's way into a member: received and checked, accepted by raft, made into a store, put in the place of the state.
+//!
+//! ```text
+//! peer ──▶ Receiving: file, check, keep ──▶ raft thread: step, manifest, log ──▶ apply thread ─┬─ store thread: new store, manifest
+//!                                                                                             └─ Machine, watchers, leases, peers
+//! ```
+//!
+//! What may fail fails before raft sees the message. The order of what counts when is [`crate::replica::install`]'s.
+
+use super::Inner;
+use super::Input;
+use super::snap_file;
+use super::store_thread::Write;
+use super::telemetry;
+use crate::apply::Machine;
+use crate::auth::Change;
+use crate::consensus;
+use crate::disk::Disk;
+use crate::disk::RealDisk;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::image;
+use crate::membership::Members;
+use crate::peer;
+use crate::proto::lab;
+use crate::proto::lab::event::Kind;
+use crate::proto::raftpb::Message;
+use crate::proto::walpb::Snapshot as Mark;
+use crate::replica::install::Installs;
+use crate::replica::install::Intake;
+use crate::replica::install::Stores;
+use crate::store;
+use crate::store::Renewable;
+use crate::types::ClusterId;
+use crate::types::MemberId;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+
+/// An image may be larger than what it holds: twice the quota, and a little; without a quota, this.
+const IMAGE_BYTES_MAX: u64 = 1 << 40;
+const IMAGE_BYTES_SPARE: u64 = 64 << 20;
+
+/// The number in the next temporary file's name.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+/// What a member that runs has to do with snapshots.
+pub(super) struct Snapshots {
+    pub(super) installs: Mutex<Installs>,
+    /// One is being received.
+    pub(super) receiving: AtomicBool,
+    /// How many are being sent, and for how many followers the log is kept.
+    pub(super) sending: AtomicUsize,
+    pub(super) keeping_log: AtomicUsize,
+}
+
+impl Snapshots {
+    pub(super) fn new(installs: Installs) -> Snapshots {
+        let installs = Mutex::new(installs);
+        Snapshots {
+            installs,
+            receiving: AtomicBool::new(false),
+            sending: AtomicUsize::new(0),
+            keeping_log: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// What raft made of a snapshot that was received.
+pub(super) type Verdict = oneshot::Sender<Result<(), consensus::Refused>>;
+
+/// Stores on the real disk.
+pub(super) struct Sled {
+    /// The one that was built last.
+    pub(super) built: Option<Arc<Renewable>>,
+    /// The one that readers may still use; nothing in a member that starts.
+    pub(super) running: Option<Arc<Renewable>>,
+}
+
+impl Stores for Sled {
+    fn build(&mut self, dir: &Path, image: &Path, mark: &Mark) -> Result<(), Error> {
+        store::delete(dir)?;
+        let reader = image::Snapshot::new(RealDisk.open_to_read(image)?)?.into_reader()?;
+        let engine = Arc::new(Renewable::open(dir, store::CACHE_BYTES)?);
+        let filled = image::install(&reader, &*engine, mark).and_then(|_| engine.sync());
+        if let Err(why) = filled {
+            // sled would try to write once more, and waits for ever on a full disk.
+            std::mem::forget(engine);
+            return Err(why);
+        }
+        RealDisk.sync_dir(dir.parent().unwrap_or(Path::new(".")))?;
+        self.built = Some(engine);
+        Ok(())
+    }
+
+    fn retire(&mut self, dir: &Path) -> Result<(), Error> {
+        match &self.running {
+            Some(running) => running.doom(),
+            None => store::delete(dir)?,
+        }
+        Ok(())
+    }
+}
+
+/// What came in front of an image: the mark that the log gets.
+///
+/// # Errors
+/// [`Error::Damaged`] if the message says nothing of a snapshot.
+pub(super) fn mark_of(message: &Message) -> Result<Mark, Error> {
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone());
+    let metadata = metadata.filter(|metadata| metadata.index > 0 && metadata.conf_state.is_some());
+    let metadata = metadata.ok_or_else(|| Error::Damaged("a message without a snapshot".into()))?;
+    Ok(Mark { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state })
+}
+
+/// An image that arrives: bounded, checked to its last row, kept under its index.
+pub(super) struct Arriving {
+    intake: Intake,
+    message: Message,
+    mark: Mark,
+    cluster: ClusterId,
+    bytes_max: u64,
+}
+
+impl Arriving {
+    /// # Errors
+    /// [`Error::Storage`]; [`Error::Damaged`] if the message is none of a snapshot.
+    pub(super) fn begin(
+        member: &Path,
+        message: Message,
+        cluster: ClusterId,
+        quota: Option<u64>,
+    ) -> Result<Arriving, Error> {
+        let mark = mark_of(&message)?;
+        let intake = Intake::begin(Arc::new(RealDisk), member, NUMBERS.fetch_add(1, Ordering::Relaxed))?;
+        let bytes_max =
+            quota.map_or(IMAGE_BYTES_MAX, |quota| quota.saturating_mul(2).saturating_add(IMAGE_BYTES_SPARE));
+        Ok(Arriving { intake, message, mark, cluster, bytes_max })
+    }
+
+    pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        if self.intake.bytes() + piece.len() as u64 > self.bytes_max {
+            return Err(Error::Storage(format!("the database is larger than {} bytes", self.bytes_max)));
+        }
+        self.intake.write(piece)
+    }
+
+    /// Reads all of it, then keeps it. The message has the members in it when it comes back, as those of etcd up to 3.5 have.
+    pub(super) fn keep(mut self) -> Result<(Message, Mark), Error> {
+        let reader = image::Snapshot::new(self.intake.open()?)?.into_reader()?;
+        let (members, version) = image::check(&reader, &self.mark, self.cluster)?;
+        if let Some(snapshot) = self.message.snapshot.as_mut().filter(|snapshot| snapshot.data.is_empty()) {
+            snapshot.data = snap_file::members_json(&members, version.as_deref()).into();
+        }
+        self.intake.keep(self.mark.index)?;
+        Ok((self.message, self.mark))
+    }
+}
+
+/// A leader's snapshot that arrives at a member that runs.
+struct Receiving {
+    inner: Arc<Inner>,
+    arriving: Arriving,
+    turn: Turn,
+}
+
+/// One at a time: each takes as much disk as the data.
+struct Turn(Arc<Inner>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.snapshots.receiving.store(false, Ordering::Release);
+    }
+}
+
+/// Says where the image goes that comes behind `message`.
+pub(super) fn receive(inner: &Arc<Inner>, message: Message) -> Result<Box<dyn peer::Intake>, Error> {
+    if inner.snapshots.receiving.swap(true, Ordering::AcqRel) {
+        return Err(Error::TooManyRequests);
+    }
+    let turn = Turn(inner.clone());
+    inner.snapshots.installs.lock().tidy()?;
+    let arriving = Arriving::begin(&inner.member_dir(), message, inner.cluster, inner.config.limits.quota_bytes)?;
+    Ok(Box::new(Receiving { inner: inner.clone(), arriving, turn }))
+}
+
+impl peer::Intake for Receiving {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        self.arriving.write(piece)
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), Error>> {
+        let Receiving { inner, arriving, turn } = *self;
+        Box::pin(async move {
+            let bytes = arriving.intake.bytes();
+            let kept = tokio::task::spawn_blocking(move || arriving.keep()).await;
+            let (message, mark) = kept.map_err(|e| Error::Damaged(e.to_string()))??;
+            let from = MemberId(message.from);
+            let (verdict, stepped) = oneshot::channel();
+            inner.inbox.force(Input::Received(Box::new(message), verdict));
+            let stepped = stepped.await.map_err(|_| Error::Stopped)?;
+            drop(turn);
+            stepped.map_err(|why| Error::Damaged(why.to_string()))?;
+            inner.tell(|| format!("received a snapshot from {from}: all up to entry {}, {bytes} bytes", mark.index));
+            Ok(())
+        })
+    }
+}
+
+impl Inner {
+    /// This member's own folder.
+    pub(super) fn member_dir(&self) -> PathBuf {
+        self.config.data_dir.join("member")
+    }
+
+    /// Tells observers something in words.
+    pub(super) fn tell(&self, text: impl FnOnce() -> String) {
+        self.tap.tell(|| Kind::Note(lab::Note { text: text() }));
+    }
+
+    /// Puts the state of an accepted snapshot in the place of this member's. On the apply thread: no entry is applied meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Storage`], [`Error::Damaged`]: the member must stop, and its next start goes on from the image.
+    pub(super) fn install(self: &Arc<Self>, mark: &Mark) -> Result<(), Error> {
+        let began = self.now();
+        let (answer, built) = mpsc::sync_channel(1);
+        self.writes.force(Write::Install(mark.clone(), answer));
+        let engine = built.recv().map_err(|_| Error::Stopped)??;
+        let machine = Machine::open(engine, self.cluster, self.config.limits)?;
+        if machine.applied().0.0 != mark.index {
+            return Err(Error::Damaged(format!(
+                "the store made from the snapshot at {} holds another state",
+                mark.index
+            )));
+        }
+        let before = {
+            let mut current = self.machine.write();
+            self.batches_written.store(0, Ordering::Release);
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+            std::mem::replace(&mut *current, machine)
+        };
+        self.follow_installed(before.members());
+        let revision = self.machine.read().store().revision();
+        tracing::info!(
+            "applied-index" = mark.index,
+            revision = revision.0,
+            took = ?std::time::Duration::from_millis(self.now().0 - began.0),
+            "applied snapshot"
+        );
+        self.tell(|| format!("installed a snapshot: all up to entry {}, revision {revision}", mark.index));
+        Ok(())
+    }
+
+    /// Lets everybody know who follows the state entry by entry, and has missed some.
+    fn follow_installed(self: &Arc<Self>, before: &Members) {
+        // What they need of the machine first: none of their locks is waited for under its.
+        let (auth_is_on, revision, floor, members) = {
+            let machine = self.machine.read();
+            let store = machine.store();
+            (machine.auth().is_enabled(), store.revision(), store.compacted(), machine.members().clone())
+        };
+        let auth = if auth_is_on { Change::Enabled } else { Change::Disabled };
+        self.auth.follow(self.now(), &auth);
+        self.auth.follow(self.now(), &Change::Rights);
+        self.timers.lock().demote();
+        self.lease_news.notify_waiters();
+        // Watchers go on from where each of them is; who is below the compaction hears that.
+        self.watches.restored(revision);
+        if let Some(floor) = floor {
+            self.watches.compacted(floor);
+        }
+        if let Some(peers) = self.peers.get() {
+            for gone in before.iter().filter(|member| members.get(member.id).is_none()) {
+                peers.remove(gone.id);
+            }
+            for member in members.iter().filter(|member| member.id != self.id) {
+                if let Err(why) = peers.add(member.id, &member.peer_urls) {
+                    tracing::warn!(error = %why, "cannot connect to a member: its peer URLs are unusable");
+                }
+            }
+        }
+        self.tap.tell(|| Kind::Members(telemetry::members(&members)));
+        // Whether their entries were among those that the snapshot stands for, nobody can tell.
+        self.requests.fail_before(u64::MAX, &Error::Timeout);
+    }
+}

@@ -1,0 +1,199 @@
+//! etcd's snapshot file: a note beside the log of a point from which the log alone is enough.
+//!
+//! The state itself is in the store; the file holds only the members, in the JSON of etcd's version-2 store. Up to 3.5 etcd's tools want one that goes
+//! with the log's newest mark, and begin there. We read it for one thing: where the other members are, when the store is lost.
+//!
+//! ```text
+//! snap/<term>-<index>.snap     08 crc  12 length { 0a length JSON  12 length { conf state, index, term } }     crc = CRC-32C of the inside
+//! ```
+//!
+//! Source: etcd `server/etcdserver/api/snap/snapshotter.go`, `api/snap/snappb`, `api/v2store/store.go`, `api/membership/store.go`.
+
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::membership::Members;
+use crate::proto::raftpb::Snapshot;
+use crate::proto::raftpb::SnapshotMetadata;
+use crate::proto::walpb::Snapshot as Mark;
+use crate::replica::install;
+use bytes::Bytes;
+use prost::Message;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+use std::path::Path;
+
+const SUFFIX: &str = ".snap";
+/// What one has behind its name until it is whole.
+const UNFINISHED: &str = ".part";
+/// The largest file that is read.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// How many events etcd's version-2 store remembers; its form wants room for all of them.
+const EVENTS: usize = 1000;
+
+/// etcd's `snappb.Snapshot`.
+#[derive(Clone, PartialEq, Message)]
+struct Checked {
+    #[prost(uint32, required, tag = "1")]
+    crc: u32,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    data: Option<Bytes>,
+}
+
+/// The members as etcd's version-2 store has them.
+pub(super) fn members_json(members: &Members, version: Option<&str>) -> Vec<u8> {
+    let mut by_id = Map::new();
+    for member in members.iter() {
+        let path = format!("/0/members/{}", member.id);
+        let mut attributes = Map::new();
+        if !member.name.is_empty() {
+            attributes.insert("name".into(), member.name.clone().into());
+        }
+        if !member.client_urls.is_empty() {
+            attributes.insert("clientURLs".into(), member.client_urls.clone().into());
+        }
+        let mut raft = Map::from_iter([("peerURLs".to_owned(), Value::from(member.peer_urls.clone()))]);
+        if member.is_learner {
+            raft.insert("isLearner".into(), true.into());
+        }
+        let mut about = Map::new();
+        if !attributes.is_empty() {
+            let at = format!("{path}/attributes");
+            about.insert("attributes".into(), leaf(&at, &Value::from(attributes).to_string()));
+        }
+        about.insert("raftAttributes".into(), leaf(&format!("{path}/raftAttributes"), &Value::from(raft).to_string()));
+        by_id.insert(member.id.to_string(), folder(&path, about));
+    }
+    let mut zero = Map::from_iter([("members".to_owned(), folder("/0/members", by_id))]);
+    let removed: Map<String, Value> =
+        members.removed().map(|id| (id.to_string(), leaf(&format!("/0/removed_members/{id}"), "removed"))).collect();
+    if !removed.is_empty() {
+        zero.insert("removed_members".into(), folder("/0/removed_members", removed));
+    }
+    if let Some(version) = version {
+        zero.insert("version".into(), leaf("/0/version", version));
+    }
+    let top = Map::from_iter([("0".to_owned(), folder("/0", zero)), ("1".to_owned(), folder("/1", Map::new()))]);
+    let events = vec![Value::Null; EVENTS];
+    let queue = json!({ "Events": events, "Size": 0, "Front": 0, "Back": 0, "Capacity": EVENTS });
+    let history = json!({ "Queue": queue, "StartIndex": 0, "LastIndex": 0 });
+    let hub = json!({ "EventHistory": history });
+    let store =
+        json!({ "Root": folder("/", top), "WatcherHub": hub, "CurrentIndex": 0, "Stats": {}, "CurrentVersion": 2 });
+    store.to_string().into_bytes()
+}
+
+fn node(path: &str, value: &str, children: Value) -> Value {
+    json!({
+        "Path": path, "CreatedIndex": 0, "ModifiedIndex": 0, "ExpireTime": "0001-01-01T00:00:00Z",
+        "Value": value, "Children": children
+    })
+}
+
+fn leaf(path: &str, value: &str) -> Value {
+    node(path, value, Value::Null)
+}
+
+fn folder(path: &str, children: Map<String, Value>) -> Value {
+    node(path, "", children.into())
+}
+
+/// Writes the file of `mark`, durably, and deletes those of earlier marks. The log must have the mark, durably: etcd's tools begin at the newest file.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub(super) fn save(disk: &dyn Disk, member: &Path, mark: &Mark, members: &[u8]) -> Result<(), Error> {
+    let metadata = SnapshotMetadata { conf_state: mark.conf_state.clone(), index: mark.index, term: mark.term };
+    let snapshot = Snapshot { data: Bytes::copy_from_slice(members), metadata: Some(metadata) };
+    let data = Bytes::from(snapshot.encode_to_vec());
+    let bytes = Checked { crc: crc32c::crc32c(&data), data: Some(data) }.encode_to_vec();
+    let dir = install::snap_dir(member);
+    disk.create_dir(&dir)?;
+    let name = format!("{:016x}-{:016x}{SUFFIX}", mark.term, mark.index);
+    let unnamed = dir.join(format!("{name}{UNFINISHED}"));
+    let mut file = disk.create(&unnamed)?;
+    file.write_at(0, &bytes)?;
+    file.sync()?;
+    drop(file);
+    disk.rename(&unnamed, &dir.join(&name))?;
+    disk.sync_dir(&dir)?;
+    let names = disk.list(&dir)?;
+    let is_old = |other: &&String| (other.ends_with(SUFFIX) || other.ends_with(UNFINISHED)) && **other != name;
+    names.iter().filter(is_old).try_for_each(|old| disk.remove(&dir.join(old)))
+}
+
+/// Whether there is a file of `mark`.
+pub(super) fn exists(disk: &dyn Disk, member: &Path, mark: &Mark) -> bool {
+    let name = format!("{:016x}-{:016x}{SUFFIX}", mark.term, mark.index);
+    disk.exists(&install::snap_dir(member).join(name))
+}
+
+/// The peer URLs of all members in the newest file that can be read: none if there is none.
+pub(super) fn peer_urls(disk: &dyn Disk, member: &Path) -> Vec<String> {
+    let dir = install::snap_dir(member);
+    let names = if disk.exists(&dir) { disk.list(&dir).unwrap_or_default() } else { Vec::new() };
+    let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
+    files.filter_map(|name| read_urls(disk, &dir.join(name))).next().unwrap_or_default()
+}
+
+fn read_urls(disk: &dyn Disk, path: &Path) -> Option<Vec<String>> {
+    let file = disk.open(path).ok()?;
+    let len = file.len().ok().filter(|len| *len <= FILE_BYTES_MAX)?;
+    let mut bytes = vec![0; usize::try_from(len).ok()?];
+    file.read_at(0, &mut bytes).ok()?;
+    let checked = Checked::decode(bytes.as_slice()).ok()?;
+    let data = checked.data.filter(|data| crc32c::crc32c(data) == checked.crc)?;
+    let store: Value = serde_json::from_slice(&Snapshot::decode(data).ok()?.data).ok()?;
+    let members = store.pointer("/Root/Children/0/Children/members/Children")?.as_object()?;
+    let mut urls = Vec::new();
+    for member in members.values() {
+        let text = member.pointer("/Children/raftAttributes/Value")?.as_str()?;
+        let raft: Value = serde_json::from_str(text).ok()?;
+        urls.extend(raft.get("peerURLs")?.as_array()?.iter().filter_map(|url| Some(url.as_str()?.to_owned())));
+    }
+    Some(urls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::membership::Founders;
+    use crate::proto::raftpb::ConfState;
+
+    fn mark(index: u64) -> Mark {
+        Mark { index, term: 2, conf_state: Some(ConfState { voters: vec![1], ..ConfState::default() }) }
+    }
+
+    fn members() -> Members {
+        let founders = ["a", "b"].map(|name| (name.to_owned(), vec![format!("http://{name}:2380")]));
+        Members::bootstrap(&Founders::from(founders), "t").expect("two founders")
+    }
+
+    #[test]
+    fn the_newest_file_stays_and_tells_where_the_members_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let json = members_json(&members(), Some("3.6.0"));
+        for index in [7, 12] {
+            save(&RealDisk, dir.path(), &mark(index), &json).expect("saved");
+        }
+        let names = RealDisk.list(&install::snap_dir(dir.path())).expect("there");
+        assert_eq!(names, ["0000000000000002-000000000000000c.snap"]);
+        assert!(exists(&RealDisk, dir.path(), &mark(12)) && !exists(&RealDisk, dir.path(), &mark(7)));
+        let mut urls = peer_urls(&RealDisk, dir.path());
+        urls.sort();
+        assert_eq!(urls, ["http://a:2380", "http://b:2380"]);
+    }
+
+    #[test]
+    fn a_damaged_file_tells_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        save(&RealDisk, dir.path(), &mark(7), &members_json(&members(), None)).expect("saved");
+        let path = install::snap_dir(dir.path()).join("0000000000000002-0000000000000007.snap");
+        let mut bytes = std::fs::read(&path).expect("there");
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).expect("written");
+        assert_eq!(peer_urls(&RealDisk, dir.path()), Vec::<String>::new());
+    }
+}
