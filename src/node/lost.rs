@@ -129,7 +129,7 @@ impl Lost {
         let logged = changes.filter_map(|change| Member::from_json(&change.context).ok());
         let mut urls: BTreeSet<String> = logged.flat_map(|member| member.peer_urls).collect();
         urls.extend(snap_file::peer_urls(&RealDisk, &self.member));
-        urls.extend(config.founders.iter().flat_map(|(_, urls)| urls.iter().cloned()));
+        urls.extend(config.founders.values().flatten().cloned());
         urls.retain(|url| !config.peer_urls.contains(url));
         urls
     }

@@ -106,7 +106,6 @@ pub(super) enum Waits {
 }
 
 /// What reaches a member's raft.
-#[expect(clippy::large_enum_variant, reason = "most inputs are messages, and each is moved once")]
 pub(super) enum Input {
     Propose(Proposal),
     Read(Waiter),
