@@ -208,12 +208,10 @@ impl Report {
 const ANSWERED_PERCENT: u64 = 50;
 
 /// What runs must come by, and once in how many questions at least; counted over many runs.
-const RARE: [(&str, u64); 19] = [
+const RARE: [(&str, u64); 17] = [
     ("an election", 500),
     ("a torn tail is cut off", 20_000),
     ("a store is set back", 5000),
-    ("a store is lost", 10_000),
-    ("a store is rebuilt", 20_000),
     ("a segment is begun", 1000),
     ("a segment is released", 500),
     ("a snapshot is sent", 2000),

@@ -602,7 +602,10 @@ impl Alive {
         let store = builder.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
         let machine = Machine::open(store.clone(), self.cluster, self.limits)?;
         if machine.applied().0.0 != mark.index {
-            return Err(Error::Damaged(format!("the store made from the snapshot at {} holds another state", mark.index)));
+            return Err(Error::Damaged(format!(
+                "the store made from the snapshot at {} holds another state",
+                mark.index
+            )));
         }
         let (revision, floor) = (machine.store().revision(), machine.store().compacted());
         *self.machine.write() = machine;
