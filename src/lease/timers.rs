@@ -312,6 +312,7 @@ mod tests {
         assert_eq!(timers.renew(Millis(60_001), ONE), Renewal::Wait, "the mark would outlive the renewal");
         timers.checkpointed(Millis(60_010), ONE, 540);
         assert_eq!(timers.due_checkpoints(Millis(120_010), 10), [(ONE, 480)], "what has begun counts as a second");
+        timers.checkpointed(Millis(120_010), ONE, 480);
         timers.checkpointed(Millis(120_010), ONE, 0);
         assert_eq!(timers.renew(Millis(180_010), ONE), Renewal::Extended(600));
         assert_eq!(timers.due_checkpoints(Millis(180_010), 10), [], "just renewed: all of it is left");
