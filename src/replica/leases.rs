@@ -115,7 +115,7 @@ pub fn renew(timers: &mut Timers, now: Millis, id: LeaseId, sees: Standing, conf
     }
     match timers.renew(now, id) {
         Renewal::Extended(ttl) => Renewed::Extended(ttl),
-        Renewal::Unknown if confirmed || is_planted(Bug::LeaseDeniedUnasked) => Renewed::Gone,
+        Renewal::Unknown if confirmed => Renewed::Gone,
         Renewal::Unknown => Renewed::AskQuorum,
         Renewal::Checkpointed => Renewed::Unmark,
         Renewal::Wait => Renewed::Wait,
