@@ -17,6 +17,7 @@
 mod alarm;
 mod auth;
 pub mod check;
+pub mod entry;
 pub mod image;
 mod kv;
 mod txn;

@@ -340,7 +340,28 @@ impl Consensus {
             ConfChange { change_type: change_type as i32, node_id: change.node_id, ..ConfChange::default() };
         let mut result = Ok(ConfState::default());
         self.step_raft(|raw| result = raw.apply_conf_change(&translated));
+        self.resign_if_removed();
         result.map_err(|e| Error::Damaged(format!("raft refuses a committed conf change: {e}")))
+    }
+
+    /// A leader that is no member any more hands over to the voter that is furthest. raft-rs leaves it in office, and panics as soon as it looks for
+    /// the progress of such a leader.
+    fn resign_if_removed(&mut self) {
+        let (id, term) = (self.raw.raft.id, self.raw.raft.term);
+        if self.role() == Role::Follower || self.raw.raft.prs().get(id).is_some() {
+            return;
+        }
+        let voters = self.conf_state().voters;
+        let progress = self.progress().filter(|(member, ..)| voters.contains(&member.0));
+        let best = progress.max_by_key(|(_, matched, active)| (*active, *matched)).map(|(member, ..)| member);
+        self.step_raft(|raw| {
+            if let Some(best) = best {
+                let mut now = Message { to: best.0, from: id, term, ..Message::default() };
+                now.set_msg_type(MessageType::MsgTimeoutNow);
+                raw.raft.msgs.push(now);
+            }
+            raw.raft.become_follower(term, raft::INVALID_ID);
+        });
     }
 
     /// What must happen next, if anything.
@@ -457,6 +478,18 @@ impl Consensus {
         self.raw.raft.promotable()
     }
 
+    /// Whether it gets the log and has no vote.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.raw.raft.prs().conf().learners().contains(&self.raw.raft.id)
+    }
+
+    /// Whether this leader has a conf change in its log that is not applied yet: raft would put nothing in the place of a second one.
+    #[must_use]
+    pub fn has_pending_conf_change(&self) -> bool {
+        self.role() == Role::Leader && self.raw.raft.has_pending_conf()
+    }
+
     #[must_use]
     pub fn role(&self) -> Role {
         match self.raw.raft.state {
@@ -560,7 +593,7 @@ impl Consensus {
             Role::Leader => lab::Role::Leader,
             Role::Candidate => lab::Role::Candidate,
             Role::PreCandidate => lab::Role::PreCandidate,
-            Role::Follower if self.conf_state().learners.contains(&self.id().0) => lab::Role::Learner,
+            Role::Follower if self.is_learner() => lab::Role::Learner,
             Role::Follower => lab::Role::Follower,
         };
         lab::State {

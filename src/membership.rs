@@ -13,13 +13,16 @@
 //! A change that does not fit is refused, and the refusal is an answer: every replica gives the same one. Rows and
 //! conf change contexts are etcd's JSON, byte for byte, because real etcd reads them too.
 //!
-//! Left out: the limit on learners and the checks for a quorum of started members are asked before a change is
-//! proposed ([`Members::may_add_voter`] …), since they are local configuration and must not decide what an entry does.
+//! The limit on learners and the checks for a quorum of started members are asked before a change is proposed
+//! ([`Members::may_add_voter`] …), since they are local configuration and must not decide what an entry does. That
+//! somebody must be left to vote is no configuration, and decides.
 //!
 //! Source: etcd `server/etcdserver/api/membership/{member,cluster}.go`.
 
+mod join;
 mod urls;
 
+pub use join::same_urls;
 pub use urls::Founders;
 pub use urls::check_initial_cluster;
 pub use urls::check_urls;
@@ -358,7 +361,8 @@ impl Members {
     ///
     /// # Errors
     /// [`Error::MemberNotFound`], [`Error::MemberExists`], [`Error::PeerUrlExists`], [`Error::MemberNotLearner`],
-    /// or [`Error::MemberBadUrls`] for a change that is not readable (etcd panics there).
+    /// [`Error::MemberNotEnoughStarted`] for the removal of the last voter,
+    /// or [`Error::MemberBadUrls`] for a change that is not readable (etcd panics at both).
     pub fn check(&self, change: &ConfChange) -> Result<(), Error> {
         self.read(change).map(drop)
     }
@@ -407,7 +411,12 @@ impl Members {
                 member.is_learner = kind == Type::AddLearnerNode;
                 Ok(Changed::Added(member))
             }
-            Type::RemoveNode => present.map(|_| Changed::Removed(id)).ok_or(Error::MemberNotFound),
+            Type::RemoveNode => {
+                let present = present.ok_or(Error::MemberNotFound)?;
+                // Without a voter there is no cluster. etcd's raft panics here; its strict check, when on, comes before.
+                let is_last = !present.is_learner && self.voters(id).0 == 0;
+                if is_last { Err(Error::MemberNotEnoughStarted) } else { Ok(Changed::Removed(id)) }
+            }
             Type::UpdateNode => {
                 let present = present.ok_or(Error::MemberNotFound)?;
                 let ChangeContext { member, .. } = context(change)?;

@@ -17,9 +17,11 @@ mod compactor;
 mod duties;
 mod handler;
 mod image;
+mod join;
 mod leases;
 mod mailbox;
 mod maintain;
+mod members;
 mod raft_thread;
 mod start;
 mod store_thread;
@@ -33,6 +35,7 @@ pub use boot::Config;
 pub use boot::Start;
 pub use compactor::AutoCompaction;
 pub use image::Image;
+pub use members::Gatekeeper;
 pub use start::Network;
 
 use crate::apply::Machine;
@@ -123,6 +126,8 @@ enum Input {
     Snapshot(oneshot::Sender<(lab::Snapshot, broadcast::Receiver<lab::Telemetry>)>),
     /// For a graceful stop: the follower that is furthest.
     BestFollower(oneshot::Sender<Option<MemberId>>),
+    /// How far each member's log is known to be; nothing unless this member leads.
+    Progress(oneshot::Sender<Vec<(MemberId, Index)>>),
     /// The store is durable up to here: the log below may go.
     Durable(Index, Term),
     /// The next segment of the log is filled with zeros.
@@ -158,6 +163,8 @@ struct Inner {
     auth: auth::Gate,
     tap: telemetry::Tap,
     next_request: AtomicU64,
+    /// Who judges what a peer forwards for its client while authentication is on.
+    gatekeeper: OnceLock<Gatekeeper>,
     peers: OnceLock<Peers>,
     ready: signal::Sender<bool>,
     stopped: signal::Sender<Option<Error>>,
@@ -332,17 +339,6 @@ impl Node {
             self.submit(Proposal { id, data, conf_change: false, deadline: self.deadline(), only_leading }).await;
         inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
         result
-    }
-
-    /// Puts a conf change through the log and waits until it counts here.
-    ///
-    /// # Errors
-    /// As [`Node::propose`].
-    pub async fn propose_conf_change(&self, mut change: crate::proto::walpb::ConfChange) -> Result<Reply, Error> {
-        let id = self.inner.request_id();
-        change.id = id;
-        let (data, deadline) = (Bytes::from(change.encode_to_vec()), self.deadline());
-        self.submit(Proposal { id, data, conf_change: true, deadline, only_leading: None }).await
     }
 
     fn deadline(&self) -> Millis {

@@ -33,6 +33,7 @@ mod rules;
 mod serve;
 
 pub use ask::Versions;
+pub use ask::fetch_downgrade_enabled;
 pub use ask::fetch_members;
 pub use ask::fetch_version;
 pub use dial::Error;
@@ -40,6 +41,7 @@ pub use dial::PeerUrl;
 pub use link::LinkStats;
 pub use rules::LinkRule;
 pub use rules::Rules;
+pub use serve::Slot;
 pub use serve::serve;
 
 use crate::error::Error as Answer;
@@ -139,6 +141,10 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether a downgrade is under way, as of now (a linearizable read), for `/downgrade/enabled`.
     fn downgrade_enabled(&self) -> BoxFuture<'_, Result<bool, Answer>>;
 
+    /// Makes a learner a voter for another member, if this one leads; the members after that. `token` is the client's, if it has one.
+    /// [`Answer::MemberNotFound`], [`Answer::MemberNotLearner`] and [`Answer::LearnerNotReady`] are told apart on the wire.
+    fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Answer>>;
+
     /// Renews a lease for another member, if this one leads; its TTL in seconds. [`Answer::LeaseNotFound`], [`Answer::NotPrimary`],
     /// and [`Answer::TimeoutWaitApplied`] after a second of waiting are told apart on the wire.
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Answer>>;
@@ -164,7 +170,7 @@ struct Shared {
 }
 
 impl Peers {
-    /// No links yet: [`Peers::add`] the members, and [`serve()`] the [`Peers::router`] so that they can dial. Call it inside a tokio
+    /// No links yet: [`Peers::add`] the members, and put the [`Peers::router`] into the [`Slot`] that is served so that they can dial. Call it inside a tokio
     /// runtime: the links' tasks run there, from whichever thread they are added.
     #[must_use]
     pub fn start(config: Config, handler: Arc<dyn Handler>) -> Peers {
@@ -268,6 +274,15 @@ impl Peers {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.0.rules
+    }
+
+    /// Asks the leader to make a learner a voter; the members after that. Tries each of the leader's URLs until one gives a final answer.
+    ///
+    /// # Errors
+    /// [`Answer::MemberNotFound`], [`Answer::MemberNotLearner`] and [`Answer::LearnerNotReady`] are final; after [`Answer::NotLeader`], find out who
+    /// leads and ask again.
+    pub async fn promote(&self, leader: MemberId, id: MemberId, token: Option<&str>) -> Result<Vec<Member>, Answer> {
+        ask::promote(&self.0, leader, id, token).await
     }
 
     /// Asks the leader to renew a lease; its TTL in seconds. Tries each of the leader's URLs once.

@@ -79,7 +79,9 @@ impl<W> Replica<W> {
 
     /// Takes a peer's message; what is wrong with it is told to observers by [`Consensus::step`].
     pub fn step(&mut self, message: Message) {
-        let _dropped = self.consensus.step(message);
+        if let Some(message) = self.proposals.keep_forwarded(&self.consensus, message) {
+            let _dropped = self.consensus.step(message);
+        }
     }
 
     /// Hands everything queued to raft: all proposals in one message, all reads in one round.
@@ -136,7 +138,11 @@ mod tests {
     use crate::probe::Listeners;
     use crate::proto::raftpb::ConfState;
     use crate::proto::raftpb::Entry;
+    use crate::proto::raftpb::EntryType;
+    use crate::proto::walpb::ConfChange;
+    use crate::proto::walpb::conf_change::Type;
     use bytes::Bytes;
+    use prost::Message as _;
 
     fn alone() -> Replica<&'static str> {
         let config =
@@ -197,6 +203,37 @@ mod tests {
         assert_eq!(replica.take_failed(), [(2, Error::NotPrimary), (4, Error::NotPrimary)]);
         let committed: Vec<Bytes> = work(&mut replica).into_iter().map(|entry| entry.data).collect();
         assert_eq!(committed, ["1", "3"]);
+    }
+
+    #[test]
+    fn conf_changes_wait_for_one_another_and_nothing_else_waits_for_them() {
+        let mut replica = alone();
+        replica.consensus.campaign();
+        let first = work(&mut replica);
+        replica.consensus.applied(Index(first.len() as u64));
+        let update = |id| {
+            let change = ConfChange { id, r#type: Type::UpdateNode as i32, node_id: 1, context: Bytes::new() };
+            Proposal { conf_change: true, data: change.encode_to_vec().into(), ..proposal(id, 500) }
+        };
+        replica.propose(update(1));
+        replica.propose(update(2));
+        replica.propose(Proposal { deadline: Millis(50), ..update(3) });
+        replica.propose(proposal(4, 500));
+        let ids = |entries: Vec<Entry>| -> Vec<String> {
+            let id = |entry: &Entry| match entry.entry_type() {
+                EntryType::EntryConfChange => ConfChange::decode(entry.data.clone()).expect("ours").id.to_string(),
+                _ => String::from_utf8_lossy(&entry.data).into_owned(),
+            };
+            entries.iter().map(id).collect()
+        };
+        replica.flush(Millis(0));
+        assert_eq!(ids(work(&mut replica)), ["1", "4"]);
+        replica.flush(Millis(60));
+        assert_eq!(ids(work(&mut replica)), [""; 0], "the first is not applied yet");
+        assert_eq!(replica.take_failed(), [(3, Error::Timeout)]);
+        replica.consensus.applied(Index(3));
+        replica.flush(Millis(70));
+        assert_eq!(ids(work(&mut replica)), ["2"]);
     }
 
     #[test]

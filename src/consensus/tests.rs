@@ -184,6 +184,72 @@ fn etcds_conf_changes_are_not_misread() {
 }
 
 #[test]
+fn a_leader_that_is_removed_hands_over_and_raft_goes_on() {
+    let mut net = Net::new(3);
+    net.tick_until(|net| net.leader().is_some());
+    let old = net.leader().expect("a leader");
+    let member = net.members.get_mut(&old).expect("the leader");
+    let remove = walpb::ConfChange { r#type: Type::RemoveNode as i32, node_id: old, ..Default::default() };
+    member.raft.propose_conf_change(&remove).expect("it leads");
+    // In its log, and not on its disk, when the change counts: raft-rs would look for the progress of a leader that has none.
+    member.raft.propose(vec![Bytes::from_static(b"after")]).expect("it still leads");
+    net.settle();
+    assert_eq!(net.members[&old].raft.role(), Role::Follower);
+    net.tick_until(|net| net.leader().is_some_and(|leader| leader != old));
+    let new = net.leader().expect("a leader");
+    assert_eq!(net.members[&new].raft.conf_state().voters.len(), 2);
+    for _ in 0..100 {
+        let member = net.members.get_mut(&old).expect("the old leader");
+        member.raft.tick();
+        assert!(!member.raft.campaign(), "it can never lead again");
+        net.settle();
+    }
+    let member = net.members.get_mut(&new).expect("the new leader");
+    member.raft.propose(vec![Bytes::from_static(b"later")]).expect("it leads");
+    net.settle();
+    assert!(net.members[&new].committed.iter().any(|entry| entry.data == "later"));
+}
+
+#[test]
+fn the_last_leader_of_two_leaves_one_that_leads() {
+    let mut net = Net::new(2);
+    net.tick_until(|net| net.leader().is_some());
+    let old = net.leader().expect("a leader");
+    let remove = walpb::ConfChange { r#type: Type::RemoveNode as i32, node_id: old, ..Default::default() };
+    net.members.get_mut(&old).expect("the leader").raft.propose_conf_change(&remove).expect("it leads");
+    net.settle();
+    net.tick_until(|net| net.leader().is_some_and(|leader| leader != old));
+    assert_eq!(net.members[&net.leader().expect("one")].raft.conf_state().voters.len(), 1);
+}
+
+#[test]
+fn a_learner_neither_votes_nor_campaigns() {
+    let mut net = Net::new(1);
+    net.tick_until(|net| net.leader() == Some(1));
+    let config =
+        Config { id: MemberId(2), election_ticks: 10, pre_vote: true, tick_ms: 100, seed: 2, applied: Index(0) };
+    let raft = Consensus::new(&config, Initial::default(), Listeners::default()).expect("an empty log");
+    net.members.insert(2, Member { raft, committed: Vec::new(), reads: Vec::new() });
+    let add = walpb::ConfChange { r#type: Type::AddLearnerNode as i32, node_id: 2, ..Default::default() };
+    net.members.get_mut(&1).expect("the leader").raft.propose_conf_change(&add).expect("it leads");
+    net.tick_until(|net| net.members[&2].raft.is_learner());
+    net.down.push(1);
+    for _ in 0..100 {
+        let learner = net.members.get_mut(&2).expect("the learner");
+        learner.raft.tick();
+        assert!(!learner.raft.campaign());
+        net.settle();
+        assert_eq!(net.members[&2].raft.role(), Role::Follower);
+    }
+    net.down.clear();
+    net.down.push(2);
+    let leader = net.members.get_mut(&1).expect("the leader");
+    leader.raft.propose(vec![Bytes::from_static(b"alone")]).expect("it leads");
+    net.settle();
+    assert!(net.members[&1].committed.iter().any(|entry| entry.data == "alone"), "a learner is not waited for");
+}
+
+#[test]
 fn a_log_shorter_than_its_commit_index_is_refused() {
     let config =
         Config { id: MemberId(1), election_ticks: 10, pre_vote: true, tick_ms: 100, seed: 1, applied: Index(9) };

@@ -178,8 +178,18 @@ fn a_member_counts_as_started_once_it_has_published_itself() {
 
 #[test]
 fn the_last_member_stays() {
-    let (members, _) = running("a=http://a:1");
-    assert!(!members.may_remove_voter(members.iter().next().expect("one").id));
+    let (mut members, engine) = running("a=http://a:1");
+    let learner = Member::to_add(urls(&["http://b:1"]), true, 1);
+    apply(&mut members, &engine, &learner.change_to_add()).expect("free");
+    let last = members.by_name("a").expect("a founder").id;
+    assert!(!members.may_remove_voter(last));
+    assert_eq!(
+        members.check(&Member::change_to_remove(last)),
+        Err(Error::MemberNotEnoughStarted),
+        "a learner is no voter"
+    );
+    let gone = apply(&mut members, &engine, &Member::change_to_remove(learner.id));
+    assert_eq!(gone, Ok(Changed::Removed(learner.id)));
 }
 
 #[test]

@@ -141,9 +141,14 @@ impl ApplyThread {
             }
             (machine.applied().0, machine.store().revision())
         };
-        let mut audience = Everybody { thread: self, now: self.inner.now() };
+        let mut audience = Everybody { thread: self, now: self.inner.now(), changes: Vec::new() };
         done.into_iter().for_each(|done| replica::tell(done, &mut audience));
+        let changes = audience.changes;
         self.inner.applied.set(last);
+        // Whoever hears of a conf change may ask for the next one at once: by then raft must know that this one counts.
+        for (request, reply) in changes {
+            self.inner.requests.answer(request, reply);
+        }
         // Without the lock: the store may be far behind, and readers must not be.
         self.inner.writes.wait_below(BATCHES_MAX);
         self.probe.tell(|| Kind::Applied(lab::Applied { index: last.0, revision: revision.0 }));
@@ -222,6 +227,8 @@ impl ApplyThread {
 struct Everybody<'a> {
     thread: &'a ApplyThread,
     now: Millis,
+    /// The answers to conf changes.
+    changes: Vec<(u64, Result<Reply, Error>)>,
 }
 
 impl Audience for Everybody<'_> {
@@ -250,6 +257,10 @@ impl Audience for Everybody<'_> {
         } else if request != 0 {
             inner.requests.answer(request, reply);
         }
+    }
+
+    fn answer_conf_change(&mut self, request: u64, reply: Result<Reply, Error>) {
+        self.changes.push((request, reply));
     }
 }
 

@@ -1,10 +1,12 @@
 //! From a data directory to a replica that can run: first start, restart, and a store that must be rebuilt.
 //!
-//! The log decides. If there is one, this member has been started before and its `initial-*` flags mean nothing any more; if there is none, the log begins with
-//! etcd's bootstrap records. The store only saves time: it holds the state at some index, and one that does not open or does not meet the log is thrown away
+//! The log decides. If there is one, this member has been started before and its `initial-*` flags mean nothing any more; if there is none, the log of a founder
+//! begins with etcd's bootstrap records, and that of a member that joins is empty. The store only saves time: it holds the state at some index, and one that does not open or does not meet the log is thrown away
 //! and filled again from the log.
 
 use super::compactor::AutoCompaction;
+use super::join;
+use super::join::Plan;
 use crate::apply::Limits;
 use crate::apply::Machine;
 use crate::consensus::Initial;
@@ -21,7 +23,6 @@ use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Term;
-use crate::wal;
 use crate::wal::Metadata;
 use crate::wal::Replay;
 use crate::wal::Wal;
@@ -58,6 +59,11 @@ pub struct Config {
     pub founders: Founders,
     pub token: String,
     pub start: Start,
+    /// Whether all other members are removed before anything else.
+    pub force_new_cluster: bool,
+    /// Whether changes of members are refused that could lose the quorum.
+    pub strict_reconfig: bool,
+    pub max_learners: usize,
     /// Where the others reach this member, as it tells them.
     pub peer_urls: Vec<String>,
     /// Where clients reach this member, as it tells them.
@@ -101,8 +107,8 @@ pub(super) struct Booted {
     pub(super) engine: Arc<Renewable>,
     pub(super) wal: Wal,
     pub(super) initial: Initial,
-    /// The members to connect to before the log has told of any.
-    pub(super) founders: Members,
+    /// The members to connect to, as far as they are known before the log is applied.
+    pub(super) reachable: Members,
     /// Held while this member runs.
     pub(super) lock: File,
 }
@@ -111,17 +117,21 @@ pub(super) struct Booted {
 ///
 /// # Errors
 /// [`Error::Start`], [`Error::Storage`] and [`Error::Damaged`], each a sentence that says what to do.
-pub(super) fn boot(config: &Config) -> Result<Booted, Error> {
+pub(super) fn boot(config: &Config, plan: Plan) -> Result<Booted, Error> {
     let member = config.data_dir.join("member");
     let lock = open_data_dir(&config.data_dir, &member)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
+    let wal_dir = config.wal_dir();
     let store_dir = member.join("store");
-    let founders = Members::bootstrap(&config.founders, &config.token).map_err(Error::Start)?;
-    let (mut wal, replay) = if wal::exists(disk.as_ref(), &wal_dir) {
-        Wal::open(disk, &wal_dir, config.wal_segment_bytes, None)?
-    } else {
-        first_log(disk, &wal_dir, &store_dir, config, &founders)?
+    let (mut wal, replay) = match &plan {
+        Plan::Restart => Wal::open(disk, &wal_dir, config.wal_segment_bytes, None)?,
+        Plan::Found(founders) => {
+            let me = founders.by_name(&config.name).map(|me| me.id).unwrap_or_default();
+            first_log(disk, &wal_dir, &store_dir, config, Metadata { member: me, cluster: founders.cluster() })?
+        }
+        Plan::Join(me, members) => {
+            first_log(disk, &wal_dir, &store_dir, config, Metadata { member: *me, cluster: members.cluster() })?
+        }
     };
     if let Some(torn) = &replay.torn {
         tracing::warn!(cut = %torn, "repaired the end of the log: the last write before the crash was cut short");
@@ -131,10 +141,19 @@ pub(super) fn boot(config: &Config) -> Result<Booted, Error> {
     // What a restored member began with is in its store only.
     let base = image::read_base(&RealDisk, &member)?;
     let mut held = Held { start, base, entries: replay.entries, hard_state: replay.hard_state };
-    with_founders(&mut wal, &mut held, cluster, &founders)?;
+    let is_restart = matches!(plan, Plan::Restart);
+    let reachable = match plan {
+        Plan::Join(_, members) => members,
+        Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
+    };
     let (engine, machine) = open_state(&store_dir, cluster, &held, &config.limits)?;
+    join::check_learners(machine.members(), config)?;
+    if config.force_new_cluster && is_restart {
+        force_alone(&mut wal, &mut held, id, &machine)?;
+    }
+    let reachable = if machine.members().is_empty() { reachable } else { machine.members().clone() };
     let initial = held.into_initial(machine.conf_state().clone());
-    Ok(Booted { id, cluster, machine, engine, wal, initial, founders, lock })
+    Ok(Booted { id, cluster, machine, engine, wal, initial, reachable, lock })
 }
 
 /// Makes the directory for its owner only, locks it against a second process, and checks its format.
@@ -184,11 +203,8 @@ fn first_log(
     wal_dir: &Path,
     store_dir: &Path,
     config: &Config,
-    founders: &Members,
+    metadata: Metadata,
 ) -> Result<(Wal, Replay), Error> {
-    if config.start == Start::Existing {
-        return Err(Error::Unimplemented("joining a running cluster (--initial-cluster-state existing)"));
-    }
     if disk.exists(store_dir) {
         return Err(Error::Start(format!(
             "{} holds data, but its log in {} is gone: restore the log, or move the data directory away to start anew",
@@ -196,27 +212,46 @@ fn first_log(
             wal_dir.display()
         )));
     }
-    let me = founders.by_name(&config.name).ok_or_else(|| {
-        Error::Start(format!("couldn't find local name \"{}\" in the initial cluster configuration", config.name))
-    })?;
-    let metadata = Metadata { member: me.id, cluster: founders.cluster() };
     drop(Wal::create(disk.clone(), wal_dir, metadata, config.wal_segment_bytes)?);
     Wal::open(disk, wal_dir, config.wal_segment_bytes, None)
 }
 
-/// Gives a log that is still empty its first records; see [`Held::begin`].
-fn with_founders(wal: &mut Wal, held: &mut Held, cluster: ClusterId, founders: &Members) -> Result<(), Error> {
-    if !held.begin(founders) {
-        return Ok(());
+/// Gives a founder's log that is still empty its first records, see [`Held::begin`], and returns the founders if this log is theirs. That of a
+/// member that joined stays empty until the leader fills it; what the flags say does not matter to it any more.
+fn with_founders(wal: &mut Wal, held: &mut Held, whose: Metadata, config: &Config) -> Result<Members, Error> {
+    let founders = Members::bootstrap(&config.founders, &config.token).map_err(Error::Start)?;
+    if whose.cluster == founders.cluster() && founders.get(whose.member).is_some() {
+        if held.begin(&founders) {
+            wal.append(&held.entries, Some(&held.hard_state))?;
+            wal.sync()?;
+        }
+        return Ok(founders);
     }
-    if cluster != founders.cluster() {
+    let untouched = held.entries.is_empty() && held.goes_on_from() == Index(0);
+    if untouched && config.start == Start::New {
         return Err(Error::Start(format!(
-            "the data directory belongs to cluster {cluster}, but --initial-cluster and --initial-cluster-token name cluster {}",
+            "the data directory belongs to cluster {}, but --initial-cluster and --initial-cluster-token name cluster {}",
+            whose.cluster,
             founders.cluster()
         )));
     }
-    wal.append(&held.entries, Some(&held.hard_state))?;
-    wal.sync()
+    Ok(Members::empty(whose.cluster))
+}
+
+/// Makes this member the only one; see [`Held::force_alone`].
+fn force_alone(wal: &mut Wal, held: &mut Held, id: MemberId, machine: &Machine) -> Result<(), Error> {
+    let before = held.last();
+    let forced = held.force_alone(id, machine.conf_state(), machine.applied().0)?;
+    wal.append(&forced, Some(&held.hard_state))?;
+    wal.sync()?;
+    tracing::info!(
+        "local-member-id" = %id,
+        "last-index" = %before,
+        "forced-changes" = forced.len(),
+        "commit-index" = held.hard_state.commit,
+        "forcing restart member"
+    );
+    Ok(())
 }
 
 /// Opens the store, or makes a new one where it cannot be used and the log can fill it.

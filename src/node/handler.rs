@@ -5,7 +5,6 @@ use super::Input;
 use super::Node;
 use super::mailbox;
 use crate::error::Error;
-use crate::membership::Changed;
 use crate::membership::Member;
 use crate::peer::Handler;
 use crate::peer::LinkChange;
@@ -80,6 +79,10 @@ impl Handler for Ears {
         })
     }
 
+    fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Error>> {
+        Box::pin(async move { self.node().ok_or(Error::Stopped)?.promote_for_peer(id, token).await })
+    }
+
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Error>> {
         Box::pin(async move { self.node().ok_or(Error::Stopped)?.renew_as_leader(id).await })
     }
@@ -89,28 +92,5 @@ impl Handler for Ears {
         request: pb::LeaseTimeToLiveRequest,
     ) -> BoxFuture<'_, Result<pb::LeaseTimeToLiveResponse, Error>> {
         Box::pin(async move { self.node().ok_or(Error::Stopped)?.time_to_live_as_leader(&request).await })
-    }
-}
-
-impl Inner {
-    /// The log has changed who is a member: connect to newcomers, part from the removed.
-    pub(super) fn members_changed(&self, changed: &Changed) {
-        let Some(peers) = self.peers.get() else { return };
-        let connected = match changed {
-            Changed::Added(member) => peers.add(member.id, &member.peer_urls),
-            Changed::Updated(member) => peers.update(member.id, &member.peer_urls),
-            Changed::Promoted(_) => Ok(()),
-            Changed::Removed(id) if *id == self.id => {
-                self.fail(Error::Removed);
-                Ok(())
-            }
-            Changed::Removed(id) => {
-                peers.remove(*id);
-                Ok(())
-            }
-        };
-        if let Err(why) = connected {
-            tracing::warn!(error = %why, "cannot connect to a member: its peer URLs are unusable");
-        }
     }
 }

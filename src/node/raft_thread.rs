@@ -12,7 +12,6 @@ use super::mailbox::Mailbox;
 use super::mailbox::duration;
 use super::telemetry;
 use crate::consensus::Consensus;
-use crate::consensus::Role;
 use crate::error::Error;
 use crate::probe::Probe;
 use crate::proto::raftpb::Entry;
@@ -128,6 +127,10 @@ impl RaftThread {
                     others.filter(|(member, ..)| voters.contains(&member.0)).max_by_key(|(_, matched, _)| *matched);
                 let _gone = answer.send(best.map(|(member, ..)| member));
             }
+            Input::Progress(answer) => {
+                let progress = consensus.progress().map(|(member, matched, _)| (member, matched));
+                let _gone = answer.send(progress.collect());
+            }
             Input::Durable(index, term) => {
                 let keep = self.inner.config.snapshot_catchup_entries;
                 self.replica.release((index, term), keep, &mut self.hands)?;
@@ -165,7 +168,7 @@ impl Outside for Hands {
     fn show(&mut self, consensus: &Consensus) {
         let published = &self.inner.published;
         published.committed.store(consensus.commit().0, Ordering::Release);
-        published.is_learner.store(!consensus.is_voter() && consensus.role() == Role::Follower, Ordering::Release);
+        published.is_learner.store(consensus.is_learner(), Ordering::Release);
         let sees = (consensus.term(), consensus.leader());
         if sees != self.seen {
             published.term.store(sees.0.0, Ordering::Release);

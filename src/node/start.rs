@@ -10,6 +10,8 @@ use super::apply_thread::Sweep;
 use super::boot;
 use super::boot::Booted;
 use super::handler::Ears;
+use super::join;
+use super::join::Plan;
 use super::mailbox::Mailbox;
 use super::raft_thread::RaftThread;
 use super::store_thread::StoreThread;
@@ -21,6 +23,7 @@ use crate::lease;
 use crate::membership::Members;
 use crate::peer;
 use crate::peer::Peers;
+use crate::peer::Slot;
 use crate::replica::Replica;
 use crate::replica::behind::Marks;
 use crate::tls::Acceptor;
@@ -63,18 +66,15 @@ impl Node {
     /// [`Error::Storage`] and [`Error::Damaged`], each a sentence that says what to do.
     pub async fn start(config: Config, network: Network) -> Result<Node, Error> {
         let started = Instant::now();
-        let (config, booted) = tokio::task::spawn_blocking(move || {
-            let booted = boot::boot(&config);
-            (config, booted)
-        })
-        .await
-        .map_err(|e| Error::Damaged(format!("start panicked: {e}")))?;
-        let Booted { id, cluster, machine, engine, wal, initial, founders, lock } = booted?;
+        let (listening, closing) = listen(network.listeners, &network.acceptor);
+        let plan = join::plan(&config, &network.dial).await?;
+        let (config, booted) = boot_aside(config, plan).await?;
+        let Booted { id, cluster, machine, engine, wal, initial, reachable, lock } = booted;
         let tap = Tap::new(id, rand::random(), started);
         let (applied, _) = machine.applied();
         let consensus_config = consensus_config(id, &config, applied);
         let mut consensus = Consensus::new(&consensus_config, initial, tap.listeners.clone())?;
-        if config.election_tick_advance && founders.len() == 1 {
+        if config.election_tick_advance && reachable.len() == 1 {
             consensus.advance_ticks(config.election_ticks - 1);
         }
         tell_quota(config.limits.quota_bytes);
@@ -86,7 +86,7 @@ impl Node {
             revision = %machine.store().revision(),
             "started a raft member"
         );
-        let reachable = if machine.members().is_empty() { founders } else { machine.members().clone() };
+        let is_removed = machine.members().is_removed(id);
         let inner = Arc::new(Inner {
             id,
             cluster,
@@ -104,15 +104,16 @@ impl Node {
             hashes: super::Hashes::default(),
             raising: tokio::sync::Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
-            dial: network.dial.clone(),
+            dial: network.dial,
             timers: Mutex::new(lease::Timers::new(config.lease_checkpoint_ms)),
             lease_news: Notify::new(),
             next_request: AtomicU64::new(first_request(id)),
+            gatekeeper: OnceLock::new(),
             peers: OnceLock::new(),
             ready: signal::Sender::new(false),
             stopped: signal::Sender::new(None),
             stopping: AtomicBool::new(false),
-            closing: signal::Sender::new(false),
+            closing,
             threads: Mutex::new(Vec::new()),
             tap,
             config,
@@ -121,33 +122,30 @@ impl Node {
         });
         inner.applied.set(applied);
         let node = Node { inner };
-        node.connect(network, &reachable)?;
+        node.connect(&listening, &reachable)?;
         let read_seed = (id.0 << 48) | (rand::random::<u64>() >> 24);
         node.start_threads(Replica::new(consensus, read_seed), wal)?;
         node.start_duties();
+        if is_removed {
+            node.inner.fail(Error::Removed);
+        }
         Ok(node)
     }
 
-    fn connect(&self, network: Network, members: &Members) -> Result<(), Error> {
+    fn connect(&self, listening: &Slot, members: &Members) -> Result<(), Error> {
         let inner = &self.inner;
         let config = peer::Config {
             id: inner.id,
             cluster: inner.cluster,
             urls: inner.config.peer_urls.clone(),
-            tls: network.dial,
+            tls: inner.dial.clone(),
             dial_timeout: Duration::from_millis(1000 + inner.config.election_ms()),
         };
         let peers = Peers::start(config, Arc::new(Ears(Arc::downgrade(inner))));
         for member in members.iter().filter(|member| member.id != inner.id) {
             peers.add(member.id, &member.peer_urls).map_err(|e| Error::Storage(e.to_string()))?;
         }
-        for listener in network.listeners {
-            let mut closing = inner.closing.subscribe();
-            let closed = async move {
-                let _closed = closing.wait_for(|closing| *closing).await;
-            };
-            tokio::spawn(peer::serve(listener, network.acceptor.clone(), peers.router(), closed));
-        }
+        let _first = listening.set(peers.router());
         let _first = inner.peers.set(peers);
         Ok(())
     }
@@ -174,6 +172,25 @@ impl Node {
         spawn("apply", Box::new(move || apply.run()))?;
         spawn("store", Box::new(move || store.run()))
     }
+}
+
+/// Boots on a thread that may block.
+async fn boot_aside(config: Config, plan: Plan) -> Result<(Config, Booted), Error> {
+    let boot = move || boot::boot(&config, plan).map(|booted| (config, booted));
+    tokio::task::spawn_blocking(boot).await.map_err(|e| Error::Damaged(format!("start panicked: {e}")))?
+}
+
+/// Answers on the peer URLs, "not yet" until the slot is filled, until the sender says true or is dropped.
+fn listen(listeners: Vec<TcpListener>, acceptor: &Acceptor) -> (Slot, signal::Sender<bool>) {
+    let (slot, closing) = (Slot::default(), signal::Sender::new(false));
+    for listener in listeners {
+        let mut closing = closing.subscribe();
+        let closed = async move {
+            let _closed = closing.wait_for(|closing| *closing).await;
+        };
+        tokio::spawn(peer::serve(listener, acceptor.clone(), slot.clone(), closed));
+    }
+    (slot, closing)
 }
 
 /// Consensus, as `config` wants it, for a member whose state is at `applied`.

@@ -7,6 +7,7 @@ use super::dial::Dialer;
 use super::dial::Error;
 use super::dial::PeerUrl;
 use super::headers;
+use crate::error::Error as Answer;
 use crate::membership::Member;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::leasepb;
@@ -69,6 +70,18 @@ pub async fn fetch_version(
     first_answer(urls, tls, timeout, "/version", |response| json(response.body())).await
 }
 
+/// Asks each URL in turn whether a downgrade is under way; the first answer counts.
+///
+/// # Errors
+/// [`Error::NoAnswer`] as in [`fetch_members`].
+pub async fn fetch_downgrade_enabled(
+    urls: &[String],
+    tls: Option<Arc<ClientConfig>>,
+    timeout: Duration,
+) -> Result<bool, Error> {
+    first_answer(urls, tls, timeout, "/downgrade/enabled", |response| json(response.body())).await
+}
+
 fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(body).map_err(|e| Error::Malformed(e.to_string()))
 }
@@ -104,6 +117,46 @@ async fn first_answer<T>(
 fn status(response: &Response<Bytes>) -> Error {
     let text = String::from_utf8_lossy(response.body()).trim_end().to_owned();
     Error::Status(response.status().as_u16(), text)
+}
+
+/// What a member answers that was asked to promote another; the texts are what it and we tell apart.
+pub(super) const NOT_LEARNER: &str = "membership: can only promote a learner member";
+pub(super) const NOT_FOUND: &str = "membership: ID not found";
+
+pub(super) async fn promote(
+    shared: &Shared,
+    leader: MemberId,
+    id: MemberId,
+    token: Option<&str>,
+) -> Result<Vec<Member>, Answer> {
+    let again = Err(Answer::NotLeader);
+    let link = shared.links.read().get(&leader).cloned();
+    let Some(link) = link.filter(|_| !shared.rules.cuts(leader)) else { return again };
+    for url in link.picker.all() {
+        let mut request = Request::post(format!("/members/promote/{}", id.0));
+        if let Some(token) = token {
+            request = request.header(http::header::AUTHORIZATION, token);
+        }
+        let Ok(request) = request.body(Full::default()) else { return Err(Answer::InvalidAuthToken) };
+        let Ok(response) = link.dialer.ask(&url, request).await else { continue };
+        let text = String::from_utf8_lossy(response.body());
+        match response.status() {
+            StatusCode::OK => {
+                if let Ok(members) = serde_json::from_slice(response.body()) {
+                    return Ok(members);
+                }
+            }
+            StatusCode::NOT_FOUND => return Err(Answer::MemberNotFound),
+            StatusCode::PRECONDITION_FAILED if text.contains(&Answer::LearnerNotReady.to_string()) => {
+                return Err(Answer::LearnerNotReady);
+            }
+            StatusCode::PRECONDITION_FAILED if text.contains(NOT_LEARNER) => return Err(Answer::MemberNotLearner),
+            other => {
+                tracing::warn!("remote-peer-id" = %leader, status = %other, text = %text, "failed to forward a promotion")
+            }
+        }
+    }
+    again
 }
 
 pub(super) async fn lease_renew(shared: &Shared, leader: MemberId, id: LeaseId) -> Result<i64, Error> {

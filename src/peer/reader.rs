@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 /// Reads until the link stops.
 pub(super) async fn run(link: Arc<Link>, kind: StreamKind) {
+    let mut told = None;
     loop {
         // A stream that was open for a while is redialled at once: a loss shows within a millisecond.
         let next_dial = Instant::now() + REDIAL_EVERY;
@@ -44,6 +45,7 @@ pub(super) async fn run(link: Arc<Link>, kind: StreamKind) {
                 if e.is_refused() {
                     link.dial_refused(kind);
                 }
+                tell_mismatch(&link, &e, &mut told);
                 if e == Error::Removed {
                     link.shared.handler.removed();
                 }
@@ -51,6 +53,24 @@ pub(super) async fn run(link: Arc<Link>, kind: StreamKind) {
         }
         tokio::time::sleep_until(next_dial).await;
     }
+}
+
+/// That the other side is of another cluster or release does not go away by itself: whoever looks after this member must hear of it, once.
+fn tell_mismatch(link: &Link, why: &Error, told: &mut Option<Error>) {
+    let (local, remote) = (link.local(), link.id);
+    match why {
+        why if told.as_ref() == Some(why) => {}
+        Error::ClusterIdMismatch => tracing::warn!(
+            "remote-peer-id" = %remote, "local-member-id" = %local, "local-member-cluster-id" = %link.shared.config.cluster,
+            error = %why, "request sent was ignored by remote peer due to cluster ID mismatch"
+        ),
+        Error::IncompatibleVersion => tracing::warn!(
+            "local-member-id" = %local, "remote-peer-id" = %remote,
+            error = %why, "request sent was ignored by remote peer due to server version incompatibility"
+        ),
+        _ => return,
+    }
+    *told = Some(why.clone());
 }
 
 /// How a stream ended.

@@ -7,6 +7,7 @@
 //! | `POST /raft/snapshot` | refused: this release does not receive snapshots |
 //! | `GET /raft/probing` | `{"OK":true,"Now":...}` |
 //! | `GET /members`, `GET /version` | JSON |
+//! | `POST /members/promote/<id>` | the leader makes a learner a voter for a follower's client: JSON |
 //! | `POST /leases`, `POST /leases/internal` | the leader's answer for a follower's client |
 //!
 //! Source: etcd `rafthttp/http.go`, `etcdhttp/peer.go`, `leasehttp/http.go`.
@@ -18,6 +19,7 @@ mod deadline;
 use super::BODY_BYTES_MAX;
 use super::CONN_TIMEOUT;
 use super::Peers;
+use super::ask;
 use super::ask::Versions;
 use super::codec::StreamKind;
 use super::headers;
@@ -51,6 +53,8 @@ use prost::Message as _;
 use std::borrow::Cow;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -70,14 +74,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the accept loop rests when the process is out of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
+/// What to serve on the peer URLs: nothing but "not yet" until it is set, so that whoever asks a member that starts need not wait for it.
+pub type Slot = Arc<OnceLock<Router>>;
+
 /// Serves `router` on `listener` until `shutdown` completes; then closes all connections. Accepting goes on whatever happens to one
 /// connection, and when the process is out of file descriptors.
-pub async fn serve(
-    listener: TcpListener,
-    acceptor: Acceptor,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send,
-) {
+pub async fn serve(listener: TcpListener, acceptor: Acceptor, router: Slot, shutdown: impl Future<Output = ()> + Send) {
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -87,7 +89,8 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((tcp, from)) => {
-                    connections.spawn(serve_connection(tcp, from, acceptor.clone(), router.clone()));
+                    let router = router.get().cloned().unwrap_or_else(not_yet);
+                    connections.spawn(serve_connection(tcp, from, acceptor.clone(), router));
                 }
                 Err(e) => {
                     tracing::warn!(error = %e, "cannot accept a connection on a peer URL");
@@ -98,6 +101,15 @@ pub async fn serve(
     }
     drop(listener);
     connections.shutdown().await;
+}
+
+/// The connection ends with the answer: the next one may be served.
+fn not_yet() -> Router {
+    Router::new().fallback(async || {
+        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "the member is starting").into_response();
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    })
 }
 
 async fn serve_connection(tcp: TcpStream, from: SocketAddr, acceptor: Acceptor, router: Router) {
@@ -127,6 +139,7 @@ pub(super) fn router(peers: Peers) -> Router {
         .route("/raft/snapshot", post(snapshot))
         .route("/raft/probing", get(probing))
         .route("/members", get(members))
+        .route("/members/promote/{id}", post(promote))
         .route("/version", get(version))
         .route("/downgrade/enabled", get(downgrade_enabled))
         .route("/leases", post(lease_renew))
@@ -272,6 +285,36 @@ async fn probing() -> Response<Body> {
 async fn members(State(peers): State<Peers>) -> Response<Body> {
     let json = serde_json::to_string(&peers.0.handler.members()).unwrap_or_default();
     peers.named(answer("application/json", json + "\n"))
+}
+
+async fn promote(State(peers): State<Peers>, Path(id): Path<String>, head: HeaderMap) -> Response<Body> {
+    let promoted = async {
+        // In decimal, unlike everywhere else.
+        let not_found = || refuse(StatusCode::NOT_FOUND, format!("member {id} not found in cluster"));
+        let id = id.parse().map(MemberId).map_err(|_| not_found().into_response())?;
+        let token = head.get(header::AUTHORIZATION).and_then(|token| token.to_str().ok()).map(str::to_owned);
+        let members = peers.0.handler.promote(id, token).await.map_err(|why| {
+            tracing::warn!("member-id" = %id, error = %why, "failed to promote a member");
+            refuse_promotion(&why)
+        })?;
+        let json = serde_json::to_string(&members).unwrap_or_default();
+        Ok::<_, Response<Body>>(answer("application/json", json + "\n"))
+    };
+    peers.named(promoted.await.unwrap_or_else(|refusal| refusal))
+}
+
+fn refuse_promotion(why: &Answer) -> Response<Body> {
+    match why {
+        Answer::MemberNotFound => refuse(StatusCode::NOT_FOUND, ask::NOT_FOUND).into_response(),
+        Answer::MemberNotLearner => refuse(StatusCode::PRECONDITION_FAILED, ask::NOT_LEARNER).into_response(),
+        Answer::LearnerNotReady => refuse(StatusCode::PRECONDITION_FAILED, why.to_string()).into_response(),
+        // etcd tells nothing about the rest; the asking member tries again.
+        _ => {
+            let mut response = answer("application/json", r#"{"message":"Internal Server Error"}"#);
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
 }
 
 async fn version(State(peers): State<Peers>) -> Response<Body> {

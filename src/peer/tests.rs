@@ -88,6 +88,19 @@ impl Handler for Recorder {
         async { Ok(true) }.boxed()
     }
 
+    fn promote(&self, id: MemberId, token: Option<String>) -> BoxFuture<'_, Result<Vec<Member>, Answer>> {
+        async move {
+            match (id.0, token.as_deref()) {
+                (1, _) => Err(Answer::MemberNotFound),
+                (2, _) => Err(Answer::MemberNotLearner),
+                (3, _) => Err(Answer::LearnerNotReady),
+                (4, None) => Err(Answer::PermissionDenied),
+                _ => Ok(self.members()),
+            }
+        }
+        .boxed()
+    }
+
     fn lease_renew(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, Answer>> {
         async move { if id.0 == 5 { Ok(60) } else { Err(Answer::LeaseNotFound) } }.boxed()
     }
@@ -166,7 +179,8 @@ impl Side {
         let peers = Peers::start(config, recorder.clone());
         let (stop, stopped) = oneshot::channel();
         let until = stopped.map(|_| ());
-        let serving = tokio::spawn(serve(listener, security.acceptor.clone(), peers.router(), until));
+        let slot = Slot::new(std::sync::OnceLock::from(peers.router()));
+        let serving = tokio::spawn(serve(listener, security.acceptor.clone(), slot, until));
         Side { id, url, peers, recorder, events, serving: Some((stop, serving)) }
     }
 
@@ -458,4 +472,37 @@ async fn members_answer_each_others_questions() {
     assert_eq!(ask(6).await, Err(Error::Status(500, Answer::NotPrimary.to_string())));
     a.peers.rules().set(b.id, LinkRule { cut_out: true, ..LinkRule::default() });
     assert_eq!(ask(5).await, Err(Error::Cut));
+}
+
+#[tokio::test]
+async fn a_promotion_is_asked_of_the_leader_and_its_answers_are_told_apart() {
+    let security = Security::none();
+    let (follower, leader) = (Side::start(1, &security).await, Side::start(2, &security).await);
+    let ask = async |id, token| within(follower.peers.promote(leader.id, MemberId(id), token)).await;
+    assert_eq!(ask(5, None).await, Err(Answer::NotLeader), "a member without a link");
+    follower.add(&leader);
+    for (id, why) in [(1, Answer::MemberNotFound), (2, Answer::MemberNotLearner), (3, Answer::LearnerNotReady)] {
+        assert_eq!(ask(id, None).await, Err(why));
+    }
+    assert_eq!(ask(4, None).await, Err(Answer::NotLeader), "to be asked again");
+    let members = ask(4, Some("a.1")).await.expect("with a token");
+    assert_eq!(members.first().map(|member| member.name.as_str()), Some("seven"));
+}
+
+#[tokio::test]
+async fn a_member_that_starts_says_so_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let slot = Slot::default();
+    let serving = tokio::spawn(serve(listener, Acceptor::plain(), slot.clone(), std::future::pending()));
+    let early = within(fetch_members(std::slice::from_ref(&url), None, PATIENCE)).await.expect_err("not yet");
+    assert!(early.to_string().contains("503"), "{early}");
+    let (sender, _events) = mpsc::unbounded_channel();
+    let recorder = Arc::new(Recorder { events: sender, removed: Mutex::default() });
+    let (tls, dial_timeout) = (None, Duration::from_secs(2));
+    let config = Config { id: MemberId(1), cluster: CLUSTER, urls: vec![url.clone()], tls, dial_timeout };
+    assert!(slot.set(Peers::start(config, recorder).router()).is_ok());
+    let (cluster, members) = within(fetch_members(&[url], None, PATIENCE)).await.expect("now it answers");
+    assert_eq!((cluster, members.len()), (CLUSTER, 1));
+    serving.abort();
 }

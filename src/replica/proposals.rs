@@ -8,6 +8,9 @@ use crate::consensus::Role;
 use crate::error::Error;
 use crate::planted::Bug;
 use crate::planted::is_planted;
+use crate::proto::raftpb::EntryType;
+use crate::proto::raftpb::Message;
+use crate::proto::raftpb::MessageType;
 use crate::proto::walpb;
 use crate::replica::Failed;
 use crate::types::Millis;
@@ -18,6 +21,9 @@ use std::collections::VecDeque;
 
 /// At most this much goes into one append to the log.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
+
+/// At most so many conf changes of followers wait; people make them one by one.
+const FORWARDED_MAX: usize = 64;
 
 /// Something to be put into the log.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ fn leads_in(consensus: &Consensus, term: Term) -> bool {
 #[derive(Default)]
 pub(crate) struct Proposals {
     waiting: VecDeque<Proposal>,
+    /// Conf changes of followers that wait for the one before them.
+    forwarded: VecDeque<Message>,
 }
 
 impl Proposals {
@@ -55,15 +63,48 @@ impl Proposals {
             self.waiting.retain(|proposal| !late(proposal));
             return;
         }
-        while !self.waiting.is_empty() {
-            let ids = match self.waiting.front() {
-                Some(proposal) if proposal.conf_change => self.flush_conf_change(consensus),
-                _ => self.flush_run(consensus),
+        self.flush_forwarded(consensus);
+        // One conf change at a time: a leader keeps the next one until the last one counts, and lets all else pass.
+        let mut kept = Vec::new();
+        while let Some(first) = self.waiting.front() {
+            if first.conf_change && consensus.has_pending_conf_change() {
+                match self.waiting.pop_front() {
+                    Some(late) if late.deadline < now => failed.push((late.id, Error::Timeout)),
+                    proposal => kept.extend(proposal),
+                }
+                continue;
+            }
+            let (ids, verdict) = match first.conf_change {
+                true => self.flush_conf_change(consensus),
+                false => self.flush_run(consensus),
             };
-            let (ids, verdict) = ids;
             if let Err(why) = verdict {
                 failed.extend(ids.into_iter().map(|id| (id, why.clone())));
             }
+        }
+        self.waiting.extend(kept);
+    }
+
+    /// Keeps a follower's conf change that this leader cannot put into its log yet; all else comes back.
+    pub(crate) fn keep_forwarded(&mut self, consensus: &Consensus, message: Message) -> Option<Message> {
+        let is_change = message.msg_type() == MessageType::MsgPropose
+            && matches!(&message.entries[..], [entry] if entry.entry_type() == EntryType::EntryConfChange);
+        if is_change && consensus.has_pending_conf_change() && self.forwarded.len() < FORWARDED_MAX {
+            self.forwarded.push_back(message);
+            return None;
+        }
+        Some(message)
+    }
+
+    /// Passes on one follower's conf change if there is room for it. Those of a leader that is none any more are lost; their proposers hear
+    /// of the time that they waited.
+    fn flush_forwarded(&mut self, consensus: &mut Consensus) {
+        if consensus.role() != Role::Leader {
+            self.forwarded.clear();
+        } else if !consensus.has_pending_conf_change()
+            && let Some(message) = self.forwarded.pop_front()
+        {
+            let _dropped = consensus.step(message);
         }
     }
 

@@ -1,14 +1,22 @@
 //! How a member begins: what a new log says first, and whether a store goes with a log.
 
 use crate::consensus::Initial;
+use crate::error::Error;
+use crate::membership::Member;
 use crate::membership::Members;
 use crate::planted::Bug;
 use crate::planted::is_planted;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
+use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::HardState;
+use crate::proto::walpb::ConfChange;
+use crate::proto::walpb::conf_change::Type;
 use crate::types::Index;
+use crate::types::MemberId;
 use crate::types::Term;
+use prost::Message as _;
+use std::collections::BTreeSet;
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug, Default)]
@@ -57,9 +65,126 @@ impl Held {
         meets.then_some(()).ok_or_else(|| format!("it holds entry {applied}, the log goes on from {from} to {last}"))
     }
 
+    /// Makes `id` the only member, as `--force-new-cluster` asks: what is not committed is forgotten, and the log goes on with the removal of
+    /// everybody else, committed at once. `conf_state` and `applied` are the store's. The new entries come back; they must be written and
+    /// synced before the member goes on. Done twice it does nothing the second time.
+    ///
+    /// A learner is made a voter first: raft cannot be without one. Source: etcd `etcdserver/bootstrap.go`, `storage/util.go`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a conf change that cannot be read.
+    pub fn force_alone(&mut self, id: MemberId, conf_state: &ConfState, applied: Index) -> Result<Vec<Entry>, Error> {
+        self.hard_state.commit = self.hard_state.commit.max(applied.0).max(self.start.0.0);
+        let committed = self.hard_state.commit.saturating_sub(self.start.0.0);
+        self.entries.truncate(usize::try_from(committed).unwrap_or(usize::MAX));
+        let mut voters: BTreeSet<u64> = conf_state.voters.iter().copied().collect();
+        let mut learners: BTreeSet<u64> = conf_state.learners.iter().copied().collect();
+        for entry in self.entries.iter().filter(|entry| entry.index > applied.0) {
+            if entry.entry_type() == EntryType::EntryNormal {
+                continue;
+            }
+            let unreadable = |e| Error::Damaged(format!("entry {} cannot be read: {e}", entry.index));
+            let change = ConfChange::decode(entry.data.clone()).map_err(unreadable)?;
+            match change.r#type() {
+                Type::UpdateNode => {}
+                Type::AddLearnerNode => drop(learners.insert(change.node_id)),
+                kind => {
+                    learners.remove(&change.node_id);
+                    voters.remove(&change.node_id);
+                    if kind == Type::AddNode {
+                        voters.insert(change.node_id);
+                    }
+                }
+            }
+        }
+        let mut changes = Vec::new();
+        if learners.remove(&id.0) {
+            changes.push(Member::change_to_promote(id));
+        } else if !voters.contains(&id.0) {
+            // etcd's default: where this member really is, `member update` says.
+            let peer_urls = vec!["http://localhost:2380".to_owned()];
+            changes.push(Member { id, peer_urls, ..Member::default() }.change_to_add());
+        }
+        let others: BTreeSet<u64> = voters.union(&learners).copied().filter(|other| *other != id.0).collect();
+        changes.extend(others.into_iter().map(|other| Member::change_to_remove(MemberId(other))));
+        let term = self.hard_state.term;
+        let entry = |(index, change): (u64, ConfChange)| Entry {
+            index,
+            term,
+            entry_type: EntryType::EntryConfChange as i32,
+            data: change.encode_to_vec().into(),
+            ..Entry::default()
+        };
+        let forced: Vec<Entry> = (self.hard_state.commit + 1..).zip(changes).map(entry).collect();
+        self.hard_state.commit += forced.len() as u64;
+        self.entries.extend(forced.iter().cloned());
+        Ok(forced)
+    }
+
     /// What raft starts from; `conf_state` is the store's.
     #[must_use]
     pub fn into_initial(self, conf_state: ConfState) -> Initial {
         Initial { offset: self.start, entries: self.entries, hard_state: self.hard_state, conf_state }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, change: Option<ConfChange>) -> Entry {
+        let entry_type = if change.is_some() { EntryType::EntryConfChange } else { EntryType::EntryNormal } as i32;
+        let data = change.map(|change| change.encode_to_vec()).unwrap_or_default().into();
+        Entry { index, term: 3, entry_type, data, ..Entry::default() }
+    }
+
+    fn learner(id: u64) -> ConfChange {
+        Member { id: MemberId(id), is_learner: true, ..Member::default() }.change_to_add()
+    }
+
+    /// Entries 5 to 8 of three voters; the store is at 5, 7 is committed: a learner was added, one that was not committed is forgotten.
+    fn held() -> Held {
+        let entries = vec![entry(5, None), entry(6, Some(learner(9))), entry(7, None), entry(8, Some(learner(10)))];
+        let hard_state = HardState { term: 3, vote: 2, commit: 7 };
+        Held { start: (Index(4), Term(2)), base: Index(0), entries, hard_state }
+    }
+
+    fn told(entries: &[Entry]) -> Vec<(u64, Type, u64)> {
+        let read = |entry: &Entry| {
+            let change = ConfChange::decode(entry.data.clone()).expect("a change");
+            (entry.index, change.r#type(), change.node_id)
+        };
+        entries.iter().map(read).collect()
+    }
+
+    #[test]
+    fn a_forced_member_is_alone_and_keeps_what_was_committed() {
+        let mut held = held();
+        let voters = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
+        let forced = held.force_alone(MemberId(2), &voters, Index(5)).expect("readable");
+        let expected = [(8, Type::RemoveNode, 1), (9, Type::RemoveNode, 3), (10, Type::RemoveNode, 9)];
+        assert_eq!(told(&forced), expected);
+        assert_eq!((held.last(), held.hard_state.commit, held.hard_state.term), (Index(10), 10, 3));
+        assert_eq!(held.entries[..3], self::held().entries[..3]);
+        let again = held.force_alone(MemberId(2), &voters, Index(5)).expect("readable");
+        assert_eq!((again, held.last()), (Vec::new(), Index(10)));
+    }
+
+    #[test]
+    fn a_store_ahead_of_the_commit_index_loses_nothing() {
+        let mut held = held();
+        held.hard_state.commit = 5;
+        let voters = ConfState { voters: vec![1], learners: vec![9], ..ConfState::default() };
+        let forced = held.force_alone(MemberId(1), &voters, Index(7)).expect("readable");
+        assert_eq!(told(&forced), [(8, Type::RemoveNode, 9)]);
+    }
+
+    #[test]
+    fn a_learner_and_a_stranger_become_voters_before_the_others_go() {
+        let voters = ConfState { voters: vec![1], ..ConfState::default() };
+        let forced = held().force_alone(MemberId(9), &voters, Index(5)).expect("readable");
+        assert_eq!(told(&forced), [(8, Type::AddNode, 9), (9, Type::RemoveNode, 1)]);
+        let forced = held().force_alone(MemberId(4), &voters, Index(5)).expect("readable");
+        assert_eq!(told(&forced), [(8, Type::AddNode, 4), (9, Type::RemoveNode, 1), (10, Type::RemoveNode, 9)]);
     }
 }

@@ -25,11 +25,14 @@ pub trait Audience {
 
     /// Whoever waits for this request here; 0 is nobody.
     fn answer(&mut self, request: u64, revision: Revision, reply: Result<Reply, Error>);
+
+    /// The answer to a conf change. Give it once raft can know that the change is applied: whoever hears of it may ask for the next one at once.
+    fn answer_conf_change(&mut self, request: u64, reply: Result<Reply, Error>);
 }
 
 /// Tells everybody of an entry. Entries are told in the order of the log.
 pub fn tell(done: Done, audience: &mut impl Audience) {
-    let Done { request, outcome, .. } = done;
+    let Done { request, outcome, is_conf_change, .. } = done;
     let Outcome { reply, revision, events, compacted, leases, auth, .. } = outcome;
     if !leases.is_empty() {
         audience.leases(&leases);
@@ -43,5 +46,9 @@ pub fn tell(done: Done, audience: &mut impl Audience) {
     if let Some(floor) = compacted {
         audience.compacted(floor);
     }
-    audience.answer(request, revision, reply);
+    if is_conf_change {
+        audience.answer_conf_change(request, reply);
+    } else {
+        audience.answer(request, revision, reply);
+    }
 }

@@ -9,6 +9,7 @@
 use super::Replica;
 use crate::apply::Machine;
 use crate::apply::Outcome;
+use crate::apply::entry;
 use crate::consensus::Consensus;
 use crate::consensus::Light;
 use crate::consensus::Ready;
@@ -16,7 +17,6 @@ use crate::error::Error;
 use crate::planted::Bug;
 use crate::planted::is_planted;
 use crate::probe::Probe;
-use crate::proto::etcdserverpb::InternalRaftRequest;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
@@ -149,6 +149,7 @@ pub struct Done {
     /// Who waits for it; 0 for nobody.
     pub request: u64,
     pub outcome: Outcome,
+    pub is_conf_change: bool,
     /// A leader's first entry: its term.
     pub new_leader: Option<Term>,
 }
@@ -172,12 +173,14 @@ pub fn apply_entry(
             Ok(()) => count(&change)?,
         };
         let outcome = machine.apply_conf_change(index, term, &change, &conf_state)?;
-        return Ok(Done { request: change.id, outcome, new_leader: None });
+        return Ok(Done { request: change.id, outcome, is_conf_change: true, new_leader: None });
     }
     if entry.data.is_empty() {
-        return Ok(Done { request: 0, outcome: machine.apply(index, term, None)?, new_leader: Some(term) });
+        let outcome = machine.apply(index, term, None)?;
+        return Ok(Done { request: 0, outcome, is_conf_change: false, new_leader: Some(term) });
     }
-    let request = InternalRaftRequest::decode(entry.data.clone()).map_err(unreadable)?;
+    let request = entry::read(&entry.data).map_err(unreadable)?;
     let id = request.header.as_ref().map_or(request.id, |header| header.id);
-    Ok(Done { request: id, outcome: machine.apply(index, term, Some(request))?, new_leader: None })
+    let outcome = machine.apply(index, term, Some(request))?;
+    Ok(Done { request: id, outcome, is_conf_change: false, new_leader: None })
 }

@@ -1,9 +1,12 @@
-//! Cluster: who the members are. Headers here carry no revision, as in etcd.
+//! Cluster: who the members are, and changing that. Headers here carry no revision, as in etcd.
 //!
-//! Left out for now: changing the members. Source: etcd `api/v3rpc/member.go`; contract-server 5.3.
+//! Source: etcd `api/v3rpc/member.go`; contract-server 5.3.
 
 use super::front::Front;
+use super::identity::Caller;
 use crate::error::Error;
+use crate::membership::Member;
+use crate::membership::check_urls;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
 use crate::types::MemberId;
@@ -15,11 +18,15 @@ use tonic::Status;
 pub(super) struct Service(pub(super) Front);
 
 impl Service {
-    /// What a change of this member is answered until members can be changed: an unknown one is unknown today too.
-    fn later(&self, id: u64, call: &'static str) -> Error {
-        let known = self.0.node.read(|machine| machine.members().get(MemberId(id)).is_some());
-        if known { Error::Unimplemented(call) } else { Error::MemberNotFound }
+    fn header(&self) -> Option<pb::ResponseHeader> {
+        let mut header = None;
+        self.0.stamp(&mut header);
+        header
     }
+}
+
+fn to_wire(members: &[Member]) -> Vec<pb::Member> {
+    members.iter().map(Member::to_wire).collect()
 }
 
 #[tonic::async_trait]
@@ -31,34 +38,44 @@ impl Cluster for Service {
         if request.into_inner().linearizable {
             self.0.node.read_barrier().await?;
         }
-        let members = self.0.node.read(|machine| machine.members().iter().map(|member| member.to_wire()).collect());
-        let mut header = None;
-        self.0.stamp(&mut header);
-        Ok(Response::new(pb::MemberListResponse { header, members }))
+        let members = self.0.node.read(|machine| machine.members().iter().map(Member::to_wire).collect());
+        Ok(Response::new(pb::MemberListResponse { header: self.header(), members }))
     }
 
-    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
-        Err(Error::Unimplemented("MemberAdd").into())
+    async fn member_add(
+        &self,
+        request: Request<pb::MemberAddRequest>,
+    ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        let pb::MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
+        let urls = check_urls(&peer_ur_ls).map_err(|_| Error::MemberBadUrls)?;
+        let (member, members) = self.0.node.add_member(urls, is_learner).await?;
+        let (member, members) = (Some(member.to_wire()), to_wire(&members));
+        Ok(Response::new(pb::MemberAddResponse { header: self.header(), member, members }))
     }
 
     async fn member_remove(
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        Err(self.later(request.get_ref().id, "MemberRemove").into())
+        let members = to_wire(&self.0.node.remove_member(MemberId(request.get_ref().id)).await?);
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header(), members }))
     }
 
     async fn member_update(
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        Err(self.later(request.get_ref().id, "MemberUpdate").into())
+        let pb::MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        let members = to_wire(&self.0.node.update_member(MemberId(id), peer_ur_ls).await?);
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header(), members }))
     }
 
     async fn member_promote(
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        Err(self.later(request.get_ref().id, "MemberPromote").into())
+        let (caller, request) = Caller::of(request);
+        let members = to_wire(&self.0.node.promote_member(MemberId(request.id), caller.token()).await?);
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header(), members }))
     }
 }

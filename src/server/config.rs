@@ -59,6 +59,8 @@ pub struct Config {
     pub initial_cluster_token: String,
     /// Whether the cluster is there already and this member joins it.
     pub join_existing: bool,
+    /// Whether all other members are dropped at start.
+    pub force_new_cluster: bool,
     pub strict_reconfig_check: bool,
     pub max_learners: i64,
 
@@ -265,6 +267,7 @@ impl Config {
             initial_cluster,
             initial_cluster_token: settings.text("initial-cluster-token").into(),
             join_existing: settings.text("initial-cluster-state") == "existing",
+            force_new_cluster: settings.is("force-new-cluster"),
             strict_reconfig_check: settings.is("strict-reconfig-check"),
             max_learners: settings.int("max-learners"),
             heartbeat_ms: settings.uint("heartbeat-interval"),
@@ -335,6 +338,9 @@ impl Config {
                 "it isn't recommended to use default name, please set a value for --name. Note that etcd might run \
                 into issue when multiple members have the same default name",
             ));
+        }
+        if self.force_new_cluster {
+            notices.push(Notice::warn("the server was started with --force-new-cluster: it drops all other members"));
         }
         if !settings.was_set("data-dir") {
             let dir = self.data_dir.display().to_string();

@@ -208,7 +208,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("auto-compaction-retention", Text, "0", Clustering, Works, "How much history to keep, in hours, as a time, or in revisions; 0 keeps all."),
     flag("auto-compaction-mode", Text, "periodic", Clustering, Works, "What the retention counts: periodic or revision."),
     flag("v2-deprecation", OneOf(&["not-yet", "write-only", "write-only-drop-data", "gone"]), "write-only", Clustering, NoEffect("there is no v2 store"), "Stage of the v2 store's removal."),
-    flag("force-new-cluster", Bool, "false", Clustering, Refused("starting over from one member's data is not part of this release"), "Keep the data, drop all other members."),
+    flag("force-new-cluster", Bool, "false", Clustering, Works, "Keep the data, drop all other members."),
     flag("next-cluster-version-compatible", Bool, "false", Clustering, NoEffect("the next version is always accepted"), "Accept data of the next minor version."),
 
     flag("cert-file", Text, "", Security, Works, "Certificate for client connections."),

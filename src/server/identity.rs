@@ -16,6 +16,7 @@ use crate::apply::Reply;
 use crate::auth::Access;
 use crate::auth::Who;
 use crate::error::Error;
+use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
 use crate::types::KeyRange;
 use crate::types::LeaseId;
@@ -52,6 +53,11 @@ impl Caller {
 
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+
+    /// The token that came with the request, if one did that can be read.
+    pub(super) fn token(&self) -> Option<&str> {
+        token_of(&self.headers).flatten()
     }
 
     /// Where the request came from, for the log; empty while authentication is off.
@@ -121,6 +127,20 @@ impl Front {
             error = %why,
             "refused a request"
         );
+    }
+
+    /// Has this server judge what other members forward: only who has the role root may change the members.
+    pub(super) fn guard_peers(&self) {
+        // Of the front, whose node would keep itself alive, only this.
+        let security = Arc::clone(&self.security);
+        self.node.guard(Box::new(move |node: Node, token: Option<String>| {
+            let security = Arc::clone(&security);
+            Box::pin(async move {
+                let token = token.ok_or(Error::UserEmpty)?;
+                let who = security.tokens.who(&node, &token).await.ok_or(Error::InvalidAuthToken)?;
+                node.read(|machine| machine.auth().permit_root(&who))
+            })
+        }));
     }
 
     /// Who calls; nothing while authentication is off.

@@ -80,7 +80,11 @@ pub(super) async fn run(config: Config, notify: Option<String>) -> End {
         why = node.stopped() => return stopped_by_itself(&config, &node, why).await,
         number = signals.next() => return stop(&config, &node, Serving::none(), signals, number).await,
     }
-    let front = |stopping| Front::new(node.clone(), Limits::of(&config), stopping).with_security(security);
+    let front = |stopping| {
+        let front = Front::new(node.clone(), Limits::of(&config), stopping).with_security(security);
+        front.guard_peers();
+        front
+    };
     let serving =
         Serving::start(&config, front, sockets.clients, sockets.metrics, sockets.lab, sockets.client_acceptor);
     if let Some(socket) = notify {
@@ -118,6 +122,9 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         founders,
         token: config.initial_cluster_token.clone(),
         start: if config.join_existing { Start::Existing } else { Start::New },
+        force_new_cluster: config.force_new_cluster,
+        strict_reconfig: config.strict_reconfig_check,
+        max_learners: usize::try_from(config.max_learners).unwrap_or(0),
         peer_urls: urls::texts(&config.advertise_peer_urls),
         client_urls: urls::texts(&config.advertise_client_urls),
         tick_ms: config.heartbeat_ms,

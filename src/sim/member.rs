@@ -610,4 +610,8 @@ impl Audience for Everybody<'_> {
     fn answer(&mut self, request: u64, _: Revision, reply: Result<Reply, Error>) {
         self.answer = Some((request, reply));
     }
+
+    fn answer_conf_change(&mut self, request: u64, reply: Result<Reply, Error>) {
+        self.answer = Some((request, reply));
+    }
 }

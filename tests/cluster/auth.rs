@@ -203,7 +203,7 @@ fn etcdctl_35_manages_users_on_our_members_as_on_etcd() {
     compare(test, etcdctl);
 }
 
-fn with<T>(token: Option<&str>, message: T) -> Request<T> {
+pub(crate) fn with<T>(token: Option<&str>, message: T) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(token) = token {
         request.metadata_mut().insert("token", token.parse().expect("ASCII"));
@@ -212,7 +212,7 @@ fn with<T>(token: Option<&str>, message: T) -> Request<T> {
 }
 
 /// Adds root and a user `alice` who may read and write `a`, and turns authentication on.
-async fn furnish(mut auth: AuthClient<Channel>) {
+pub(crate) async fn furnish(mut auth: AuthClient<Channel>) {
     for (name, password) in [("root", "rootpw-3141"), ("alice", "alicepw-2718")] {
         let add = pb::AuthUserAddRequest { name: name.into(), password: password.into(), ..Default::default() };
         auth.user_add(add).await.expect("added");
@@ -227,7 +227,7 @@ async fn furnish(mut auth: AuthClient<Channel>) {
     auth.auth_enable(pb::AuthEnableRequest {}).await.expect("enabled");
 }
 
-async fn login(mut auth: AuthClient<Channel>, name: &str, password: &str) -> Result<String, Status> {
+pub(crate) async fn login(mut auth: AuthClient<Channel>, name: &str, password: &str) -> Result<String, Status> {
     let login = pb::AuthenticateRequest { name: name.into(), password: password.into() };
     answer(READY_WITHIN, auth.authenticate(login)).await.map(|answer| answer.token)
 }

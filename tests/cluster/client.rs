@@ -47,6 +47,16 @@ impl Client {
         Client { channels, urls }
     }
 
+    /// Another member: the last one.
+    pub(crate) fn push(&mut self, url: String) {
+        self.channels.push(endpoint(&url).connect_lazy());
+        self.urls.push(url);
+    }
+
+    pub(crate) fn cluster(&self, member: usize) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channels[member].clone())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.channels.len()
     }

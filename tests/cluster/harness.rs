@@ -198,6 +198,8 @@ pub(crate) struct Spec {
     pub(crate) data_dir: PathBuf,
     /// Beyond names, URLs and directory.
     pub(crate) more: Vec<String>,
+    /// If it is another than the cluster's.
+    pub(crate) program: Option<PathBuf>,
 }
 
 impl Spec {
@@ -205,7 +207,7 @@ impl Spec {
     pub(crate) fn new(name: &str, dir: &Path) -> Spec {
         let url = || format!("http://127.0.0.1:{}", ports::free());
         let data_dir = dir.join(format!("{name}.etcd"));
-        Spec { name: name.to_owned(), client_url: url(), peer_url: url(), data_dir, more: Vec::new() }
+        Spec { name: name.to_owned(), client_url: url(), peer_url: url(), data_dir, more: Vec::new(), program: None }
     }
 
     /// The command line, in a cluster of these members.
@@ -274,6 +276,32 @@ impl Cluster {
         self.scratch.path()
     }
 
+    /// Another member, which does not run yet: it is the last one.
+    pub(crate) fn add(&mut self, spec: Spec) -> usize {
+        self.client.push(spec.client_url.clone());
+        self.processes.push(None);
+        self.specs.push(spec);
+        self.len() - 1
+    }
+
+    /// What the next start of a member will be told.
+    pub(crate) fn spec_mut(&mut self, member: usize) -> &mut Spec {
+        &mut self.specs[member]
+    }
+
+    /// Waits until the member has ended by itself, and gives up on it.
+    pub(crate) async fn gone(&mut self, member: usize) -> ExitStatus {
+        let status = self.process(member).ended(ENDS_WITHIN).await;
+        self.processes[member] = None;
+        status
+    }
+
+    /// All that a member wrote since its first start, also after its end.
+    pub(crate) fn log(&self, member: usize) -> String {
+        let path = self.scratch.path().join(format!("{}.log", self.specs[member].name));
+        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    }
+
     /// Client URLs of all members, as `--endpoints` takes them.
     pub(crate) fn endpoints(&self) -> String {
         self.specs.iter().map(|spec| spec.client_url.as_str()).collect::<Vec<_>>().join(",")
@@ -284,7 +312,8 @@ impl Cluster {
         assert!(self.processes[member].is_none(), "member {member} runs already");
         let spec = &self.specs[member];
         let log = self.scratch.path().join(format!("{}.log", spec.name));
-        self.processes[member] = Some(Process::start(&self.program, &spec.flags(&self.specs), &[], &log));
+        let program = spec.program.as_ref().unwrap_or(&self.program);
+        self.processes[member] = Some(Process::start(program, &spec.flags(&self.specs), &[], &log));
     }
 
     /// Starts a member that does not run and waits until it is ready.
@@ -366,9 +395,14 @@ impl Cluster {
 
     /// Panics unless every member has the same history at the newest revision: HashKV there is equal.
     pub(crate) async fn assert_equal_hashes(&self) {
+        self.assert_equal_hashes_of(&(0..self.len()).collect::<Vec<_>>()).await;
+    }
+
+    /// The same of these members.
+    pub(crate) async fn assert_equal_hashes_of(&self, members: &[usize]) {
         let revision = until(READY_WITHIN, "a linearizable read", async || self.client.revision().await).await;
         let mut hashes = Vec::new();
-        for member in 0..self.len() {
+        for &member in members {
             let what = format!("member {member} at revision {revision}");
             let answer = until(READY_WITHIN, &what, async || self.client.hash_kv(member, revision).await).await;
             hashes.push((answer.hash, answer.compact_revision));

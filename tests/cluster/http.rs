@@ -1,4 +1,4 @@
-//! One GET: enough to see what a member answers on a port, whatever it speaks.
+//! One request: enough to see what a member answers on a port, whatever it speaks.
 
 use bytes::Bytes;
 use etcd_lab::tls;
@@ -33,7 +33,12 @@ impl Answer {
 
 /// GET over plain HTTP from `host:port`.
 pub(crate) async fn get(address: &str, path: &str) -> io::Result<Answer> {
-    within(async { ask(TcpStream::connect(address).await?, path).await }).await
+    within(async { ask(TcpStream::connect(address).await?, "GET", path).await }).await
+}
+
+/// POST of nothing over plain HTTP to `host:port`.
+pub(crate) async fn post(address: &str, path: &str) -> io::Result<Answer> {
+    within(async { ask(TcpStream::connect(address).await?, "POST", path).await }).await
 }
 
 /// GET over TLS with the certificates of `files`.
@@ -42,7 +47,7 @@ pub(crate) async fn get_tls(address: &str, path: &str, files: &tls::ClientFiles)
     let connector = tokio_rustls::TlsConnector::from(config);
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
     let name = tokio_rustls::rustls::pki_types::ServerName::try_from(host).map_err(io::Error::other)?;
-    within(async { ask(connector.connect(name, TcpStream::connect(address).await?).await?, path).await }).await
+    within(async { ask(connector.connect(name, TcpStream::connect(address).await?).await?, "GET", path).await }).await
 }
 
 async fn within(answer: impl Future<Output = io::Result<Answer>>) -> io::Result<Answer> {
@@ -50,12 +55,16 @@ async fn within(answer: impl Future<Output = io::Result<Answer>>) -> io::Result<
 }
 
 /// Reads as far as the answer says that it goes: etcd 3.5 keeps a finished connection of its peer port open for five seconds.
-async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, path: &str) -> io::Result<Answer> {
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    method: &str,
+    path: &str,
+) -> io::Result<Answer> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // It ends with the sender; what goes wrong on it, the sender hears too.
     tokio::spawn(connection);
-    let request =
-        Request::get(path).header("Host", "localhost").body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+    let request = Request::builder().method(method).uri(path).header("Host", "localhost");
+    let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
     let status = format!("{:?} {}", response.version(), response.status());
     let value = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();

@@ -27,6 +27,8 @@ mod kills;
 mod leases;
 mod locks;
 mod maintenance;
+mod member_commands;
+mod membership;
 mod ports;
 mod seeded;
 mod small_print;
