@@ -3,6 +3,8 @@
 //! etcd counts a connection after five seconds only, so that a change may be refused as "unhealthy cluster" for a while: every change here is asked
 //! for until it is not.
 
+#![expect(clippy::disallowed_methods, reason = "measures when writes are acknowledged again")]
+
 use crate::auth;
 use crate::client;
 use crate::foreign;
@@ -286,8 +288,10 @@ fn who_may_not_promote_may_not_by_way_of_a_follower_or_the_peers_port_either() {
             let request = auth::with(token, pb::MemberPromoteRequest { id });
             client::answer(ASKED_WITHIN, cluster.client.cluster(follower).member_promote(request)).await
         };
+        // Who logs in through the follower finds authentication on there, too.
+        let login = async || auth::login(cluster.client.auth(follower), "alice", "alicepw-2718").await;
+        let alice = until(READY_WITHIN, "a token", login).await;
         assert_eq!(refused(ask(None).await).1, "etcdserver: user name is empty");
-        let alice = auth::login(cluster.client.auth(follower), "alice", "alicepw-2718").await.expect("a token");
         assert_eq!(refused(ask(Some(&alice)).await).1, "etcdserver: permission denied");
         for member in 0..3 {
             let address = cluster.spec(member).peer_url.replace("http://", "");
