@@ -58,6 +58,7 @@ use crate::probe::Listeners;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::lab;
 use crate::replica::Proposal;
+use crate::replica::leases::Standing;
 use crate::store::Renewable;
 use crate::types::ClusterId;
 use crate::types::Index;
@@ -247,6 +248,11 @@ impl Inner {
 
     fn is_leader(&self) -> bool {
         self.leader() == self.id
+    }
+
+    /// The term is read first: whoever leads by then leads in it or in a later one, and then the two do not match what was asked before.
+    fn standing(&self) -> Standing {
+        Standing { term: Term(self.published.term.load(Ordering::Acquire)), leads: self.is_leader() }
     }
 
     fn request_timeout(&self) -> Duration {

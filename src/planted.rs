@@ -38,17 +38,23 @@ pub(crate) enum Bug {
     WatchCursorForgotten,
     /// Whoever led once revokes leases by its own clock (etcd 15247).
     DeposedLeaderRevokes,
+    /// A new leader gives a lease its full time again, whatever a checkpoint says is left of it.
+    LeaseTimeReset,
     /// A member over its quota does not apply what the others apply.
     QuotaJudgedAtApply,
     /// A transaction that fails half way leaves its first half (etcd 18667, 18799).
     PartialTransaction,
     /// The log is released before the store has reached the disk.
     ReleasedBeforeDurable,
+    /// The log says that a snapshot was accepted, and the manifest does not yet (etcd 11888, 12492).
+    SnapshotInTwoSteps,
+    /// Watchers that were up to date go on from an installed snapshot, not from where they were (etcd 15271).
+    CursorForgottenAtInstall,
 }
 
 #[cfg(test)]
 impl Bug {
-    pub(crate) const ALL: [Bug; 19] = [
+    pub(crate) const ALL: [Bug; 22] = [
         Bug::AcknowledgeBeforeSync,
         Bug::VoteBeforeSync,
         Bug::AppliedIndexOutsideBatch,
@@ -65,9 +71,12 @@ impl Bug {
         Bug::FutureWatchGetsOldEvents,
         Bug::WatchCursorForgotten,
         Bug::DeposedLeaderRevokes,
+        Bug::LeaseTimeReset,
         Bug::QuotaJudgedAtApply,
         Bug::PartialTransaction,
         Bug::ReleasedBeforeDurable,
+        Bug::SnapshotInTwoSteps,
+        Bug::CursorForgottenAtInstall,
     ];
 }
 

@@ -4,16 +4,26 @@
 //! state machine is the other actor and lives with the apply thread, so that the next entries are being synced while the last ones are applied; what passes
 //! between the two is [`Ready::committed`] one way and the applied index the other.
 //!
-//! Everything here is driven from outside: `now` comes in, answers go out.
+//! Everything here is driven from outside: `now` comes in, answers go out. What every driver must do in the same order, the server's threads
+//! and the simulator alike, stands here too: a round of raft ([`Replica::turn`]), an entry ([`apply_entry`], [`tell`]), the clock
+//! ([`Ticker`]), writing behind ([`behind`]), a leader's leases ([`leases`]) and the start ([`start`]).
 
+pub mod behind;
+mod clock;
 mod failover;
 pub mod install;
+pub mod leases;
 mod proposals;
 mod reads;
 pub mod start;
+mod tell;
 mod turn;
 
+pub use clock::Ticker;
+pub use clock::Ticks;
 pub use proposals::Proposal;
+pub use tell::Audience;
+pub use tell::tell;
 pub use turn::Done;
 pub use turn::Outside;
 pub use turn::apply_entry;

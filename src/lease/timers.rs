@@ -58,8 +58,8 @@ struct Timer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
     None,
-    /// It is about to.
-    Proposed,
+    /// It is about to say that so many seconds are left.
+    Proposed(i64),
     Standing,
 }
 
@@ -140,7 +140,12 @@ impl Timers {
     /// again: one pause from now, if the lease lasts longer than that.
     pub fn checkpointed(&mut self, now: Millis, id: LeaseId, remaining: i64) {
         let Some(timer) = self.timers.get_mut(&id) else { return };
-        timer.mark = if remaining > 0 { Mark::Standing } else { Mark::None };
+        timer.mark = match timer.mark {
+            // Another one than that which is on its way: taken back, or from before. The log will say less again.
+            Mark::Proposed(left) if left != remaining => timer.mark,
+            _ if remaining > 0 => Mark::Standing,
+            _ => Mark::None,
+        };
         let left = if remaining > 0 { remaining } else { timer.ttl };
         let next = self.checkpoint_every_ms.filter(|every| seconds(left) > *every).map(|every| now.plus(every));
         self.set_checkpoint(id, next);
@@ -156,7 +161,7 @@ impl Timers {
 
     /// Nobody knows what became of a checkpoint that was due: it may be applied yet.
     pub fn checkpoint_lost(&mut self, id: LeaseId) {
-        if let Some(timer) = self.timers.get_mut(&id).filter(|timer| timer.mark == Mark::Proposed) {
+        if let Some(timer) = self.timers.get_mut(&id).filter(|timer| matches!(timer.mark, Mark::Proposed(_))) {
             timer.mark = Mark::Standing;
         }
     }
@@ -172,7 +177,7 @@ impl Timers {
             self.set_checkpoint(id, self.checkpoint_every_ms.filter(|_| left > 0).map(|every| now.plus(every)));
             // Just renewed: a mark would say nothing. Run out: its revoke is under way.
             if 0 < left && left < ttl {
-                self.timers.get_mut(&id).expect("it was there").mark = Mark::Proposed;
+                self.timers.get_mut(&id).expect("it was there").mark = Mark::Proposed(left);
                 found.push((id, left));
             }
         }
@@ -186,7 +191,7 @@ impl Timers {
         }
         match self.timers.get(&id) {
             None => Renewal::Unknown,
-            Some(timer) if timer.expires <= now || timer.mark == Mark::Proposed => Renewal::Wait,
+            Some(timer) if timer.expires <= now || matches!(timer.mark, Mark::Proposed(_)) => Renewal::Wait,
             Some(timer) if timer.mark == Mark::Standing => Renewal::Checkpointed,
             Some(&Timer { ttl, .. }) => {
                 self.set(id, ttl, now.plus(seconds(ttl)));
@@ -307,6 +312,7 @@ mod tests {
         assert_eq!(timers.renew(Millis(60_001), ONE), Renewal::Wait, "the mark would outlive the renewal");
         timers.checkpointed(Millis(60_010), ONE, 540);
         assert_eq!(timers.due_checkpoints(Millis(120_010), 10), [(ONE, 480)], "what has begun counts as a second");
+        timers.checkpointed(Millis(120_010), ONE, 480);
         timers.checkpointed(Millis(120_010), ONE, 0);
         assert_eq!(timers.renew(Millis(180_010), ONE), Renewal::Extended(600));
         assert_eq!(timers.due_checkpoints(Millis(180_010), 10), [], "just renewed: all of it is left");
@@ -327,6 +333,24 @@ mod tests {
         timers.demote();
         timers.promote(Millis(0), &table([(1, 100)]), 0);
         assert_eq!(timers.next_checkpoint(), Some(Millis(60_000)), "a change of leader turns nothing off");
+    }
+
+    /// Found by simulation: a renewal took a mark back while the next one was on its way already.
+    #[test]
+    fn a_mark_that_is_taken_back_does_not_hide_the_one_behind_it() {
+        let mut timers = Timers::new(Some(1000));
+        timers.promote(Millis(0), &table([(1, 10)]), 0);
+        assert_eq!(timers.due_checkpoints(Millis(1000), 10), [(ONE, 9)]);
+        timers.checkpointed(Millis(1100), ONE, 9);
+        assert_eq!(timers.renew(Millis(1900), ONE), Renewal::Checkpointed);
+        // Its owner's wish is on its way through the log when the next mark is due.
+        assert_eq!(timers.due_checkpoints(Millis(2100), 10), [(ONE, 8)]);
+        timers.checkpointed(Millis(2200), ONE, 0);
+        assert_eq!(timers.renew(Millis(2200), ONE), Renewal::Wait, "a successor would give it 8 s only");
+        timers.checkpointed(Millis(2300), ONE, 8);
+        assert_eq!(timers.renew(Millis(2300), ONE), Renewal::Checkpointed);
+        timers.checkpointed(Millis(2400), ONE, 0);
+        assert_eq!(timers.renew(Millis(2400), ONE), Renewal::Extended(10));
     }
 
     #[test]

@@ -13,19 +13,24 @@ use super::telemetry;
 use crate::apply::BATCH_BYTES;
 use crate::apply::LeaseChange;
 use crate::apply::Machine;
-use crate::apply::Outcome;
 use crate::apply::Reply;
+use crate::auth::Change;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
 use crate::probe::Probe;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
+use crate::proto::mvccpb::Event;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
 use crate::proto::walpb::ConfChange;
 use crate::replica;
+use crate::replica::Audience;
 use crate::replica::Done;
+use crate::replica::behind;
+use crate::replica::behind::Marks;
+use crate::replica::leases;
 use crate::types::Index;
 use crate::types::Millis;
 use crate::types::Revision;
@@ -43,9 +48,6 @@ const BATCHES_MAX: usize = 512;
 /// Changes are handed to the store at least this often.
 const FLUSH_EVERY_MS: u64 = 100;
 
-/// After so many bytes of entries the log is released, whatever `--snapshot-count` says.
-const MARK_BYTES: u64 = 64 << 20;
-
 /// What the raft thread hands on, in the log's order.
 pub(crate) enum Work {
     Entries(Vec<Entry>),
@@ -59,9 +61,7 @@ pub(crate) struct ApplyThread {
     pub(crate) probe: Probe,
     /// When the last batch went to the store.
     pub(crate) flushed: Millis,
-    /// Applied at the last snapshot mark, and the bytes of the entries since.
-    pub(crate) marked: Index,
-    pub(crate) since_mark: u64,
+    pub(crate) marks: Marks,
     pub(crate) sweep: Sweep,
 }
 
@@ -144,8 +144,9 @@ impl ApplyThread {
 
     fn install(&mut self, mark: &SnapshotMark) -> Result<(), Error> {
         self.inner.install(mark)?;
-        (self.marked, self.since_mark, self.sweep) = (Index(mark.index), 0, Sweep::default());
-        self.inner.applied.set(self.marked);
+        let index = Index(mark.index);
+        (self.marks, self.sweep) = (Marks::new(index), Sweep::default());
+        self.inner.applied.set(index);
         Ok(())
     }
 
@@ -156,16 +157,18 @@ impl ApplyThread {
             let mut machine = self.inner.machine.write();
             for entry in run {
                 if entry.index > machine.applied().0.0 {
-                    self.since_mark += entry.data.len() as u64;
+                    self.marks.count(entry.data.len());
                     done.push(self.apply_entry(&mut machine, entry)?);
                     if machine.batch_bytes() >= BATCH_BYTES {
-                        take_batch(&self.inner, &mut machine)?;
+                        hand_over(&self.inner, &mut machine)?;
                     }
                 }
             }
             (machine.applied().0, machine.store().revision())
         };
-        let changes = self.tell(done);
+        let mut audience = Everybody { thread: self, now: self.inner.now(), changes: Vec::new() };
+        done.into_iter().for_each(|done| replica::tell(done, &mut audience));
+        let changes = audience.changes;
         self.inner.applied.set(last);
         // Whoever hears of a conf change may ask for the next one at once: by then raft must know that this one counts.
         for (request, reply) in changes {
@@ -215,41 +218,9 @@ impl ApplyThread {
         }
         let reign = published.reign.load(Ordering::Acquire);
         self.inner.requests.fail_before(reign.saturating_sub(1), &Error::TimeoutLeaderFailure);
-        let mut timers = self.inner.timers.lock();
-        if self.inner.is_leader() {
-            timers.promote(self.inner.now(), machine.leases(), self.inner.config.election_ms());
-        } else {
-            timers.demote();
-        }
-        drop(timers);
+        let (now, sees, extend_ms) = (self.inner.now(), self.inner.standing(), self.inner.config.election_ms());
+        leases::reign_began(&mut self.inner.timers.lock(), now, term, sees, machine.leases(), extend_ms);
         self.inner.lease_news.notify_waiters();
-    }
-
-    /// Events first, then answers: who reads his own write and then asks a watch must not be early. The answers to conf changes come back.
-    fn tell(&self, done: Vec<Done>) -> Vec<(u64, Result<Reply, Error>)> {
-        let now = self.inner.now();
-        let mut changes = Vec::new();
-        for Done { request, outcome, is_conf_change, .. } in done {
-            let Outcome { reply, revision, events, compacted, leases, auth, .. } = outcome;
-            self.follow_leases(now, &leases);
-            if let Some(change) = auth {
-                self.inner.auth.follow(now, &change);
-            }
-            if !events.is_empty() {
-                self.inner.watches.publish(revision, &events);
-            }
-            if let Some(floor) = compacted {
-                self.inner.watches.compacted(floor);
-            }
-            if matches!(reply, Err(Error::NoSpace)) && !self.inner.machine.read().is_out_of_space() {
-                self.refuse_for_space(request, revision);
-            } else if is_conf_change {
-                changes.push((request, reply));
-            } else if request != 0 {
-                self.inner.requests.answer(request, reply);
-            }
-        }
-        changes
     }
 
     /// This member is over its quota and nobody has said so yet: the alarm is raised first, then whoever waits here hears of it.
@@ -262,22 +233,6 @@ impl ApplyThread {
         });
     }
 
-    fn follow_leases(&self, now: Millis, changes: &[LeaseChange]) {
-        if changes.is_empty() {
-            return;
-        }
-        let mut timers = self.inner.timers.lock();
-        for change in changes {
-            match change {
-                LeaseChange::Granted(id, ttl) => timers.granted(now, *id, *ttl),
-                LeaseChange::Revoked(id) => timers.revoked(*id),
-                LeaseChange::Checkpointed(id, remaining) => timers.checkpointed(now, *id, *remaining),
-            }
-        }
-        drop(timers);
-        self.inner.lease_news.notify_waiters();
-    }
-
     /// Every so often (`now`: at once) hands over what has changed, and marks how far the log could be released.
     fn flush(&mut self, now: bool) -> Result<(), Error> {
         let time = self.inner.now();
@@ -286,27 +241,62 @@ impl ApplyThread {
         }
         self.flushed = time;
         let mut machine = self.inner.machine.write();
-        take_batch(&self.inner, &mut machine)?;
-        let (index, term) = machine.applied();
-        let due = index.0 >= self.marked.0 + self.inner.config.snapshot_count || self.since_mark >= MARK_BYTES;
-        if now || due {
-            (self.marked, self.since_mark) = (index, 0);
-            let mark = SnapshotMark { index: index.0, term: term.0, conf_state: Some(machine.conf_state().clone()) };
+        hand_over(&self.inner, &mut machine)?;
+        if self.marks.are_due(machine.applied().0, self.inner.config.snapshot_count, now) {
             let members = snap_file::members_json(machine.members(), machine.cluster_version());
-            self.inner.writes.force(Write::Sync(mark, members));
+            self.inner.writes.force(Write::Work(behind::sync_of(&machine, members)));
         }
         Ok(())
     }
 }
 
+/// Those who hear of what this member applies, at the time of one run.
+struct Everybody<'a> {
+    thread: &'a ApplyThread,
+    now: Millis,
+    /// The answers to conf changes.
+    changes: Vec<(u64, Result<Reply, Error>)>,
+}
+
+impl Audience for Everybody<'_> {
+    fn leases(&mut self, changes: &[LeaseChange]) {
+        let inner = &self.thread.inner;
+        leases::follow(&mut inner.timers.lock(), self.now, changes);
+        inner.lease_news.notify_waiters();
+    }
+
+    fn auth(&mut self, change: &Change) {
+        self.thread.inner.auth.follow(self.now, change);
+    }
+
+    fn events(&mut self, revision: Revision, events: &[Event]) {
+        self.thread.inner.watches.publish(revision, events);
+    }
+
+    fn compacted(&mut self, floor: Revision) {
+        self.thread.inner.watches.compacted(floor);
+    }
+
+    fn answer(&mut self, request: u64, revision: Revision, reply: Result<Reply, Error>) {
+        let inner = &self.thread.inner;
+        if matches!(reply, Err(Error::NoSpace)) && !inner.machine.read().is_out_of_space() {
+            self.thread.refuse_for_space(request, revision);
+        } else if request != 0 {
+            inner.requests.answer(request, reply);
+        }
+    }
+
+    fn answer_conf_change(&mut self, request: u64, reply: Result<Reply, Error>) {
+        self.changes.push((request, reply));
+    }
+}
+
 /// Hands the changes so far to the store, and lets the Machine forget what the store has. Under the Machine's lock, so that batches go in
 /// the order in which they were taken.
-pub(super) fn take_batch(inner: &Inner, machine: &mut Machine) -> Result<(), Error> {
-    for _ in 0..inner.batches_written.swap(0, Ordering::AcqRel) {
-        machine.written();
-    }
-    if let Some(batch) = machine.take_batch() {
-        inner.writes.force(Write::Batch(inner.epoch.load(Ordering::Acquire), batch));
+pub(super) fn hand_over(inner: &Inner, machine: &mut Machine) -> Result<(), Error> {
+    let (written, epoch) = (inner.batches_written.swap(0, Ordering::AcqRel), inner.epoch.load(Ordering::Acquire));
+    if let Some(batch) = behind::take_batch(machine, written, epoch) {
+        inner.writes.force(Write::Work(batch));
     }
     match inner.stopped.borrow().clone() {
         Some(why) => Err(why),

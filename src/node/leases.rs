@@ -22,10 +22,13 @@ use crate::apply::Reply;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
-use crate::lease::Renewal;
 use crate::peer;
 use crate::peer::Peers;
 use crate::proto::etcdserverpb as pb;
+use crate::replica::leases;
+use crate::replica::leases::Look;
+use crate::replica::leases::Pulse;
+use crate::replica::leases::Renewed;
 use crate::types::Index;
 use crate::types::LeaseId;
 use crate::types::MemberId;
@@ -40,20 +43,16 @@ use tokio::time::Interval;
 use tokio::time::interval;
 use tokio::time::timeout;
 
-/// How often a leader looks for expired leases, and how many it revokes at a time; etcd's values.
+/// How often a leader looks for expired leases; etcd's value.
 const EXPIRE_EVERY: Duration = Duration::from_millis(500);
-const REVOKE_MAX: usize = 500;
 /// Revocations under way at once; etcd's value.
 const REVOKING_MAX: usize = 16;
-/// Checkpoints in one entry of the log, and such entries at a time; etcd's values.
-const CHECKPOINTS_MAX: usize = 1000;
+/// Entries with checkpoints at a time; etcd's value.
 const CHECKPOINT_ENTRIES_MAX: usize = 500;
 /// How long to wait before asking another leader.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a lease call may wait for this member to catch up; etcd's value.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// Ticks that the raft thread may be late before its leadership is in doubt; etcd's value.
-const LATE_TICKS: u64 = 3;
 
 /// What the leader said of a lease: gone for good, or "ask again".
 fn lease_error(why: peer::Error) -> Error {
@@ -176,9 +175,12 @@ impl Node {
         let is_leader = || self.inner.is_leader().then_some(()).ok_or(Error::NotPrimary);
         is_leader()?;
         let stalls = published.stalls.load(Ordering::Acquire);
-        let ticked = Millis(published.ticked_ms.load(Ordering::Acquire));
-        let in_time = self.inner.now() <= ticked.plus(LATE_TICKS * self.inner.config.tick_ms);
-        if in_time && published.stalls_confirmed.load(Ordering::Acquire) == stalls {
+        let pulse = Pulse {
+            ticked: Millis(published.ticked_ms.load(Ordering::Acquire)),
+            stalls,
+            confirmed: published.stalls_confirmed.load(Ordering::Acquire),
+        };
+        if pulse.is_steady(self.inner.now(), self.inner.config.tick_ms) {
             return Ok(());
         }
         self.read_barrier_as(Rank::Urgent).await.map_err(|_| Error::NotPrimary)?;
@@ -198,21 +200,24 @@ impl Node {
         self.confirm_leadership().await?;
         self.catch_up().await?;
         let renew = async {
+            let mut confirmed = false;
             loop {
                 let mut news = pin!(self.inner.lease_news.notified());
                 // Listens from here on, so that no news falls between the look and the wait.
                 news.as_mut().enable();
-                if !self.inner.is_leader() {
-                    return Err(Error::NotPrimary);
-                }
                 failpoint::hit(Point::BeforeCheckpointInLeaseRenew);
-                let renewal = self.inner.timers.lock().renew(self.inner.now(), id);
-                match renewal {
-                    Renewal::Extended(ttl) => return Ok(ttl),
-                    Renewal::Unknown => return Err(Error::LeaseNotFound),
-                    Renewal::NotPrimary => return Err(Error::NotPrimary),
-                    Renewal::Checkpointed => drop(self.checkpoint(self.status().term, vec![(id, 0)]).await?),
-                    Renewal::Wait => news.await,
+                let (now, sees) = (self.inner.now(), self.inner.standing());
+                let renewed = leases::renew(&mut self.inner.timers.lock(), now, id, sees, confirmed);
+                match renewed {
+                    Renewed::Extended(ttl) => return Ok(ttl),
+                    Renewed::Gone => return Err(Error::LeaseNotFound),
+                    Renewed::NotPrimary => return Err(Error::NotPrimary),
+                    Renewed::AskQuorum => {
+                        self.read_barrier_as(Rank::Urgent).await.map_err(|_| Error::NotPrimary)?;
+                        confirmed = true;
+                    }
+                    Renewed::Unmark => drop(self.checkpoint(sees.term, &[(id, 0)]).await?),
+                    Renewed::Wait => news.await,
                 }
             }
         };
@@ -225,6 +230,17 @@ impl Node {
         request: &pb::LeaseTimeToLiveRequest,
     ) -> Result<pb::LeaseTimeToLiveResponse, Error> {
         self.catch_up().await?;
+        match self.time_left(request) {
+            // As in a renewal: what a leader that was overthrown a moment ago does not know may exist.
+            Err(Error::LeaseNotFound) => {
+                self.read_barrier().await.map_err(|_| Error::NotPrimary)?;
+                self.time_left(request)
+            }
+            answer => answer,
+        }
+    }
+
+    fn time_left(&self, request: &pb::LeaseTimeToLiveRequest) -> Result<pb::LeaseTimeToLiveResponse, Error> {
         let id = LeaseId(request.id);
         let (is_timed, remaining) = {
             let timers = self.inner.timers.lock();
@@ -242,21 +258,8 @@ impl Node {
         })
     }
 
-    async fn checkpoint(&self, term: Term, left: Vec<(LeaseId, i64)>) -> Result<Reply, Error> {
-        let one = |(id, remaining_ttl): (LeaseId, i64)| pb::LeaseCheckpoint { id: id.0, remaining_ttl };
-        let checkpoints = left.into_iter().map(one).collect();
-        let request = pb::InternalRaftRequest {
-            lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
-            ..pb::InternalRaftRequest::default()
-        };
-        self.propose_in(Some(term), request).await
-    }
-
-    /// Whether the timers have something to say.
-    fn is_due(&self) -> bool {
-        let timers = self.inner.timers.lock();
-        let now = self.inner.now();
-        [timers.next_due(), timers.next_checkpoint()].into_iter().flatten().any(|due| due <= now)
+    async fn checkpoint(&self, term: Term, left: &[(LeaseId, i64)]) -> Result<Reply, Error> {
+        self.propose_in(Some(term), leases::checkpoint(left)).await
     }
 }
 
@@ -265,44 +268,39 @@ pub(super) async fn expire_leases(node: Node) {
     let mut every = interval(EXPIRE_EVERY);
     loop {
         every.tick().await;
-        let term = node.status().term;
-        if !node.inner.is_leader() || !node.is_due() {
+        let inner = &node.inner;
+        let look = Look::begin(&inner.timers.lock(), inner.now(), inner.standing());
+        let Some(look) = look else { continue };
+        if node.read_barrier_as(Rank::Own).await.is_err() {
             continue;
         }
-        // The timers are asked only after the quorum: by then they are those of this term, since its first entry is applied.
-        if node.read_barrier_as(Rank::Own).await.is_err() || !node.inner.is_leader() || node.status().term != term {
-            continue;
-        }
-        let expired = node.inner.timers.lock().expired(node.inner.now(), REVOKE_MAX);
-        iter(expired).for_each_concurrent(REVOKING_MAX, |id| revoke(node.clone(), term, id)).await;
-        write_checkpoints(&node, term).await;
+        let expired = look.expired(&mut inner.timers.lock(), inner.now(), inner.standing());
+        iter(expired).for_each_concurrent(REVOKING_MAX, |id| revoke(node.clone(), look.term, id)).await;
+        write_checkpoints(&node, look).await;
     }
 }
 
 async fn revoke(node: Node, term: Term, id: LeaseId) {
-    let revoke = pb::InternalRaftRequest {
-        lease_revoke: Some(pb::LeaseRevokeRequest { id: id.0 }),
-        header: node.root_header(),
-        ..pb::InternalRaftRequest::default()
-    };
+    let revoke = pb::InternalRaftRequest { header: node.root_header(), ..leases::revoke(id) };
     match node.propose_in(Some(term), revoke).await {
         Ok(_) | Err(Error::LeaseNotFound | Error::Stopped) => {}
         Err(why) => tracing::warn!(lease = %id, error = %why, "failed to revoke an expired lease, will try again"),
     }
 }
 
-async fn write_checkpoints(node: &Node, term: Term) {
+async fn write_checkpoints(node: &Node, look: Look) {
+    let inner = &node.inner;
     for _ in 0..CHECKPOINT_ENTRIES_MAX {
-        let due = node.inner.timers.lock().due_checkpoints(node.inner.now(), CHECKPOINTS_MAX);
+        let due = look.marks(&mut inner.timers.lock(), inner.now(), inner.standing());
         if due.is_empty() {
             return;
         }
-        if let Err(why) = node.checkpoint(term, due.clone()).await {
+        if let Err(why) = node.checkpoint(look.term, &due).await {
             tracing::warn!(error = %why, "failed to write down what is left of some leases");
-            let mut timers = node.inner.timers.lock();
+            let mut timers = inner.timers.lock();
             due.iter().for_each(|(id, _)| timers.checkpoint_lost(*id));
             drop(timers);
-            node.inner.lease_news.notify_waiters();
+            inner.lease_news.notify_waiters();
             return;
         }
     }

@@ -5,7 +5,7 @@
 //! `storage/mvcc/hash.go`.
 
 use super::Node;
-use super::apply_thread::take_batch;
+use super::apply_thread::hand_over;
 use super::store_thread::Write;
 use crate::apply::Machine;
 use crate::apply::Reply;
@@ -111,7 +111,7 @@ impl Node {
         let (answer, written) = oneshot::channel();
         let (rows, revision) = {
             let mut machine = self.inner.machine.write();
-            take_batch(&self.inner, &mut machine)?;
+            hand_over(&self.inner, &mut machine)?;
             self.inner.writes.force(Write::Barrier(answer));
             (machine.store().raw_rows(), machine.store().revision())
         };

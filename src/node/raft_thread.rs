@@ -25,6 +25,8 @@ use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
 use crate::replica::Outside;
 use crate::replica::Replica;
+use crate::replica::Ticker;
+use crate::replica::Ticks;
 use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
@@ -36,8 +38,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-/// After a pause (a stopped process, a starved machine) at most this many ticks are made up for: one election's worth would make every member campaign on waking.
-const CATCH_UP_TICKS: u64 = 3;
 /// A sync that takes longer than this is worth a warning; etcd's value.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
@@ -70,11 +70,11 @@ impl RaftThread {
     }
 
     fn rounds(&mut self) -> Result<(), Error> {
-        let tick_ms = self.inner.config.tick_ms;
-        let mut next_tick = self.inner.now().plus(tick_ms);
+        let mut ticker = Ticker::new(self.inner.now(), self.inner.config.tick_ms);
         let mut inputs = Vec::new();
         loop {
-            let wait = duration(self.inner.now(), self.replica.due().map_or(next_tick, |due| due.min(next_tick)));
+            let next = ticker.next();
+            let wait = duration(self.inner.now(), self.replica.due().map_or(next, |due| due.min(next)));
             if !self.inner.inbox.take_all(&mut inputs, wait) {
                 return Ok(());
             }
@@ -82,7 +82,7 @@ impl RaftThread {
                 self.take(input)?;
             }
             let now = self.inner.now();
-            self.tick(&mut next_tick, now, tick_ms);
+            self.tick(ticker.due(now), now);
             self.hands.now = now;
             self.replica.turn(now, self.inner.applied.get(), &mut self.hands)?;
             self.prepare_segment();
@@ -98,15 +98,13 @@ impl RaftThread {
         }
     }
 
-    fn tick(&mut self, next_tick: &mut Millis, now: Millis, tick_ms: u64) {
+    fn tick(&mut self, due: Ticks, now: Millis) {
         let published = &self.inner.published;
-        if now.0 > next_tick.0 + CATCH_UP_TICKS * tick_ms {
+        if due.stalled {
             published.stalls.fetch_add(1, Ordering::AcqRel);
-            *next_tick = Millis(now.0 - CATCH_UP_TICKS * tick_ms);
         }
-        while *next_tick <= now {
+        for _ in 0..due.count {
             self.replica.consensus.tick();
-            *next_tick = next_tick.plus(tick_ms);
         }
         published.ticked_ms.store(now.0, Ordering::Release);
     }

@@ -25,6 +25,7 @@ use crate::peer;
 use crate::peer::Peers;
 use crate::peer::Slot;
 use crate::replica::Replica;
+use crate::replica::behind::Marks;
 use crate::tls::Acceptor;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -161,8 +162,7 @@ impl Node {
             entries,
             probe: inner.tap.probe(),
             flushed: Millis(0),
-            marked: inner.applied.get(),
-            since_mark: 0,
+            marks: Marks::new(inner.applied.get()),
             sweep: Sweep::default(),
         };
         let store = StoreThread { inner: inner.clone(), epoch: 0 };

@@ -6,11 +6,10 @@
 use super::Inner;
 use super::Input;
 use super::install::Sled;
-use crate::engine::Batch;
-use crate::engine::Engine as _;
 use crate::error::Error;
-use crate::failpoint;
-use crate::failpoint::Point;
+use crate::replica::behind::Stored;
+use crate::replica::behind::Work;
+use crate::replica::behind::store_step;
 use crate::replica::install::carry_out;
 use crate::store::Renewable;
 use crate::wal::SnapshotMark;
@@ -22,10 +21,8 @@ use tokio::sync::oneshot;
 
 /// What the store thread is asked for.
 pub(crate) enum Write {
-    /// Changes of the store with this number.
-    Batch(u64, Batch),
-    /// Make everything so far durable, then tell the raft thread that the log up to here is no longer needed.
-    Sync(SnapshotMark, Vec<u8>),
+    /// Write a batch, or sync.
+    Work(Work),
     /// Make a store of the accepted image at this mark: from then on it is the member's.
     Install(SnapshotMark, mpsc::SyncSender<Result<Arc<Renewable>, Error>>),
     /// Tell once everything so far is written.
@@ -70,21 +67,13 @@ impl StoreThread {
 
     fn write(&mut self, write: Write) -> Result<(), Error> {
         match write {
-            // Taken from a state that a snapshot has replaced.
-            Write::Batch(epoch, _) if epoch != self.epoch => Ok(()),
-            Write::Batch(_, batch) => {
-                failpoint::hit(Point::BeforeCommit);
-                self.engine().write(&batch)?;
-                failpoint::hit(Point::AfterCommit);
-                // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
-                self.inner.batches_written.fetch_add(1, Ordering::AcqRel);
-                Ok(())
-            }
-            Write::Sync(mark, members) => {
-                failpoint::hit(Point::StoreBeforeSync);
-                self.engine().sync()?;
-                failpoint::hit(Point::StoreAfterSync);
-                self.inner.inbox.force(Input::Durable(mark, members));
+            Write::Work(work) => {
+                match store_step(&*self.engine(), self.epoch, work)? {
+                    // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
+                    Stored::Batch => drop(self.inner.batches_written.fetch_add(1, Ordering::AcqRel)),
+                    Stored::Dropped => {}
+                    Stored::Durable(mark, members) => self.inner.inbox.force(Input::Durable(mark, members)),
+                }
                 Ok(())
             }
             Write::Install(mark, answer) => {

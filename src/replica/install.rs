@@ -19,6 +19,8 @@ use crate::disk::DiskFile;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::proto::raftpb::ConfState;
 use crate::proto::walpb::Snapshot as Mark;
 use crate::replica::start::Held;
@@ -272,7 +274,9 @@ impl Installs {
             return Err(Error::Damaged(format!("{}: the image of an accepted snapshot is gone", path.display())));
         }
         let next = Manifest { image: Some(Image::of(mark)), ..self.manifest.clone() };
-        next.save(&*self.disk, &self.member)?;
+        if !is_planted(Bug::SnapshotInTwoSteps) {
+            next.save(&*self.disk, &self.member)?;
+        }
         self.manifest = next;
         self.pending.insert(mark.index);
         Ok(())

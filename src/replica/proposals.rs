@@ -6,6 +6,8 @@
 use crate::consensus::Consensus;
 use crate::consensus::Role;
 use crate::error::Error;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::proto::raftpb::EntryType;
 use crate::proto::raftpb::Message;
 use crate::proto::raftpb::MessageType;
@@ -38,7 +40,7 @@ pub struct Proposal {
 }
 
 fn leads_in(consensus: &Consensus, term: Term) -> bool {
-    consensus.role() == Role::Leader && consensus.term() == term
+    consensus.role() == Role::Leader && consensus.term() == term || is_planted(Bug::DeposedLeaderRevokes)
 }
 
 #[derive(Default)]

@@ -2,6 +2,7 @@
 //!
 //! Few keys and short leases, so that requests meet; values are unique, so that a wrong one is seen.
 
+use super::rights;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::compare::CompareResult;
 use crate::proto::etcdserverpb::compare::CompareTarget;
@@ -29,6 +30,8 @@ pub(super) struct View<'a> {
     pub(super) leases: &'a [i64],
     pub(super) members: usize,
     pub(super) number: u64,
+    /// Users and roles are changed too.
+    pub(super) auth: bool,
 }
 
 fn key(dice: &mut StdRng) -> Bytes {
@@ -47,6 +50,9 @@ pub(super) fn range(dice: &mut StdRng) -> (Bytes, Bytes) {
 impl View<'_> {
     /// The next request.
     pub(super) fn ask(&self, dice: &mut StdRng) -> Ask {
+        if self.auth && (rights::is_setup(self.number) || dice.random_range(0..25) == 0) {
+            return Ask::Write(Box::new(rights::ask(self.number, dice)));
+        }
         let mut request = pb::InternalRaftRequest::default();
         match dice.random_range(0..100) {
             0..=39 => request.put = Some(self.put(dice)),

@@ -4,7 +4,8 @@
 //! once its directory was. When the power goes, each sector keeps some of its unsynced writes and loses those after them; of the unsynced
 //! changes of names a beginning is kept, as a journal does.
 //!
-//! Left out: directories that are lost themselves (they last at once), and writes that end up in another place.
+//! Left out: directories that are lost themselves (they last at once), and writes that never reach their place without a loss of power: nothing on
+//! one disk can tell them from writes that were never made.
 
 use crate::disk::Disk;
 use crate::disk::DiskFile;
@@ -28,7 +29,7 @@ pub(super) enum Trouble {
     PowerLoss,
     /// A sync says no.
     SyncFails,
-    /// There is no room for another byte.
+    /// There is no room for another byte. It lasts until [`SimDisk::make_room`].
     Full,
 }
 
@@ -48,6 +49,10 @@ struct State {
     trouble: Option<(u32, Trouble)>,
     /// The trouble has come.
     struck: Option<Trouble>,
+    full: bool,
+    /// Segments of the log that came and went.
+    begun: u64,
+    released: u64,
 }
 
 #[derive(Default)]
@@ -115,6 +120,10 @@ impl State {
         if self.struck == Some(Trouble::PowerLoss) {
             return Err(Error::Storage("simulated: no power".into()));
         }
+        if self.full && what == "grow" {
+            self.struck = Some(Trouble::Full);
+            return Err(Error::Storage("simulated: no space left".into()));
+        }
         let Some((calls, trouble)) = &mut self.trouble else { return Ok(()) };
         *calls = calls.saturating_sub(1);
         let hits = match trouble {
@@ -126,6 +135,7 @@ impl State {
             return Ok(());
         }
         self.struck = Some(*trouble);
+        self.full |= *trouble == Trouble::Full;
         Err(Error::Storage(format!("simulated: {trouble:?} at {what}")))
     }
 
@@ -165,6 +175,9 @@ impl SimDisk {
             dirs: BTreeSet::new(),
             trouble: None,
             struck: None,
+            full: false,
+            begun: 0,
+            released: 0,
         })))
     }
 
@@ -173,9 +186,20 @@ impl SimDisk {
         self.0.lock().trouble = Some((calls.max(1), trouble));
     }
 
+    /// A full disk is full no more.
+    pub(super) fn make_room(&self) {
+        self.0.lock().full = false;
+    }
+
     /// The trouble that has come, if any.
     pub(super) fn struck(&self) -> Option<Trouble> {
         self.0.lock().struck
+    }
+
+    /// How many segments of a log were begun here after the first, and how many deleted.
+    pub(super) fn segments(&self) -> (u64, u64) {
+        let state = self.0.lock();
+        (state.begun.saturating_sub(1), state.released)
     }
 
     /// The process ends; what it wrote stays with the operating system. Trouble is over.
@@ -195,6 +219,27 @@ impl SimDisk {
         let named: BTreeSet<u64> = state.names.values().copied().collect();
         state.inodes.retain(|inode, _| named.contains(inode));
         state.inodes.values_mut().for_each(|inode| inode.after_power_loss(dice));
+    }
+
+    /// One sector holds what was written for another one, of the same file or another; false if there are no two that differ.
+    pub(super) fn misdirect(&self, dice: &mut StdRng) -> bool {
+        let mut state = self.0.lock();
+        let mut sectors = Vec::new();
+        for inode in state.names.values() {
+            let Some(file) = state.inodes.get(inode).filter(|file| file.changes.is_empty()) else { return false };
+            let written = file.durable.chunks_exact(SECTOR).enumerate();
+            let written = written.filter(|(_, data)| data.iter().any(|byte| *byte != 0));
+            sectors.extend(written.map(|(number, data)| (*inode, number * SECTOR, data.to_vec())));
+        }
+        if sectors.len() < 2 {
+            return false;
+        }
+        let (inode, at, was) = sectors[dice.random_range(0..sectors.len())].clone();
+        let (_, _, data) = &sectors[dice.random_range(0..sectors.len())];
+        let Some(file) = state.inodes.get_mut(&inode).filter(|_| *data != was) else { return false };
+        put(&mut file.durable, at, data);
+        put(&mut file.live, at, data);
+        true
     }
 
     /// Flips one bit of one file, somewhere in what was written; false if there is nothing to damage.
@@ -232,6 +277,10 @@ impl SimFile {
     }
 }
 
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "wal")
+}
+
 fn place(offset: u64) -> usize {
     usize::try_from(offset).expect("simulated files are small")
 }
@@ -240,10 +289,20 @@ impl DiskFile for SimFile {
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let offset = place(offset);
         let what = if self.grows(offset + data.len()) { "grow" } else { "write" };
-        self.with(what, |inode| {
+        let had_power = self.disk.struck() != Some(Trouble::PowerLoss);
+        let write = |inode: &mut Inode| {
             put(&mut inode.live, offset, data);
             inode.changes.push(Change::Write(offset, data.to_vec()));
-        })
+        };
+        let result = self.with(what, write);
+        // The power goes in the middle of this write: some of it may be on the platter.
+        if had_power
+            && self.disk.struck() == Some(Trouble::PowerLoss)
+            && let Some(inode) = self.disk.0.lock().inodes.get_mut(&self.inode)
+        {
+            write(inode);
+        }
+        result
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize, Error> {
@@ -271,8 +330,12 @@ impl DiskFile for SimFile {
 
     fn sync(&mut self) -> Result<(), Error> {
         self.with("sync", |inode| {
-            inode.durable.clone_from(&inode.live);
-            inode.changes.clear();
+            for change in inode.changes.drain(..) {
+                match change {
+                    Change::Write(offset, bytes) => put(&mut inode.durable, offset, &bytes),
+                    Change::Len(len) => inode.durable.resize(len, 0),
+                }
+            }
         })
     }
 }
@@ -314,6 +377,7 @@ impl Disk for SimDisk {
         let mut state = self.0.lock();
         state.call("rename")?;
         let inode = state.inode(from)?;
+        state.begun += u64::from(is_segment(to));
         state.rename(vec![(to.to_owned(), Some(inode)), (from.to_owned(), None)]);
         Ok(())
     }
@@ -322,6 +386,7 @@ impl Disk for SimDisk {
         let mut state = self.0.lock();
         state.call("remove")?;
         state.inode(path)?;
+        state.released += u64::from(is_segment(path));
         state.rename(vec![(path.to_owned(), None)]);
         Ok(())
     }

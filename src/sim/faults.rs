@@ -4,13 +4,26 @@ use super::disk::Trouble;
 use super::judge::Verdict;
 use super::member::Input;
 use super::net::Weather;
-use super::store::SimStore;
 use super::world::Event;
 use super::world::NOBODY;
 use super::world::World;
 use crate::types::MemberId;
 use rand::Rng;
-use std::sync::Arc;
+
+/// When harm is done: in bouts of a few faults close together, with calm between them until enough was answered to prove something.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bout {
+    /// Faults that are still to come.
+    left: u32,
+    /// The next bout begins after so many answers, or at that time.
+    answers: u64,
+    until: u64,
+}
+
+/// How far apart the faults of a bout are, at most; how often to look whether the calm is over; and how long it lasts if nobody is answered.
+const BOUT_US: u64 = 200_000;
+const LOOK_US: u64 = 20_000;
+const CALM_US: u64 = 4_000_000;
 
 /// What is undone later.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +31,7 @@ pub(super) enum Fault {
     Cuts,
     SlowDisk(usize),
     SlowApply(usize),
+    FullDisk(usize),
     Storm,
 }
 
@@ -27,7 +41,11 @@ impl World {
         if self.healing {
             return Ok(());
         }
-        let next = self.up_to(2 * self.plan.fault_every_us);
+        if !self.bout_goes_on() {
+            self.after(LOOK_US, Event::Fault);
+            return Ok(());
+        }
+        let next = self.up_to(BOUT_US);
         self.after(next, Event::Fault);
         let who = self.dice.random_range(0..self.places.len());
         let name = match self.dice.random_range(0..100) {
@@ -40,7 +58,8 @@ impl World {
             74..=80 => self.storm(),
             81..=87 => self.lead(who),
             88..=93 => self.lose_store(who),
-            94..=97 => self.kill_all(),
+            94..=96 => self.kill_all(),
+            97..=98 => self.rot_store(who),
             _ => self.rot(who),
         };
         if let Some(name) = name {
@@ -49,6 +68,22 @@ impl World {
             self.tape.note(self.now, who, self.report.faults, || format!("FAULT: {name}"));
         }
         Ok(())
+    }
+
+    /// Whether a fault is due now, and if so, when the next.
+    fn bout_goes_on(&mut self) -> bool {
+        let answered = self.report.answered();
+        if self.bout.left == 0 {
+            if answered < self.bout.answers && self.now < self.bout.until {
+                return false;
+            }
+            self.bout.left = self.dice.random_range(1..=3);
+        }
+        self.bout.left -= 1;
+        if self.bout.left == 0 {
+            (self.bout.answers, self.bout.until) = (answered + self.up_to(self.plan.calm_most), self.now + CALM_US);
+        }
+        true
     }
 
     fn kill(&mut self, who: usize, power: bool) -> Option<&'static str> {
@@ -67,7 +102,12 @@ impl World {
     fn trouble(&mut self, who: usize) -> Option<&'static str> {
         let (trouble, name) = match self.dice.random_range(0..4) {
             0 => (Trouble::SyncFails, "failing sync"),
-            1 => (Trouble::Full, "full disk"),
+            1 => {
+                // It may fill up later than that; then it stays so until faults are over.
+                let time = self.up_to(2_000_000);
+                self.after(time, Event::Undo(Fault::FullDisk(who)));
+                (Trouble::Full, "full disk")
+            }
             _ => (Trouble::PowerLoss, "power loss at a disk call"),
         };
         let calls = self.dice.random_range(1..12);
@@ -153,24 +193,40 @@ impl World {
 
     /// The store is gone at the next start, where the log can bring it back.
     fn lose_store(&mut self, who: usize) -> Option<&'static str> {
-        if self.places.len() == 1 {
-            return None;
-        }
-        self.places[who].alive.as_ref()?;
+        self.log_is_whole(who)?;
         self.die(who, true);
-        self.places[who].store = Arc::new(SimStore::default());
+        self.places[who].shelf.clear();
+        self.report.count("a store is lost", 1);
         Some("lost store")
     }
 
-    /// A bit flips on the disk of one member of several; it may refuse to start ever after.
+    /// Nothing, unless the log of a member goes back to the beginning: then it can fill a store.
+    fn log_is_whole(&self, who: usize) -> Option<()> {
+        let alive = self.places[who].alive.as_ref()?;
+        let may_be_released = self.places.len() == 1 || alive.hands.log_from > 0;
+        (!may_be_released).then_some(())
+    }
+
+    /// A row of the store rots while its member is down; the log can bring it back.
+    fn rot_store(&mut self, who: usize) -> Option<&'static str> {
+        self.log_is_whole(who)?;
+        self.die(who, false);
+        let rotten = self.places[who].shelf.rot(&mut self.dice);
+        self.report.count("a store rots", u64::from(rotten));
+        Some("rotten store")
+    }
+
+    /// The log of one member of several is damaged while it is down: a bit flips, or what was written to one place is found in another. It may
+    /// refuse to start ever after.
     fn rot(&mut self, who: usize) -> Option<&'static str> {
         if self.places.len() < 3 || self.places.iter().any(|place| place.rotten) {
             return None;
         }
         self.places[who].alive.as_ref()?;
         self.die(who, false);
-        self.places[who].rotten = self.places[who].disk.rot(&mut self.dice);
-        Some("bit rot")
+        let (flip, disk) = (self.dice.random(), &self.places[who].disk);
+        self.places[who].rotten = if flip { disk.rot(&mut self.dice) } else { disk.misdirect(&mut self.dice) };
+        Some(if flip { "bit rot" } else { "misdirected write" })
     }
 
     pub(super) fn undo(&mut self, fault: Fault) {
@@ -179,6 +235,7 @@ impl World {
             Fault::Cuts => self.net.heal(),
             Fault::SlowDisk(who) => self.places[who].sync_us = 300,
             Fault::SlowApply(who) => self.places[who].apply_us = 300,
+            Fault::FullDisk(who) => self.places[who].disk.make_room(),
             Fault::Storm if self.healing => {}
             Fault::Storm => self.net.weather = self.plan.weather,
         }
@@ -193,6 +250,7 @@ impl World {
         self.tape.note(self.now, NOBODY, 0, || "all faults are undone".to_owned());
         for who in 0..self.places.len() {
             let place = &mut self.places[who];
+            place.disk.make_room();
             (place.paused, place.sync_us, place.apply_us) = (place.paused.min(self.now), 300, 300);
             if place.disk.struck().is_none() {
                 place.disk.process_ends();

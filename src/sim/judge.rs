@@ -5,6 +5,7 @@
 //! and the guarantees that etcd documents; each complaint names the rule.
 
 use super::member::Alive;
+use super::member::ELECTION_MS;
 use super::member::Fact;
 use super::model::LeaseFate;
 use super::model::Model;
@@ -14,6 +15,7 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::types::KeyRange;
+use crate::types::Millis;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -61,6 +63,8 @@ pub(super) struct Judge {
     refused: BTreeSet<u64>,
     /// Requests of leaders that revoke what has run out.
     pub(super) expiries: BTreeSet<u64>,
+    /// How many leases were revoked because they had run out.
+    pub(super) expired: u64,
     /// Until when each lease was promised to live, in microseconds.
     safe_until: BTreeMap<i64, f64>,
     /// When a client was told that a lease is revoked.
@@ -81,6 +85,7 @@ impl Judge {
             known: Known { revision: 1, compacted: 0 },
             refused: BTreeSet::new(),
             expiries: BTreeSet::new(),
+            expired: 0,
             safe_until: BTreeMap::new(),
             gone: BTreeMap::new(),
         }
@@ -147,6 +152,7 @@ impl Judge {
         })?;
         match fate {
             Some(LeaseFate::Revoked(id)) if self.expiries.contains(&request) => {
+                self.expired += 1;
                 let safe = self.safe_until.get(&id).copied().unwrap_or(0.0);
                 rule(now as f64 >= safe, || {
                     format!(
@@ -190,9 +196,17 @@ impl Judge {
         let Some(newest) = self.log.last() else { return Ok(()) };
         let term = alive.replica.consensus.term().0;
         let has = alive.log_term(newest.index);
-        rule(term < newest.term || has == Some(newest.term) || self.leaders.keys().any(|other| *other > term), || {
-            format!("the leader of term {term}, m{who}, lacks committed entry {} of term {}", newest.index, newest.term)
-        })
+        rule(
+            term < newest.term
+                || has == Some(newest.term)
+                || self.leaders.last_key_value().is_some_and(|(last, _)| *last > term),
+            || {
+                format!(
+                    "the leader of term {term}, m{who}, lacks committed entry {} of term {}",
+                    newest.index, newest.term
+                )
+            },
+        )
     }
 
     // What the state machine promises.
@@ -212,16 +226,33 @@ impl Judge {
         rule(first == sum, || format!("the members' states differ after entry {index}, seen at m{who}"))
     }
 
+    /// A new leader: no lease gets more time than the log says is left of it, and what an election takes.
+    pub(super) fn reign_began(&self, who: usize, alive: &Alive, clock: Millis) -> Verdict {
+        let machine = alive.machine.read();
+        for (id, lease) in machine.leases().iter() {
+            let left = if lease.remaining > 0 { lease.remaining } else { lease.ttl };
+            let (most, found) = (left as u64 * 1000 + ELECTION_MS, alive.timers.remaining(clock, id));
+            rule(found.is_some_and(|found| found <= most), || {
+                format!("the new leader m{who} gives lease {id} {found:?} ms, and {left} s were left of it")
+            })?;
+        }
+        Ok(())
+    }
+
     /// The whole state against the model, once all is applied.
     pub(super) fn whole(&mut self, who: usize, alive: &Alive, voters: usize) -> Verdict {
         let index = alive.applied().0;
         rule(index == self.model.index(), || format!("m{who} has applied {index} of {} entries", self.model.index()))?;
         self.same_state(who, index, alive)?;
         let machine = alive.machine.read();
-        let leases: Vec<(i64, i64)> = machine.leases().iter().map(|(id, lease)| (id.0, lease.ttl)).collect();
+        let leases: Vec<(i64, i64, i64)> =
+            machine.leases().iter().map(|(id, lease)| (id.0, lease.ttl, lease.remaining)).collect();
         rule(leases.iter().copied().eq(self.model.leases()), || {
             format!("m{who} has other leases than the log: {leases:?}")
         })?;
+        let auth = (machine.auth().is_enabled(), machine.auth().revision());
+        let expected = self.model.rights.summary();
+        rule(auth == expected, || format!("m{who} says {auth:?} of authentication, the log {expected:?}"))?;
         let conf = machine.conf_state();
         rule(conf.voters.len() == voters && conf.learners.is_empty(), || format!("m{who} has lost voters: {conf:?}"))?;
         drop(machine);

@@ -3,38 +3,55 @@
 //! | the server's | here |
 //! |---|---|
 //! | raft thread | [`Alive::turn`]: inputs, ticks, [`Replica::turn`], the log on the simulated disk |
-//! | apply thread | [`Alive::apply`]: one entry, then events and answers |
-//! | store thread | [`Alive::store_step`]: one batch, or one sync |
+//! | apply thread | [`Alive::apply`]: one entry, then [`replica::tell`] |
+//! | store thread | [`Alive::store_step`]: one piece of work of [`replica::behind`] |
 //! | boot | [`start`]: open the log, open the store, check that they meet |
-//! | lease duty | [`Alive::lease_duty`], [`Alive::may_expire`] |
+//! | lease duty | [`Alive::lease_look`], and [`Look`] |
 
 use super::disk::SimDisk;
+use super::snapshots::Builder;
+use super::snapshots::Receipt;
+use super::snapshots::Shelf;
 use super::store::SimStore;
+use crate::apply::LeaseChange;
 use crate::apply::Limits;
 use crate::apply::Machine;
+use crate::apply::Reply;
+use crate::auth::Change;
 use crate::consensus;
 use crate::consensus::Consensus;
 use crate::consensus::Role;
 use crate::disk::Disk;
-use crate::engine::Batch;
-use crate::engine::Engine;
 use crate::error::Error;
 use crate::lease;
 use crate::membership::Members;
-use crate::planted::Bug;
-use crate::planted::is_planted;
 use crate::probe::Listeners;
 use crate::probe::Probe;
+use crate::proto::mvccpb::Event;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
 use crate::proto::walpb::Snapshot;
 use crate::replica;
-use crate::replica::Done;
+use crate::replica::Audience;
 use crate::replica::Outside;
 use crate::replica::Proposal;
 use crate::replica::Replica;
+use crate::replica::Ticker;
+use crate::replica::behind;
+use crate::replica::behind::Marks;
+use crate::replica::behind::Stored;
+use crate::replica::behind::Work;
+use crate::replica::install::Installs;
+use crate::replica::install::Manifest;
+use crate::replica::install::carry_out;
+use crate::replica::install::settle;
+use crate::replica::leases;
+use crate::replica::leases::Look;
+use crate::replica::leases::Pulse;
+use crate::replica::leases::Standing;
 use crate::replica::start::Held;
+use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::LeaseId;
 use crate::types::MemberId;
@@ -46,6 +63,7 @@ use crate::wal::Metadata;
 use crate::wal::Preparation;
 use crate::wal::Wal;
 use crate::watch;
+use parking_lot::Mutex;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -60,18 +78,31 @@ const SEGMENT_BYTES: u64 = 8 * 1024;
 const SNAPSHOT_COUNT: u64 = 50;
 const CATCHUP_ENTRIES: u64 = 10;
 const BATCH_BYTES: usize = 1024;
-const CATCH_UP_TICKS: u64 = 3;
-const WAL_DIR: &str = "/member/wal";
+pub(super) const MEMBER_DIR: &str = "/member";
+pub(super) const WAL_DIR: &str = "/member/wal";
 
 /// Who waits for a read index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiter {
     /// A client's read.
     Read(u64),
-    /// A client's keep-alive, of a leader that was not sure of itself.
-    Renew(u64),
-    /// The leader of this term, before it revokes leases.
-    Leases(Term),
+    /// A client's keep-alive; with it, how often its leader had been stopped when it was asked.
+    Renew(u64, u64),
+    /// The same, of a leader that does not know the lease.
+    RenewSurely(u64),
+    /// A leader that looks at its leases.
+    Leases(Look),
+}
+
+/// Who waits for an entry to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// A client, with its operation.
+    Client(u64),
+    /// A client's keep-alive, for the log to say that all of the lease's time is left.
+    Unmark(u64),
+    /// The leader, for what it has written down of its leases.
+    Marks,
 }
 
 /// What reaches a member's raft.
@@ -83,6 +114,15 @@ pub(super) enum Input {
     Transfer(MemberId),
     Campaign,
     Durable(Snapshot),
+    /// A snapshot whose image is kept here.
+    Received(Box<Message>, Receipt),
+    SnapshotSent(MemberId, bool),
+}
+
+/// What raft hands to the state machine.
+enum Todo {
+    Entry(Entry),
+    Install(Snapshot),
 }
 
 /// What a member did that the judge wants to know.
@@ -124,7 +164,10 @@ pub(super) struct Hands {
     /// How long this turn has taken so far.
     took_us: u64,
     out: Vec<(u64, Message)>,
-    handed: Vec<Entry>,
+    handed: Vec<Todo>,
+    installs: Mutex<Installs>,
+    /// The log does not hold what comes before this any more.
+    pub(super) log_from: u64,
     pub(super) facts: Vec<Fact>,
     /// What was appended and not synced: nobody may count on it yet, so it may also be lost and written otherwise.
     unsynced: Vec<Fact>,
@@ -196,14 +239,22 @@ impl Outside for Hands {
 
     fn hand_on(&mut self, committed: Vec<Entry>) {
         self.facts.extend(committed.iter().cloned().map(Fact::Committed));
-        self.handed.extend(committed);
+        self.handed.extend(committed.into_iter().map(Todo::Entry));
     }
 
     fn accept(&mut self, mark: &Snapshot) -> Result<(), Error> {
-        Err(Error::Damaged(format!("simulated: nobody sends snapshots, and here is one at {}", mark.index)))
+        self.installs.lock().accept(mark)?;
+        if self.last().0 > mark.index {
+            self.facts.push(Fact::Withdrawn { last: (mark.index, mark.term) });
+        }
+        self.terms = BTreeMap::from([(mark.index, mark.term)]);
+        self.log_from = mark.index;
+        Ok(())
     }
 
-    fn install(&mut self, _: Snapshot) {}
+    fn install(&mut self, mark: Snapshot) {
+        self.handed.push(Todo::Install(mark));
+    }
 
     fn mark(&mut self, mark: &Snapshot) -> Result<(), Error> {
         self.wal.save_snapshot_mark(mark)
@@ -214,14 +265,9 @@ impl Outside for Hands {
     }
 
     fn release_to(&mut self, index: Index) -> Result<(), Error> {
+        self.log_from = index.0;
         self.wal.release_to(index)
     }
-}
-
-/// What waits for the store.
-enum Write {
-    Batch(Batch),
-    Sync(Snapshot),
 }
 
 /// A member that runs.
@@ -232,19 +278,32 @@ pub(super) struct Alive {
     pub(super) machine: RwLock<Machine>,
     pub(super) hub: watch::Shared,
     pub(super) timers: lease::Timers,
-    store: Arc<SimStore>,
+    pub(super) store: Arc<SimStore>,
     pub(super) inbox: Vec<Input>,
-    todo: VecDeque<Entry>,
-    writes: VecDeque<Write>,
+    todo: VecDeque<Todo>,
+    shelf: Shelf,
+    cluster: ClusterId,
+    limits: Limits,
+    /// Until then the log is kept for a follower that a snapshot is on its way to.
+    pub(super) keep_log_until: Millis,
+    writes: VecDeque<Work>,
     written: u64,
-    marked: Index,
+    /// Counts the stores that it has had.
+    epoch: u64,
+    received: Vec<(Receipt, bool)>,
+    marks: Marks,
     /// Reads whose index is known and not applied yet.
     confirmed: Vec<(Index, Waiter)>,
-    /// Requests that wait here, and the client's operation.
-    pub(super) requests: BTreeMap<u64, u64>,
-    pub(super) due_ticks: u64,
-    /// It was stopped since a quorum last confirmed that it leads.
-    pub(super) stalled: bool,
+    /// Requests that wait here.
+    pub(super) requests: BTreeMap<u64, Waits>,
+    /// Checkpoints on their way: until when they may take, and of which leases.
+    pub(super) marks_out: BTreeMap<u64, (Millis, Vec<LeaseId>)>,
+    ticker: Ticker,
+    pub(super) pulse: Pulse,
+    /// The end of its log was cut off when it began.
+    pub(super) was_torn: bool,
+    /// Its store was damaged, and it began a new one.
+    pub(super) was_rebuilt: bool,
 }
 
 /// What a start needs to know.
@@ -252,9 +311,11 @@ pub(super) struct Start<'a> {
     pub(super) id: MemberId,
     pub(super) founders: &'a Members,
     pub(super) disk: &'a SimDisk,
-    pub(super) store: Arc<SimStore>,
+    pub(super) shelf: &'a Shelf,
     pub(super) limits: Limits,
     pub(super) seeds: (u64, u64),
+    pub(super) now: Millis,
+    pub(super) checkpoint_ms: Option<u64>,
 }
 
 /// What came out of one turn.
@@ -266,6 +327,8 @@ pub(super) struct Turn {
     pub(super) failed: Vec<(u64, Error)>,
     /// Readers whose round was given up.
     pub(super) refused: Vec<Waiter>,
+    /// Snapshots that raft has seen, and whether it had a use for them.
+    pub(super) received: Vec<(Receipt, bool)>,
 }
 
 /// Brings a member to life from what its disk and store hold.
@@ -273,29 +336,19 @@ pub(super) struct Turn {
 /// # Errors
 /// What the server would refuse to start with.
 pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
-    let Start { id, founders, disk, store, limits, seeds } = with;
-    let (dir, shared) = (Path::new(WAL_DIR), Arc::new(disk.clone()) as Arc<dyn Disk>);
-    if !wal::exists(&*shared, dir) {
-        let metadata = Metadata { member: id, cluster: founders.cluster() };
-        drop(Wal::create(shared.clone(), dir, metadata, SEGMENT_BYTES)?);
+    let Start { id, founders, disk, shelf, limits, seeds, now, checkpoint_ms } = with;
+    let (wal, held, was_torn) = open_log(id, founders, disk)?;
+    let (shared, member) = (Arc::new(disk.clone()) as Arc<dyn Disk>, Path::new(MEMBER_DIR));
+    let installs = Mutex::new(Installs::new(shared.clone(), member, Manifest::load(&*shared, member)?));
+    let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None };
+    let trouble = settle(&installs, &held, &mut builder)?;
+    let store_dir = installs.lock().manifest().store_dir(member);
+    if let Some(why) = trouble {
+        return Err(Error::Damaged(format!("{MEMBER_DIR}: the accepted image is of no use: {why}")));
     }
-    let (mut wal, replay) = Wal::open(shared, dir, SEGMENT_BYTES, None)?;
-    let from = (Index(replay.start.index), Term(replay.start.term));
-    let mut held = Held { start: from, base: Index(0), entries: replay.entries, hard_state: replay.hard_state };
-    if held.begin(founders) {
-        wal.append(&held.entries, Some(&held.hard_state))?;
-        wal.sync()?;
-    }
-    let machine = Machine::open(store.clone(), founders.cluster(), limits)?;
+    let (store, machine, was_rebuilt) = open_state(shelf, &store_dir, founders, limits, &held)?;
     let (applied, _) = machine.applied();
-    held.meets(applied).map_err(|why| Error::Damaged(format!("the store does not go with the log: {why}")))?;
-    let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
-    terms.insert(from.0.0, from.1.0);
-    let sums = held.entries.iter().map(|entry| (entry.index, entry.term, crc32c::crc32c(&entry.data)));
-    let mut facts = Vec::new();
-    for (index, term, sum) in sums {
-        facts.push(Fact::Appended { index, term, before: terms.get(&(index - 1)).copied(), sum });
-    }
+    let hands = hands(disk, wal, installs, &held);
     let config = consensus::Config {
         id,
         election_ticks: ELECTION_TICKS,
@@ -304,10 +357,64 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
         seed: seeds.0,
         applied,
     };
-    let hard_state = held.hard_state;
     let consensus = Consensus::new(&config, held.into_initial(machine.conf_state().clone()), Listeners::default())?;
     let few = watch::Limits { queue_responses: 4, queue_bytes: 2000, ..watch::Limits::default() };
-    let hands = Hands {
+    Ok(Alive {
+        id,
+        replica: Replica::new(consensus, (id.0 << 48) | (seeds.1 >> 24)),
+        hands,
+        hub: watch::Shared::with_limits(machine.store().revision(), few),
+        machine: RwLock::new(machine),
+        timers: lease::Timers::new(checkpoint_ms),
+        store,
+        inbox: Vec::new(),
+        todo: VecDeque::new(),
+        shelf: shelf.clone(),
+        cluster: founders.cluster(),
+        limits,
+        keep_log_until: Millis(0),
+        received: Vec::new(),
+        writes: VecDeque::new(),
+        written: 0,
+        epoch: 0,
+        marks: Marks::new(applied),
+        confirmed: Vec::new(),
+        requests: BTreeMap::new(),
+        marks_out: BTreeMap::new(),
+        ticker: Ticker::new(now, TICK_MS),
+        pulse: Pulse { ticked: now, ..Pulse::default() },
+        was_torn,
+        was_rebuilt,
+    })
+}
+
+/// The member's log, begun if there is none; and whether its end was cut off.
+fn open_log(id: MemberId, founders: &Members, disk: &SimDisk) -> Result<(Wal, Held, bool), Error> {
+    let (dir, shared) = (Path::new(WAL_DIR), Arc::new(disk.clone()) as Arc<dyn Disk>);
+    if !wal::exists(&*shared, dir) {
+        let metadata = Metadata { member: id, cluster: founders.cluster() };
+        drop(Wal::create(shared.clone(), dir, metadata, SEGMENT_BYTES)?);
+    }
+    let (mut wal, replay) = Wal::open(shared, dir, SEGMENT_BYTES, None)?;
+    let start = (Index(replay.start.index), Term(replay.start.term));
+    let mut held = Held { start, base: Index(0), entries: replay.entries, hard_state: replay.hard_state };
+    if held.begin(founders) {
+        wal.append(&held.entries, Some(&held.hard_state))?;
+        wal.sync()?;
+    }
+    Ok((wal, held, replay.torn.is_some()))
+}
+
+fn hands(disk: &SimDisk, wal: Wal, installs: Mutex<Installs>, held: &Held) -> Hands {
+    let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
+    terms.insert(held.start.0.0, held.start.1.0);
+    let found = |entry: &Entry| Fact::Appended {
+        index: entry.index,
+        term: entry.term,
+        before: terms.get(&(entry.index - 1)).copied(),
+        sum: crc32c::crc32c(&entry.data),
+    };
+    Hands {
         wal,
         disk: disk.clone(),
         preparation: None,
@@ -315,30 +422,40 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
         took_us: 0,
         out: Vec::new(),
         handed: Vec::new(),
-        facts,
+        installs,
+        log_from: held.start.0.0,
+        facts: held.entries.iter().map(found).collect(),
         unsynced: Vec::new(),
         terms,
-        hard_state,
+        hard_state: held.hard_state,
         shown: (0, false, 0),
-    };
-    Ok(Alive {
-        id,
-        replica: Replica::new(consensus, (id.0 << 48) | (seeds.1 >> 24)),
-        hands,
-        hub: watch::Shared::with_limits(machine.store().revision(), few),
-        machine: RwLock::new(machine),
-        timers: lease::Timers::default(),
-        store,
-        inbox: Vec::new(),
-        todo: VecDeque::new(),
-        writes: VecDeque::new(),
-        written: 0,
-        marked: applied,
-        confirmed: Vec::new(),
-        requests: BTreeMap::new(),
-        due_ticks: 0,
-        stalled: false,
-    })
+    }
+}
+
+/// The state of a store that can be used, or of a new one that the log fills. A store that lacks what the log does not hold any more, or is ahead
+/// of the log, is a broken rule.
+fn open_state(
+    shelf: &Shelf,
+    dir: &Path,
+    founders: &Members,
+    limits: Limits,
+    held: &Held,
+) -> Result<(Arc<SimStore>, Machine, bool), Error> {
+    let store = shelf.open(dir);
+    match Machine::open(store.clone(), founders.cluster(), limits) {
+        Ok(machine) => {
+            let meets = held.meets(machine.applied().0);
+            meets.map_err(|why| Error::Damaged(format!("the store does not go with the log: {why}")))?;
+            Ok((store, machine, false))
+        }
+        Err(Error::Damaged(_)) if held.goes_on_from() == Index(0) => {
+            let store = Arc::new(SimStore::default());
+            shelf.put(dir, store.clone());
+            let machine = Machine::open(store.clone(), founders.cluster(), limits)?;
+            Ok((store, machine, true))
+        }
+        Err(why) => Err(why),
+    }
 }
 
 impl Alive {
@@ -370,6 +487,7 @@ impl Alive {
             handed: !self.hands.handed.is_empty(),
             failed: self.replica.take_failed(),
             refused: self.take_answers(),
+            received: std::mem::take(&mut self.received),
         };
         self.todo.extend(self.hands.handed.drain(..));
         (turn, result)
@@ -381,12 +499,12 @@ impl Alive {
             self.hands.wal.supply(prepared);
         }
         for input in std::mem::take(&mut self.inbox) {
-            self.take(input)?;
+            self.take(now, input)?;
         }
-        if self.due_ticks > CATCH_UP_TICKS + 1 {
-            self.stalled = true;
-        }
-        for _ in 0..std::mem::take(&mut self.due_ticks).min(CATCH_UP_TICKS + 1) {
+        let due = self.ticker.due(now);
+        self.pulse.ticked = now;
+        self.pulse.stalls += u64::from(due.stalled);
+        for _ in 0..due.count {
             self.replica.consensus.tick();
         }
         let applied = self.applied();
@@ -398,7 +516,7 @@ impl Alive {
         Ok(())
     }
 
-    fn take(&mut self, input: Input) -> Result<(), Error> {
+    fn take(&mut self, now: Millis, input: Input) -> Result<(), Error> {
         let consensus = &mut self.replica.consensus;
         match input {
             Input::Propose(proposal) => self.replica.propose(proposal),
@@ -407,11 +525,15 @@ impl Alive {
             Input::Unreachable(member) => consensus.report_unreachable(member),
             Input::Transfer(to) => consensus.transfer_leader(to),
             Input::Campaign => drop(consensus.campaign()),
-            // Snapshots do not travel here yet: who lags is fed from the log, so it stays while there is anybody else.
-            Input::Durable(mark) if consensus.conf_state().voters.len() == 1 => {
-                self.replica.release(&mark, &[], (CATCHUP_ENTRIES, usize::MAX), &mut self.hands)?;
+            Input::Durable(mark) => {
+                let keep = if now < self.keep_log_until { u64::MAX } else { CATCHUP_ENTRIES };
+                self.replica.release(&mark, &[], (keep, usize::MAX), &mut self.hands)?;
             }
-            Input::Durable(_) => {}
+            Input::Received(message, receipt) => {
+                let stepped = self.replica.step_snapshot(*message);
+                self.received.push((receipt, stepped.is_ok()));
+            }
+            Input::SnapshotSent(to, arrived) => consensus.report_snapshot(to, arrived),
         }
         Ok(())
     }
@@ -442,98 +564,106 @@ impl Alive {
         ready.into_iter().map(|(_, waiter)| waiter).collect()
     }
 
-    /// Applies the next entry, if there is one, and tells watchers; the answer is the caller's to give.
-    pub(super) fn apply(&mut self, now: Millis) -> Result<Option<(Entry, Done)>, Error> {
-        let Some(entry) = self.todo.pop_front() else { return Ok(None) };
+    /// Applies the next entry, if there is one, and tells everybody.
+    pub(super) fn apply(&mut self, now: Millis) -> Result<Option<Step>, Error> {
+        let entry = match self.todo.pop_front() {
+            None => return Ok(None),
+            Some(Todo::Entry(entry)) => entry,
+            Some(Todo::Install(mark)) => return self.install(&mark).map(|()| Some(Step::Installed(mark.index))),
+        };
         let done = {
             let mut machine = self.machine.write();
             if entry.index <= machine.applied().0.0 {
                 return Ok(None);
             }
-            let consensus = &mut self.replica.consensus;
-            let done = replica::apply_entry(&mut machine, &entry, |change| consensus.apply_conf_change(change))?;
+            let (replica, index) = (&mut self.replica, Index(entry.index));
+            self.marks.count(entry.data.len());
+            let done = replica::apply_entry(&mut machine, &entry, |change| replica.count(index, change))?;
             if machine.batch_bytes() >= BATCH_BYTES {
-                take_batch(&mut machine, &mut self.written, &mut self.writes);
+                self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written), self.epoch));
             }
             done
         };
         if let Some(term) = done.new_leader {
-            self.new_leader(now, term);
+            let sees = self.standing();
+            leases::reign_began(&mut self.timers, now, term, sees, self.machine.read().leases(), ELECTION_MS);
         }
-        for change in &done.outcome.leases {
-            match change {
-                crate::apply::LeaseChange::Granted(id, ttl) => self.timers.granted(now, *id, *ttl),
-                crate::apply::LeaseChange::Revoked(id) => self.timers.revoked(*id),
-                crate::apply::LeaseChange::Checkpointed(id, left) => self.timers.checkpointed(now, *id, *left),
-            }
+        let (began, is_compaction) = (done.new_leader, done.outcome.compacted.is_some());
+        let mut audience = Everybody { timers: &mut self.timers, hub: &self.hub, now, answer: None };
+        replica::tell(done, &mut audience);
+        let (request, reply) = audience.answer.expect("every entry is answered");
+        Ok(Some(Step::Applied(Applied { entry, request, reply, began, is_compaction })))
+    }
+
+    /// Puts the state of an accepted snapshot in the place of this one, as `node/install.rs` does.
+    fn install(&mut self, mark: &Snapshot) -> Result<(), Error> {
+        let mut builder = Builder { disk: self.hands.disk.clone(), shelf: self.shelf.clone(), built: None };
+        carry_out(&self.hands.installs, mark, &mut builder)?;
+        let store = builder.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
+        let machine = Machine::open(store.clone(), self.cluster, self.limits)?;
+        if machine.applied().0.0 != mark.index {
+            return Err(Error::Damaged(format!(
+                "the store made from the snapshot at {} holds another state",
+                mark.index
+            )));
         }
-        if !done.outcome.events.is_empty() {
-            self.hub.publish(done.outcome.revision, &done.outcome.events);
-        }
-        if let Some(floor) = done.outcome.compacted {
+        let (revision, floor) = (machine.store().revision(), machine.store().compacted());
+        *self.machine.write() = machine;
+        (self.store, self.written, self.marks) = (store, 0, Marks::new(Index(mark.index)));
+        self.epoch += 1;
+        self.timers.demote();
+        self.hub.restored(revision);
+        if let Some(floor) = floor {
             self.hub.compacted(floor);
         }
-        Ok(Some((entry, done)))
+        Ok(())
     }
 
     pub(super) fn has_todo(&self) -> bool {
         !self.todo.is_empty()
     }
 
-    /// A leader's first entry: leases are its to expire. As in the server, one of an earlier term says nothing.
-    fn new_leader(&mut self, now: Millis, term: Term) {
-        if self.replica.consensus.term() != term {
-            return;
-        }
-        if self.leads() {
-            self.timers.promote(now, self.machine.read().leases(), ELECTION_MS);
-        } else if !is_planted(Bug::DeposedLeaderRevokes) {
-            self.timers.demote();
-        }
+    pub(super) fn standing(&self) -> Standing {
+        Standing { term: self.replica.consensus.term(), leads: self.leads() }
     }
 
     /// Hands over what has changed, removes some of what was compacted, and now and then asks for a sync.
     pub(super) fn flush(&mut self) -> Result<(), Error> {
         let mut machine = self.machine.write();
         machine.compact_step(3)?;
-        take_batch(&mut machine, &mut self.written, &mut self.writes);
-        let (index, term) = machine.applied();
-        if index.0 >= self.marked.0 + SNAPSHOT_COUNT {
-            self.marked = index;
-            let conf_state = Some(machine.conf_state().clone());
-            self.writes.push_back(Write::Sync(Snapshot { index: index.0, term: term.0, conf_state }));
+        self.writes.extend(behind::take_batch(&mut machine, std::mem::take(&mut self.written), self.epoch));
+        if self.marks.are_due(machine.applied().0, SNAPSHOT_COUNT, false) {
+            self.writes.push_back(behind::sync_of(&machine, Vec::new()));
         }
         Ok(())
     }
 
     /// One piece of work of the store. True if there was one.
     pub(super) fn store_step(&mut self) -> Result<bool, Error> {
-        match self.writes.pop_front() {
-            None => return Ok(false),
-            Some(Write::Batch(batch)) => {
-                self.store.write(&batch)?;
-                self.written += 1;
-            }
-            Some(Write::Sync(mark)) => {
-                if !is_planted(Bug::ReleasedBeforeDurable) {
-                    self.store.sync()?;
-                }
-                self.inbox.push(Input::Durable(mark));
-            }
+        let Some(work) = self.writes.pop_front() else { return Ok(false) };
+        match behind::store_step(&*self.store, self.epoch, work)? {
+            Stored::Batch => self.written += 1,
+            Stored::Dropped => {}
+            Stored::Durable(mark, _) => self.inbox.push(Input::Durable(mark)),
         }
         Ok(true)
     }
 
-    /// The leader's look at the clock, as the server's: first a quorum is asked, and only then the timers.
-    pub(super) fn lease_duty(&mut self, now: Millis) -> Option<Waiter> {
-        let due = self.timers.next_due().is_some_and(|due| due <= now);
-        (due && self.leads()).then(|| Waiter::Leases(self.replica.consensus.term()))
+    /// The leader's look at its leases begins; a quorum is asked next.
+    pub(super) fn lease_look(&self, now: Millis) -> Option<Look> {
+        Look::begin(&self.timers, now, self.standing())
     }
 
-    /// What the leader of `term` revokes now that a quorum has confirmed it.
-    pub(super) fn may_expire(&mut self, now: Millis, term: Term) -> Vec<LeaseId> {
-        let leads = self.leads() && self.replica.consensus.term() == term;
-        if leads { self.timers.expired(now, 500) } else { Vec::new() }
+    /// Nobody knows what became of this checkpoint.
+    pub(super) fn mark_lost(&mut self, request: u64) {
+        let (_, ids) = self.marks_out.remove(&request).unwrap_or_default();
+        ids.into_iter().for_each(|id| self.timers.checkpoint_lost(id));
+    }
+
+    /// Whether users are asked for, and the auth revision.
+    pub(super) fn auth(&self) -> (bool, u64) {
+        let machine = self.machine.read();
+        (machine.auth().is_enabled(), machine.auth().revision())
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -548,13 +678,14 @@ impl Alive {
         for (id, lease) in machine.leases().iter() {
             let mut bytes = id.0.to_be_bytes().to_vec();
             bytes.extend(lease.ttl.to_be_bytes());
+            bytes.extend(lease.remaining.to_be_bytes());
             lease.keys().for_each(|key| bytes.extend_from_slice(key));
             sum = sum.rotate_left(7) ^ u64::from(crc32c::crc32c(&bytes));
         }
         for member in machine.members().iter() {
             sum = sum.rotate_left(7) ^ u64::from(crc32c::crc32c(member.to_json().as_bytes()));
         }
-        Ok(sum)
+        Ok(sum.rotate_left(7) ^ machine.auth().revision() << 1 ^ u64::from(machine.auth().is_enabled()))
     }
 
     pub(super) fn disk(&self) -> &SimDisk {
@@ -562,11 +693,52 @@ impl Alive {
     }
 }
 
-fn take_batch(machine: &mut Machine, written: &mut u64, writes: &mut VecDeque<Write>) {
-    for _ in 0..std::mem::take(written) {
-        machine.written();
+/// What the state machine has done.
+pub(super) enum Step {
+    Applied(Applied),
+    /// A snapshot of everything up to this entry took the place of the state.
+    Installed(u64),
+}
+
+/// What one entry came to.
+pub(super) struct Applied {
+    pub(super) entry: Entry,
+    /// Who may wait for it here, and what to tell him.
+    pub(super) request: u64,
+    pub(super) reply: Result<Reply, Error>,
+    /// A leader's first entry: its term.
+    pub(super) began: Option<Term>,
+    pub(super) is_compaction: bool,
+}
+
+/// Those who hear of applied entries. The answer is the world's to give, at once: events are in the watchers' queues by then.
+struct Everybody<'a> {
+    timers: &'a mut lease::Timers,
+    hub: &'a watch::Shared,
+    now: Millis,
+    answer: Option<(u64, Result<Reply, Error>)>,
+}
+
+impl Audience for Everybody<'_> {
+    fn leases(&mut self, changes: &[LeaseChange]) {
+        leases::follow(self.timers, self.now, changes);
     }
-    if let Some(batch) = machine.take_batch() {
-        writes.push_back(Write::Batch(batch));
+
+    fn auth(&mut self, _: &Change) {}
+
+    fn events(&mut self, revision: Revision, events: &[Event]) {
+        self.hub.publish(revision, events);
+    }
+
+    fn compacted(&mut self, floor: Revision) {
+        self.hub.compacted(floor);
+    }
+
+    fn answer(&mut self, request: u64, _: Revision, reply: Result<Reply, Error>) {
+        self.answer = Some((request, reply));
+    }
+
+    fn answer_conf_change(&mut self, request: u64, reply: Result<Reply, Error>) {
+        self.answer = Some((request, reply));
     }
 }

@@ -1,8 +1,9 @@
 //! What the log means: a second, naive execution of every committed entry, kept for ever.
 //!
-//! It shares no code with the state machine. Every version of every key is kept, so that a read at any revision and the events of any watch can
+//! It shares no code with the state machine but the reading of key ranges. Every version of every key is kept, so that a read at any revision and the events of any watch can
 //! be told; every answer is kept by request, so that what a client heard can be held against what it should have heard.
 
+use super::rights::Rights;
 use crate::apply::Reply;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
@@ -41,11 +42,13 @@ pub(super) struct Model {
     keys: BTreeMap<Bytes, Vec<(i64, Option<KeyValue>)>>,
     /// The events of revision 2, 3, …
     events: Vec<Vec<Event>>,
-    leases: BTreeMap<i64, i64>,
+    /// Time-to-live in seconds, and what a checkpoint says is left of it; 0 if none does.
+    leases: BTreeMap<i64, (i64, i64)>,
     compacted: i64,
     /// The revision after each index; index 0 first.
     revisions: Vec<i64>,
     expected: BTreeMap<u64, Expected>,
+    pub(super) rights: Rights,
 }
 
 /// A transaction's changes before they count.
@@ -86,8 +89,8 @@ impl Model {
         self.expected.len()
     }
 
-    pub(super) fn leases(&self) -> impl Iterator<Item = (i64, i64)> {
-        self.leases.iter().map(|(id, ttl)| (*id, *ttl))
+    pub(super) fn leases(&self) -> impl Iterator<Item = (i64, i64, i64)> {
+        self.leases.iter().map(|(id, (ttl, left))| (*id, *ttl, *left))
     }
 
     pub(super) fn has_lease(&self, id: i64) -> bool {
@@ -145,6 +148,11 @@ impl Model {
     }
 
     fn run(&mut self, request: pb::InternalRaftRequest, fate: &mut Option<LeaseFate>) -> Result<Reply, Error> {
+        self.rights.judge(&request, |lease| self.keys_of(lease))?;
+        let header = self.header();
+        if let Some(reply) = self.rights.run(&request, header) {
+            return reply;
+        }
         if let Some(put) = request.put {
             self.check_put(&put)?;
             let mut writing = Writing { model: self, events: Vec::new() };
@@ -175,7 +183,7 @@ impl Model {
             if self.leases.contains_key(&id) {
                 return Err(Error::LeaseExists);
             }
-            self.leases.insert(id, ttl);
+            self.leases.insert(id, (ttl, 0));
             *fate = Some(LeaseFate::Granted(id));
             let error = String::new();
             return Ok(Reply::LeaseGrant(pb::LeaseGrantResponse { header: self.header(), id, ttl, error }));
@@ -186,15 +194,25 @@ impl Model {
             self.drop_keys_of(id);
             return Ok(Reply::LeaseRevoke(pb::LeaseRevokeResponse { header: self.header() }));
         }
+        for checkpoint in request.lease_checkpoint.into_iter().flat_map(|request| request.checkpoints) {
+            if let Some((_, left)) = self.leases.get_mut(&checkpoint.id) {
+                *left = checkpoint.remaining_ttl;
+            }
+        }
         Ok(Reply::Done)
     }
 
-    fn drop_keys_of(&mut self, lease: i64) {
+    /// The keys that hang on a lease; 0 is none.
+    fn keys_of(&self, lease: i64) -> Vec<Bytes> {
         let now = self.revision();
-        let hangs =
-            |versions: &[(i64, Option<KeyValue>)]| Model::version(versions, now).is_some_and(|kv| kv.lease == lease);
-        let keys: Vec<Bytes> =
-            self.keys.iter().filter(|(_, versions)| hangs(versions)).map(|(key, _)| key.clone()).collect();
+        let hangs = |versions: &[(i64, Option<KeyValue>)]| {
+            Model::version(versions, now).is_some_and(|kv| lease != 0 && kv.lease == lease)
+        };
+        self.keys.iter().filter(|(_, versions)| hangs(versions)).map(|(key, _)| key.clone()).collect()
+    }
+
+    fn drop_keys_of(&mut self, lease: i64) {
+        let keys = self.keys_of(lease);
         let mut writing = Writing { model: self, events: Vec::new() };
         for key in keys {
             writing.delete(&pb::DeleteRangeRequest { key, ..Default::default() });

@@ -85,6 +85,15 @@ impl Net {
         &mut self.streams[place]
     }
 
+    /// Where the member with this id is.
+    pub(super) fn place(&self, id: u64) -> Option<usize> {
+        self.ids.iter().position(|other| *other == id)
+    }
+
+    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
     /// Cuts one direction, or joins it again.
     pub(super) fn cut(&mut self, from: usize, to: usize, cut: bool) {
         match cut {
@@ -116,8 +125,7 @@ impl Net {
 
     /// Sends a message at `now`. Returns packets with the times at which they arrive; none if it is lost.
     pub(super) fn send(&mut self, now: u64, message: &Message, dice: &mut StdRng) -> Vec<(u64, Packet)> {
-        let place = |id: u64| self.ids.iter().position(|other| *other == id);
-        let (Some(from), Some(to)) = (place(message.from), place(message.to)) else { return Vec::new() };
+        let (Some(from), Some(to)) = (self.place(message.from), self.place(message.to)) else { return Vec::new() };
         let weather = self.weather;
         let mut roll = |of_1000: u32| dice.random_range(0..1000) < of_1000;
         if self.cuts.contains(&(from, to)) || roll(weather.lost) {

@@ -1,12 +1,13 @@
-//! Those who ask: clients with their questions, watchers, and the leader's look at its leases; and what they are told.
+//! Those who ask: clients with their questions, and watchers; and what they are told.
 
 use super::client::Ask;
 use super::client::View;
 use super::judge::Known;
 use super::judge::Verdict;
-use super::member::Alive;
 use super::member::Input;
 use super::member::Waiter;
+use super::member::Waits;
+use super::rights;
 use super::watcher::Watcher;
 use super::world::Event;
 use super::world::NOBODY;
@@ -14,14 +15,10 @@ use super::world::Place;
 use super::world::World;
 use crate::apply::Reply;
 use crate::error::Error;
-use crate::lease::Renewal;
-use crate::planted::Bug;
-use crate::planted::is_planted;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::walpb::ConfChange;
 use crate::replica::Proposal;
 use crate::types::Index;
-use crate::types::LeaseId;
 use crate::types::Term;
 use bytes::Bytes;
 use prost::Message as _;
@@ -29,7 +26,7 @@ use rand::Rng;
 
 /// How long clients wait for an answer, and members for a leader.
 const CLIENT_PATIENCE_US: u64 = 1_500_000;
-const PROPOSAL_PATIENCE_MS: u64 = 1000;
+pub(super) const PROPOSAL_PATIENCE_MS: u64 = 1000;
 
 /// A client and what it waits for.
 #[derive(Default)]
@@ -40,44 +37,25 @@ pub(super) struct Client {
 /// A question that was not answered yet.
 pub(super) struct Op {
     client: usize,
-    ask: Ask,
+    pub(super) ask: Ask,
     known: Known,
-    asked: u64,
+    pub(super) asked: u64,
     request: u64,
 }
 
 impl World {
-    // Leases.
-
-    pub(super) fn look_at_leases(&mut self, who: usize, life: u64) {
-        let clock = self.clock(who);
-        self.after(500_000, Event::Leases(who, life));
-        if is_planted(Bug::DeposedLeaderRevokes) {
-            let expired = self.alive(who).timers.expired(clock, 500);
-            expired.into_iter().for_each(|id| self.expire(who, id.0, None));
-        } else if let Some(waiter) = self.alive(who).lease_duty(clock) {
-            self.alive(who).inbox.push(Input::Read(waiter));
-        }
-        self.wake(who);
-    }
-
-    fn expire(&mut self, who: usize, id: i64, term: Option<Term>) {
-        let request = self.new_request();
-        self.judge.expiries.insert(request);
-        let revoke = pb::InternalRaftRequest {
-            lease_revoke: Some(pb::LeaseRevokeRequest { id }),
-            ..pb::InternalRaftRequest::default()
-        };
-        self.tape.note(self.now, who, id as u64, || format!("wants lease {id} revoked, request {request}"));
-        self.propose(who, request, revoke, term);
-    }
-
-    fn new_request(&mut self) -> u64 {
+    pub(super) fn new_request(&mut self) -> u64 {
         self.next_request += 1;
         self.next_request
     }
 
-    fn propose(&mut self, who: usize, id: u64, mut request: pb::InternalRaftRequest, only_leading: Option<Term>) {
+    pub(super) fn propose(
+        &mut self,
+        who: usize,
+        id: u64,
+        mut request: pb::InternalRaftRequest,
+        only_leading: Option<Term>,
+    ) {
         request.header.get_or_insert_default().id = id;
         self.submit(who, id, request.encode_to_vec().into(), false, only_leading);
     }
@@ -112,6 +90,7 @@ impl World {
             leases: &self.leases,
             members: self.places.len(),
             number: self.asked,
+            auth: self.plan.auth,
         };
         let ask = view.ask(&mut self.dice);
         self.ask(client, who, ask);
@@ -129,13 +108,14 @@ impl World {
         self.clients[client].waits = Some((number, self.now));
         self.after(CLIENT_PATIENCE_US, Event::Client(client));
         match ask {
-            Ask::Write(write) => {
-                self.alive(who).requests.insert(request, number);
+            Ask::Write(mut write) => {
+                write.header = self.identified(who, &write);
+                self.alive(who).requests.insert(request, Waits::Client(number));
                 self.propose(who, request, *write, None);
             }
             Ask::UpdateMember(member) => {
                 let change = self.new_address(member, request);
-                self.alive(who).requests.insert(request, number);
+                self.alive(who).requests.insert(request, Waits::Client(number));
                 self.submit(who, request, change.encode_to_vec().into(), true, None);
             }
             Ask::Read(_) => {
@@ -151,23 +131,22 @@ impl World {
         self.wake(who);
     }
 
+    /// Who asks, as the member knows it by now; nobody while users are not asked for.
+    fn identified(&mut self, who: usize, request: &pb::InternalRaftRequest) -> Option<pb::RequestHeader> {
+        let (is_on, auth_revision) = self.alive(who).auth();
+        if !is_on {
+            return None;
+        }
+        let by_root = rights::is_about_rights(request) && self.dice.random_range(0..8) > 0;
+        let username = if by_root { rights::ROOT } else { rights::user(&mut self.dice) };
+        let auth_revision = if username.is_empty() { 0 } else { auth_revision };
+        Some(pb::RequestHeader { username: username.to_owned(), auth_revision, ..Default::default() })
+    }
+
     fn new_address(&self, member: usize, request: u64) -> ConfChange {
         let mut changed = self.founders.by_name(&format!("m{member}")).expect("a founder").clone();
         changed.peer_urls = vec![format!("http://10.1.{member}.{}:{}", request % 250, 1000 + request)];
         ConfChange { id: request, ..changed.change_to_update() }
-    }
-
-    /// Asks the member that thinks it leads, as the server does. One that was stopped is not sure and asks a quorum first.
-    fn keep_alive(&mut self, number: u64) {
-        let lives = |place: &Place| place.alive.as_ref().is_some_and(Alive::leads);
-        let Some(leader) = self.places.iter().position(lives) else { return self.forget(number) };
-        let committed = self.alive(leader).replica.consensus.commit();
-        let waiter = Waiter::Renew(number);
-        match self.alive(leader).stalled {
-            true => self.alive(leader).inbox.push(Input::Read(waiter)),
-            false => self.alive(leader).wait_applied(committed, waiter),
-        }
-        self.wake(leader);
     }
 
     /// Serves readers whose index is applied.
@@ -176,12 +155,13 @@ impl World {
         for waiter in alive.take_ready() {
             match waiter {
                 Waiter::Read(number) => self.serve_read(who, number)?,
-                Waiter::Renew(number) => self.serve_renewal(who, number)?,
-                Waiter::Leases(term) => {
-                    let clock = self.clock(who);
-                    let expired = self.alive(who).may_expire(clock, term);
-                    expired.into_iter().for_each(|id| self.expire(who, id.0, Some(term)));
+                Waiter::Renew(number, stalls) => {
+                    let pulse = &mut self.alive(who).pulse;
+                    pulse.confirmed = pulse.confirmed.max(stalls);
+                    self.serve_renewal(who, number, false)?;
                 }
+                Waiter::RenewSurely(number) => self.serve_renewal(who, number, true)?,
+                Waiter::Leases(look) => self.act_on_leases(who, look),
             }
         }
         Ok(())
@@ -199,31 +179,19 @@ impl World {
         Ok(())
     }
 
-    fn serve_renewal(&mut self, who: usize, number: u64) -> Verdict {
-        let Some(&Op { ask: Ask::KeepAlive(id), asked, .. }) = self.ops.get(&number) else { return Ok(()) };
-        let clock = self.clock(who);
-        let alive = self.alive(who);
-        if !alive.leads() {
-            self.forget(number);
-            return Ok(());
-        }
-        alive.stalled = false;
-        let renewal = alive.timers.renew(clock, LeaseId(id));
-        self.tape.note(self.now, who, number, || format!("lease {id}: {renewal:?}"));
-        match renewal {
-            Renewal::Extended(ttl) => self.judge.lease_lives(id, ttl, asked)?,
-            Renewal::Unknown => {
-                self.leases.retain(|other| *other != id);
-                self.judge.lease_unknown(id)?;
+    /// An entry was applied for which somebody waits here.
+    pub(super) fn applied(&mut self, who: usize, waits: Waits, request: u64, reply: Result<Reply, Error>) -> Verdict {
+        match waits {
+            Waits::Client(number) => self.answer(who, number, reply),
+            Waits::Unmark(number) => self.serve_renewal(who, number, false),
+            Waits::Marks => {
+                self.alive(who).marks_out.remove(&request);
+                Ok(())
             }
-            _ => {}
         }
-        self.report.renewals += 1;
-        self.done(number);
-        Ok(())
     }
 
-    pub(super) fn answer(&mut self, who: usize, number: u64, reply: Result<Reply, Error>) -> Verdict {
+    fn answer(&mut self, who: usize, number: u64, reply: Result<Reply, Error>) -> Verdict {
         let Some(Op { request, known, asked, .. }) = self.ops.get(&number) else { return Ok(()) };
         let (request, known, asked) = (*request, *known, *asked);
         let quota = who == 0 && self.plan.quota.is_some();
@@ -231,7 +199,13 @@ impl World {
             format!("answers {number}: {}", if reply.is_ok() { "done" } else { "refused" })
         });
         self.judge.answered(request, known, &reply, quota)?;
+        let is_denied = matches!(reply, Err(Error::PermissionDenied | Error::AuthOldRevision | Error::UserEmpty));
+        self.report.count("a request is denied", u64::from(is_denied));
+        self.report.count("rights change", u64::from(matches!(reply, Ok(Reply::Auth(_)))));
         let op = self.ops.get(&number).expect("looked up above");
+        if matches!(op.ask, Ask::UpdateMember(_)) && reply.is_ok() {
+            self.report.count("a member changes its address", 1);
+        }
         if let (Ask::Write(write), Ok(_)) = (&op.ask, &reply) {
             if let Some(grant) = &write.lease_grant {
                 self.judge.lease_lives(grant.id, grant.ttl, asked)?;
@@ -252,8 +226,14 @@ impl World {
     /// raft never had it: it must never come back either.
     pub(super) fn refuse(&mut self, who: usize, request: u64, why: &Error) -> Verdict {
         self.judge.refused(request)?;
-        let Some(number) = self.places[who].alive.as_mut().and_then(|alive| alive.requests.remove(&request)) else {
-            return Ok(());
+        let Some(alive) = &mut self.places[who].alive else { return Ok(()) };
+        let number = match alive.requests.remove(&request) {
+            Some(Waits::Client(number) | Waits::Unmark(number)) => number,
+            Some(Waits::Marks) => {
+                alive.mark_lost(request);
+                return Ok(());
+            }
+            None => return Ok(()),
         };
         self.report.refused += 1;
         self.tape.note(self.now, who, number, || format!("refuses {number}: {why}"));
@@ -262,7 +242,7 @@ impl World {
     }
 
     pub(super) fn give_up(&mut self, waiter: Waiter) {
-        if let Waiter::Read(number) | Waiter::Renew(number) = waiter {
+        if let Waiter::Read(number) | Waiter::Renew(number, _) | Waiter::RenewSurely(number) = waiter {
             self.report.refused += 1;
             self.done(number);
         }
@@ -276,7 +256,7 @@ impl World {
         }
     }
 
-    fn done(&mut self, number: u64) {
+    pub(super) fn done(&mut self, number: u64) {
         let Some(op) = self.ops.remove(&number) else { return };
         self.clients[op.client].waits = None;
         let think = self.up_to(self.plan.think_us);
@@ -297,6 +277,7 @@ impl World {
             watch.stream = None;
             let life = self.places[place].life;
             if let Some(alive) = &self.places[place].alive {
+                self.report.count("a watch is resumed", u64::from(watch.has_begun()));
                 watch.connect(&alive.hub, (place, life));
             }
             return Ok(());
@@ -319,12 +300,16 @@ impl World {
             self.tape.note(self.now, who, watcher as u64, || format!("watcher {watcher} hears something"));
         }
         if !self.silent && self.dice.random_range(0..150) == 0 {
-            let (events, compactions) = (watch.events, watch.compactions);
-            self.report.events += events;
-            self.report.compactions += compactions;
+            self.count_watcher(watcher);
             self.watchers[watcher] = Watcher::new(&self.judge.model, &mut self.dice);
         }
         Ok(())
+    }
+
+    pub(super) fn count_watcher(&mut self, watcher: usize) {
+        let watcher = &self.watchers[watcher];
+        self.report.events += watcher.events;
+        self.report.count("a watch is overtaken by a compaction", watcher.compactions);
     }
 }
 

@@ -78,6 +78,11 @@ impl Watcher {
         Ok(true)
     }
 
+    /// Whether it has been told anything: then it goes on from there, wherever it connects.
+    pub(super) fn has_begun(&self) -> bool {
+        self.events > 0
+    }
+
     /// Whether it has been told everything.
     pub(super) fn is_complete(&self, model: &Model) -> bool {
         model.next_events(&self.range, self.next).is_none() || self.next == 0

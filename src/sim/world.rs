@@ -1,18 +1,28 @@
 //! The world: one queue of what happens next, one clock, one source of chance.
 
+use super::ANSWERED_PERCENT;
 use super::Plan;
 use super::Report;
+use super::Size;
 use super::disk::SimDisk;
+use super::disk::Trouble;
+use super::faults::Bout;
 use super::faults::Fault;
 use super::judge::Judge;
 use super::judge::Verdict;
 use super::member;
 use super::member::Alive;
+use super::member::Applied;
 use super::member::Input;
+use super::member::MEMBER_DIR;
+use super::member::Step;
 use super::member::TICK_MS;
+use super::member::Waits;
 use super::net::Net;
 use super::net::Packet;
-use super::store::SimStore;
+use super::snapshots::Parcel;
+use super::snapshots::Receipt;
+use super::snapshots::Shelf;
 use super::talk::Client;
 use super::talk::Op;
 use super::tape::Tape;
@@ -21,16 +31,21 @@ use crate::apply::Limits;
 use crate::error::Error;
 use crate::membership::Founders;
 use crate::membership::Members;
+use crate::proto::raftpb::MessageType;
 use crate::types::MemberId;
 use crate::types::Millis;
 use rand::Rng;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::BinaryHeap;
 
 /// Nobody in particular, on the tape.
 pub(super) const NOBODY: usize = usize::MAX;
+
+/// How many millionths a clock is fast or slow, at most.
+const DRIFT_MOST: i64 = 10_000;
 
 /// What happens at some time. Numbers after a member are its life: what was meant for an earlier one does not happen.
 pub(super) enum Event {
@@ -40,7 +55,10 @@ pub(super) enum Event {
     Flush(usize, u64),
     Store(usize, u64),
     Leases(usize, u64),
+    Renew(usize, u64, u64),
     Arrive(Packet),
+    Parcel(Box<Parcel>),
+    Receipt(Receipt),
     Client(usize),
     Watch(usize),
     Fault,
@@ -48,10 +66,38 @@ pub(super) enum Event {
     Start(usize),
 }
 
+/// An event that waits for its time; of two at the same time, the one that was queued first comes first.
+struct Queued {
+    time: u64,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Queued {
+    /// The earliest is the greatest: a heap gives that first.
+    fn cmp(&self, other: &Queued) -> Ordering {
+        (other.time, other.number).cmp(&(self.time, self.number))
+    }
+}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Queued) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Queued) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Queued {}
+
 /// A place for a member: its disk and store stay when it dies.
 pub(super) struct Place {
     pub(super) disk: SimDisk,
-    pub(super) store: Arc<SimStore>,
+    pub(super) shelf: Shelf,
     pub(super) alive: Option<Alive>,
     pub(super) life: u64,
     /// Stopped until then.
@@ -74,7 +120,7 @@ pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) dice: StdRng,
     pub(super) now: u64,
-    queue: BTreeMap<(u64, u64), Event>,
+    queue: BinaryHeap<Queued>,
     queued: u64,
     pub(super) places: Vec<Place>,
     pub(super) net: Net,
@@ -90,6 +136,7 @@ pub(super) struct World {
     pub(super) report: Report,
     /// Faults are over: everything must come back.
     pub(super) healing: bool,
+    pub(super) bout: Bout,
     /// Nobody asks any more.
     pub(super) silent: bool,
 }
@@ -103,14 +150,14 @@ impl World {
         let ids = (0..plan.members).map(|n| founders.by_name(&format!("m{n}")).expect("a founder").id.0).collect();
         let place = |dice: &mut StdRng| Place {
             disk: SimDisk::new(),
-            store: Arc::new(SimStore::default()),
+            shelf: Shelf::default(),
             alive: None,
             life: 0,
             paused: 0,
             busy: 0,
             turn_queued: false,
             apply_queued: false,
-            drift: dice.random_range(-2000..2000),
+            drift: dice.random_range(-DRIFT_MOST..DRIFT_MOST),
             rotten: false,
             refused: false,
             sync_us: 300,
@@ -125,7 +172,7 @@ impl World {
             plan,
             dice,
             now: 0,
-            queue: BTreeMap::new(),
+            queue: BinaryHeap::new(),
             queued: 0,
             places,
             judge,
@@ -138,13 +185,14 @@ impl World {
             tape,
             report: Report::default(),
             healing: false,
+            bout: Bout::default(),
             silent: false,
         }
     }
 
     pub(super) fn at(&mut self, time: u64, event: Event) {
         self.queued += 1;
-        self.queue.insert((time.max(self.now), self.queued), event);
+        self.queue.push(Queued { time: time.max(self.now), number: self.queued, event });
     }
 
     pub(super) fn after(&mut self, us: u64, event: Event) {
@@ -177,7 +225,7 @@ impl World {
 
     /// The next thing that happens.
     pub(super) fn step(&mut self) -> Verdict {
-        let Some(((time, _), event)) = self.queue.pop_first() else { return Err("nothing happens any more".into()) };
+        let Some(Queued { time, event, .. }) = self.queue.pop() else { return Err("nothing happens any more".into()) };
         self.now = time;
         let who = match &event {
             Event::Tick(who, life)
@@ -185,13 +233,21 @@ impl World {
             | Event::Apply(who, life)
             | Event::Flush(who, life)
             | Event::Store(who, life)
+            | Event::Renew(who, life, _)
             | Event::Leases(who, life) => {
                 if self.places[*who].life != *life || self.places[*who].alive.is_none() {
                     return Ok(());
                 }
                 Some(*who)
             }
+            Event::Receipt(Receipt { leader, life, .. }) => {
+                if self.places[*leader].life != *life || self.places[*leader].alive.is_none() {
+                    return Ok(());
+                }
+                Some(*leader)
+            }
             Event::Arrive(packet) => Some(packet.to),
+            Event::Parcel(parcel) => Some(parcel.to),
             _ => None,
         };
         if let Some(until) = who.map(|who| self.places[who].paused).filter(|until| *until > self.now) {
@@ -205,6 +261,9 @@ impl World {
             Event::Flush(who, life) => return self.flush(who, life),
             Event::Store(who, life) => return self.store(who, life),
             Event::Leases(who, life) => self.look_at_leases(who, life),
+            Event::Renew(who, _, number) => return self.serve_renewal(who, number, false),
+            Event::Parcel(parcel) => return self.parcel(*parcel),
+            Event::Receipt(receipt) => self.receipt(receipt),
             Event::Arrive(packet) => return self.arrive(&packet),
             Event::Client(client) => return self.client(client),
             Event::Watch(watcher) => return self.watch(watcher),
@@ -234,6 +293,7 @@ impl World {
         }
         let seeds = (self.dice.random(), self.dice.random());
         let quota_bytes = if who == 0 { self.plan.quota } else { None };
+        let (now, checkpoint_ms) = (self.clock(who), self.plan.checkpoint_ms);
         let place = &mut self.places[who];
         let id = self.founders.by_name(&format!("m{who}")).expect("a founder").id;
         let limits = Limits { quota_bytes, cache_bytes: 4096 };
@@ -241,15 +301,20 @@ impl World {
             id,
             founders: &self.founders,
             disk: &place.disk,
-            store: place.store.clone(),
+            shelf: &place.shelf,
             limits,
             seeds,
+            now,
+            checkpoint_ms,
         });
         let alive = match started {
             Ok(alive) => alive,
             Err(why) => return self.start_failed(who, why),
         };
         place.life += 1;
+        self.report.count("a start", 1);
+        self.report.count("a torn tail is cut off", u64::from(alive.was_torn));
+        self.report.count("a store is rebuilt", u64::from(alive.was_rebuilt));
         // While it was down, what was sent to it was lost: its connections begin anew.
         self.net.hang_up(who);
         let place = &mut self.places[who];
@@ -258,7 +323,6 @@ impl World {
         let (end, applied) = (alive.log_end().0, alive.applied());
         self.judge.started(who, &alive)?;
         self.places[who].alive = Some(alive);
-        self.report.starts += 1;
         self.tape.note(self.now, who, end.0, || format!("starts: log to {end:?}, applied {applied}"));
         self.facts(who)?;
         let first = self.up_to(TICK_MS * 1000);
@@ -270,12 +334,14 @@ impl World {
 
     fn start_failed(&mut self, who: usize, why: Error) -> Verdict {
         self.tape.note(self.now, who, 0, || format!("does not start: {why}"));
-        if self.places[who].disk.struck().is_some() {
-            self.die(who, true);
+        if let Some(trouble) = self.places[who].disk.struck() {
+            self.die(who, trouble != Trouble::Full);
             return Ok(());
         }
-        if self.places[who].rotten && matches!(why, Error::Damaged(_)) {
-            self.report.rot_refused += 1;
+        // It must say where.
+        let named = matches!(&why, Error::Damaged(text) if text.contains(MEMBER_DIR));
+        if self.places[who].rotten && named {
+            self.report.count("rot is refused", 1);
             self.places[who].refused = true;
             return Ok(());
         }
@@ -288,42 +354,39 @@ impl World {
         let place = &mut self.places[who];
         place.life += 1;
         match power {
-            true => {
-                place.disk.lose_power(&mut self.dice);
-                place.store = Arc::new(place.store.after_power_loss(&mut self.dice));
-            }
-            false => {
-                place.disk.process_ends();
-                place.store = Arc::new(place.store.after_exit());
-            }
+            true => place.disk.lose_power(&mut self.dice),
+            false => place.disk.process_ends(),
         }
+        let is_behind = place.shelf.after_stop(power, &mut self.dice);
+        self.report.count("a store is set back", u64::from(is_behind));
         let dead = place.alive.take();
         place.paused = 0;
         self.net.hang_up(who);
         self.tape
             .note(self.now, who, u64::from(power), || format!("is gone{}", if power { ", its power too" } else { "" }));
-        for op in dead.into_iter().flat_map(|dead| dead.requests.into_values()) {
-            self.forget(op);
+        for waits in dead.into_iter().flat_map(|dead| dead.requests.into_values()) {
+            if let Waits::Client(number) | Waits::Unmark(number) = waits {
+                self.forget(number);
+            }
         }
         self.after(back, Event::Start(who));
     }
 
     /// The member's disk failed it: it must stop.
-    fn failed(&mut self, who: usize, why: Error) -> Verdict {
+    pub(super) fn failed(&mut self, who: usize, why: Error) -> Verdict {
         let struck = self.places[who].alive.as_ref().and_then(|alive| alive.disk().struck());
         if struck.is_none() {
             return Err(format!("m{who} stops: {why}"));
         }
         self.tape.note(self.now, who, 1, || format!("stops: {why}"));
-        self.report.disk_failures += 1;
-        self.die(who, true);
+        self.report.count("a disk fails", 1);
+        self.die(who, struck != Some(Trouble::Full));
         Ok(())
     }
 
     fn tick(&mut self, who: usize, life: u64) {
         let drift = self.places[who].drift;
         let next = (TICK_MS as i64 * 1000 - TICK_MS as i64 * drift / 1000) as u64;
-        self.alive(who).due_ticks += 1;
         self.after(next, Event::Tick(who, life));
         self.wake(who);
     }
@@ -351,7 +414,9 @@ impl World {
             let count = turn.messages.len();
             format!("turn: term {term}, commit {commit}{}, {count} messages", if leads { ", leads" } else { "" })
         });
-        for (offset, message) in &turn.messages {
+        let (snapshots, messages): (Vec<_>, Vec<_>) =
+            turn.messages.into_iter().partition(|(_, message)| message.msg_type() == MessageType::MsgSnapshot);
+        for (offset, message) in &messages {
             let packets = self.net.send(self.now + offset, message, &mut self.dice);
             if packets.is_empty() && self.dice.random_range(0..4) == 0 && result.is_ok() {
                 self.alive(who).inbox.push(Input::Unreachable(MemberId(message.to)));
@@ -367,8 +432,14 @@ impl World {
         for waiter in turn.refused {
             self.give_up(waiter);
         }
+        for (receipt, accepted) in turn.received {
+            self.received(receipt, accepted);
+        }
         if let Err(why) = result {
             return self.failed(who, why);
+        }
+        for (_, message) in snapshots {
+            self.send_snapshot(who, message)?;
         }
         let alive = self.places[who].alive.as_ref().expect("it did not fail");
         self.judge.turned(who, alive)?;
@@ -396,20 +467,27 @@ impl World {
         self.places[who].apply_queued = false;
         for _ in 0..self.dice.random_range(1..20) {
             let alive = self.places[who].alive.as_mut().expect("checked by the caller");
-            let (entry, done) = match alive.apply(clock) {
-                Ok(Some(applied)) => applied,
+            let Applied { entry, request, reply, began, is_compaction } = match alive.apply(clock) {
+                Ok(Some(Step::Applied(applied))) => applied,
+                Ok(Some(Step::Installed(index))) => {
+                    self.installed(who, index)?;
+                    continue;
+                }
                 Ok(None) if alive.has_todo() => continue,
                 Ok(None) => break,
                 Err(why) => return self.failed(who, why),
             };
-            let request = done.request;
             self.tape.note(self.now, who, entry.index, || {
-                let revision = done.outcome.revision;
+                let revision = alive.revision();
                 format!("applies {} of term {}, request {request}: revision {revision}", entry.index, entry.term)
             });
+            self.report.count("a compaction", u64::from(is_compaction));
             self.judge.applied(who, entry.index, alive)?;
-            if let Some(op) = alive.requests.remove(&request) {
-                self.answer(who, op, done.outcome.reply)?;
+            if began == Some(alive.standing().term) && alive.leads() {
+                self.judge.reign_began(who, alive, clock)?;
+            }
+            if let Some(waits) = alive.requests.remove(&request) {
+                self.applied(who, waits, request, reply)?;
             }
         }
         if self.alive(who).has_todo() {
@@ -423,7 +501,7 @@ impl World {
         if let Err(why) = self.alive(who).flush() {
             return self.failed(who, why);
         }
-        let (next, store) = (self.up_to(30_000), self.up_to(20_000));
+        let (next, store) = (self.up_to(60_000), self.up_to(20_000));
         self.after(next, Event::Flush(who, life));
         self.after(store, Event::Store(who, life));
         Ok(())
@@ -462,6 +540,24 @@ impl World {
         Ok(())
     }
 
+    /// A snapshot took the place of the state: nobody can tell what became of those who wait for entries.
+    fn installed(&mut self, who: usize, index: u64) -> Verdict {
+        self.report.count("a snapshot is installed", 1);
+        self.tape.note(self.now, who, index, || format!("installs all up to {index}"));
+        let alive = self.places[who].alive.as_mut().expect("it has just done so");
+        let waiting = std::mem::take(&mut alive.requests);
+        alive.marks_out.clear();
+        let alive = &*alive;
+        self.judge.applied(who, index, alive)?;
+        self.judge.same_state(who, index, alive)?;
+        for waits in waiting.into_values() {
+            if let Waits::Client(number) | Waits::Unmark(number) = waits {
+                self.forget(number);
+            }
+        }
+        Ok(())
+    }
+
     // The end.
 
     /// All faults are undone: everything must come back, and be the same everywhere.
@@ -485,13 +581,22 @@ impl World {
                 self.judge.whole(who, alive, self.places.len())?;
             }
         }
-        self.report.events += self.watchers.iter().map(|watcher| watcher.events).sum::<u64>();
-        self.report.compactions += self.watchers.iter().map(|watcher| watcher.compactions).sum::<u64>();
-        self.report.elections = self.judge.elections() as u64;
+        for watcher in 0..self.watchers.len() {
+            self.count_watcher(watcher);
+        }
+        for place in &self.places {
+            let (begun, released) = place.disk.segments();
+            self.report.count("a segment is begun", begun);
+            self.report.count("a segment is released", released);
+        }
+        self.report.count("an election", self.judge.elections() as u64);
+        self.report.count("a lease runs out", self.judge.expired);
         self.report.revisions = self.judge.model.revision() as u64;
         self.report.asked = self.asked;
         self.report.simulated_ms = self.now / 1000;
-        Ok(())
+        let (share, size) = (self.report.share(), Size { ops: self.plan.ops, faults: self.plan.faults });
+        let enough = !size.is_long() || share >= ANSWERED_PERCENT;
+        if enough { Ok(()) } else { Err(format!("the run proves too little: {share} of 100 questions were answered")) }
     }
 
     fn is_level(&self) -> bool {
