@@ -592,7 +592,7 @@ impl Alive {
         let mut audience = Everybody { timers: &mut self.timers, hub: &self.hub, now, answer: None };
         replica::tell(done, &mut audience);
         let (request, reply) = audience.answer.expect("every entry is answered");
-        Ok(Some(Step::Applied(Applied { entry, request, reply, began, is_compaction })))
+        Ok(Some(Step::Applied(Box::new(Applied { entry, request, reply, began, is_compaction }))))
     }
 
     /// Puts the state of an accepted snapshot in the place of this one, as `node/install.rs` does.
@@ -695,7 +695,7 @@ impl Alive {
 
 /// What the state machine has done.
 pub(super) enum Step {
-    Applied(Applied),
+    Applied(Box<Applied>),
     /// A snapshot of everything up to this entry took the place of the state.
     Installed(u64),
 }

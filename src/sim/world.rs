@@ -468,7 +468,7 @@ impl World {
         for _ in 0..self.dice.random_range(1..20) {
             let alive = self.places[who].alive.as_mut().expect("checked by the caller");
             let Applied { entry, request, reply, began, is_compaction } = match alive.apply(clock) {
-                Ok(Some(Step::Applied(applied))) => applied,
+                Ok(Some(Step::Applied(applied))) => *applied,
                 Ok(Some(Step::Installed(index))) => {
                     self.installed(who, index)?;
                     continue;

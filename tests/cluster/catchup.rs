@@ -2,6 +2,8 @@
 //!
 //! The log is released after every 50 entries and keeps 10 behind that, so who misses a hundred needs a snapshot.
 
+use crate::chaos::set_links;
+use crate::chaos::with_doors;
 use crate::checker::History;
 use crate::checker::Watching;
 use crate::checker::watch;
@@ -16,6 +18,7 @@ use crate::harness::turn;
 use crate::harness::until;
 use crate::writers::Writers;
 use etcd_lab::proto::etcdserverpb as pb;
+use etcd_lab::proto::lab;
 use futures::StreamExt as _;
 use std::io::Read as _;
 use std::io::Seek as _;
@@ -142,21 +145,27 @@ fn a_follower_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
     });
 }
 
-/// Stops a follower until the leader has given up its streams, and writes more than the log keeps: what the sockets still hold is not enough then.
-async fn sleeps_through(cluster: &mut Cluster, leader: usize, follower: usize) {
-    // Appends go out on this one. That nothing comes in any more is noticed earlier, and says nothing of what was sent.
-    const LOST: &str = r#"lost TCP streaming connection with remote peer","stream-writer-type":"stream MsgApp v2""#;
-    let before = said(cluster, leader, LOST);
-    cluster.pause(follower);
-    fill(&cluster.client, leader, "w/", 2 * MISSED, &"v".repeat(30_000)).await;
-    says(cluster, leader, LOST, before + 1).await;
+/// Cuts a follower off from all others, or lets it hear them again. Its clients stay.
+async fn set_apart(cluster: &Cluster, doors: &[String], follower: usize, apart: bool) {
+    let mut rules = Vec::new();
+    for other in (0..cluster.len()).filter(|other| *other != follower) {
+        let status = cluster.client.status(other).await.expect("a status");
+        let peer = status.header.expect("a header").member_id;
+        rules.push(lab::SetLink { peer, cut_in: apart, cut_out: apart, ..Default::default() });
+    }
+    set_links(&doors[follower], rules.into_iter()).await;
+}
+
+/// Has a follower miss more than the log keeps.
+async fn misses(cluster: &Cluster, doors: &[String], leader: usize, follower: usize) {
+    set_apart(cluster, doors, follower, true).await;
     fill(&cluster.client, leader, "w/", MISSED, "value").await;
 }
 
 #[test]
-fn watches_on_a_paused_follower_go_on_behind_the_snapshot_or_hear_of_the_compaction() {
+fn watches_on_a_follower_that_was_cut_off_go_on_behind_the_snapshot_or_hear_of_the_compaction() {
     turn(Duration::from_secs(180), async {
-        let mut cluster = Cluster::start_with(&etcd_bin(), 3, &SMALL).await;
+        let (mut cluster, doors) = with_doors(3, &SMALL).await;
         let leader = cluster.leader().await;
         let follower = a_follower(&cluster).await;
         fill(&cluster.client, leader, "w/", 30, "before").await;
@@ -171,32 +180,26 @@ fn watches_on_a_paused_follower_go_on_behind_the_snapshot_or_hear_of_the_compact
         let ahead_from = from + 20 * MISSED as i64;
         far_ahead.created(watch("w/", ahead_from)).await;
         for round in 0..2 {
-            let before = said(&mut cluster, follower, "applied snapshot");
-            assert_eq!(before, round);
-            sleeps_through(&mut cluster, leader, follower).await;
-            cluster.resume(follower);
-            says(&mut cluster, follower, "applied snapshot", before + 1).await;
+            misses(&cluster, &doors, leader, follower).await;
+            set_apart(&cluster, &doors, follower, false).await;
+            says(&mut cluster, follower, "applied snapshot", round + 1).await;
             says(&mut cluster, leader, CAUGHT_UP, round + 1).await;
             let revision = cluster.client.revision().await.expect("a revision");
             living.until_told(id, revision).await;
-            assert_eq!(
-                living.checker.watches[&id].events.len() as i64,
-                revision - from + 1,
-                "round {round}: each once, none left out"
-            );
+            let told = living.checker.watches[&id].events.len() as i64;
+            assert_eq!(told, revision - from + 1, "round {round}: each once, none left out");
         }
         let history = History::read(&cluster.client, leader, from, from + 50).await;
         living.checker.assert_told_all(&history, from + 50);
-        // Compacted while it slept: what it has not been told is gone, and it hears that.
-        let before = said(&mut cluster, follower, "applied snapshot");
-        sleeps_through(&mut cluster, leader, follower).await;
+        // Compacted while it heard nothing: what it has not been told is gone, and it hears that.
+        misses(&cluster, &doors, leader, follower).await;
         let revision = cluster.client.revision().await.expect("a revision");
         let compaction = pb::CompactionRequest { revision, physical: false };
         cluster.client.kv(leader).compact(compaction).await.expect("compacted");
-        cluster.resume(follower);
+        set_apart(&cluster, &doors, follower, false).await;
         let cancelled = living.until(|response| response.canceled).await;
         assert_eq!(cancelled.compact_revision, revision);
-        says(&mut cluster, follower, "applied snapshot", before + 1).await;
+        says(&mut cluster, follower, "applied snapshot", 3).await;
         assert!(far_ahead.checker.watches.values().all(|watched| watched.events.is_empty() && !watched.is_cancelled));
         cluster.assert_equal_hashes().await;
     });

@@ -256,6 +256,18 @@ impl Truth {
     }
 }
 
+/// Sets rules for links of the member whose lab's door this is.
+pub(crate) async fn set_links(door: &str, rules: impl Iterator<Item = lab::SetLink>) {
+    let door = Endpoint::from_shared(door.to_owned()).expect("a URL");
+    let mut client = LabClient::new(door.connect().await.expect("the lab's door is open"));
+    for rule in rules {
+        let mut request = tonic::Request::new(lab::ControlRequest { action: Some(Action::SetLink(rule)) });
+        request.metadata_mut().insert("lab-token", TOKEN.parse().expect("ASCII"));
+        let answer = client.control(request).await.expect("an answer").into_inner();
+        assert!(answer.ok, "{}", answer.why_not);
+    }
+}
+
 /// Breaks members, one fault at a time, and mends each.
 struct Nemesis {
     dice: Seeded,
@@ -266,18 +278,9 @@ struct Nemesis {
 
 impl Nemesis {
     async fn set_links(&self, from: usize, rule: impl Fn(u64) -> lab::SetLink) {
-        let door = Endpoint::from_shared(self.labs[from].clone()).expect("a URL");
-        let mut client = LabClient::new(door.connect().await.expect("the lab's door is open"));
-        for (to, peer) in self.ids.iter().enumerate().filter(|(to, _)| *to != from) {
-            let mut request =
-                tonic::Request::new(lab::ControlRequest { action: Some(Action::SetLink(rule(to as u64))) });
-            if let Some(Action::SetLink(link)) = &mut request.get_mut().action {
-                link.peer = *peer;
-            }
-            request.metadata_mut().insert("lab-token", TOKEN.parse().expect("ASCII"));
-            let answer = client.control(request).await.expect("an answer").into_inner();
-            assert!(answer.ok, "{}", answer.why_not);
-        }
+        let others = self.ids.iter().enumerate().filter(|(to, _)| *to != from);
+        let rules = others.map(|(to, peer)| lab::SetLink { peer: *peer, ..rule(to as u64) });
+        set_links(&self.labs[from], rules).await;
     }
 
     /// Cuts the members into two groups, or gives each link its rule back.
@@ -364,21 +367,17 @@ fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }
 
-async fn labelled(members: usize) -> (Cluster, Vec<String>) {
+/// Members whose links can be cut, and their labs' doors.
+pub(crate) async fn with_doors(members: usize, more: &[&str]) -> (Cluster, Vec<String>) {
     let scratch = Scratch::new();
     let token = scratch.path().join("token");
     std::fs::write(&token, TOKEN).expect("a file");
     let mut specs: Vec<Spec> = (0..members).map(|n| Spec::new(&format!("m{n}"), scratch.path())).collect();
     let doors: Vec<String> = specs.iter().map(|_| format!("127.0.0.1:{}", ports::free())).collect();
     for (spec, door) in specs.iter_mut().zip(&doors) {
-        spec.more = vec![
-            format!("--experimental-lab-listen={door}"),
-            format!("--experimental-lab-token={}", token.display()),
-            // Snapshots, released logs and checks happen all the time.
-            "--snapshot-count=200".into(),
-            "--experimental-snapshot-catchup-entries=50".into(),
-            "--corrupt-check-time=1s".into(),
-        ];
+        spec.more =
+            vec![format!("--experimental-lab-listen={door}"), format!("--experimental-lab-token={}", token.display())];
+        spec.more.extend(more.iter().map(|&flag| flag.to_owned()));
     }
     let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
     let cluster = Cluster::from_specs(&etcd_bin(), specs, client, scratch).await;
@@ -395,7 +394,9 @@ async fn events(client: &Client, member: usize, until: i64) -> Vec<Event> {
 }
 
 async fn chaos(members: usize, seed: u64, lasts: Duration) {
-    let (mut cluster, labs) = labelled(members).await;
+    // Snapshots, released logs and checks happen all the time.
+    let more = ["--snapshot-count=200", "--snapshot-catchup-entries=50", "--corrupt-check-time=1s"];
+    let (mut cluster, labs) = with_doors(members, &more).await;
     let stop = Arc::new(AtomicBool::new(false));
     let start = |number| tokio::spawn(work(cluster.client.clone(), number, seed, Arc::clone(&stop)));
     let clients: Vec<_> = (0..CLIENTS).map(start).collect();
