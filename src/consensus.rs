@@ -386,17 +386,24 @@ impl Consensus {
         result.map_err(|e| Error::Damaged(format!("raft refuses a committed conf change: {e}")))
     }
 
-    /// A leader that is no member any more hands over to the voter that is furthest. raft-rs leaves it in office, and panics as soon as it looks for
+    /// A leader that is no member any more tells what is committed, and hands over to the voter that is furthest. raft-rs leaves it in office, and panics as soon as it looks for
     /// the progress of such a leader.
     fn resign_if_removed(&mut self) {
         let (id, term) = (self.raw.raft.id, self.raw.raft.term);
         if self.role() == Role::Follower || self.raw.raft.prs().get(id).is_some() {
             return;
         }
-        let voters = self.conf_state().voters;
-        let progress = self.progress().filter(|(member, ..)| voters.contains(&member.0));
-        let best = progress.max_by_key(|(_, matched, active)| (*active, *matched)).map(|(member, ..)| member);
+        let (voters, committed) = (self.conf_state().voters, self.commit());
+        let voters: Vec<_> = self.progress().filter(|(member, ..)| voters.contains(&member.0)).collect();
+        let best = voters.iter().max_by_key(|(_, matched, active)| (*active, *matched)).map(|(member, ..)| *member);
         self.step_raft(|raw| {
+            // That the change is committed travels with appends, on another stream. Who campaigned without knowing would need this member's vote.
+            for (voter, matched, _) in voters {
+                let commit = committed.min(matched).0;
+                let mut known = Message { to: voter.0, from: id, term, commit, ..Message::default() };
+                known.set_msg_type(MessageType::MsgHeartbeat);
+                raw.raft.msgs.push(known);
+            }
             if let Some(best) = best {
                 let mut now = Message { to: best.0, from: id, term, ..Message::default() };
                 now.set_msg_type(MessageType::MsgTimeoutNow);

@@ -222,6 +222,36 @@ fn the_last_leader_of_two_leaves_one_that_leads() {
     assert_eq!(net.members[&net.leader().expect("one")].raft.conf_state().voters.len(), 1);
 }
 
+/// Appends travel on a stream of their own, and the last one may be lost with its sender.
+#[test]
+fn the_last_leader_of_two_says_on_its_way_out_what_is_committed() {
+    let mut net = Net::new(2);
+    net.tick_until(|net| net.leader().is_some());
+    let old = net.leader().expect("a leader");
+    let other = 3 - old;
+    let remove = walpb::ConfChange { r#type: Type::RemoveNode as i32, node_id: old, ..Default::default() };
+    let leader = net.members.get_mut(&old).expect("the leader");
+    leader.raft.propose_conf_change(&remove).expect("it leads");
+    // Its log is longer, so it would not vote for the other.
+    leader.raft.propose(vec![Bytes::from_static(b"after")]).expect("it leads");
+    loop {
+        let mut flying = net.members.get_mut(&old).expect("a member").work();
+        let is_leader = net.members[&old].raft.role() == Role::Leader;
+        flying.retain(|message| is_leader || message.msg_type() != MessageType::MsgAppend);
+        let follower = net.members.get_mut(&other).expect("a member");
+        flying.into_iter().for_each(|message| drop(follower.raft.step(message)));
+        let answers = follower.work();
+        if answers.is_empty() {
+            break;
+        }
+        let leader = net.members.get_mut(&old).expect("a member");
+        answers.into_iter().for_each(|message| drop(leader.raft.step(message)));
+    }
+    net.down.push(old);
+    net.tick_until(|net| net.leader() == Some(other));
+    assert_eq!(net.members[&other].raft.conf_state().voters, [other]);
+}
+
 #[test]
 fn a_learner_neither_votes_nor_campaigns() {
     let mut net = Net::new(1);

@@ -303,10 +303,9 @@ impl Config {
             corrupt_check: settings.duration("corrupt-check-time"),
             compact_hash_check: gates::is_open(settings, "CompactHashCheck"),
             compact_hash_check_every: settings.duration("compact-hash-check-time"),
-            defragment_above_bytes: match settings.uint("bootstrap-defrag-threshold-megabytes") {
-                0 => None,
-                megabytes => Some(megabytes.saturating_mul(1 << 20)),
-            },
+            defragment_above_bytes: Some(settings.uint("bootstrap-defrag-threshold-megabytes"))
+                .filter(|megabytes| *megabytes > 0)
+                .map(|megabytes| megabytes.saturating_mul(1 << 20)),
             stops_on_defragment: gates::is_open(settings, "StopGRPCServiceOnDefrag"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
