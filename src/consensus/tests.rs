@@ -239,13 +239,17 @@ fn the_last_leader_of_two_says_on_its_way_out_what_is_committed() {
         let is_leader = net.members[&old].raft.role() == Role::Leader;
         flying.retain(|message| is_leader || message.msg_type() != MessageType::MsgAppend);
         let follower = net.members.get_mut(&other).expect("a member");
-        flying.into_iter().for_each(|message| drop(follower.raft.step(message)));
+        for message in flying {
+            let _verdict = follower.raft.step(message);
+        }
         let answers = follower.work();
         if answers.is_empty() {
             break;
         }
         let leader = net.members.get_mut(&old).expect("a member");
-        answers.into_iter().for_each(|message| drop(leader.raft.step(message)));
+        for message in answers {
+            let _verdict = leader.raft.step(message);
+        }
     }
     net.down.push(old);
     net.tick_until(|net| net.leader() == Some(other));

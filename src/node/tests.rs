@@ -319,7 +319,7 @@ async fn a_store_is_written_afresh_while_it_is_in_use() {
     node.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn proposals_are_refused_while_too_many_wait_to_be_applied() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let node = alone(dir.path()).await;
@@ -458,7 +458,8 @@ async fn history_is_compacted_by_the_clock() {
     node.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// More threads than have to wait: while the lock is held, whoever looks at the state waits on one, the member's own duties among them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn leases_go_first_while_other_proposals_are_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let node = alone(dir.path()).await;
