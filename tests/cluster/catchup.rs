@@ -200,65 +200,10 @@ fn watches_on_a_follower_that_was_cut_off_go_on_behind_the_snapshot_or_hear_of_t
         assert_eq!(cancelled.compact_revision, revision);
         says(&mut cluster, follower, "applied snapshot", 3).await;
         assert!(far_ahead.checker.watches.values().all(|watched| watched.events.is_empty() && !watched.is_cancelled));
+        // At the compacted revision itself the others tell the hash that the compaction settled, which this one has not seen; as in etcd.
+        cluster.client.put(leader, "later", "x").await.expect("a put");
         cluster.assert_equal_hashes().await;
     });
-}
-
-#[test]
-fn a_follower_killed_in_the_midst_of_an_install_comes_back_whole() {
-    turn(Duration::from_secs(400), async {
-        let mut cluster = Cluster::start_with(&etcd_bin(), 3, &SMALL).await;
-        let follower = a_follower(&cluster).await;
-        let leader = cluster.leader().await;
-        // Large enough that each step takes a while.
-        fill(&cluster.client, leader, "bulk/", 400, &"b".repeat(40_000)).await;
-        let dir = member_dir(cluster.spec(follower));
-        type Reached = fn(&Path) -> bool;
-        let moments: [(&str, Reached); 5] = [
-            ("the first bytes are here", |dir| has(&dir.join("snap"), |name| name.starts_with("tmp"))),
-            ("the image is here", |dir| has(&dir.join("snap"), |name| name.ends_with(".snap.db"))),
-            ("the manifest names it", |dir| manifest(dir).contains("\"image\":{")),
-            ("its store is being made", |dir| {
-                has(dir, |name| name.starts_with("store-") && !manifest(dir).contains(&format!("\"store\":\"{name}\"")))
-            }),
-            ("the manifest names its store", |dir| {
-                let manifest = manifest(dir);
-                has(dir, |name| {
-                    name.starts_with("store-") && manifest.contains(&format!("\"store\":\"{name}\",\"image\":null"))
-                })
-            }),
-        ];
-        for (round, (moment, reached)) in moments.into_iter().enumerate() {
-            cluster.kill(follower);
-            let leader = cluster.leader().await;
-            fill(&cluster.client, leader, &format!("r{round}/"), MISSED, "value").await;
-            let stale = manifest(&dir);
-            cluster.launch(follower);
-            // No pause between two looks: the moment may be short.
-            let deadline = Duration::from_secs(60);
-            let looked = tokio::time::timeout(deadline, async {
-                while !(reached(&dir) && (round < 4 || manifest(&dir) != stale)) {
-                    tokio::task::yield_now().await;
-                }
-            });
-            assert!(looked.await.is_ok(), "{moment}: not within {deadline:?}");
-            cluster.kill(follower);
-            let log = format!("round {round}: {moment}");
-            cluster.restart(follower).await;
-            cluster.assert_equal_hashes().await;
-            eprintln!("{log}: came back");
-        }
-        store_of(cluster.spec(follower));
-    });
-}
-
-fn has(dir: &Path, is_it: impl Fn(&str) -> bool) -> bool {
-    let names = std::fs::read_dir(dir).into_iter().flatten();
-    names.filter_map(Result::ok).any(|name| is_it(&name.file_name().to_string_lossy()))
-}
-
-fn manifest(dir: &Path) -> String {
-    std::fs::read_to_string(dir.join("manifest")).unwrap_or_default()
 }
 
 /// Turns bits in the midst of a file.

@@ -237,6 +237,10 @@ fn a_snapshot_between_members_survives_an_end_at_each_of_its_points() {
     let Some(program) = program("a_snapshot_between_members_survives…") else { return };
     turn(Duration::from_secs(300), async {
         let mut cluster = start(&program, 3).await;
+        // So that an image takes many pieces, and a store many batches.
+        for number in 0..100 {
+            cluster.client.put(0, &format!("bulk/{number}"), &"b".repeat(40_000)).await.expect("a put");
+        }
         let mut round = 0;
         for (point, way) in WAYS.iter().filter(|(_, way)| [Way::Receiving, Way::Sending].contains(way)) {
             round += 1;
