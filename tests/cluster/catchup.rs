@@ -155,10 +155,25 @@ async fn set_apart(cluster: &Cluster, doors: &[String], follower: usize, apart: 
     set_links(&doors[follower], rules.into_iter()).await;
 }
 
+/// The newest point up to which a member has noted that its log may go; etcd's names are term and index.
+fn newest_note(spec: &Spec) -> u64 {
+    let names = std::fs::read_dir(member_dir(spec).join("snap")).into_iter().flatten();
+    let names = names.map(|name| name.expect("a name").file_name().to_string_lossy().into_owned());
+    let index = |name: String| u64::from_str_radix(name.strip_suffix(".snap")?.split_once('-')?.1, 16).ok();
+    names.filter_map(index).max().unwrap_or(0)
+}
+
 /// Has a follower miss more than the log keeps.
 async fn misses(cluster: &Cluster, doors: &[String], leader: usize, follower: usize) {
     set_apart(cluster, doors, follower, true).await;
+    let has = cluster.client.status(follower).await.expect("a status").raft_applied_index;
     fill(&cluster.client, leader, "w/", MISSED, "value").await;
+    // Released behind everybody's back, each time after the note; so at the fourth note the first three are done with.
+    until(READY_WITHIN, "the log is released", async || {
+        let noted = newest_note(cluster.spec(leader));
+        if noted >= has + 200 { Ok(()) } else { Err(format!("up to {noted}, the follower has {has}")) }
+    })
+    .await;
 }
 
 #[test]
