@@ -131,7 +131,7 @@ pub struct Report {
     pub unknown: u64,
     pub faults: u64,
     pub by_fault: BTreeMap<&'static str, u64>,
-    /// What is rare elsewhere and must happen here, by name: see [`RARE`].
+    /// What is rare elsewhere and must happen here, by name: see `RARE`.
     pub by_path: BTreeMap<&'static str, u64>,
     pub revisions: u64,
     /// Watched events that were checked.
