@@ -167,8 +167,9 @@ impl<W> Replica<W> {
             return Ok(());
         }
         self.marked = index;
-        let commit = self.consensus.commit().max(index);
-        let hard_state = HardState { commit: commit.0, ..*self.consensus.hard_state() };
+        // Not what raft knows by now: an entry that came a moment ago may be committed, and not in this log yet.
+        let written = *self.consensus.hard_state();
+        let hard_state = HardState { commit: written.commit.max(index.0), ..written };
         failpoint::hit(Point::RaftBeforeSaveSnap);
         outside.mark(mark)?;
         outside.append(&[], Some(&hard_state))?;
@@ -241,4 +242,87 @@ pub fn apply_entry(
     let id = request.header.as_ref().map_or(request.id, |header| header.id);
     let outcome = machine.apply(index, term, Some(request))?;
     Ok(Done { request: id, outcome, is_conf_change: false, new_leader: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::Config;
+    use crate::consensus::Initial;
+    use crate::probe::Listeners;
+    use crate::proto::raftpb::MessageType;
+    use crate::types::MemberId;
+
+    /// Notes what goes into the log.
+    #[derive(Default)]
+    struct Log {
+        last: u64,
+        commits: Vec<u64>,
+    }
+
+    impl Outside for Log {
+        fn show(&mut self, _: &Consensus) {}
+
+        fn send(&mut self, _: Vec<Message>) {}
+
+        fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), Error> {
+            self.last = entries.last().map_or(self.last, |entry| entry.index);
+            self.commits.extend(hard_state.map(|state| state.commit));
+            Ok(())
+        }
+
+        fn sync(&mut self, _: &[Entry], _: &mut Probe) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn hand_on(&mut self, _: Vec<Entry>) {}
+
+        fn accept(&mut self, _: &Snapshot) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn install(&mut self, _: Snapshot) {}
+
+        fn mark(&mut self, _: &Snapshot) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn note(&mut self, _: &Snapshot, _: &[u8]) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn release_to(&mut self, _: Index) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    /// A leader's append of one entry.
+    fn append(index: u64, commit: u64) -> Message {
+        let log_term = u64::from(index > 1);
+        let entries = vec![Entry { index, term: 1, ..Entry::default() }];
+        let mut message = Message { from: 2, to: 1, term: 1, log_term, index: index - 1, ..Message::default() };
+        (message.entries, message.commit) = (entries, commit);
+        message.set_msg_type(MessageType::MsgAppend);
+        message
+    }
+
+    #[test]
+    fn a_release_commits_nothing_that_the_log_does_not_have() {
+        let config =
+            Config { id: MemberId(1), election_ticks: 10, pre_vote: true, tick_ms: 100, seed: 1, applied: Index(0) };
+        let conf_state = ConfState { voters: vec![1, 2], ..ConfState::default() };
+        let initial = Initial { conf_state: conf_state.clone(), ..Initial::default() };
+        let consensus = Consensus::new(&config, initial, Listeners::default()).expect("fresh");
+        let (mut replica, mut log) = (Replica::<()>::new(consensus, 1 << 48), Log::default());
+        replica.step(append(1, 1));
+        replica.turn(Millis(0), Index(0), &mut log).expect("no disk fails");
+        // Came a moment ago: committed, and not in the log yet, when the store says that it is durable.
+        replica.step(append(2, 2));
+        assert_eq!((replica.consensus.commit(), log.last), (Index(2), 1));
+        let mark = Snapshot { index: 1, term: 1, conf_state: Some(conf_state) };
+        replica.release(&mark, &[], (10, 1 << 20), &mut log).expect("no disk fails");
+        assert_eq!(log.commits.last(), Some(&1));
+        replica.turn(Millis(0), Index(1), &mut log).expect("no disk fails");
+        assert_eq!((log.last, log.commits.last()), (2, Some(&2)));
+    }
 }
