@@ -132,11 +132,7 @@ fn a_follower_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
         fill(&cluster.client, follower, "led/", 100, "value").await;
         cluster.assert_equal_hashes().await;
         // A restart of all finds the same.
-        cluster.kill_all();
-        (0..3).for_each(|member| cluster.launch(member));
-        for member in 0..3 {
-            cluster.ready(member).await;
-        }
+        cluster.restart_all().await;
         cluster.assert_equal_hashes().await;
         let spec = cluster.spec(follower).clone();
         assert_eq!(count_files(&member_dir(&spec).join("snap"), ".snap.db"), 0, "images do not stay");
@@ -313,11 +309,7 @@ fn the_log_stays_small_under_writers_that_never_stop_and_nothing_is_lost() {
         }
         writers.stop_and_check(&cluster.client).await;
         cluster.assert_equal_hashes().await;
-        cluster.kill_all();
-        (0..3).for_each(|member| cluster.launch(member));
-        for member in 0..3 {
-            cluster.ready(member).await;
-        }
+        cluster.restart_all().await;
         cluster.assert_equal_hashes().await;
     });
 }

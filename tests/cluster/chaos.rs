@@ -316,13 +316,7 @@ impl Nemesis {
                 "stop"
             }
             2 => {
-                cluster.kill_all();
-                for member in 0..cluster.len() {
-                    cluster.launch(member);
-                }
-                for member in 0..cluster.len() {
-                    cluster.ready(member).await;
-                }
+                cluster.restart_all().await;
                 "kill all"
             }
             3 => {

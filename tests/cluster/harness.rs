@@ -369,6 +369,15 @@ impl Cluster {
         self.processes.iter_mut().for_each(|process| drop(process.take()));
     }
 
+    /// kill -9 of all, then all start again; waits until each is ready.
+    pub(crate) async fn restart_all(&mut self) {
+        self.kill_all();
+        (0..self.len()).for_each(|member| self.launch(member));
+        for member in 0..self.len() {
+            self.ready(member).await;
+        }
+    }
+
     /// SIGTERM; returns how the process ended.
     pub(crate) async fn terminate(&mut self, member: usize) -> ExitStatus {
         self.process(member).signal(Signal::TERM);
