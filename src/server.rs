@@ -7,6 +7,7 @@
 mod access;
 mod auth;
 mod authority;
+mod backoff;
 mod cluster;
 mod concurrency;
 pub mod config;
@@ -31,6 +32,7 @@ mod maintenance;
 mod metrics;
 mod password;
 mod range_stream;
+mod room;
 mod run;
 mod settings;
 mod snapshot;
