@@ -21,6 +21,7 @@ mod corruption;
 mod differ;
 mod etcdctl;
 mod failpoints;
+mod floods;
 mod foreign;
 mod harness;
 mod hashkv;
