@@ -13,6 +13,7 @@
 
 mod auth;
 mod bad_input;
+mod bench;
 mod catchup;
 mod chaos;
 mod checker;
