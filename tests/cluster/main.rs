@@ -34,6 +34,7 @@ mod locks;
 mod maintenance;
 mod member_commands;
 mod membership;
+mod mixed;
 mod ports;
 mod seeded;
 mod small_print;
