@@ -13,6 +13,7 @@
 
 mod auth;
 mod bad_input;
+mod bench;
 mod catchup;
 mod chaos;
 mod checker;
@@ -34,6 +35,7 @@ mod locks;
 mod maintenance;
 mod member_commands;
 mod membership;
+mod mixed;
 mod ports;
 mod seeded;
 mod small_print;
