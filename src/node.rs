@@ -31,6 +31,7 @@ mod snap_file;
 mod start;
 mod store_thread;
 mod telemetry;
+mod times;
 mod waiters;
 
 #[cfg(test)]
@@ -52,6 +53,7 @@ use crate::apply::Reply;
 use crate::apply::check;
 use crate::error::Error;
 use crate::lease;
+use crate::meter;
 use crate::mvcc::Selection;
 use crate::mvcc::Store;
 use crate::peer::LinkRule;
@@ -409,6 +411,14 @@ impl Node {
     }
 
     async fn submit(&self, rank: Rank, proposal: Proposal) -> Result<Reply, Error> {
+        let result = self.submit_uncounted(rank, proposal).await;
+        if result.as_ref().is_err_and(is_failure) {
+            meter::PROPOSALS_FAILED.inc();
+        }
+        result
+    }
+
+    async fn submit_uncounted(&self, rank: Rank, proposal: Proposal) -> Result<Reply, Error> {
         let inner = &self.inner;
         let (id, began, limit) = (proposal.id, inner.now(), inner.request_timeout());
         let waiter = inner.requests.wait(id, inner.published.reign.load(Ordering::Acquire));
@@ -439,7 +449,8 @@ impl Node {
             inner.applied.reach(index).await;
             Ok(())
         };
-        tokio::time::timeout(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout))
+        let confirmed = tokio::time::timeout(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout));
+        confirmed.inspect_err(|_| meter::READ_INDEXES_FAILED.inc())
     }
 
     /// How watch streams read the past.
@@ -480,6 +491,7 @@ impl Node {
     /// # Errors
     /// The request's own.
     pub fn select(&self, request: &pb::RangeRequest) -> Result<Selection, Error> {
+        meter::RANGES.inc();
         self.read(|machine| machine.store().select(request))
     }
 
@@ -642,6 +654,13 @@ impl Node {
         Ok((self.inner.tap.private(opening), stream, listeners))
     }
 
+    /// How long ago the raft thread last looked at its clock.
+    #[must_use]
+    pub fn since_tick(&self) -> Duration {
+        let ticked = self.inner.published.ticked_ms.load(Ordering::Acquire);
+        Duration::from_millis(self.inner.now().0.saturating_sub(ticked))
+    }
+
     /// Requests that wait for their answer.
     #[must_use]
     pub fn pending(&self) -> u64 {
@@ -713,6 +732,19 @@ impl Node {
             _ => tracing::info!("skipped leadership transfer for single voting member cluster"),
         }
     }
+}
+
+/// Whether a proposal came to nothing for want of a leader, time or room, and was not just refused.
+fn is_failure(why: &Error) -> bool {
+    matches!(
+        why,
+        Error::NoLeader
+            | Error::Timeout
+            | Error::TimeoutConnectionLost
+            | Error::TimeoutLeaderFailure
+            | Error::TooManyRequests
+            | Error::Stopped
+    )
 }
 
 /// Forgets a request when its future ends.

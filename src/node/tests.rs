@@ -40,6 +40,7 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         auto_compaction: None,
         compaction_batch: 1000,
         compaction_pause_ms: 1,
+        warn_apply: Duration::from_millis(100),
         downgrade_check_ms: 0,
         checks: Checks::default(),
         defragment_above_bytes: None,

@@ -9,6 +9,7 @@ use super::password::DEFAULT_COST;
 use super::password::Passwords;
 use super::room::Room;
 use super::token::TokenKind;
+use super::web::Web;
 use crate::apply::Reply;
 use crate::apply::check;
 use crate::error::Error;
@@ -54,6 +55,7 @@ pub(super) struct Limits {
     pub(super) watch_progress: Duration,
     /// Whether the health service says NOT_SERVING during a defragmentation.
     pub(super) stops_on_defragment: bool,
+    pub(super) web: Web,
 }
 
 /// How users show who they are.
@@ -102,6 +104,7 @@ impl Limits {
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
             stops_on_defragment: config.stops_on_defragment,
+            web: config.web.clone(),
         }
     }
 }

@@ -35,6 +35,7 @@ pub(super) struct Origin {
     pub(super) from: Option<SocketAddr>,
     /// Of the client's certificate, if it showed one and that was verified.
     pub(super) common_name: Option<String>,
+    pub(super) is_tls: bool,
 }
 
 /// What tells who calls, taken off a request.

@@ -93,34 +93,34 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-pub(super) fn new(disk: &SimDisk, wal: Wal, installs: Mutex<Installs>, held: &Held) -> Hands {
-    let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
-    terms.insert(held.start.0.0, held.start.1.0);
-    let found = |entry: &Entry| Fact::Appended {
-        index: entry.index,
-        term: entry.term,
-        before: terms.get(&(entry.index - 1)).copied(),
-        sum: crc32c::crc32c(&entry.data),
-    };
-    Hands {
-        wal,
-        disk: disk.clone(),
-        preparation: None,
-        sync_us: 0,
-        took_us: 0,
-        out: Vec::new(),
-        handed: Vec::new(),
-        installs,
-        log_from: held.start.0.0,
-        facts: held.entries.iter().map(found).collect(),
-        unsynced: Vec::new(),
-        terms,
-        hard_state: held.hard_state,
-        shown: (0, false, 0),
-        learner: false,
-        loyal_against: BTreeSet::new(),
+    pub(super) fn new(disk: &SimDisk, wal: Wal, installs: Mutex<Installs>, held: &Held) -> Hands {
+        let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
+        terms.insert(held.start.0.0, held.start.1.0);
+        let found = |entry: &Entry| Fact::Appended {
+            index: entry.index,
+            term: entry.term,
+            before: terms.get(&(entry.index - 1)).copied(),
+            sum: crc32c::crc32c(&entry.data),
+        };
+        Hands {
+            wal,
+            disk: disk.clone(),
+            preparation: None,
+            sync_us: 0,
+            took_us: 0,
+            out: Vec::new(),
+            handed: Vec::new(),
+            installs,
+            log_from: held.start.0.0,
+            facts: held.entries.iter().map(found).collect(),
+            unsynced: Vec::new(),
+            terms,
+            hard_state: held.hard_state,
+            shown: (0, false, 0),
+            learner: false,
+            loyal_against: BTreeSet::new(),
+        }
     }
-}
 
     pub(super) fn last(&self) -> (u64, u64) {
         self.terms.last_key_value().map_or((0, 0), |(index, term)| (*index, *term))
@@ -222,4 +222,3 @@ impl Outside for Hands {
         self.wal.release_to(index)
     }
 }
-

@@ -208,11 +208,10 @@ pub(super) fn start(with: Start<'_>) -> Result<Started, Error> {
     let (wal, held, was_torn) = open_log(id, founders, disk)?;
     let shared = Arc::new(disk.clone()) as Arc<dyn Disk>;
     let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None, cluster, limits };
-    let (store, machine, installs, rebuilt) =
-        match open_state(shared, Path::new(MEMBER_DIR), &held, &mut builder)? {
-            Found::State { state: (store, machine), installs, rebuilt } => (store, machine, installs, rebuilt),
-            Found::Lost(why) => return Ok(Started::Lost(Box::new(Lost { why, held, wal }))),
-        };
+    let (store, machine, installs, rebuilt) = match open_state(shared, Path::new(MEMBER_DIR), &held, &mut builder)? {
+        Found::State { state: (store, machine), installs, rebuilt } => (store, machine, installs, rebuilt),
+        Found::Lost(why) => return Ok(Started::Lost(Box::new(Lost { why, held, wal }))),
+    };
     let (applied, _) = machine.applied();
     let hands = Hands::new(disk, wal, Mutex::new(installs), &held);
     let config = consensus::Config {
