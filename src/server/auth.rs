@@ -15,7 +15,6 @@ use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::auth_server::Auth;
 use std::mem::take;
-use std::time::Instant;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
@@ -50,10 +49,7 @@ impl Service {
     async fn prove(&self, caller: &Caller, name: &str, password: &str) -> Result<u64, Error> {
         let Security { passwords, backoff, .. } = &*self.0.security;
         let from = caller.from();
-        let wait = backoff.turn(name, &from, Instant::now(), self.0.node.request_timeout())?;
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        backoff.admit(name, &from, self.0.node.request_timeout()).await?;
         let secret = self.0.node.read(|machine| machine.auth().secret(name));
         let refused = match secret {
             Ok(secret) => match passwords.matches(password.to_owned(), Some(secret.hash)).await? {
@@ -70,7 +66,7 @@ impl Service {
             Err(e) => e,
         };
         if refused == Error::AuthFailed {
-            backoff.failed(name, &from, Instant::now());
+            backoff.failed(name, &from);
         }
         if refused != Error::AuthNotEnabled {
             tracing::warn!(mechanism = "password", user = name, "remote-addr" = from, error = %refused, "invalid authentication was requested");

@@ -7,6 +7,8 @@
 //!
 //! etcd has no such thing (its audit asks for one: TOB-008, CVE-2020-15115); bcrypt alone lets some twenty guesses a second through.
 
+#![expect(clippy::disallowed_methods, reason = "who has guessed wrong waits by the clock")]
+
 use crate::error::Error;
 use parking_lot::Mutex;
 use std::hash::BuildHasher as _;
@@ -44,11 +46,28 @@ impl Backoff {
         Backoff { hash: RandomState::new(), places: (0..PLACES).map(|_| Mutex::default()).collect() }
     }
 
+    /// Waits for the turn of a login for `name` from the address `from`.
+    ///
+    /// # Errors
+    /// [`Error::TooManyRequests`] if it would have to wait longer than `limit`.
+    pub(super) async fn admit(&self, name: &str, from: &str, limit: Duration) -> Result<(), Error> {
+        let wait = self.turn(name, from, Instant::now(), limit)?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// A guess was wrong.
+    pub(super) fn failed(&self, name: &str, from: &str) {
+        self.failed_at(name, from, Instant::now());
+    }
+
     /// How long a login for `name` from the address `from` has to wait for its turn, which is its own from now on.
     ///
     /// # Errors
     /// [`Error::TooManyRequests`] if that is longer than `limit`: the turn is nobody's then.
-    pub(super) fn turn(&self, name: &str, from: &str, now: Instant, limit: Duration) -> Result<Duration, Error> {
+    fn turn(&self, name: &str, from: &str, now: Instant, limit: Duration) -> Result<Duration, Error> {
         let mut place = self.place(name, from).lock();
         if place.next.is_some_and(|next| next + FORGIVEN_AFTER < now) {
             *place = Place::default();
@@ -62,8 +81,7 @@ impl Backoff {
         Ok(turn - now)
     }
 
-    /// A guess was wrong.
-    pub(super) fn failed(&self, name: &str, from: &str, now: Instant) {
+    fn failed_at(&self, name: &str, from: &str, now: Instant) {
         let mut place = self.place(name, from).lock();
         place.failures = place.failures.saturating_add(1);
         place.next = place.next.max(Some(now));
@@ -99,7 +117,7 @@ mod tests {
 
     fn failed(backoff: &Backoff, times: u32, now: Instant) {
         for _ in 0..times {
-            backoff.failed("alice", FROM, now);
+            backoff.failed_at("alice", FROM, now);
         }
     }
 

@@ -96,7 +96,7 @@ fn method(name: &str) -> Option<(&'static str, Method)> {
 enum Signer {
     Rsa(Box<RsaKeyPair>, &'static dyn RsaEncoding),
     Ecdsa(EcdsaKeyPair),
-    Es512(P521SigningKey),
+    Es512(Box<P521SigningKey>),
     EdDsa(Ed25519KeyPair),
 }
 
@@ -105,7 +105,7 @@ impl Signer {
         match self {
             Signer::Rsa(pair, _) => pair.public_key().as_ref().to_vec(),
             Signer::Ecdsa(pair) => pair.public_key().as_ref().to_vec(),
-            Signer::Es512(pair) => P521VerifyingKey::from(pair).to_encoded_point(false).as_bytes().to_vec(),
+            Signer::Es512(pair) => P521VerifyingKey::from(pair.as_ref()).to_encoded_point(false).as_bytes().to_vec(),
             Signer::EdDsa(pair) => pair.public_key().as_ref().to_vec(),
         }
     }
@@ -137,7 +137,7 @@ enum Key {
 /// What checks a signature: the public key with its way.
 enum Check {
     Ring(UnparsedPublicKey<Vec<u8>>),
-    Es512(P521VerifyingKey),
+    Es512(Box<P521VerifyingKey>),
 }
 
 impl Check {
@@ -146,7 +146,9 @@ impl Check {
             Method::Rsa(how, _) | Method::Ecdsa(how, ..) => how,
             Method::Es512 => {
                 let key = P521VerifyingKey::from_sec1_bytes(&point);
-                return key.map(Check::Es512).map_err(|e| format!("auth: the public key cannot be used: {e}"));
+                return key
+                    .map(|key| Check::Es512(Box::new(key)))
+                    .map_err(|e| format!("auth: the public key cannot be used: {e}"));
             }
             Method::EdDsa => &signature::ED25519,
             Method::Hmac(_) => return Err(INVALID_METHOD.to_owned()),
@@ -283,7 +285,9 @@ fn signer(method: Method, pem: &[u8]) -> Result<Signer, String> {
 
 fn es512_signer(pkcs8: &[u8]) -> Result<Signer, p521::pkcs8::Error> {
     let key = P521SecretKey::from_pkcs8_der(pkcs8)?;
-    P521SigningKey::from_slice(&key.to_bytes()).map(Signer::Es512).map_err(|_| p521::pkcs8::Error::KeyMalformed)
+    P521SigningKey::from_slice(&key.to_bytes())
+        .map(|key| Signer::Es512(Box::new(key)))
+        .map_err(|_| p521::pkcs8::Error::KeyMalformed)
 }
 
 /// A SEC 1 key (`EC PRIVATE KEY`) in the envelope of PKCS #8; RFC 5208 section 5, RFC 5915.

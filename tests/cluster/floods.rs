@@ -1,8 +1,10 @@
-//! HTTP/2 floods at the client port: cheap to send, dear to answer. Whoever sends them is cut off or held up, others are served, and memory stays bounded.
+//! HTTP/2 frames that are cheap to send and dear to answer: answers do not pile up for who does not take them, and others are served meanwhile.
 //!
-//! Frames are made by hand (RFC 9113 section 4, RFC 7541): a well-behaved library would not send them.
-//! CVE-2023-44487 (rapid reset), VU#421644 (CONTINUATION), CVE-2019-9512 (ping), CVE-2019-9515 (settings).
+//! CVE-2019-9512 (ping), CVE-2019-9515 (settings), streams above the limit. Resets and endless headers: [`crate::abuse`].
+//! Source: RFC 9113 section 4, RFC 7541.
 
+use crate::abuse::PREFACE;
+use crate::abuse::frame;
 use crate::harness::Cluster;
 use crate::harness::turn;
 use std::time::Duration;
@@ -11,15 +13,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// How often a flood repeats its frames, if it is let.
@@ -40,11 +37,6 @@ enum End {
     HeldUp,
     /// All of it was taken.
     Taken,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// The headers of a gRPC call, without a table: literal fields with names from the static one.
@@ -96,23 +88,6 @@ fn whoever_floods_is_stopped_and_nobody_else_notices() {
         let address = cluster.spec(0).client_url.trim_start_matches("http://").to_owned();
         cluster.client.put(0, "before", "1").await.expect("a put");
         let before = cluster.process(0).memory_kib("VmRSS");
-
-        let resets = |n| {
-            [
-                frame(HEADERS, END_STREAM | END_HEADERS, stream(n), &call()),
-                frame(RST_STREAM, 0, stream(n), &[0, 0, 0, 8]),
-            ]
-            .concat()
-        };
-        assert_eq!(flood(&address, true, FRAMES, resets).await, End::CutOff, "rapid reset");
-
-        // A header that never ends: each frame adds a field of 4 KiB, which is no Huffman text and goes into no table.
-        let field = [&[0x00, 0x01, b'x', 0x7f, 0x81, 0x1f][..], &[b'y'; 4096]].concat();
-        let headers = |n| match n {
-            0 => frame(HEADERS, 0, 1, &call()),
-            _ => frame(CONTINUATION, 0, 1, &field),
-        };
-        assert_eq!(flood(&address, true, FRAMES, headers).await, End::CutOff, "continuation");
 
         // Answers that nobody takes must not pile up; who does take them may go on.
         let pings = |_| frame(PING, 0, 0, &[7; 8]).repeat(BATCH);
