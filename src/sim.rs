@@ -219,7 +219,7 @@ impl Report {
 const ANSWERED_PERCENT: u64 = 50;
 
 /// What runs must come by, and once in how many questions at least; counted over many runs.
-const RARE: [(&str, u64); 17] = [
+const RARE: [(&str, u64); 27] = [
     ("an election", 500),
     ("a torn tail is cut off", 20_000),
     ("a store is set back", 5000),
@@ -237,6 +237,16 @@ const RARE: [(&str, u64); 17] = [
     ("a disk fails", 5000),
     ("a request is denied", 500),
     ("rights change", 1000),
+    ("a read is denied", 2000),
+    ("a member joins", 10_000),
+    ("a learner is promoted", 20_000),
+    ("a member is removed", 20_000),
+    ("a removed member stops", 20_000),
+    ("a process is taken for gone", 5000),
+    ("a drill is passed", 40_000),
+    ("a voter loses its power", 50_000),
+    ("a state is lost", 50_000),
+    ("a state comes from another member", 50_000),
 ];
 
 /// A rule was broken.

@@ -29,6 +29,9 @@ const ELECTION_TAKES_US: u64 = 100_000;
 /// How long a link that flaps is down or up, at most: less than an election time-out.
 const FLAP_US: u64 = 150_000;
 
+/// How often it is looked whether a drill can begin.
+const LOOKS: u32 = 8;
+
 /// What can be said of how it ends, because there is no other harm.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drill {
@@ -41,8 +44,8 @@ pub(super) struct Drill {
 /// The steps of a drill.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Act {
-    /// What was on its way has arrived.
-    Begin,
+    /// What was on its way has arrived. If somebody is still down, it is looked again so many times.
+    Begin(u32),
     /// The link goes down, so many times more.
     Flap(u32),
     End,
@@ -150,12 +153,14 @@ impl World {
             return None;
         }
         let flaps: bool = self.dice.random();
+        self.places.iter_mut().for_each(|place| place.dies_voting = false);
         self.drill = Some(Drill { leader: NOBODY, term: 0, flapping: flaps.then_some(NOBODY) });
         let weather = &mut self.net.weather;
-        *weather = Weather { lost: 0, late: 0, broken: 0, ..self.plan.weather };
+        // Nor posts: one that is under way when the process ends would seem to come from the living.
+        *weather = Weather { lost: 0, posted: 0, late: 0, broken: 0, ..self.plan.weather };
         // The latest message takes a hundred times as long as others.
         let quiet = 101 * self.plan.weather.delay_us + 2 * ELECTION_MS * 1000;
-        self.after(quiet, Event::Drill(Act::Begin));
+        self.after(quiet, Event::Drill(Act::Begin(LOOKS)));
         Some(if flaps { "flapping link" } else { "end of the leader's process" })
     }
 
@@ -163,9 +168,10 @@ impl World {
         let Some(drill) = self.drill else { return Ok(()) };
         match act {
             _ if self.healing => self.drill_ends(),
-            Act::Begin => match self.cast(drill) {
+            Act::Begin(looks) => match self.cast(drill) {
                 Some(drill) => self.drill_begins(drill),
-                None => self.drill_ends(),
+                None if looks == 0 => self.drill_ends(),
+                None => self.after(ELECTION_MS * 1000, Event::Drill(Act::Begin(looks - 1))),
             },
             Act::Flap(left) => self.flap(drill, left),
             Act::End => {

@@ -88,8 +88,8 @@ pub(super) struct Hands {
     pub(super) hard_state: HardState,
     shown: (u64, bool, u64),
     learner: bool,
-    /// Who asked for a pre-vote while this member heard from the leader.
-    pub(super) loyal_against: BTreeSet<u64>,
+    /// Who asked for a pre-vote of which term while this member heard from the leader.
+    pub(super) loyal_against: BTreeSet<(u64, u64)>,
 }
 
 impl Hands {
@@ -152,7 +152,7 @@ impl Outside for Hands {
                     self.facts.push(Fact::Campaigns { term: message.term, learner: self.learner });
                 }
                 MessageType::MsgRequestPreVoteResponse
-                    if !message.reject && self.loyal_against.contains(&message.to) =>
+                    if !message.reject && self.loyal_against.contains(&(message.to, message.term)) =>
                 {
                     self.facts.push(Fact::Disloyal { for_whom: message.to });
                 }

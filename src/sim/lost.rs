@@ -1,5 +1,6 @@
 //! A member whose log is whole and whose state is gone asks the others for theirs, in turn, as `node/lost.rs` does it.
 
+use super::hands::Fact;
 use super::judge::Verdict;
 use super::member::Lost;
 use super::member::MEMBER_DIR;
@@ -31,7 +32,7 @@ impl World {
     pub(super) fn has_lost_state(&mut self, who: usize, lost: Box<Lost>) -> Verdict {
         let (why, end) = (lost.why.clone(), lost.held.last());
         self.tape.note(self.now, who, end.0, || format!("has lost its state: {why}"));
-        if !self.places[who].spoiled {
+        if !self.places[who].spoiled && !self.places[who].rotten {
             return Err(format!("m{who} has lost its state, though nothing has harmed it: {why}"));
         }
         self.report.count("a state is lost", 1);
@@ -77,6 +78,11 @@ impl World {
         }
         let mark = Mark { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state };
         let number = self.new_request();
+        let lost = self.places[to].lost.as_deref().expect("checked above");
+        if !lost.held.knows(Index(mark.index), Term(mark.term)) {
+            // The log may begin anew behind the state: what it says otherwise was not agreed on.
+            self.judge.fact(self.now, to, Fact::Withdrawn { last: (mark.index, mark.term) })?;
+        }
         match self.keep_state(to, &mark, &image, number) {
             Ok(index) => {
                 self.tape.note(self.now, to, index.0, || format!("has the state of m{from}, up to {index}"));

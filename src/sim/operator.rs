@@ -76,6 +76,7 @@ impl World {
     /// The operator looks what has become of its goal, and asks for it again, or for the next one.
     pub(super) fn operate(&mut self, client: usize) -> Verdict {
         self.greet_newcomers();
+        self.turn_away_removed();
         let roster = &self.judge.model.roster;
         if self.operator.goal.as_ref().is_some_and(|goal| goal.is_reached(roster)) {
             self.tape.note(self.now, super::world::NOBODY, 0, || "the operator's goal is reached".to_owned());
@@ -207,6 +208,17 @@ impl World {
             self.report.count("a removed member stops", 1);
             self.end(who, false);
             self.places[who].removed = true;
+        }
+    }
+
+    /// Also one that has nothing to say dials the others, and is told.
+    fn turn_away_removed(&mut self) {
+        let removed = self.judge.model.roster.removed.clone();
+        for from in removed.iter().filter_map(|id| self.place_of(*id)).collect::<Vec<_>>() {
+            let is_up = self.places[from].alive.is_some() || self.places[from].lost.is_some();
+            let near = |to: &usize| !self.net.is_cut(from, *to) && !self.net.is_cut(*to, from);
+            let others: Vec<usize> = (0..self.places.len()).filter(|to| is_up && *to != from && near(to)).collect();
+            let _told = others.into_iter().any(|to| self.turns_away(from, to));
         }
     }
 

@@ -390,7 +390,7 @@ impl World {
         // While it was down, what was sent to it was lost: its connections begin anew.
         self.net.hang_up(who);
         let place = &mut self.places[who];
-        let was_spoiled = std::mem::take(&mut place.spoiled);
+        let was_spoiled = std::mem::take(&mut place.spoiled) || place.rotten;
         if let Some(why) = alive.rebuilt.as_ref().filter(|_| !was_spoiled) {
             return Err(format!("m{who} cannot use its store, though nothing has harmed it: {why}"));
         }
