@@ -38,6 +38,7 @@ mod member_commands;
 mod membership;
 mod metrics;
 mod ports;
+mod prometheus;
 mod seeded;
 mod service;
 mod small_print;
