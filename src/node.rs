@@ -48,11 +48,13 @@ pub use members::Gatekeeper;
 pub use start::Network;
 
 use crate::apply::Machine;
+use crate::apply::ReadTxn;
 use crate::apply::Reply;
 use crate::apply::check;
 use crate::error::Error;
 use crate::lease;
 use crate::meter;
+use crate::mvcc::Selection;
 use crate::mvcc::Store;
 use crate::peer::LinkRule;
 use crate::peer::Peers;
@@ -478,13 +480,28 @@ impl Node {
     /// # Errors
     /// The request's own.
     pub fn range_now(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
-        meter::RANGES.inc();
-        // Rows are chosen under the lock in slices, values fetched outside it: a long range holds up nobody for long.
-        let mut selection = self.read(|machine| machine.store().select(request))?;
-        while !selection.is_complete() {
-            self.read(|machine| machine.store().select_more(&mut selection));
-        }
+        let mut selection = self.select(request)?;
+        while self.select_more(&mut selection) {}
         selection.load()
+    }
+
+    /// Begins a range read on this member's state as it is. Rows are chosen under the lock in slices, values fetched outside it: a long
+    /// range holds up nobody for long. Go on with [`Node::select_more`], then load.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn select(&self, request: &pb::RangeRequest) -> Result<Selection, Error> {
+        meter::RANGES.inc();
+        self.read(|machine| machine.store().select(request))
+    }
+
+    /// Chooses the next slice, if one is left. Returns whether that was so.
+    pub fn select_more(&self, selection: &mut Selection) -> bool {
+        let goes_on = !selection.is_complete();
+        if goes_on {
+            self.read(|machine| machine.store().select_more(selection));
+        }
+        goes_on
     }
 
     /// One page of a longer range, from this member's state: no barrier, and beyond the limit nothing is counted.
@@ -493,9 +510,7 @@ impl Node {
     /// The request's own.
     pub fn range_page(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         let mut selection = self.read(|machine| machine.store().select_page(request))?;
-        while !selection.is_complete() {
-            self.read(|machine| machine.store().select_more(&mut selection));
-        }
+        while self.select_more(&mut selection) {}
         selection.load()
     }
 
@@ -515,9 +530,26 @@ impl Node {
     /// # Errors
     /// The requests' own.
     pub fn read_txn_now(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-        let mut txn = self.read(|machine| machine.select_txn(request))?;
-        while self.read(|machine| machine.select_txn_more(&mut txn)) {}
+        let mut txn = self.select_txn(request)?;
+        while self.select_txn_more(&mut txn) {}
         txn.load()
+    }
+
+    /// As [`Node::select`], for a transaction that only reads.
+    ///
+    /// # Errors
+    /// The requests' own.
+    pub fn select_txn(&self, request: &pb::TxnRequest) -> Result<ReadTxn, Error> {
+        self.read(|machine| machine.select_txn(request))
+    }
+
+    /// As [`Node::select_more`].
+    pub fn select_txn_more(&self, txn: &mut ReadTxn) -> bool {
+        let goes_on = !txn.is_complete();
+        if goes_on {
+            self.read(|machine| machine.select_txn_more(txn));
+        }
+        goes_on
     }
 
     /// Returns once nothing that was compacted at or below `revision` is stored any more, also if nothing ever was; or the member stops.

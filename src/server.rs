@@ -7,6 +7,7 @@
 mod access;
 mod auth;
 mod authority;
+mod backoff;
 mod cluster;
 mod concurrency;
 pub mod config;
@@ -36,6 +37,7 @@ mod password;
 mod proxy;
 mod range_stream;
 mod reflection;
+mod room;
 mod rotate;
 mod run;
 mod settings;

@@ -51,6 +51,8 @@ pub struct Config {
     pub snapshot_count: u64,
     /// Log entries kept behind a snapshot.
     pub snapshot_catchup_entries: u64,
+    /// Bytes of memory for all answers to ranges together.
+    pub range_bytes_max: u64,
     /// 0: 2 GiB; negative: none.
     pub quota_backend_bytes: i64,
 
@@ -309,6 +311,7 @@ impl Config {
             data_dir: settings.given("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
             wal_dir: settings.given("wal-dir").map(PathBuf::from),
             wal_segment_bytes: settings.uint("experimental-lab-wal-segment-bytes"),
+            range_bytes_max: settings.uint("experimental-lab-max-range-bytes"),
             snapshot_count: settings.uint("snapshot-count"),
             snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
             quota_backend_bytes: settings.int("quota-backend-bytes"),
@@ -548,6 +551,9 @@ impl Config {
         }
         if self.wal_segment_bytes < 1 << 20 || self.wal_segment_bytes > 1 << 32 {
             found.push("--experimental-lab-wal-segment-bytes must be between 1048576 and 4294967296".into());
+        }
+        if self.range_bytes_max < 1 << 20 {
+            found.push("--experimental-lab-max-range-bytes must be at least 1048576".into());
         }
         if self.max_connections == 0 {
             found.push("--experimental-lab-max-connections must be >0".into());

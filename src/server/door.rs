@@ -20,6 +20,7 @@ use super::lease;
 use super::lock;
 use super::maintenance;
 use super::reflection;
+use super::room;
 use super::tally::Outbound;
 use super::tally::Tally;
 use super::watch;
@@ -187,7 +188,7 @@ impl Services {
         let is_txn = path == "/etcdserverpb.KV/Txn";
         let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         let response = match service {
-            "etcdserverpb.KV" => done(self.kv.clone().call(request).await),
+            "etcdserverpb.KV" => room::until_sent(done(self.kv.clone().call(request).await)),
             "etcdserverpb.Watch" => done(self.watch.clone().call(request).await),
             "etcdserverpb.Lease" => done(self.lease.clone().call(request).await),
             "etcdserverpb.Cluster" => done(self.cluster.clone().call(request).await),

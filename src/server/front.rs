@@ -3,9 +3,11 @@
 //! Limits that other members may have set otherwise (space, operations in a transaction, the shortest lease) are asked about here, before proposing;
 //! in the log they would part the members. Source: etcd `api/v3rpc/interceptor.go`, `quota.go`; contract-server 1.2, 3.7 and 6.2.
 
+use super::backoff::Backoff;
 use super::config::Config;
 use super::password::DEFAULT_COST;
 use super::password::Passwords;
+use super::room::Room;
 use super::token::TokenKind;
 use super::web::Web;
 use crate::apply::Reply;
@@ -31,6 +33,7 @@ pub(super) struct Front {
     pub(super) node: Node,
     pub(super) limits: Arc<Limits>,
     pub(super) security: Arc<Security>,
+    pub(super) room: Room,
     /// Becomes true when the server stops: streams end then.
     stopping: watch::Receiver<bool>,
 }
@@ -40,6 +43,8 @@ pub(super) struct Front {
 pub(super) struct Limits {
     pub(super) txn_ops_max: usize,
     pub(super) message_bytes_max: usize,
+    /// What all answers to ranges may take in memory together.
+    pub(super) range_bytes_max: usize,
     /// Bytes; nothing is no quota.
     pub(super) quota: Option<u64>,
     /// What clients are told the quota is.
@@ -59,11 +64,17 @@ pub(super) struct Security {
     /// Whether the common name of a client's certificate is a user.
     pub(super) common_names: bool,
     pub(super) passwords: Passwords,
+    pub(super) backoff: Backoff,
 }
 
 impl Default for Security {
     fn default() -> Security {
-        Security { tokens: TokenKind::Simple, common_names: false, passwords: Passwords::new(DEFAULT_COST) }
+        Security {
+            tokens: TokenKind::Simple,
+            common_names: false,
+            passwords: Passwords::new(DEFAULT_COST),
+            backoff: Backoff::new(),
+        }
     }
 }
 
@@ -74,6 +85,7 @@ impl Security {
             tokens: TokenKind::load(&config.auth_token)?,
             common_names: config.client_tls.client_cert_auth,
             passwords: Passwords::new(config.bcrypt_cost),
+            backoff: Backoff::new(),
         })
     }
 }
@@ -83,6 +95,7 @@ impl Limits {
         Limits {
             txn_ops_max: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
             message_bytes_max: config.message_bytes_max(),
+            range_bytes_max: usize::try_from(config.range_bytes_max).unwrap_or(usize::MAX),
             quota: config.quota(),
             quota_told: config
                 .quota()
@@ -98,7 +111,8 @@ impl Limits {
 
 impl Front {
     pub(super) fn new(node: Node, limits: Limits, stopping: watch::Receiver<bool>) -> Front {
-        Front { node, limits: Arc::new(limits), security: Arc::default(), stopping }
+        let room = Room::new(limits.range_bytes_max);
+        Front { node, limits: Arc::new(limits), security: Arc::default(), room, stopping }
     }
 
     /// With other ways to show who one is than simple tokens.
