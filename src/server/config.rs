@@ -271,6 +271,11 @@ fn refuse_contradictions(settings: &Settings, notices: &mut Vec<Notice>) -> Resu
     Ok(())
 }
 
+/// Zero megabytes are none.
+fn bytes_of(megabytes: u64) -> Option<u64> {
+    (megabytes > 0).then(|| megabytes.saturating_mul(1 << 20))
+}
+
 /// Zero seconds are the default, as in etcd.
 fn token_ttl(seconds: u64) -> Duration {
     Duration::from_secs(if seconds == 0 { 300 } else { seconds })
@@ -350,9 +355,7 @@ impl Config {
             corrupt_check: settings.duration("corrupt-check-time"),
             compact_hash_check: gates::is_open(settings, "CompactHashCheck"),
             compact_hash_check_every: settings.duration("compact-hash-check-time"),
-            defragment_above_bytes: Some(settings.uint("bootstrap-defrag-threshold-megabytes"))
-                .filter(|megabytes| *megabytes > 0)
-                .map(|megabytes| megabytes.saturating_mul(1 << 20)),
+            defragment_above_bytes: bytes_of(settings.uint("bootstrap-defrag-threshold-megabytes")),
             stops_on_defragment: gates::is_open(settings, "StopGRPCServiceOnDefrag"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
