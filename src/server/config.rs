@@ -2,7 +2,7 @@
 //!
 //! [`Config::problems`] tells everything that is wrong at once, in etcd's words where etcd has some; past that a `Config` is right.
 //! What only matters at a first start is in [`Config::bootstrap_problems`]: a member with a log ignores the `initial-*` flags.
-//! Left out: `--config-file`. Source: etcd `server/embed/config.go` and `server/config/config.go`.
+//! Source: etcd `server/embed/config.go` and `server/config/config.go`.
 
 use super::gates;
 use super::password;
@@ -188,8 +188,8 @@ impl TlsFiles {
             key_file: path("key-file"),
             trusted_ca_file: path("trusted-ca-file"),
             client_cert_auth: settings.is(&format!("{prefix}client-cert-auth")),
-            client_cert_file: path("client-cert-file"),
-            client_key_file: path("client-key-file"),
+            client_cert_file: if is_peer { path("client-cert-file") } else { PathBuf::new() },
+            client_key_file: if is_peer { path("client-key-file") } else { PathBuf::new() },
             allowed_cn: if is_peer { settings.list("peer-cert-allowed-cn") } else { Vec::new() },
             allowed_hostname: settings.list(if is_peer {
                 "peer-cert-allowed-hostname"
@@ -256,6 +256,26 @@ impl TlsFiles {
     }
 }
 
+/// Settings that exclude each other; etcd's words.
+fn refuse_contradictions(settings: &Settings, notices: &mut Vec<Notice>) -> Result<(), String> {
+    if let Some(problem) = gates::problem(settings, notices) {
+        return Err(problem);
+    }
+    if settings.was_set("initial-cluster") && !settings.text("discovery-srv").is_empty() {
+        return Err(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
+                    \"discovery-endpoints\" or \"discovery-srv\""
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Zero megabytes are none.
+fn bytes_of(megabytes: u64) -> Option<u64> {
+    (megabytes > 0).then(|| megabytes.saturating_mul(1 << 20))
+}
+
 /// Zero seconds are the default, as in etcd.
 fn token_ttl(seconds: u64) -> Duration {
     Duration::from_secs(if seconds == 0 { 300 } else { seconds })
@@ -286,27 +306,15 @@ fn os_text(e: &std::io::Error) -> String {
 impl Config {
     /// Makes a configuration from what was set; the error is all that cannot be understood.
     pub(super) fn from_settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Config, Vec<String>> {
-        if let Some(problem) = gates::problem(settings, notices) {
-            return Err(vec![problem]);
-        }
-        if settings.was_set("initial-cluster") && !settings.text("discovery-srv").is_empty() {
-            return Err(vec![
-                "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
-                 \"discovery-endpoints\" or \"discovery-srv\""
-                    .into(),
-            ]);
-        }
+        refuse_contradictions(settings, notices).map_err(|e| vec![e])?;
         let name = settings.text("name").to_owned();
         let initial_cluster = urls::parse_cluster(settings.text("initial-cluster"))
             .map_err(|e| vec![format!("error setting up initial cluster: {e}")])?;
         let (min, max) = (settings.text("tls-min-version"), settings.text("tls-max-version"));
         let tls_offer = Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])?;
-        let rotation = settings.is("enable-log-rotation").then(|| settings.text("log-rotation-config-json"));
-        let rotation = rotation.map(Rotation::parse).transpose().map_err(|e| vec![e])?;
-        let optional = |name: &str| Some(settings.text(name)).filter(|text| !text.is_empty()).map(str::to_owned);
         let mut config = Config {
-            data_dir: optional("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
-            wal_dir: optional("wal-dir").map(PathBuf::from),
+            data_dir: settings.given("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
+            wal_dir: settings.given("wal-dir").map(PathBuf::from),
             wal_segment_bytes: settings.uint("experimental-lab-wal-segment-bytes"),
             range_bytes_max: settings.uint("experimental-lab-max-range-bytes"),
             snapshot_count: settings.uint("snapshot-count"),
@@ -347,9 +355,7 @@ impl Config {
             corrupt_check: settings.duration("corrupt-check-time"),
             compact_hash_check: gates::is_open(settings, "CompactHashCheck"),
             compact_hash_check_every: settings.duration("compact-hash-check-time"),
-            defragment_above_bytes: Some(settings.uint("bootstrap-defrag-threshold-megabytes"))
-                .filter(|megabytes| *megabytes > 0)
-                .map(|megabytes| megabytes.saturating_mul(1 << 20)),
+            defragment_above_bytes: bytes_of(settings.uint("bootstrap-defrag-threshold-megabytes")),
             stops_on_defragment: gates::is_open(settings, "StopGRPCServiceOnDefrag"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
@@ -360,20 +366,9 @@ impl Config {
             self_signed_cert_validity: u32::try_from(settings.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
             warning_apply: settings.duration("warning-apply-duration"),
             metrics_extensive: settings.text("metrics") == "extensive",
-            web: Web {
-                gateway: settings.is("enable-grpc-gateway"),
-                cors: if settings.was_set("cors") { settings.list("cors") } else { Vec::new() },
-                hosts: settings.list("host-whitelist"),
-            },
-            log: LogConfig {
-                level: settings.text("log-level").into(),
-                outputs: settings.list("log-outputs"),
-                console: settings.text("log-format") == "console",
-                logger: settings.text("logger").into(),
-                rotation,
-            },
-            lab: optional("experimental-lab-listen")
-                .map(|listen| LabConfig { listen, token_file: settings.text("experimental-lab-token").into() }),
+            web: Web::from_settings(settings),
+            log: LogConfig::from_settings(settings).map_err(|e| vec![e])?,
+            lab: LabConfig::from_settings(settings),
             name,
         };
         config.derive_defaults(settings, notices);
@@ -695,6 +690,17 @@ fn compaction_pause(flag: Duration) -> Duration {
 }
 
 impl LogConfig {
+    fn from_settings(settings: &Settings) -> Result<LogConfig, String> {
+        let rotation = settings.is("enable-log-rotation").then(|| settings.text("log-rotation-config-json"));
+        Ok(LogConfig {
+            level: settings.text("log-level").into(),
+            outputs: settings.list("log-outputs"),
+            console: settings.text("log-format") == "console",
+            logger: settings.text("logger").into(),
+            rotation: rotation.map(Rotation::parse).transpose()?,
+        })
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         match self.logger.as_str() {
@@ -720,6 +726,11 @@ impl LogConfig {
 }
 
 impl LabConfig {
+    fn from_settings(settings: &Settings) -> Option<LabConfig> {
+        let listen = settings.given("experimental-lab-listen")?;
+        Some(LabConfig { listen, token_file: settings.text("experimental-lab-token").into() })
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         let is_loopback = || {

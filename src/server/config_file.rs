@@ -13,9 +13,12 @@ use crate::golang;
 use saphyr::LoadableYamlNode as _;
 use saphyr::Yaml;
 
+/// Keys and the flags that they are.
+type Names = &'static [(&'static str, &'static str)];
+
 /// Objects with settings of their own: the object, what its keys begin with as flags, and keys that have other names there.
 #[rustfmt::skip]
-const OBJECTS: &[(&str, &str, &[(&str, &str)])] = &[
+const OBJECTS: &[(&str, &str, Names)] = &[
     ("client-transport-security", "", &[
         ("allowed-hostname", "client-cert-allowed-hostname"), ("allowed-hostnames", "client-cert-allowed-hostname"),
         ("client-cert-file", "client-cert-file"), ("client-key-file", "client-key-file"),

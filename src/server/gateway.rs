@@ -17,6 +17,7 @@ mod replies;
 #[cfg(test)]
 mod tests;
 
+pub(super) use json::Failure;
 pub(super) use json::Transcoded;
 
 use super::door::Services;

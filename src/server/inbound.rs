@@ -1,12 +1,12 @@
 //! The body of a call to a service: as it came from the wire, or made from JSON by the gateway. One type for both, so that the services exist once.
 
+use super::gateway::Failure;
 use super::gateway::Transcoded;
 use super::tally::Received;
 use bytes::Bytes;
 use hyper::body::Body;
 use hyper::body::Frame;
 use hyper::body::Incoming;
-use std::error::Error;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
@@ -37,12 +37,9 @@ impl Inbound {
 
 impl Body for Inbound {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = Failure;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let Inbound { from, received } = self.get_mut();
         let polled = match from {
             From::Wire(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),

@@ -234,6 +234,11 @@ impl Settings {
         }
     }
 
+    /// The value of a flag, if it is not empty.
+    pub(super) fn given(&self, name: &str) -> Option<String> {
+        Some(self.text(name)).filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
     pub(super) fn is(&self, name: &str) -> bool {
         golang::parse_bool(self.text(name)).expect("checked when set")
     }

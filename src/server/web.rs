@@ -5,6 +5,7 @@
 
 use super::front::Front;
 use super::identity::Origin;
+use super::settings::Settings;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderValue;
@@ -24,6 +25,16 @@ pub struct Web {
     pub cors: Vec<String>,
     /// What `Host` may name where there is no TLS; `*` or none is anything.
     pub hosts: Vec<String>,
+}
+
+impl Web {
+    pub(super) fn from_settings(settings: &Settings) -> Web {
+        Web {
+            gateway: settings.is("enable-grpc-gateway"),
+            cors: if settings.was_set("cors") { settings.list("cors") } else { Vec::new() },
+            hosts: settings.list("host-whitelist"),
+        }
+    }
 }
 
 /// Why a request is refused before anybody looks at what it asks.

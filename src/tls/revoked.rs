@@ -16,11 +16,14 @@ use x509_parser::prelude::CertificateRevocationList;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
+/// Serial numbers as the certificates have them.
+type Serials = BTreeSet<Vec<u8>>;
+
 /// A revocation list, kept current.
 #[derive(Debug)]
 pub(super) struct Revoked {
     path: PathBuf,
-    loaded: Mutex<(Option<Stamp>, Result<BTreeSet<Vec<u8>>, String>)>,
+    loaded: Mutex<(Option<Stamp>, Result<Serials, String>)>,
 }
 
 impl Revoked {
@@ -47,7 +50,7 @@ fn serial(cert: &CertificateDer<'_>) -> Option<Vec<u8>> {
 }
 
 /// The serial numbers in a list, DER or PEM.
-fn serials(path: &Path) -> Result<BTreeSet<Vec<u8>>, Error> {
+fn serials(path: &Path) -> Result<Serials, Error> {
     let what = "certificate revocation list";
     let bytes = std::fs::read(path).map_err(|e| Error::unreadable(what, path, &e))?;
     let unusable = |why: String| Error::Unusable { what, path: path.to_owned(), why };

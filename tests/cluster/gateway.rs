@@ -125,7 +125,7 @@ const CALLS: &[(&str, &str, Same)] = &[
 /// Streams: path, body, lines.
 #[rustfmt::skip]
 const STREAMS: &[(&str, &str, usize)] = &[
-    ("/v3/watch", r#"{"create_request":{"key":"YQ==","range_end":"eg==","start_revision":"4","prev_kv":true}}"#, 2),
+    ("/v3/watch", r#"{"create_request":{"key":"YQ==","range_end":"bQ==","start_revision":"4","prev_kv":true}}"#, 2),
     ("/v3/watch", r#"{"createRequest":{"key":"YQ==","start_revision":"1"}}"#, 2),
     ("/v3/watch", r#"{"create_request":{"key":"YQ==","watch_id":"7","filters":["NOPUT"]}} {"cancel_request":{"watch_id":7}}"#, 2),
     ("/v3/election/observe", r#"{"name":"ZWxlY3Q="}"#, 1),
@@ -143,6 +143,7 @@ fn neutral(value: &mut Value) {
             if members.contains_key("compact_revision") {
                 members.remove("hash_revision");
             }
+            let is_status = members.contains_key("raftTerm");
             let is_member = members.contains_key("peerURLs") || members.contains_key("clientURLs");
             for (name, member) in members {
                 let differs = matches!(
@@ -150,18 +151,18 @@ fn neutral(value: &mut Value) {
                     "cluster_id"
                         | "member_id"
                         | "raft_term"
-                        | "version"
                         | "dbSize"
                         | "dbSizeInUse"
                         | "leader"
                         | "raftIndex"
                         | "raftTerm"
-                        | "hash"
                         | "raftAppliedIndex"
+                        | "hash"
                         | "token"
                         | "peerURLs"
                         | "clientURLs"
-                ) || is_member && name == "ID";
+                ) || is_member && name == "ID"
+                    || is_status && name == "version";
                 if differs {
                     *member = Value::from("(differs)");
                 } else {

@@ -41,6 +41,7 @@ mod membership;
 mod metrics;
 mod mixed;
 mod ports;
+mod prometheus;
 mod seeded;
 mod service;
 mod small_print;

@@ -127,6 +127,9 @@ async fn live(cluster: &Cluster, leader: usize) {
         ("/v3/maintenance/snapshot", "{}"),
         ("/v3/auth/role/add", r#"{"name":"reader"}"#),
     ];
+    // More than a page, so that sizes change.
+    let large = format!(r#"{{"key":"ZA==","value":"{}"}}"#, "QUFB".repeat(20_000));
+    assert!(!post(cluster, leader, "/v3/kv/put", &large).await.contains("error"));
     for (path, body) in keys.into_iter().chain(calls) {
         let answer = post(cluster, leader, path, body).await;
         assert!(!answer.contains("error"), "{path} {body}: {answer}");

@@ -131,6 +131,9 @@ impl Splitter {
     }
 }
 
+/// What ends a body too early.
+pub(in crate::server) type Failure = Box<dyn Error + Send + Sync>;
+
 /// A body of JSON objects as the body of a gRPC call: one frame for each object.
 pub(in crate::server) struct Transcoded {
     body: Incoming,
@@ -146,10 +149,7 @@ impl Transcoded {
     }
 
     /// The next frame; what goes wrong becomes the call's status.
-    pub(in crate::server) fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    pub(in crate::server) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         loop {
             match self.splitter.next().and_then(|json| json.map(|json| frame(&self.descriptor, &json)).transpose()) {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(Frame::data(frame)))),
