@@ -37,6 +37,7 @@ impl TlsFiles {
             cert: file(&self.cert),
             key: file(&self.key),
             insecure_skip_verify: self.skip_verify,
+            offer: tls::Offer::default(),
             alpn: vec![b"h2".to_vec()],
         };
         tls::client_config(&files).map_err(|error| match error {

@@ -54,6 +54,9 @@ pub(super) struct Weather {
     pub(super) delay_us: u64,
 }
 
+/// So many members there may ever be in one run.
+pub(super) const MEMBERS_MAX: usize = 12;
+
 /// All links.
 pub(super) struct Net {
     ids: Vec<u64>,
@@ -70,18 +73,35 @@ fn kind_of(message: &Message) -> StreamKind {
 
 impl Net {
     pub(super) fn new(ids: Vec<u64>, weather: Weather) -> Net {
-        let mut streams = Vec::new();
-        for from in &ids {
-            for to in &ids {
-                streams.extend(StreamKind::ALL.map(|kind| Stream::new(kind, *from, *to)));
-            }
+        let stream = || StreamKind::ALL.map(|kind| Stream::new(kind, 0, 0));
+        let streams = (0..MEMBERS_MAX * MEMBERS_MAX).flat_map(|_| stream()).collect();
+        let mut net = Net { ids: Vec::new(), streams, cuts: BTreeSet::new(), weather };
+        ids.into_iter().for_each(|id| net.join(id));
+        net
+    }
+
+    /// One more member.
+    pub(super) fn join(&mut self, id: u64) {
+        self.ids.push(id);
+        self.hang_up(self.ids.len() - 1);
+    }
+
+    /// The connections of these two break.
+    pub(super) fn hang_up_pair(&mut self, one: usize, other: usize) {
+        for kind in StreamKind::ALL {
+            self.renew(one, other, kind);
+            self.renew(other, one, kind);
         }
-        Net { ids, streams, cuts: BTreeSet::new(), weather }
+    }
+
+    /// Whether nobody is cut off from anybody.
+    pub(super) fn is_whole(&self) -> bool {
+        self.cuts.is_empty()
     }
 
     fn stream(&mut self, from: usize, to: usize, kind: StreamKind) -> &mut Stream {
         let kind = StreamKind::ALL.iter().position(|other| *other == kind).expect("ALL has both");
-        let place = (from * self.ids.len() + to) * StreamKind::ALL.len() + kind;
+        let place = (from * MEMBERS_MAX + to) * StreamKind::ALL.len() + kind;
         &mut self.streams[place]
     }
 
@@ -109,10 +129,7 @@ impl Net {
     /// The process at `member` is gone: all its connections break.
     pub(super) fn hang_up(&mut self, member: usize) {
         for other in 0..self.ids.len() {
-            for kind in StreamKind::ALL {
-                self.renew(member, other, kind);
-                self.renew(other, member, kind);
-            }
+            self.hang_up_pair(member, other);
         }
     }
 
