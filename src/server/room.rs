@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::mvcc::Selection;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,21 +170,29 @@ impl Seat {
     }
 }
 
-/// Has the answer keep its seat until its body is dropped: when it was sent, or nobody waits for it any more.
+/// Has the bytes of the answer keep its seat until they are dropped: when the last is with the kernel, or nobody waits for them any more. The body
+/// is gone long before that, since hyper takes all of it at once.
 pub(super) fn until_sent(mut response: http::Response<Body>) -> http::Response<Body> {
     let Some(taken) = response.extensions_mut().remove::<Taken>() else { return response };
-    response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _held = &taken;
-            frame
-        }))
-    })
+    let seated = move |data| Bytes::from_owner(Seated { data, _taken: taken.clone() });
+    response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(&seated))))
+}
+
+/// Bytes that have a seat.
+struct Seated {
+    data: Bytes,
+    _taken: Taken,
+}
+
+impl AsRef<[u8]> for Seated {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use http_body_util::Full;
 
     const PAGE: usize = PERMIT_BYTES;
@@ -226,15 +235,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_keeps_its_seat_until_its_body_is_gone() {
+    async fn an_answer_keeps_its_seat_until_its_bytes_are_gone() {
         let room = Room::new(100 * PAGE);
         let mut seat = Seat::default();
         assert!(room.grow(&mut seat, 30 * PAGE));
         let mut response = http::Response::new(Body::new(Full::new(Bytes::from_static(b"an answer"))));
         response.extensions_mut().insert(Taken(Arc::new(seat.0.take().expect("it sits"))));
-        let response = until_sent(response);
-        assert_eq!(free(&room), 70);
-        drop(response);
+        let bytes = until_sent(response).into_body().collect().await.expect("in memory").to_bytes();
+        assert_eq!((&bytes[..], free(&room)), (&b"an answer"[..], 70));
+        drop(bytes);
         assert_eq!(free(&room), 100);
     }
 }
