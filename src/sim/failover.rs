@@ -192,7 +192,8 @@ impl World {
     /// Who plays which part; nothing if something is still out of order.
     fn cast(&mut self, drill: Drill) -> Option<Drill> {
         let rows = &self.judge.model.roster.rows;
-        let members: Vec<usize> = (0..self.places.len()).filter(|who| rows.contains_key(&self.places[*who].id.0)).collect();
+        let members: Vec<usize> =
+            (0..self.places.len()).filter(|who| rows.contains_key(&self.places[*who].id.0)).collect();
         let is_well = |who: &usize| {
             let place = &self.places[*who];
             let well = place.paused <= self.now && place.is_quick() && place.disk.is_sound();
@@ -256,7 +257,8 @@ impl World {
 
     fn judge_drill(&mut self, drill: Drill) -> Verdict {
         let Drill { leader, term, flapping } = drill;
-        let found = self.leader().and_then(|who| Some((who, self.places[who].alive.as_ref()?.replica.consensus.term().0)));
+        let found =
+            self.leader().and_then(|who| Some((who, self.places[who].alive.as_ref()?.replica.consensus.term().0)));
         let terms = self.places.iter().filter_map(|place| place.alive.as_ref());
         let newest = terms.map(|alive| alive.replica.consensus.term().0).max();
         let (holds, expected) = match flapping {
@@ -264,7 +266,11 @@ impl World {
             None => (found.is_some_and(|(_, found)| found == term + 1) && newest == Some(term + 1), "one new leader"),
         };
         self.report.count("a drill is passed", 1);
-        if holds { Ok(()) } else { Err(format!("a drill fails ({drill:?}): {expected} expected, found {found:?} of {newest:?}")) }
+        if holds {
+            Ok(())
+        } else {
+            Err(format!("a drill fails ({drill:?}): {expected} expected, found {found:?} of {newest:?}"))
+        }
     }
 
     /// Who leads, and knows of nobody newer.

@@ -19,7 +19,6 @@ use crate::wal::Preparation;
 use crate::wal::Wal;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 
 /// What raft hands to the state machine.
 pub(super) enum Todo {
@@ -88,39 +87,39 @@ pub(super) struct Hands {
     pub(super) hard_state: HardState,
     shown: (u64, bool, u64),
     learner: bool,
-    /// Who asked for a pre-vote of which term while this member heard from the leader.
-    pub(super) loyal_against: BTreeSet<(u64, u64)>,
+    /// Who has asked for a pre-vote of which term, and whether this member heard from the leader each time.
+    pub(super) loyal_against: BTreeMap<(u64, u64), bool>,
 }
 
 impl Hands {
-pub(super) fn new(disk: &SimDisk, wal: Wal, installs: Mutex<Installs>, held: &Held) -> Hands {
-    let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
-    terms.insert(held.start.0.0, held.start.1.0);
-    let found = |entry: &Entry| Fact::Appended {
-        index: entry.index,
-        term: entry.term,
-        before: terms.get(&(entry.index - 1)).copied(),
-        sum: crc32c::crc32c(&entry.data),
-    };
-    Hands {
-        wal,
-        disk: disk.clone(),
-        preparation: None,
-        sync_us: 0,
-        took_us: 0,
-        out: Vec::new(),
-        handed: Vec::new(),
-        installs,
-        log_from: held.start.0.0,
-        facts: held.entries.iter().map(found).collect(),
-        unsynced: Vec::new(),
-        terms,
-        hard_state: held.hard_state,
-        shown: (0, false, 0),
-        learner: false,
-        loyal_against: BTreeSet::new(),
+    pub(super) fn new(disk: &SimDisk, wal: Wal, installs: Mutex<Installs>, held: &Held) -> Hands {
+        let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
+        terms.insert(held.start.0.0, held.start.1.0);
+        let found = |entry: &Entry| Fact::Appended {
+            index: entry.index,
+            term: entry.term,
+            before: terms.get(&(entry.index - 1)).copied(),
+            sum: crc32c::crc32c(&entry.data),
+        };
+        Hands {
+            wal,
+            disk: disk.clone(),
+            preparation: None,
+            sync_us: 0,
+            took_us: 0,
+            out: Vec::new(),
+            handed: Vec::new(),
+            installs,
+            log_from: held.start.0.0,
+            facts: held.entries.iter().map(found).collect(),
+            unsynced: Vec::new(),
+            terms,
+            hard_state: held.hard_state,
+            shown: (0, false, 0),
+            learner: false,
+            loyal_against: BTreeMap::new(),
+        }
     }
-}
 
     pub(super) fn last(&self) -> (u64, u64) {
         self.terms.last_key_value().map_or((0, 0), |(index, term)| (*index, *term))
@@ -152,7 +151,7 @@ impl Outside for Hands {
                     self.facts.push(Fact::Campaigns { term: message.term, learner: self.learner });
                 }
                 MessageType::MsgRequestPreVoteResponse
-                    if !message.reject && self.loyal_against.contains(&(message.to, message.term)) =>
+                    if !message.reject && self.loyal_against.get(&(message.to, message.term)) == Some(&true) =>
                 {
                     self.facts.push(Fact::Disloyal { for_whom: message.to });
                 }
@@ -222,4 +221,3 @@ impl Outside for Hands {
         self.wal.release_to(index)
     }
 }
-

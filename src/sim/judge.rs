@@ -116,7 +116,9 @@ impl Judge {
             Fact::Campaigns { term, learner } => {
                 rule(!learner, || format!("m{who} asks for votes of term {term}, and is a learner"))
             }
-            Fact::Disloyal { for_whom } => Err(format!("m{who} would vote for {for_whom:x}, and hears from the leader")),
+            Fact::Disloyal { for_whom } => {
+                Err(format!("m{who} would vote for {for_whom:x}, and hears from the leader"))
+            }
             Fact::Appended { index, term, before, sum } => self.appended(index, term, before, sum),
             Fact::Voted { term, for_whom } => {
                 let first = *self.votes.entry((who, term)).or_insert(for_whom);
@@ -130,7 +132,7 @@ impl Judge {
             }
             Fact::Withdrawn { last } => {
                 let promise = &mut self.promises[who];
-                promise.last = if last.0 < promise.last.0 { last } else { promise.last };
+                promise.last = if last.0 <= promise.last.0 { last } else { promise.last };
                 Ok(())
             }
             Fact::Committed(entry) => self.committed(now, who, entry),

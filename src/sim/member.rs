@@ -208,11 +208,10 @@ pub(super) fn start(with: Start<'_>) -> Result<Started, Error> {
     let (wal, held, was_torn) = open_log(id, founders, disk)?;
     let shared = Arc::new(disk.clone()) as Arc<dyn Disk>;
     let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None, cluster, limits };
-    let (store, machine, installs, rebuilt) =
-        match open_state(shared, Path::new(MEMBER_DIR), &held, &mut builder)? {
-            Found::State { state: (store, machine), installs, rebuilt } => (store, machine, installs, rebuilt),
-            Found::Lost(why) => return Ok(Started::Lost(Box::new(Lost { why, held, wal }))),
-        };
+    let (store, machine, installs, rebuilt) = match open_state(shared, Path::new(MEMBER_DIR), &held, &mut builder)? {
+        Found::State { state: (store, machine), installs, rebuilt } => (store, machine, installs, rebuilt),
+        Found::Lost(why) => return Ok(Started::Lost(Box::new(Lost { why, held, wal }))),
+    };
     let (applied, _) = machine.applied();
     let hands = Hands::new(disk, wal, Mutex::new(installs), &held);
     let config = consensus::Config {
@@ -364,11 +363,9 @@ impl Alive {
         let (from, term, kind) = (message.from, message.term, message.msg_type());
         let now = self.replica.consensus.term();
         // A request for the term that has begun is a late one.
-        if kind == MessageType::MsgRequestPreVote
-            && term > now.0
-            && self.hears.is_some_and(|(_, heard, ticks)| heard == now && ticks < ELECTION_TICKS)
-        {
-            self.hands.loyal_against.insert((from, term));
+        if kind == MessageType::MsgRequestPreVote && term > now.0 {
+            let hears = self.hears.is_some_and(|(_, heard, ticks)| heard == now && ticks < ELECTION_TICKS);
+            *self.hands.loyal_against.entry((from, term)).or_insert(true) &= hears;
         }
         self.replica.step(message);
         let is_leaders = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);

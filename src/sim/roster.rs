@@ -34,7 +34,8 @@ impl Roster {
         let json: serde_json::Value = serde_json::from_slice(&change.context).unwrap_or_default();
         let urls = json["peerURLs"].as_array().into_iter().flatten();
         let peer_urls: Vec<String> = urls.filter_map(|url| url.as_str().map(str::to_owned)).collect();
-        let is_taken = |(other, row): (&u64, &Row)| *other != id && row.peer_urls.iter().any(|url| peer_urls.contains(url));
+        let is_taken =
+            |(other, row): (&u64, &Row)| *other != id && row.peer_urls.iter().any(|url| peer_urls.contains(url));
         let is_taken = self.rows.iter().any(is_taken);
         if self.removed.contains(&id) {
             return Err(Error::MemberNotFound);

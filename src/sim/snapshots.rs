@@ -260,13 +260,7 @@ pub(super) fn image_of(alive: &Alive) -> Result<(SnapshotMetadata, Vec<u8>), Err
 }
 
 /// Writes the image, reads all of it, keeps it.
-pub(super) fn receive(
-    disk: &SimDisk,
-    mark: &Mark,
-    bytes: &[u8],
-    number: u64,
-    cluster: ClusterId,
-) -> Result<(), Error> {
+pub(super) fn receive(disk: &SimDisk, mark: &Mark, bytes: &[u8], number: u64, cluster: ClusterId) -> Result<(), Error> {
     let mut intake = Intake::begin(Arc::new(disk.clone()), Path::new(MEMBER_DIR), number)?;
     bytes.chunks(PIECE_BYTES).try_for_each(|piece| intake.write(piece))?;
     let reader = image::Snapshot::new(intake.open()?)?.into_reader()?;
