@@ -13,6 +13,8 @@
 //! Interleaving makes a noisy neighbour hurt both alike; the robust column is the server's CPU per operation, then the ratios, and
 //! operations per second last, since load and server share the machine's cores.
 //!
+//! `etcd-lab bench state` measures what a large state costs instead: see `state`.
+//!
 //! Left out: TLS, authentication, and anything but Linux for the CPU and memory columns.
 
 mod connection;
@@ -21,6 +23,7 @@ mod load;
 mod options;
 mod report;
 mod servers;
+mod state;
 mod workload;
 
 use options::Against;
@@ -69,15 +72,17 @@ pub fn main(args: &[OsString]) -> u8 {
     }
 }
 
-/// Every workload, every round, every server.
+/// Every workload, every round, every server; or a state.
 async fn measure(options: &Options, out: &mut dyn Write) -> Result<(), String> {
+    if options.state.is_some() {
+        return state::measure(options, out).await;
+    }
     let mut json = options.json.as_deref().map(create).transpose()?;
     let mut report = Report::default();
     let programs = programs(options)?;
     report::heading(out, options, &programs_text(&programs)).map_err(text)?;
-    if !programs.is_empty() && is_in_memory(&options.dir) {
-        let note = "note: this directory is in memory, so a sync is free: figures for writes are too good (--dir)";
-        writeln!(out, "{note}").map_err(text)?;
+    if !programs.is_empty() {
+        warn_of_memory(options, out)?;
     }
     for workload in &options.workloads {
         for round in 1..=options.rounds {
@@ -149,6 +154,14 @@ fn announce(run: &Run, out: &mut dyn Write, json: Option<&mut File>) -> Result<(
 
 fn create(path: &Path) -> Result<File, String> {
     File::create(path).map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
+fn warn_of_memory(options: &Options, out: &mut dyn Write) -> Result<(), String> {
+    if !is_in_memory(&options.dir) {
+        return Ok(());
+    }
+    let note = "note: this directory is in memory, so a sync is free: figures for writes are too good (--dir)";
+    writeln!(out, "{note}").map_err(text)
 }
 
 fn is_in_memory(dir: &Path) -> bool {

@@ -4,6 +4,7 @@
 //! connection breaks, and shares its cores with the server that it measures, so it goes without.
 
 use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::cluster_client::ClusterClient;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use hyper::client::conn::http2;
@@ -58,6 +59,12 @@ async fn connect(endpoint: &str) -> Result<(Connection, http::Uri), String> {
 pub(super) async fn kv(endpoint: &str) -> Result<KvClient<Connection>, String> {
     let (connection, origin) = connect(endpoint).await?;
     Ok(KvClient::with_origin(connection, origin))
+}
+
+/// A client for the list of members on a connection of its own.
+pub(super) async fn cluster(endpoint: &str) -> Result<ClusterClient<Connection>, String> {
+    let (connection, origin) = connect(endpoint).await?;
+    Ok(ClusterClient::with_origin(connection, origin))
 }
 
 /// What the member says of itself.

@@ -93,7 +93,7 @@ pub(super) async fn targets(workload: &Workload, endpoints: &[String]) -> Result
 /// Fills, warms up and measures. The calling runtime only waits.
 pub(super) async fn run(plan: Plan) -> Result<Outcome, String> {
     if plan.workload.reads() {
-        fill(&plan.endpoints[0]).await?;
+        fill(&plan.endpoints[0], workload::KEYS_FILLED).await?;
     }
     let begin = Instant::now() + WARM_UP;
     let window = Window { begin, end: begin + plan.seconds };
@@ -120,8 +120,8 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, String> {
     })
 }
 
-/// Puts the keys that a reading load asks for.
-async fn fill(endpoint: &str) -> Result<(), String> {
+/// Puts so many keys, in order, 64 at a time.
+pub(super) async fn fill(endpoint: &str, keys: u64) -> Result<(), String> {
     let client = connection::kv(endpoint).await?;
     let mut requests = Requests::new(workload::Mix::Put, SEED);
     let mut slots: Vec<tokio::task::JoinHandle<Result<(), String>>> = Vec::new();
@@ -131,7 +131,7 @@ async fn fill(endpoint: &str) -> Result<(), String> {
         slots.push(tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= workload::KEYS_FILLED {
+                if number >= keys {
                     return Ok(());
                 }
                 let put = requests.put(workload::key(number));

@@ -12,6 +12,7 @@ Usage:
   etcd-lab bench                          start our server, run every workload once
   etcd-lab bench --against PATH           ours and that etcd in turn, with ratios at the end
   etcd-lab bench --endpoints URL,URL      a cluster that runs already (it is written to)
+  etcd-lab bench state --against PATH     a large state instead of a load: restart, snapshot save, a new member
 
 Options:
   --start                 start the servers (the default without --endpoints)
@@ -27,12 +28,18 @@ Options:
   --rate R                send R requests a second on a schedule, and count latency from when each was due
   --dir PATH              where data directories are made [$TMPDIR, else /var/tmp]
   --json FILE             write one JSON object a run
+  --keys N                with state: how many keys [1000000]
 
+The state is put into one member, 64 requests at a time; then it is restarted by SIGTERM and by SIGKILL until a put is
+answered, saved by etcdctl, and a learner joins until it answers reads of its own. Of these go seconds and peak memory.
 Writes go to the leader, reads to all members. Values are 256 bytes, keys 8. CPU and peak memory are those of the
 server processes, summed. A server that serves others should not be measured: the load is meant to saturate it.
 ";
 
 const WORKLOADS: &str = "put-1x1,put-10x10,put-100x10,range-lin-10x10,range-ser-10x10,txn-10x10,mixed50-10x10";
+
+/// How many keys a state has if nothing else is asked for: no more can be numbered in 8 digits than a hundred times that.
+const STATE_KEYS: u64 = 1_000_000;
 
 /// With what ours is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +63,8 @@ pub(super) struct Options {
     pub(super) rate: Option<u32>,
     pub(super) dir: PathBuf,
     pub(super) json: Option<PathBuf>,
+    /// How many keys a state has that is measured instead of a load.
+    pub(super) state: Option<u64>,
 }
 
 impl Options {
@@ -73,6 +82,7 @@ impl Options {
             rate: None,
             dir: dir.into(),
             json: None,
+            state: None,
         }
     }
 }
@@ -81,7 +91,10 @@ impl Options {
 pub(super) fn parse(args: &[OsString]) -> Result<Option<Options>, String> {
     let mut options = Options::new();
     let mut starts = false;
-    let mut args = args.iter().map(|arg| arg.to_string_lossy().into_owned());
+    let mut args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).peekable();
+    if args.next_if(|word| word == "state").is_some() {
+        options.state = Some(STATE_KEYS);
+    }
     while let Some(arg) = args.next() {
         let (name, inline) = match arg.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -119,6 +132,8 @@ impl Options {
             "--rate" => self.rate = Some(number(name, value, 1, 10_000_000)?),
             "--dir" => self.dir = value.into(),
             "--json" => self.json = Some(value.into()),
+            "--keys" if self.state.is_none() => return Err("--keys goes with `bench state`".to_owned()),
+            "--keys" => self.state = Some(number(name, value, 1, 99_999_999)?.into()),
             _ => return Err(format!("{name} stands in the help only")),
         }
         Ok(())
@@ -131,11 +146,17 @@ impl Options {
         if self.nodes == 2 {
             return Err("--nodes is 1 or 3".to_owned());
         }
+        let of_a_load = self.endpoints.is_some() || !self.workloads.is_empty() || self.rate.is_some() || self.nodes > 1;
+        if self.state.is_some() && of_a_load {
+            return Err("`bench state` measures one member that it starts, without a load".to_owned());
+        }
         if self.workloads.is_empty() {
             self.workloads = WORKLOADS.split(',').map(str::parse).collect::<Result<_, _>>()?;
         }
         if self.rounds == 0 {
-            self.rounds = if self.against == Against::Nothing { 1 } else { 3 };
+            // Minutes a round.
+            let once = self.against == Against::Nothing || self.state.is_some();
+            self.rounds = if once { 1 } else { 3 };
         }
         Ok(self)
     }
@@ -188,6 +209,12 @@ mod tests {
     }
 
     #[test]
+    fn a_state_has_a_million_keys_if_nobody_says_otherwise() {
+        let keys = |line| read(line).expect("options").expect("no help").state;
+        assert_eq!((keys("state"), keys("state --keys=20"), keys("")), (Some(1_000_000), Some(20), None));
+    }
+
+    #[test]
     fn a_wrong_word_is_named_in_the_refusal() {
         for (line, names) in [
             ("--secnods", "unknown option: --secnods"),
@@ -200,6 +227,10 @@ mod tests {
             ("--endpoints localhost", "localhost"),
             ("--endpoints http://127.0.0.1:2379 --start", "--start"),
             ("--workloads put-1y1", "put-1y1"),
+            ("--keys 5", "bench state"),
+            ("state --keys 0", "--keys"),
+            ("state --workloads put-1x1", "without a load"),
+            ("--seconds 1 state", "unknown option: state"),
         ] {
             let refusal = read(line).expect_err(line);
             assert!(refusal.contains(names), "{line}: {refusal}");

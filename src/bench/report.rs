@@ -159,16 +159,18 @@ impl Report {
 }
 
 fn medians(runs: &[&Run]) -> Figures {
-    std::array::from_fn(|column| {
-        let mut known: Vec<f64> = runs.iter().filter_map(|run| run.figures()[column]).collect();
-        known.sort_by(f64::total_cmp);
-        let middle = known.len() / 2;
-        match known.len() {
-            0 => None,
-            n if n % 2 == 1 => Some(known[middle]),
-            _ => Some(f64::midpoint(known[middle - 1], known[middle])),
-        }
-    })
+    std::array::from_fn(|column| median(runs.iter().filter_map(|run| run.figures()[column]).collect()))
+}
+
+/// The middle one of these figures; `None` if there are none.
+pub(super) fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    match figures.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(figures[middle]),
+        _ => Some(f64::midpoint(figures[middle - 1], figures[middle])),
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub(super) struct Program {
 pub(super) struct Servers {
     members: Vec<Child>,
     endpoints: Vec<String>,
+    /// Two of each member: for clients, for peers.
+    ports: Vec<u16>,
     dir: PathBuf,
 }
 
@@ -44,20 +46,59 @@ impl Servers {
     pub(super) async fn start(program: &Program, nodes: usize, dir: &Path) -> Result<Servers, String> {
         let dir = fresh_dir(dir)?;
         let ports = free_ports(2 * nodes)?;
-        let mut servers = Servers { members: Vec::new(), endpoints: Vec::new(), dir };
+        let mut servers = Servers { members: Vec::new(), endpoints: Vec::new(), ports, dir };
         for number in 0..nodes {
-            servers.start_member(program, number, &ports)?;
+            servers.endpoints.push(format!("127.0.0.1:{}", servers.ports[2 * number]));
+            let member = servers.launch(program, number, "new")?;
+            servers.members.push(member);
         }
         servers.wait_until_ready(program).await?;
         Ok(servers)
     }
 
-    fn start_member(&mut self, program: &Program, number: usize, ports: &[u16]) -> Result<(), String> {
+    /// Another member: its endpoint and its peer URL. It does not run yet: the cluster must first hear of it.
+    pub(super) fn place(&mut self) -> Result<(String, String), String> {
+        self.ports.extend(free_ports(2)?);
+        let [.., client, peer] = self.ports[..] else { return Err("no ports".to_owned()) };
+        self.endpoints.push(format!("127.0.0.1:{client}"));
+        Ok((format!("127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}")))
+    }
+
+    /// Starts the member that [`Servers::place`] made. Does not wait.
+    pub(super) fn join(&mut self, program: &Program) -> Result<(), String> {
+        let member = self.launch(program, self.members.len(), "existing")?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    /// Ends a member by this signal and starts it again; returns when it was started. Does not wait until it answers.
+    pub(super) async fn restart(&mut self, program: &Program, number: usize, by: Signal) -> Result<Instant, String> {
+        signal(&self.members[number], by);
+        ended(&mut self.members[number]).await?;
+        let started = Instant::now();
+        self.members[number] = self.launch(program, number, "new")?;
+        Ok(started)
+    }
+
+    /// Why a member that should answer does not: that it has ended, if it has.
+    pub(super) fn check(&mut self, number: usize) -> Result<(), String> {
+        match self.members[number].try_wait() {
+            Ok(None) => Ok(()),
+            ended => Err(format!("a server ended: {ended:?}\n{}", last_lines(&self.log(number)))),
+        }
+    }
+
+    /// Where files of the measurement may lie: they go with the servers.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn launch(&self, program: &Program, number: usize, state: &str) -> Result<Child, String> {
         let cannot = |e: std::io::Error| format!("cannot start {}: {e}", program.path.display());
-        let peer = |n: usize| format!("http://127.0.0.1:{}", ports[2 * n + 1]);
-        let all: Vec<String> = (0..ports.len() / 2).map(|n| format!("m{n}={}", peer(n))).collect();
-        let client = format!("127.0.0.1:{}", ports[2 * number]);
-        let log = File::create(self.log(number)).map_err(cannot)?;
+        let peer = |n: usize| format!("http://127.0.0.1:{}", self.ports[2 * n + 1]);
+        let all: Vec<String> = (0..self.ports.len() / 2).map(|n| format!("m{n}={}", peer(n))).collect();
+        let client = self.endpoints[number].clone();
+        let log = File::options().create(true).append(true).open(self.log(number)).map_err(cannot)?;
         let mut command = Command::new(&program.path);
         command.args(&program.first_words);
         for (flag, value) in [
@@ -69,6 +110,7 @@ impl Servers {
             ("--initial-advertise-peer-urls", peer(number)),
             ("--initial-cluster", all.join(",")),
             ("--initial-cluster-token", "bench".to_owned()),
+            ("--initial-cluster-state", state.to_owned()),
         ] {
             command.arg(flag).arg(value);
         }
@@ -77,9 +119,7 @@ impl Servers {
         }
         // A group of its own: Ctrl-C reaches the bench, which then ends its servers in order.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.members.push(command.spawn().map_err(cannot)?);
-        self.endpoints.push(client);
-        Ok(())
+        command.spawn().map_err(cannot)
     }
 
     fn log(&self, number: usize) -> PathBuf {
@@ -121,17 +161,23 @@ impl Servers {
         for member in &self.members {
             signal(member, Signal::TERM);
         }
-        let deadline = Instant::now() + STOP_WITHIN;
         for member in &mut self.members {
-            while member.try_wait().is_ok_and(|ended| ended.is_none()) {
-                if Instant::now() > deadline {
-                    return Err(format!("a server did not end within {} s of SIGTERM", STOP_WITHIN.as_secs()));
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+            ended(member).await?;
         }
         Ok(())
     }
+}
+
+/// Waits for the end of a server that was told to end.
+async fn ended(member: &mut Child) -> Result<(), String> {
+    let deadline = Instant::now() + STOP_WITHIN;
+    while member.try_wait().is_ok_and(|ended| ended.is_none()) {
+        if Instant::now() > deadline {
+            return Err(format!("a server did not end within {} s of its signal", STOP_WITHIN.as_secs()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 impl Drop for Servers {
@@ -193,14 +239,22 @@ pub(super) fn cpu(pids: &[u32]) -> Result<Option<Duration>, String> {
     .map(|ticks| ticks.map(|ticks| TICK * ticks as u32))
 }
 
-/// The largest memory that these processes ever had, summed, in bytes; `None` for no processes.
+/// The largest memory that these processes ever had, or have had since [`forget_peak`], summed, in bytes; `None` for no processes.
 pub(super) fn peak_rss(pids: &[u32]) -> Result<Option<u64>, String> {
-    sum(pids, |pid| {
-        let status = read_proc(pid, "status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
-        kib.map(|kib| kib << 10).ok_or_else(|| format!("/proc/{pid}/status is not as expected"))
-    })
+    sum(pids, |pid| memory(pid, "VmHWM:"))
+}
+
+/// A line of /proc/PID/status that counts memory, in bytes: `VmHWM:`, `VmRSS:`, `RssAnon:`.
+pub(super) fn memory(pid: u32, line: &str) -> Result<u64, String> {
+    let status = read_proc(pid, "status")?;
+    let line = status.lines().find_map(|text| text.strip_prefix(line));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| format!("/proc/{pid}/status is not as expected"))
+}
+
+/// Lets the count of a process's largest memory begin anew, at what it has now.
+pub(super) fn forget_peak(pid: u32) -> Result<(), String> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").map_err(|e| format!("process {pid}: {e}"))
 }
 
 fn sum(pids: &[u32], of: impl Fn(u32) -> Result<u64, String>) -> Result<Option<u64>, String> {
@@ -229,5 +283,19 @@ mod tests {
         assert!(peak_rss(&own).expect("/proc").expect("one process") > 1 << 20);
         assert_eq!(cpu(&[]), Ok(None));
         assert!(cpu(&[u32::MAX]).expect_err("no such process").contains("4294967295"));
+    }
+
+    #[test]
+    fn a_peak_can_be_forgotten() {
+        let peak = |pid| memory(pid, "VmHWM:").expect("/proc");
+        let own = std::process::id();
+        let before = peak(own);
+        // Above what the allocator keeps for itself: freed, it goes back to the system.
+        let much = vec![1_u8; 256 << 20];
+        let with = peak(own);
+        assert!(with >= before.max(much.iter().map(|byte| u64::from(*byte)).sum()), "{with} after {before}");
+        drop(much);
+        forget_peak(own).expect("/proc");
+        assert!(peak(own) < with - (100 << 20), "{} after {with}", peak(own));
     }
 }

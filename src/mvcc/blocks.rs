@@ -346,6 +346,7 @@ pub(super) struct Sources {
     list: Vec<Source>,
     places: HashMap<RowId, u32>,
     loaded: HashMap<u32, Bytes>,
+    bytes: usize,
 }
 
 impl Sources {
@@ -356,8 +357,14 @@ impl Sources {
         let place = *self.places.entry(id).or_insert(next);
         if place == next {
             self.list.push(source);
+            self.bytes += blocks.block_bytes(row);
         }
         place
+    }
+
+    /// Bytes of all blocks that were noted.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Reads one row.

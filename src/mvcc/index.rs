@@ -86,10 +86,18 @@ impl KeyIndex {
         }
     }
 
+    /// Adds the newest entry. Most keys have one, and a vector that grows from nothing takes room for four.
+    fn push(&mut self, entry: Entry) {
+        if self.entries.is_empty() {
+            self.entries.reserve_exact(1);
+        }
+        self.entries.push(entry);
+    }
+
     /// Adds a put; says when the generation that it belongs to began, and the key's version now.
     fn put(&mut self, row: RowId, leased: bool) -> Found {
         let version = self.entries.last().map_or(0, Entry::version) + 1;
-        self.entries.push(Entry::new(row, version, leased));
+        self.push(Entry::new(row, version, leased));
         Found { row, created: self.created_of(self.entries.len() - 1), version, leased }
     }
 
@@ -158,19 +166,17 @@ impl Index {
     /// Adds a tombstone of a key that is there.
     pub(super) fn delete(&mut self, key: &[u8], row: RowId) {
         let rows = self.keys.get_mut(key).expect("only a key that was found is deleted");
-        rows.entries.push(Entry::new(row, 0, false));
+        rows.push(Entry::new(row, 0, false));
     }
 
     /// Adds a row read back from the engine; they come in order of history.
     pub(super) fn restore(&mut self, key: &[u8], created: Revision, entry: Entry) {
-        let rows = match self.keys.get_mut(key) {
-            Some(rows) => rows,
-            None => self.keys.entry(Bytes::copy_from_slice(key)).or_default(),
-        };
+        // One search, and a copy that is not needed if the key is there: most are new.
+        let rows = self.keys.entry(Bytes::copy_from_slice(key)).or_default();
         if rows.entries.is_empty() {
             rows.created = created;
         }
-        rows.entries.push(entry);
+        rows.push(entry);
     }
 
     /// The keys of `range` after `after`, in order, whether they are there now or not.

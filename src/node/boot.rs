@@ -104,6 +104,8 @@ pub struct Config {
     /// How often a leader looks whether a downgrade is over; 0 is never.
     pub downgrade_check_ms: u64,
     pub checks: Checks,
+    /// A run of entries that takes longer to apply is told in the log; zero tells nothing.
+    pub warn_apply: Duration,
     /// Defragments at start if that gives back so many bytes at least; nothing never does.
     pub defragment_above_bytes: Option<u64>,
 }

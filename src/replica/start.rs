@@ -152,10 +152,16 @@ impl Held {
         Ok(forced)
     }
 
-    /// What raft starts from; `conf_state` is the store's.
+    /// What raft starts from; `conf_state` is the store's. Entries up to the base are left out: they do not make the state, so nobody may be given
+    /// them in its place, as a new member would be; it gets a snapshot.
     #[must_use]
-    pub fn into_initial(self, conf_state: ConfState) -> Initial {
-        Initial { offset: self.start, entries: self.entries, hard_state: self.hard_state, conf_state }
+    pub fn into_initial(mut self, conf_state: ConfState) -> Initial {
+        let below = usize::try_from(self.base.0.saturating_sub(self.start.0.0)).unwrap_or(usize::MAX);
+        let offset = match self.entries.drain(..below.min(self.entries.len())).next_back() {
+            Some(last) => (Index(last.index), Term(last.term)),
+            None => self.start,
+        };
+        Initial { offset, entries: self.entries, hard_state: self.hard_state, conf_state }
     }
 }
 
@@ -217,6 +223,18 @@ mod tests {
         assert_eq!(told(&forced), [(8, Type::AddNode, 9), (9, Type::RemoveNode, 1)]);
         let forced = held().force_alone(MemberId(4), &voters, Index(5)).expect("readable");
         assert_eq!(told(&forced), [(8, Type::AddNode, 4), (9, Type::RemoveNode, 1), (10, Type::RemoveNode, 9)]);
+    }
+
+    #[test]
+    fn raft_cannot_hand_on_entries_that_a_restored_state_does_not_come_from() {
+        let begins = |base| {
+            let initial = Held { base: Index(base), ..held() }.into_initial(ConfState::default());
+            (initial.offset, initial.entries.first().map(|entry| entry.index), initial.entries.len())
+        };
+        assert_eq!(begins(0), ((Index(4), Term(2)), Some(5), 4));
+        assert_eq!(begins(4), begins(0));
+        assert_eq!(begins(6), ((Index(6), Term(3)), Some(7), 2));
+        assert_eq!(begins(8), ((Index(8), Term(3)), None, 0));
     }
 
     fn cut_log() -> Held {

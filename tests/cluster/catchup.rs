@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-const SMALL: [&str; 6] =
+pub(crate) const SMALL: [&str; 6] =
     ["--snapshot-count", "50", "--snapshot-catchup-entries", "10", "--experimental-lab-wal-segment-bytes", "1048576"];
 /// More than the log keeps.
 const MISSED: usize = 300;
@@ -38,7 +38,7 @@ const CAUGHT_UP: &str = "the member has caught up";
 const AT_ONCE: usize = 32;
 
 /// Puts so many keys, all to one member.
-async fn fill(client: &Client, member: usize, prefix: &str, count: usize, value: &str) {
+pub(crate) async fn fill(client: &Client, member: usize, prefix: &str, count: usize, value: &str) {
     let puts = futures::stream::iter(0..count).map(|n| {
         let key = format!("{prefix}{n:05}");
         async move { client.put(member, &key, value).await }
@@ -49,12 +49,12 @@ async fn fill(client: &Client, member: usize, prefix: &str, count: usize, value:
 }
 
 /// How often a line of a member's log says this.
-fn said(cluster: &mut Cluster, member: usize, words: &str) -> usize {
+pub(crate) fn said(cluster: &mut Cluster, member: usize, words: &str) -> usize {
     cluster.process(member).log().matches(words).count()
 }
 
 /// Waits until a member's log says this so often.
-async fn says(cluster: &mut Cluster, member: usize, words: &str, times: usize) {
+pub(crate) async fn says(cluster: &mut Cluster, member: usize, words: &str, times: usize) {
     until(READY_WITHIN, words, async || {
         let found = said(cluster, member, words);
         if found >= times { Ok(()) } else { Err(format!("member {member} said so {found} times of {times}")) }
@@ -63,7 +63,7 @@ async fn says(cluster: &mut Cluster, member: usize, words: &str, times: usize) {
 }
 
 /// A member that does not lead.
-async fn a_follower(cluster: &Cluster) -> usize {
+pub(crate) async fn a_follower(cluster: &Cluster) -> usize {
     (cluster.leader().await + 1) % cluster.len()
 }
 
@@ -141,7 +141,7 @@ fn a_follower_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
 }
 
 /// Cuts a follower off from all others, or lets it hear them again. Its clients stay.
-async fn set_apart(cluster: &Cluster, doors: &[String], follower: usize, apart: bool) {
+pub(crate) async fn set_apart(cluster: &Cluster, doors: &[String], follower: usize, apart: bool) {
     let mut rules = Vec::new();
     for other in (0..cluster.len()).filter(|other| *other != follower) {
         let status = cluster.client.status(other).await.expect("a status");
@@ -160,7 +160,7 @@ fn newest_note(spec: &Spec) -> u64 {
 }
 
 /// Has a follower miss more than the log keeps.
-async fn misses(cluster: &Cluster, doors: &[String], leader: usize, follower: usize) {
+pub(crate) async fn misses(cluster: &Cluster, doors: &[String], leader: usize, follower: usize) {
     set_apart(cluster, doors, follower, true).await;
     let has = cluster.client.status(follower).await.expect("a status").raft_applied_index;
     fill(&cluster.client, leader, "w/", MISSED, "value").await;

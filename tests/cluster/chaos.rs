@@ -1,4 +1,4 @@
-//! Members are killed, stopped and cut off from each other while clients read and write; whatever the clients heard must be what one correct
+//! Members are killed, stopped, cut off from each other and slowed down by their disks while clients read and write; whatever the clients heard must be what one correct
 //! store would have told them.
 //!
 //! The history is judged by revisions. Every write has a value of its own, so the events of all revisions, read at the end, are the order
@@ -17,6 +17,7 @@ use crate::checker::watch;
 use crate::client::Client;
 use crate::client::answer;
 use crate::client::put;
+use crate::failpoints;
 use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
@@ -28,6 +29,7 @@ use crate::harness::turn;
 use crate::harness::until;
 use crate::ports;
 use crate::seeded::Seeded;
+use etcd_lab::failpoint::Point;
 use etcd_lab::proto::etcdserverpb as pb;
 use etcd_lab::proto::lab;
 use etcd_lab::proto::lab::control_request::Action;
@@ -297,11 +299,31 @@ impl Nemesis {
         }
     }
 
+    /// The disk of one member, or of all at once, takes its time for every sync of the log.
+    async fn slow_disk(&mut self, cluster: &Cluster, member: usize, lasts: Duration) -> &'static str {
+        let all = self.dice.below(4) == 0;
+        let slow: Vec<usize> = (0..cluster.len()).filter(|other| all || *other == member).collect();
+        for &member in &slow {
+            failpoints::set(cluster, member, Point::WalBeforeSync, "sleep(150)").await;
+        }
+        tokio::time::sleep(lasts).await;
+        for &member in &slow {
+            failpoints::set(cluster, member, Point::WalBeforeSync, "off").await;
+        }
+        if all { "slow disks" } else { "slow disk" }
+    }
+
     async fn strike(&mut self, cluster: &mut Cluster) {
         let members = cluster.len() as u64;
         let member = self.dice.below(members) as usize;
         let lasts = Duration::from_millis(200 + self.dice.below(1500));
         let group = 1 + self.dice.below((1 << members) - 1);
+        // The first one always: nothing else shows that a disk was slow.
+        if failpoints::are_there() && (self.faults.is_empty() || self.dice.below(9) == 0) {
+            let fault = self.slow_disk(cluster, member, lasts).await;
+            *self.faults.entry(fault).or_default() += 1;
+            return;
+        }
         let fault = match self.dice.below(if members == 1 { 3 } else { 8 }) {
             0 => {
                 cluster.kill(member);
@@ -361,7 +383,7 @@ fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }
 
-/// Members whose links can be cut, and their labs' doors.
+/// Members whose links can be cut, and their labs' doors. Those that have failpoints open that door, too.
 pub(crate) async fn with_doors(members: usize, more: &[&str]) -> (Cluster, Vec<String>) {
     let scratch = Scratch::new();
     let token = scratch.path().join("token");
@@ -372,6 +394,7 @@ pub(crate) async fn with_doors(members: usize, more: &[&str]) -> (Cluster, Vec<S
         spec.more =
             vec![format!("--experimental-lab-listen={door}"), format!("--experimental-lab-token={}", token.display())];
         spec.more.extend(more.iter().map(|&flag| flag.to_owned()));
+        spec.env = vec![failpoints::a_door()];
     }
     let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
     let cluster = Cluster::from_specs(&etcd_bin(), specs, client, scratch).await;

@@ -3,6 +3,13 @@
 //! Needs a server with failpoints: ours, as a debug build or with the feature. Every point of [`Point::ALL`] is tried, in the way in which the program comes
 //! to it; a writer writes all the while.
 
+use crate::catchup::SMALL;
+use crate::catchup::a_follower;
+use crate::catchup::misses;
+use crate::catchup::said;
+use crate::catchup::says;
+use crate::catchup::set_apart;
+use crate::chaos::with_doors;
 use crate::checker::Watching;
 use crate::checker::watch;
 use crate::client::Client;
@@ -99,9 +106,19 @@ fn every_point_has_a_way_to_it() {
     assert_eq!(covered, Point::ALL.iter().copied().collect());
 }
 
+/// Whether the members have failpoints.
+pub(crate) fn are_there() -> bool {
+    is_ours() && cfg!(any(debug_assertions, feature = "failpoints"))
+}
+
+/// A free place for a member's failpoints' door, as a variable of its environment.
+pub(crate) fn a_door() -> (&'static str, String) {
+    (DOOR, format!("127.0.0.1:{}", ports::free()))
+}
+
 /// Our server, if it has failpoints.
 fn program(test: &str) -> Option<PathBuf> {
-    let has_them = is_ours() && cfg!(any(debug_assertions, feature = "failpoints"));
+    let has_them = are_there();
     if !has_them {
         foreign::not_possible(
             test,
@@ -118,7 +135,7 @@ async fn start(program: &Path, members: usize) -> Cluster {
     for spec in &mut specs {
         let flags = ["--snapshot-count=50", "--experimental-snapshot-catchup-entries=10"];
         spec.more = flags.iter().map(|&flag| flag.to_owned()).collect();
-        spec.env = vec![(DOOR, format!("127.0.0.1:{}", ports::free()))];
+        spec.env = vec![a_door()];
     }
     let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
     Cluster::from_specs(program, specs, client, scratch).await
@@ -128,10 +145,26 @@ fn door(cluster: &Cluster, member: usize) -> String {
     cluster.spec(member).env[0].1.clone()
 }
 
-async fn set(cluster: &Cluster, member: usize, point: Point, terms: &str) {
+/// Sets a point of a member that runs; it was started with [`a_door`] as the first variable of its environment.
+pub(crate) async fn set(cluster: &Cluster, member: usize, point: Point, terms: &str) {
     let answer = http::send(&door(cluster, member), "PUT", &format!("/{}", point.name()), terms).await;
     let answer = answer.expect("the failpoints' door is open");
     assert!(answer.status.contains("204"), "{point:?}: {answer:?}");
+}
+
+/// How often what is set at a point of a member has acted.
+async fn acted(cluster: &Cluster, member: usize, point: Point) -> u64 {
+    let answer = http::get(&door(cluster, member), &format!("/{}/count", point.name())).await.expect("an answer");
+    answer.body.trim().parse().unwrap_or_else(|e| panic!("{answer:?}: {e}"))
+}
+
+/// Waits until what is set at a point of a member has acted.
+async fn hit(cluster: &Cluster, member: usize, point: Point) {
+    until(READY_WITHIN, point.name(), async || match acted(cluster, member, point).await {
+        0 => Err("not yet"),
+        _ => Ok(()),
+    })
+    .await;
 }
 
 /// Has a member do what leads to the point. What becomes of the request does not count: the member may end first.
@@ -286,6 +319,66 @@ fn a_defragmentation_that_fails_leaves_the_store_as_it_was() {
         let count = http::get(&door(&cluster, 0), "/defragOpenFileError/count").await.expect("an answer");
         assert_eq!(count.body, "1");
         assert_eq!(cluster.client.get(0, "k").await.expect("a read").as_deref(), Some("w"));
+    });
+}
+
+/// How long the first of two works on the store lasts, so that the other comes meanwhile.
+const LASTS: &str = "1*sleep(6000)";
+
+/// Two works on one store at once; etcd's bugs 20659 and 20650 were two owners of it.
+#[test]
+fn a_snapshot_and_a_defragmentation_at_once_take_turns_on_the_store() {
+    if program("a_snapshot_and_a_defragmentation_at_once…").is_none() {
+        return;
+    }
+    turn(Duration::from_secs(240), async {
+        let (mut cluster, doors) = with_doors(3, &SMALL).await;
+        let leader = cluster.leader().await;
+        let follower = a_follower(&cluster).await;
+        for (round, snapshot_first) in [(1, false), (2, true)] {
+            misses(&cluster, &doors, leader, follower).await;
+            set(&cluster, follower, Point::SnapAfterAccept, "print").await;
+            set(&cluster, follower, Point::DefragBeforeCopy, if snapshot_first { "print" } else { LASTS }).await;
+            set(&cluster, follower, Point::ApplyBeforeOpenSnapshot, if snapshot_first { LASTS } else { "print" }).await;
+            let client = cluster.client.clone();
+            let defragment =
+                async move { client.maintenance(follower).defragment(pb::DefragmentRequest {}).await.map(drop) };
+            let defragmented = if snapshot_first {
+                set_apart(&cluster, &doors, follower, false).await;
+                hit(&cluster, follower, Point::ApplyBeforeOpenSnapshot).await;
+                let defragmented = tokio::spawn(defragment);
+                assert_eq!(said(&mut cluster, follower, "applied snapshot"), 1, "the second is on its way");
+                defragmented
+            } else {
+                let defragmented = tokio::spawn(defragment);
+                hit(&cluster, follower, Point::DefragBeforeCopy).await;
+                set_apart(&cluster, &doors, follower, false).await;
+                hit(&cluster, follower, Point::SnapAfterAccept).await;
+                assert!(!defragmented.is_finished(), "the snapshot came while the store was written afresh");
+                defragmented
+            };
+            defragmented.await.expect("no panic").expect("the defragmentation succeeds");
+            says(&mut cluster, follower, "applied snapshot", round).await;
+            cluster.client.put(leader, "after", "both").await.expect("a put");
+            cluster.assert_equal_hashes().await;
+        }
+        assert!(said(&mut cluster, follower, "finished defragmenting directory") >= 2);
+        // What is on disk is that state, too: also if the member ends while one of the two waits for the other.
+        misses(&cluster, &doors, leader, follower).await;
+        set(&cluster, follower, Point::SnapAfterAccept, "print").await;
+        set(&cluster, follower, Point::DefragBeforeCopy, LASTS).await;
+        let client = cluster.client.clone();
+        let defragmented =
+            tokio::spawn(async move { client.maintenance(follower).defragment(pb::DefragmentRequest {}).await });
+        hit(&cluster, follower, Point::DefragBeforeCopy).await;
+        set_apart(&cluster, &doors, follower, false).await;
+        hit(&cluster, follower, Point::SnapAfterAccept).await;
+        assert!(!defragmented.is_finished());
+        cluster.kill(follower);
+        cluster.restart(follower).await;
+        cluster.assert_equal_hashes().await;
+        cluster.restart_all().await;
+        cluster.assert_equal_hashes().await;
     });
 }
 

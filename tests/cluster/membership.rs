@@ -43,7 +43,7 @@ impl Cluster {
         client::answer(ASKED_WITHIN, self.client.cluster(at).member_remove(pb::MemberRemoveRequest { id })).await
     }
 
-    async fn try_promote(&self, at: usize, id: u64) -> Result<pb::MemberPromoteResponse, Status> {
+    pub(crate) async fn try_promote(&self, at: usize, id: u64) -> Result<pb::MemberPromoteResponse, Status> {
         client::answer(ASKED_WITHIN, self.client.cluster(at).member_promote(pb::MemberPromoteRequest { id })).await
     }
 
@@ -58,13 +58,13 @@ impl Cluster {
     }
 
     /// The id of the member with the number `member`.
-    async fn id(&self, member: usize) -> u64 {
+    pub(crate) async fn id(&self, member: usize) -> u64 {
         let status = until(READY_WITHIN, "its status", async || self.client.status(member).await).await;
         status.header.expect("a header").member_id
     }
 
     /// Adds a member called `name` to the cluster, not to the processes: its description, and its id.
-    async fn announce(&self, at: usize, name: &str, is_learner: bool) -> (Spec, u64) {
+    pub(crate) async fn announce(&self, at: usize, name: &str, is_learner: bool) -> (Spec, u64) {
         let mut spec = Spec::new(name, self.dir());
         let added = healthy(async || self.try_add(at, &spec.peer_url, is_learner).await).await;
         let new = added.member.expect("the new one");
@@ -78,7 +78,7 @@ impl Cluster {
     }
 
     /// Adds a member called `name`, starts it and waits until it serves. Its number and id.
-    async fn join(&mut self, at: usize, name: &str, is_learner: bool) -> (usize, u64) {
+    pub(crate) async fn join(&mut self, at: usize, name: &str, is_learner: bool) -> (usize, u64) {
         let (spec, id) = self.announce(at, name, is_learner).await;
         let member = self.add(spec);
         self.restart(member).await;

@@ -281,3 +281,24 @@ fn a_restored_member_that_lost_its_store_says_so_and_does_not_start_empty() {
         assert!(process.log().contains("restore this member from a snapshot"), "{}", process.log());
     });
 }
+
+#[test]
+fn a_new_member_gets_from_a_restored_one_what_is_in_no_log() {
+    turn(Duration::from_secs(120), async {
+        let (ours, before) = lived_in(&etcd_bin()).await;
+        let file = ours.dir().join("s.db");
+        save(Path::new(ETCDCTL), &ours, &file);
+        let scratch = Scratch::new();
+        let specs = specs(&scratch, 1);
+        restore(Path::new(ETCDUTL), &file, &specs, &[]);
+        let mut restored = start(&etcd_bin(), specs, scratch).await;
+        restored.client.put(0, "after", "the restore").await.expect("a put");
+        for name in ["r1", "r2"] {
+            let (member, _) = restored.join(0, name, false).await;
+            restored.assert_equal_hashes().await;
+            let there = content(&restored.client, member).await;
+            assert_eq!(there.leases, before.leases);
+            assert_eq!((there.revision, there.keys.len()), (before.revision + 1, before.keys.len() + 1));
+        }
+    });
+}
