@@ -43,7 +43,6 @@ pub trait States: Stores {
 }
 
 /// What a start has found.
-#[expect(clippy::large_enum_variant, reason = "made once, and taken apart at once")]
 pub enum Found<S> {
     /// The state to go on with. If the store was of no use, why: then this one is new, and the log fills it.
     State { state: S, installs: Installs, rebuilt: Option<String> },

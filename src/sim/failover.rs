@@ -155,8 +155,9 @@ impl World {
         let flaps: bool = self.dice.random();
         self.places.iter_mut().for_each(|place| place.dies_voting = false);
         self.drill = Some(Drill { leader: NOBODY, term: 0, flapping: flaps.then_some(NOBODY) });
+        // No posts either: one that is under way when the process ends would seem to come from the living.
+        self.net.lose_posts();
         let weather = &mut self.net.weather;
-        // Nor posts: one that is under way when the process ends would seem to come from the living.
         *weather = Weather { lost: 0, posted: 0, late: 0, broken: 0, ..self.plan.weather };
         // The latest message takes a hundred times as long as others.
         let quiet = 101 * self.plan.weather.delay_us + 2 * ELECTION_MS * 1000;

@@ -19,7 +19,6 @@ use crate::wal::Preparation;
 use crate::wal::Wal;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 
 /// What raft hands to the state machine.
 pub(super) enum Todo {
@@ -88,8 +87,8 @@ pub(super) struct Hands {
     pub(super) hard_state: HardState,
     shown: (u64, bool, u64),
     learner: bool,
-    /// Who asked for a pre-vote of which term while this member heard from the leader.
-    pub(super) loyal_against: BTreeSet<(u64, u64)>,
+    /// Who has asked for a pre-vote of which term, and whether this member heard from the leader each time.
+    pub(super) loyal_against: BTreeMap<(u64, u64), bool>,
 }
 
 impl Hands {
@@ -118,7 +117,7 @@ impl Hands {
             hard_state: held.hard_state,
             shown: (0, false, 0),
             learner: false,
-            loyal_against: BTreeSet::new(),
+            loyal_against: BTreeMap::new(),
         }
     }
 
@@ -152,7 +151,7 @@ impl Outside for Hands {
                     self.facts.push(Fact::Campaigns { term: message.term, learner: self.learner });
                 }
                 MessageType::MsgRequestPreVoteResponse
-                    if !message.reject && self.loyal_against.contains(&(message.to, message.term)) =>
+                    if !message.reject && self.loyal_against.get(&(message.to, message.term)) == Some(&true) =>
                 {
                     self.facts.push(Fact::Disloyal { for_whom: message.to });
                 }

@@ -132,7 +132,7 @@ impl Judge {
             }
             Fact::Withdrawn { last } => {
                 let promise = &mut self.promises[who];
-                promise.last = if last.0 < promise.last.0 { last } else { promise.last };
+                promise.last = if last.0 <= promise.last.0 { last } else { promise.last };
                 Ok(())
             }
             Fact::Committed(entry) => self.committed(now, who, entry),

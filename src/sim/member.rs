@@ -363,11 +363,9 @@ impl Alive {
         let (from, term, kind) = (message.from, message.term, message.msg_type());
         let now = self.replica.consensus.term();
         // A request for the term that has begun is a late one.
-        if kind == MessageType::MsgRequestPreVote
-            && term > now.0
-            && self.hears.is_some_and(|(_, heard, ticks)| heard == now && ticks < ELECTION_TICKS)
-        {
-            self.hands.loyal_against.insert((from, term));
+        if kind == MessageType::MsgRequestPreVote && term > now.0 {
+            let hears = self.hears.is_some_and(|(_, heard, ticks)| heard == now && ticks < ELECTION_TICKS);
+            *self.hands.loyal_against.entry((from, term)).or_insert(true) &= hears;
         }
         self.replica.step(message);
         let is_leaders = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);

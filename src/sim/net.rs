@@ -21,7 +21,8 @@ use std::collections::BTreeSet;
 enum Way {
     /// In a stream, and in which of its lives.
     Stream(StreamKind, u64),
-    Post,
+    /// Alone, and how often all posts had been lost before.
+    Post(u64),
 }
 
 /// Bytes on their way.
@@ -63,6 +64,7 @@ pub(super) struct Net {
     /// By sender, receiver and kind.
     streams: Vec<Stream>,
     cuts: BTreeSet<(usize, usize)>,
+    posts_lost: u64,
     pub(super) weather: Weather,
 }
 
@@ -75,7 +77,7 @@ impl Net {
     pub(super) fn new(ids: Vec<u64>, weather: Weather) -> Net {
         let stream = || StreamKind::ALL.map(|kind| Stream::new(kind, 0, 0));
         let streams = (0..MEMBERS_MAX * MEMBERS_MAX).flat_map(|_| stream()).collect();
-        let mut net = Net { ids: Vec::new(), streams, cuts: BTreeSet::new(), weather };
+        let mut net = Net { ids: Vec::new(), streams, cuts: BTreeSet::new(), posts_lost: 0, weather };
         ids.into_iter().for_each(|id| net.join(id));
         net
     }
@@ -92,6 +94,11 @@ impl Net {
             self.renew(one, other, kind);
             self.renew(other, one, kind);
         }
+    }
+
+    /// Loses all posts that are under way.
+    pub(super) fn lose_posts(&mut self) {
+        self.posts_lost += 1;
     }
 
     /// Whether nobody is cut off from anybody.
@@ -156,7 +163,7 @@ impl Net {
         let doubled = doubled && message.msg_type != MessageType::MsgPropose as i32;
         if posted {
             Encoder::new(StreamKind::Message).encode(message, &mut bytes);
-            let packet = Packet { from, to, way: Way::Post, bytes: bytes.freeze() };
+            let packet = Packet { from, to, way: Way::Post(self.posts_lost), bytes: bytes.freeze() };
             let again = doubled.then(|| (now + 3 * delay(), packet.clone()));
             return [(now + delay(), packet)].into_iter().chain(again).collect();
         }
@@ -190,8 +197,8 @@ impl Net {
                     false => Ok(Vec::new()),
                 }
             }
-            Way::Post if cut => Ok(Vec::new()),
-            Way::Post => {
+            Way::Post(lost) if cut || *lost < self.posts_lost => Ok(Vec::new()),
+            Way::Post(_) => {
                 let mut decoder = Decoder::new(StreamKind::Message, self.ids[*to], self.ids[*from]);
                 decode(&mut decoder, bytes, dice)
             }

@@ -1,7 +1,9 @@
 //! Who adds, promotes and removes members, one after the other; and what the cluster makes of it.
 //!
 //! The operator has one goal at a time and asks for it until the log says that it is reached: what became of an earlier attempt need not be known,
-//! because a change that comes twice is refused by the log. A goal must leave a quorum of members in health, whether it is reached or not.
+//! because a change that comes twice is refused by the log. A goal must leave a quorum of members in health, whether it is reached or not; nor
+//! may those who stay need the vote of the one that goes. Two members of which one is removed would: if the other has not heard of the commit
+//! when it stops, it asks for that vote for ever (etcd `raft/doc.go` warns of that).
 
 use super::Plan;
 use super::client::Ask;
@@ -41,6 +43,14 @@ impl Goal {
             Goal::Add(member) => member.change_to_add(),
             Goal::Promote(id) => Member::change_to_promote(*id),
             Goal::Remove(id) => Member::change_to_remove(*id),
+        }
+    }
+
+    /// Whom the cluster loses by it.
+    fn parts_with(&self) -> Option<MemberId> {
+        match self {
+            Goal::Remove(id) => Some(*id),
+            Goal::Add(_) | Goal::Promote(_) => None,
         }
     }
 
@@ -147,26 +157,30 @@ impl World {
         let mut after = roster.clone();
         after.change(&goal.change()).ok()?;
         let shrinks_too_far = after.voters().len() < 3 && voters.len() >= 3;
-        (!shrinks_too_far && self.is_safe(&after.voters(), None)).then_some(goal)
+        let gone: Vec<MemberId> = goal.parts_with().into_iter().collect();
+        let is_safe = self.is_safe(&voters, &gone) && self.is_safe(&after.voters(), &[]);
+        (!shrinks_too_far && is_safe).then_some(goal)
     }
 
-    /// Whether these voters have a quorum of members in health, without `who`.
-    fn is_safe(&self, voters: &BTreeSet<u64>, who: Option<usize>) -> bool {
-        let is_healthy = |id: &u64| match self.place_of(*id) {
-            Some(place) => Some(place) != who && !self.places[place].rotten && !self.places[place].spoiled,
+    /// Whether these voters have a quorum of members in health, without some of them.
+    fn is_safe(&self, voters: &BTreeSet<u64>, without: &[MemberId]) -> bool {
+        let is_healthy = |id: &&u64| match self.place_of(**id) {
+            _ if without.contains(&MemberId(**id)) => false,
+            Some(place) => !self.places[place].rotten && !self.places[place].spoiled,
             None => true,
         };
-        voters.iter().filter(|id| is_healthy(id)).count() > voters.len() / 2
+        voters.iter().filter(is_healthy).count() > voters.len() / 2
     }
 
     /// Whether the cluster can do without `who`, whatever becomes of the operator's goal.
     pub(super) fn is_spare(&self, who: usize) -> bool {
         let roster = &self.judge.model.roster;
-        let mut after = roster.clone();
+        let (mut after, mut gone) = (roster.clone(), vec![self.places[who].id]);
         if let Some(goal) = &self.operator.goal {
             let _refused = after.change(&goal.change());
+            gone.extend(goal.parts_with());
         }
-        self.is_safe(&roster.voters(), Some(who)) && self.is_safe(&after.voters(), Some(who))
+        self.is_safe(&roster.voters(), &gone) && self.is_safe(&after.voters(), &[self.places[who].id])
     }
 
     /// Starts those who were added, and has those who have started say so.
