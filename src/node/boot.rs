@@ -95,6 +95,8 @@ pub struct Config {
     /// How long a simple token lives after its last use.
     pub token_ttl_ms: u64,
     pub limits: Limits,
+    /// How much of the store on disk is held in memory, beside the history that `limits` counts.
+    pub store_cache_bytes: u64,
     /// How much history to keep by itself; nothing keeps all.
     pub auto_compaction: Option<AutoCompaction>,
     /// Keys that one step of a removal looks at, and the pause between two steps.
@@ -180,7 +182,7 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
         Plan::Join(_, members) => members,
         Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
     };
-    let State { engine, mut machine, installs } = match open_state(&member, cluster, &held, &config.limits)? {
+    let State { engine, mut machine, installs } = match open_state(&member, cluster, &held, config)? {
         Opened::State(state) => state,
         Opened::Lost(why) => return Ok(Boot::Lost(Lost { why, id, cluster, held, wal, member, lock })),
     };
@@ -329,7 +331,7 @@ enum Opened {
 
 /// Opens the store that the manifest names, after it was made from an accepted image if there is one; or makes a new one where it cannot be used and the
 /// log can fill it.
-fn open_state(member: &Path, cluster: ClusterId, held: &Held, limits: &Limits) -> Result<Opened, Error> {
+fn open_state(member: &Path, cluster: ClusterId, held: &Held, config: &Config) -> Result<Opened, Error> {
     let (manifest, mut trouble) = match Manifest::load(&RealDisk, member) {
         Ok(manifest) => (manifest, None),
         Err(Error::Damaged(why)) => (Manifest::default(), Some(why)),
@@ -339,10 +341,11 @@ fn open_state(member: &Path, cluster: ClusterId, held: &Held, limits: &Limits) -
     if let Some(mark) = installs.lock().manifest().image() {
         tracing::info!(index = mark.index, "found a snapshot that was accepted before the last stop");
     }
-    trouble = settle(&installs, held, &mut Sled { built: None, running: None })?.or(trouble);
+    trouble = settle(&installs, held, &mut Sled { built: None, running: None, cache_bytes: config.store_cache_bytes })?
+        .or(trouble);
     let installs = installs.into_inner();
     let dir = installs.manifest().store_dir(member);
-    let why = match try_open_state(&dir, cluster, limits) {
+    let why = match try_open_state(&dir, cluster, config) {
         Ok((engine, machine)) => match held.meets(machine.applied().0) {
             Ok(()) => return Ok(Opened::State(State { engine, machine, installs })),
             Err(why) => why,
@@ -359,7 +362,7 @@ fn open_state(member: &Path, cluster: ClusterId, held: &Held, limits: &Limits) -
     if dir.exists() {
         store::put_aside(&dir)?;
     }
-    let (engine, machine) = try_open_state(&dir, cluster, limits)?;
+    let (engine, machine) = try_open_state(&dir, cluster, config)?;
     Ok(Opened::State(State { engine, machine, installs }))
 }
 
@@ -386,8 +389,8 @@ fn defragment_above(threshold: u64, engine: &Renewable, machine: &mut Machine) -
     Ok(())
 }
 
-fn try_open_state(dir: &Path, cluster: ClusterId, limits: &Limits) -> Result<(Arc<Renewable>, Machine), Error> {
-    let engine = Arc::new(Renewable::open(dir, store::CACHE_BYTES)?);
-    let machine = Machine::open(engine.clone(), cluster, *limits)?;
+fn try_open_state(dir: &Path, cluster: ClusterId, config: &Config) -> Result<(Arc<Renewable>, Machine), Error> {
+    let engine = Arc::new(Renewable::open(dir, config.store_cache_bytes)?);
+    let machine = Machine::open(engine.clone(), cluster, config.limits)?;
     Ok((engine, machine))
 }

@@ -14,6 +14,7 @@
 mod auth;
 mod bad_input;
 mod bench;
+mod bounds;
 mod catchup;
 mod chaos;
 mod checker;
