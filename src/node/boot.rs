@@ -96,6 +96,8 @@ pub struct Config {
     /// How long a simple token lives after its last use.
     pub token_ttl_ms: u64,
     pub limits: Limits,
+    /// How much of the store on disk is held in memory, beside the history that `limits` counts.
+    pub store_cache_bytes: u64,
     /// How much history to keep by itself; nothing keeps all.
     pub auto_compaction: Option<AutoCompaction>,
     /// Keys that one step of a removal looks at, and the pause between two steps.
@@ -183,8 +185,9 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
         Plan::Join(_, members) => members,
         Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
     };
-    let sled = Sled { built: None, running: None };
-    let mut opener = Opener { sled, cluster, limits: &config.limits };
+    let cache_bytes = config.store_cache_bytes;
+    let sled = Sled { built: None, running: None, cache_bytes };
+    let mut opener = Opener { sled, cluster, limits: &config.limits, cache_bytes };
     let (engine, mut machine, installs) = match open_state(Arc::new(RealDisk), &member, &held, &mut opener)? {
         Found::State { state: (engine, machine), installs, rebuilt } => {
             if let Some(why) = rebuilt {
@@ -331,6 +334,7 @@ struct Opener<'a> {
     sled: Sled,
     cluster: ClusterId,
     limits: &'a Limits,
+    cache_bytes: u64,
 }
 
 impl Stores for Opener<'_> {
@@ -348,7 +352,7 @@ impl States for Opener<'_> {
     type State = State;
 
     fn open(&mut self, dir: &Path) -> Result<(State, Index), Error> {
-        let engine = Arc::new(Renewable::open(dir, store::CACHE_BYTES)?);
+        let engine = Arc::new(Renewable::open(dir, self.cache_bytes)?);
         let machine = Machine::open(engine.clone(), self.cluster, *self.limits)?;
         let (applied, _) = machine.applied();
         Ok(((engine, machine), applied))

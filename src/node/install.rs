@@ -83,13 +83,14 @@ pub(super) struct Sled {
     pub(super) built: Option<Arc<Renewable>>,
     /// The one that readers may still use; nothing in a member that starts.
     pub(super) running: Option<Arc<Renewable>>,
+    pub(super) cache_bytes: u64,
 }
 
 impl Stores for Sled {
     fn build(&mut self, dir: &Path, image: &Path, mark: &Mark) -> Result<(), Error> {
         store::delete(dir)?;
         let reader = image::Snapshot::new(RealDisk.open_to_read(image)?)?.into_reader()?;
-        let engine = Arc::new(Renewable::open(dir, store::CACHE_BYTES)?);
+        let engine = Arc::new(Renewable::open(dir, self.cache_bytes)?);
         let filled = image::install(&reader, &*engine, mark).and_then(|_| engine.sync());
         if let Err(why) = filled {
             // sled would try to write once more, and waits for ever on a full disk.

@@ -99,7 +99,8 @@ impl StoreThread {
     }
 
     fn install(&mut self, mark: &SnapshotMark) -> Result<Arc<Renewable>, Error> {
-        let mut stores = Sled { built: None, running: Some(self.engine()) };
+        let cache_bytes = self.inner.config.store_cache_bytes;
+        let mut stores = Sled { built: None, running: Some(self.engine()), cache_bytes };
         carry_out(&self.inner.snapshots.installs, mark, &mut stores)?;
         let built = stores.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
         *self.inner.engine.write() = built.clone();

@@ -37,6 +37,7 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         lease_checkpoint_ms: None,
         token_ttl_ms: 300_000,
         limits: Limits::default(),
+        store_cache_bytes: crate::store::CACHE_BYTES,
         auto_compaction: None,
         compaction_batch: 1000,
         compaction_pause_ms: 1,

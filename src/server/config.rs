@@ -48,6 +48,8 @@ pub struct Config {
     /// The log's directory if not inside the data directory.
     pub wal_dir: Option<PathBuf>,
     pub wal_segment_bytes: u64,
+    /// History in memory beyond the index: half of it blocks, half of it the store's own.
+    pub cache_bytes: u64,
     pub snapshot_count: u64,
     /// Log entries kept behind a snapshot.
     pub snapshot_catchup_entries: u64,
@@ -317,6 +319,7 @@ impl Config {
             wal_dir: settings.given("wal-dir").map(PathBuf::from),
             wal_segment_bytes: settings.uint("experimental-lab-wal-segment-bytes"),
             range_bytes_max: settings.uint("experimental-lab-max-range-bytes"),
+            cache_bytes: settings.uint("experimental-lab-cache-bytes"),
             snapshot_count: settings.uint("snapshot-count"),
             snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
             quota_backend_bytes: settings.int("quota-backend-bytes"),
@@ -557,6 +560,9 @@ impl Config {
         }
         if self.range_bytes_max < 1 << 20 {
             found.push("--experimental-lab-max-range-bytes must be at least 1048576".into());
+        }
+        if self.cache_bytes < 1 << 20 || self.cache_bytes > 1 << 40 {
+            found.push("--experimental-lab-cache-bytes must be between 1048576 and 1099511627776".into());
         }
         if self.max_connections == 0 {
             found.push("--experimental-lab-max-connections must be >0".into());

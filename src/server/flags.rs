@@ -275,6 +275,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("experimental-lab-listen", Text, "", Lab, Works, "Serve telemetry and control at unix:PATH or 127.0.0.1:PORT."),
     flag("experimental-lab-token", Text, "", Lab, Works, "File with the token that lab callers must know."),
     flag("experimental-lab-wal-segment-bytes", Uint, "64000000", Lab, Works, "Size of one file of the write-ahead log."),
+    flag("experimental-lab-cache-bytes", Uint, "134217728", Lab, Works, "History held in memory beside the index of keys."),
     flag("experimental-lab-max-range-bytes", Uint, "268435456", Lab, Works, "Most memory for all answers to ranges together."),
     flag("experimental-lab-max-connections", Uint, "10000", Lab, Works, "Most client connections at a time."),
 

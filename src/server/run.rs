@@ -176,7 +176,11 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
         lease_checkpoint_ms: config.lease_checkpoint.then_some(LEASE_CHECKPOINT_MS),
         token_ttl_ms: u64::try_from(config.auth_token_ttl.as_millis()).unwrap_or(u64::MAX),
-        limits: crate::apply::Limits { quota_bytes: config.quota(), ..Default::default() },
+        limits: crate::apply::Limits {
+            quota_bytes: config.quota(),
+            cache_bytes: usize::try_from(config.cache_bytes / 2).unwrap_or(usize::MAX),
+        },
+        store_cache_bytes: config.cache_bytes / 2,
         auto_compaction: config.auto_compaction(),
         compaction_batch: config.compaction_batch,
         compaction_pause_ms: millis(config.compaction_pause),

@@ -15,6 +15,7 @@ mod abuse;
 mod auth;
 mod bad_input;
 mod bench;
+mod bounds;
 mod catchup;
 mod chaos;
 mod checker;

@@ -1,0 +1,142 @@
+//! What a member may take: memory for the log of followers that lag, memory for what it caches, disk for what was deleted. And that a follower which
+//! stands still costs the others no time.
+
+#![expect(clippy::disallowed_methods, reason = "requests are timed")]
+
+use crate::catchup::fill;
+use crate::harness::Cluster;
+use crate::harness::READY_WITHIN;
+use crate::harness::etcd_bin;
+use crate::harness::is_ours;
+use crate::harness::turn;
+use crate::harness::until;
+use etcd_lab::proto::etcdserverpb as pb;
+use std::path::Path;
+use std::time::Duration;
+use std::time::Instant;
+
+const MB: u64 = 1 << 20;
+const SMALL_CACHE: &str = "--experimental-lab-cache-bytes=2097152";
+const LARGE_CACHE: &str = "--experimental-lab-cache-bytes=402653184";
+
+/// The resident memory of a member, in bytes.
+fn resident(cluster: &mut Cluster, member: usize) -> u64 {
+    let pid = cluster.process(member).id();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("/proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
+/// How long puts take, one after the other: the middle one, and the longest.
+async fn put_times(cluster: &Cluster, member: usize) -> (Duration, Duration) {
+    let mut times = Vec::new();
+    for number in 0..100 {
+        let began = Instant::now();
+        cluster.client.put(member, &format!("timed/{number}"), "x").await.expect("a put");
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    (times[50], times[99])
+}
+
+#[test]
+fn a_follower_that_stands_still_slows_nobody_and_the_log_kept_for_it_is_bounded() {
+    const VALUE: usize = 48 << 10;
+    const ROUND: usize = 500;
+    const ROUNDS: usize = 16;
+    // What the log holds (64 MiB), what may come until it is released again (64), what the store has still to write (64), and the program.
+    const BOUND: u64 = 300 * MB;
+    assert!((VALUE * ROUND * ROUNDS) as u64 > BOUND + 70 * MB, "a log without a bound would be seen");
+    turn(Duration::from_secs(300), async {
+        let mut cluster = Cluster::start_with(&etcd_bin(), 3, if is_ours() { &[SMALL_CACHE] } else { &[] }).await;
+        let leader = cluster.leader().await;
+        let follower = (leader + 1) % 3;
+        let (usual, longest) = put_times(&cluster, leader).await;
+        let begun = resident(&mut cluster, leader);
+        cluster.pause(follower);
+        let mut most = 0;
+        for _ in 0..ROUNDS {
+            fill(&cluster.client, leader, "bulk/", ROUND, &"b".repeat(VALUE)).await;
+            most = most.max(resident(&mut cluster, leader));
+        }
+        assert_eq!(cluster.leader().await, leader, "the same leads all the time");
+        let (without, longest_without) = put_times(&cluster, leader).await;
+        eprintln!(
+            "leader: {} MB before, at most {} MB while {} MB were put; a put took {usual:?} (at most {longest:?}), with a follower \
+             that stands still {without:?} ({longest_without:?})",
+            begun / MB,
+            most / MB,
+            (VALUE * ROUND * ROUNDS) as u64 / MB
+        );
+        assert!(most < BOUND, "{} MB", most / MB);
+        assert!(without < 5 * usual + Duration::from_millis(20), "{without:?} instead of {usual:?}");
+        cluster.resume(follower);
+        cluster.assert_equal_hashes().await;
+    });
+}
+
+/// A member with 128 MB of history that was read once since it was started.
+async fn read_all(cache: &str) -> u64 {
+    const KEYS: usize = 2_000;
+    let mut cluster = Cluster::start_with(&etcd_bin(), 1, &[cache]).await;
+    fill(&cluster.client, 0, "k/", KEYS, &"v".repeat(64 << 10)).await;
+    cluster.terminate(0).await;
+    cluster.restart(0).await;
+    for number in 0..KEYS {
+        let found = cluster.client.get(0, &format!("k/{number:05}")).await.expect("a read");
+        assert_eq!(found.map(|value| value.len()), Some(64 << 10));
+    }
+    resident(&mut cluster, 0)
+}
+
+#[test]
+fn the_flag_for_the_cache_bounds_what_reads_leave_in_memory() {
+    if !is_ours() {
+        return;
+    }
+    turn(Duration::from_secs(180), async {
+        let (small, large) = (read_all(SMALL_CACHE).await, read_all(LARGE_CACHE).await);
+        eprintln!("with 2 MiB {} MB, with 384 MiB {} MB", small / MB, large / MB);
+        // All 128 MB fit into either half of the large one.
+        assert!(large > small + 100 * MB, "{} MB and {} MB", small / MB, large / MB);
+        assert!(small < 110 * MB, "{} MB", small / MB);
+    });
+}
+
+/// What the files below a folder take on the disk.
+fn on_disk(dir: &Path) -> u64 {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // A file may go while it is looked at.
+        let Ok(found) = entry.metadata() else { continue };
+        bytes += if found.is_dir() { on_disk(&entry.path()) } else { found.len() };
+    }
+    bytes
+}
+
+#[test]
+fn space_comes_back_on_the_disk_after_compaction_and_defragmentation() {
+    turn(Duration::from_secs(180), async {
+        let cluster = Cluster::start(1).await;
+        let member = cluster.spec(0).data_dir.join("member");
+        let stored = || on_disk(&member) - on_disk(&member.join("wal"));
+        let empty = stored();
+        fill(&cluster.client, 0, "k/", 1_500, &"v".repeat(64 << 10)).await;
+        let filled = until(READY_WITHIN, "all is in the store", async || {
+            let bytes = stored();
+            if bytes > 90 * MB { Ok(bytes) } else { Err(format!("{} MB", bytes / MB)) }
+        })
+        .await;
+        let all = pb::DeleteRangeRequest { key: "k/".into(), range_end: "k0".into(), ..Default::default() };
+        let deleted = cluster.client.kv(0).delete_range(all).await.expect("deleted").into_inner();
+        let revision = deleted.header.expect("a header").revision;
+        let compaction = pb::CompactionRequest { revision, physical: true };
+        cluster.client.kv(0).compact(compaction).await.expect("compacted");
+        cluster.client.maintenance(0).defragment(pb::DefragmentRequest {}).await.expect("defragmented");
+        let left = stored();
+        let status = cluster.client.status(0).await.expect("a status");
+        eprintln!("{} MB, filled {} MB, left {} MB; db size {}", empty / MB, filled / MB, left / MB, status.db_size);
+        assert!(left < empty + 20 * MB, "{} MB of {} are left", left / MB, filled / MB);
+        assert!(status.db_size < 20 << 20, "{}", status.db_size);
+    });
+}
