@@ -170,7 +170,7 @@ fn replay(side: &Side, parts: &[&str]) {
                 }
             }
         }
-        println!("{lines} lines, {explained} differences explained by rows");
+        eprintln!("{lines} lines, {explained} differences explained by rows");
         let count = unexplained.len();
         assert!(unexplained.is_empty(), "{count} differences in {lines} lines\n{}", unexplained.join("\n"));
         assert!(!whole || lines >= LINES_MIN, "only {lines} command lines are recorded");
