@@ -351,7 +351,7 @@ fn dispatch(words: &[Vec<u8>], out: &mut dyn Write, err: &mut dyn Write) -> Resu
     }
     let known: Vec<&'static Flag> = command.flags.iter().chain([&FORMAT]).collect();
     match Args::parse(&rest, &known) {
-        Ok(args) if command.lacks(&args) != "" => {
+        Ok(args) if !command.lacks(&args).is_empty() => {
             let why = format!("required flag(s) {} not set", command.lacks(&args));
             writeln!(err, "Error: {why}\n{}", usage(command))?;
             Err(Failed::new(why))

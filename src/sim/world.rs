@@ -689,10 +689,11 @@ impl World {
         // A revoke that was proposed twice may still have been on its way.
         self.run_for(20_000_000, "members do not catch up", |_| World::is_level)?;
         for (who, place) in self.places.iter().enumerate() {
-            if let Some(alive) = &place.alive {
-                if !place.removed && self.judge.model.roster.rows.contains_key(&place.id.0) {
-                    self.judge.whole(who, alive)?;
-                }
+            if let Some(alive) = &place.alive
+                && !place.removed
+                && self.judge.model.roster.rows.contains_key(&place.id.0)
+            {
+                self.judge.whole(who, alive)?;
             }
         }
         for watcher in 0..self.watchers.len() {
