@@ -14,7 +14,9 @@
 //! left may have happened, and happens twice if it is sent again. Then the answer is [`Error::Lost`], and only a read
 //! can tell what became of it. Source: etcd `client/v3/retry.go`.
 //!
-//! Left out: DNS discovery, the name resolver, leasing and mirroring.
+//! On top of these stand locks and elections ([`Session`], [`Place`], [`Observer`]).
+//!
+//! Left out: the name resolver, leasing and mirroring.
 #![expect(clippy::disallowed_methods, reason = "a client waits in real time")]
 
 mod call;
@@ -25,14 +27,20 @@ mod error;
 mod fake;
 mod lease;
 mod pool;
+mod recipes;
 mod snapshot;
+mod srv;
 mod tls;
 mod watch;
 
 pub use call::Call;
 pub use error::Error;
 pub use lease::KeepAlive;
+pub use recipes::Observer;
+pub use recipes::Place;
+pub use recipes::Session;
 pub use snapshot::SnapshotStream;
+pub use srv::discover;
 pub use tls::TlsFiles;
 pub use watch::Watch;
 pub use watch::watch_from;
@@ -212,6 +220,17 @@ impl Client {
     /// As [`Client::call`].
     pub async fn snapshot(&self) -> Result<SnapshotStream, Error> {
         self.in_time(snapshot::open(self)).await
+    }
+
+    /// What the first endpoint answers on `path` to plain HTTP, such as `/metrics`, as text.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] with the reason in words, [`Error::Deadline`] after `call_timeout`.
+    pub async fn fetch(&self, path: &str) -> Result<String, Error> {
+        let endpoint = self.config.endpoints.first().map(|text| endpoint::Endpoint::parse(text));
+        let endpoint = endpoint.ok_or_else(|| Error::Config("no endpoint".to_owned()))?;
+        let dialing = pool::dialing(&self.config);
+        self.in_time(async { dialing.get(&endpoint, path).await.map_err(|why| Error::Lost { why }) }).await
     }
 
     /// Exchanges user and password for a token, which goes with every later call. Does nothing without a user.

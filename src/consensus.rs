@@ -327,7 +327,7 @@ impl Consensus {
     /// Nothing else rests on who leads: reads are confirmed by a quorum.
     pub fn forget_leader(&mut self, leader: MemberId) -> bool {
         let raft = &self.raw.raft;
-        let may = raft.pre_vote && raft.promotable() && self.role() == Role::Follower && self.leader() == leader;
+        let may = raft.pre_vote && self.may_campaign() && self.role() == Role::Follower && self.leader() == leader;
         if may && !leader.is_none() {
             self.step_raft(|raw| raw.raft.leader_id = raft::INVALID_ID);
         }
@@ -336,9 +336,13 @@ impl Consensus {
 
     /// Asks the others whether they would vote for this member (pre-vote), and for their votes if a quorum would.
     pub fn pre_campaign(&mut self) {
-        if self.raw.raft.pre_vote && self.raw.raft.promotable() {
+        if self.raw.raft.pre_vote && self.may_campaign() {
             self.step_raft(|raw| drop(raw.campaign()));
         }
+    }
+
+    fn may_campaign(&self) -> bool {
+        self.raw.raft.promotable() || self.is_learner() && is_planted(Bug::LearnerCampaignsOnLoss)
     }
 
     /// Starts to hand leadership to `to`.

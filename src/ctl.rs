@@ -8,16 +8,21 @@
 //! ```
 //!
 //! What it prints is what etcdctl 3.6 prints; where 3.6 panics, a sentence and exit code 3 stand instead.
-//! Left out until later: auth, user, role, lock, elect, check, make-mirror, defrag, downgrade, completion,
-//! and DNS discovery. Source: etcd `etcdctl/ctlv3`.
+//! Left out: the dialect of the v2 API. Source: etcd `etcdctl/ctlv3`.
 
+mod auth;
+mod check;
 mod commands;
+mod completion;
 mod endpoint;
 mod exit;
 mod help;
 mod kv;
 mod lease;
+mod lock;
+mod maintenance;
 mod member;
+mod mirror;
 mod print;
 mod session;
 mod snapshot;
@@ -87,18 +92,22 @@ async fn dispatch(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Outcome {
+    if let [ask, begun @ ..] = words
+        && ask == completion::ASK
+    {
+        return Ok(out.write_all(completion::candidates(begun).as_bytes())?);
+    }
     let found = match commands::find(words) {
         Ok(found) => found,
         Err(unknown) => {
             writeln!(err, "Error: {unknown}")?;
             writeln!(err, "Run 'etcdctl --help' for usage.")?;
+            if let Some(hint) = commands::hint(words) {
+                writeln!(err, "{hint}")?;
+            }
             return Err(Exit::silent(exit::ERROR));
         }
     };
-    if let Some(Action::Later) = found.command().map(|command| command.action) {
-        let path = found.path();
-        return Err(Exit::error(format!("{path} is not built yet: it comes with a later release of etcd-lab")));
-    }
     let args = match Args::parse(&found.rest, &found.flags()) {
         Ok(args) => args,
         Err(Refused::Help) => return Ok(out.write_all(help::usage(&found).as_bytes())?),

@@ -35,6 +35,7 @@ pub mod image;
 pub mod lab;
 pub mod lease;
 pub mod membership;
+pub mod meter;
 pub mod mvcc;
 pub mod node;
 pub mod peer;

@@ -49,6 +49,7 @@ use crate::engine::Batch;
 use crate::engine::Engine;
 use crate::engine::Table;
 use crate::error::Error;
+use crate::meter;
 use crate::proto::mvccpb::Event;
 use crate::proto::mvccpb::KeyValue;
 use crate::types::KeyRange;
@@ -326,6 +327,7 @@ impl Writer<'_> {
 
     /// Sets `key`.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: LeaseId) {
+        meter::PUTS.inc();
         let id = self.next();
         let found = self.store.index.put(&key, id, lease != LeaseId(0));
         let kv = KeyValue {
@@ -341,6 +343,7 @@ impl Writer<'_> {
 
     /// Deletes the keys of `range` that are there, in order, and returns them.
     pub fn delete(&mut self, range: &KeyRange) -> Vec<Bytes> {
+        meter::DELETES.inc();
         let keys: Vec<Bytes> = self.store.peek(range).map(|found| found.key.clone()).collect();
         for key in &keys {
             let id = self.next();

@@ -31,6 +31,7 @@ mod snap_file;
 mod start;
 mod store_thread;
 mod telemetry;
+mod times;
 mod waiters;
 
 #[cfg(test)]
@@ -47,10 +48,13 @@ pub use members::Gatekeeper;
 pub use start::Network;
 
 use crate::apply::Machine;
+use crate::apply::ReadTxn;
 use crate::apply::Reply;
 use crate::apply::check;
 use crate::error::Error;
 use crate::lease;
+use crate::meter;
+use crate::mvcc::Selection;
 use crate::mvcc::Store;
 use crate::peer::LinkRule;
 use crate::peer::Peers;
@@ -407,6 +411,14 @@ impl Node {
     }
 
     async fn submit(&self, rank: Rank, proposal: Proposal) -> Result<Reply, Error> {
+        let result = self.submit_uncounted(rank, proposal).await;
+        if result.as_ref().is_err_and(is_failure) {
+            meter::PROPOSALS_FAILED.inc();
+        }
+        result
+    }
+
+    async fn submit_uncounted(&self, rank: Rank, proposal: Proposal) -> Result<Reply, Error> {
         let inner = &self.inner;
         let (id, began, limit) = (proposal.id, inner.now(), inner.request_timeout());
         let waiter = inner.requests.wait(id, inner.published.reign.load(Ordering::Acquire));
@@ -437,7 +449,8 @@ impl Node {
             inner.applied.reach(index).await;
             Ok(())
         };
-        tokio::time::timeout(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout))
+        let confirmed = tokio::time::timeout(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout));
+        confirmed.inspect_err(|_| meter::READ_INDEXES_FAILED.inc())
     }
 
     /// How watch streams read the past.
@@ -467,12 +480,28 @@ impl Node {
     /// # Errors
     /// The request's own.
     pub fn range_now(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
-        // Rows are chosen under the lock in slices, values fetched outside it: a long range holds up nobody for long.
-        let mut selection = self.read(|machine| machine.store().select(request))?;
-        while !selection.is_complete() {
-            self.read(|machine| machine.store().select_more(&mut selection));
-        }
+        let mut selection = self.select(request)?;
+        while self.select_more(&mut selection) {}
         selection.load()
+    }
+
+    /// Begins a range read on this member's state as it is. Rows are chosen under the lock in slices, values fetched outside it: a long
+    /// range holds up nobody for long. Go on with [`Node::select_more`], then load.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn select(&self, request: &pb::RangeRequest) -> Result<Selection, Error> {
+        meter::RANGES.inc();
+        self.read(|machine| machine.store().select(request))
+    }
+
+    /// Chooses the next slice, if one is left. Returns whether that was so.
+    pub fn select_more(&self, selection: &mut Selection) -> bool {
+        let goes_on = !selection.is_complete();
+        if goes_on {
+            self.read(|machine| machine.store().select_more(selection));
+        }
+        goes_on
     }
 
     /// One page of a longer range, from this member's state: no barrier, and beyond the limit nothing is counted.
@@ -481,9 +510,7 @@ impl Node {
     /// The request's own.
     pub fn range_page(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         let mut selection = self.read(|machine| machine.store().select_page(request))?;
-        while !selection.is_complete() {
-            self.read(|machine| machine.store().select_more(&mut selection));
-        }
+        while self.select_more(&mut selection) {}
         selection.load()
     }
 
@@ -503,9 +530,26 @@ impl Node {
     /// # Errors
     /// The requests' own.
     pub fn read_txn_now(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-        let mut txn = self.read(|machine| machine.select_txn(request))?;
-        while self.read(|machine| machine.select_txn_more(&mut txn)) {}
+        let mut txn = self.select_txn(request)?;
+        while self.select_txn_more(&mut txn) {}
         txn.load()
+    }
+
+    /// As [`Node::select`], for a transaction that only reads.
+    ///
+    /// # Errors
+    /// The requests' own.
+    pub fn select_txn(&self, request: &pb::TxnRequest) -> Result<ReadTxn, Error> {
+        self.read(|machine| machine.select_txn(request))
+    }
+
+    /// As [`Node::select_more`].
+    pub fn select_txn_more(&self, txn: &mut ReadTxn) -> bool {
+        let goes_on = !txn.is_complete();
+        if goes_on {
+            self.read(|machine| machine.select_txn_more(txn));
+        }
+        goes_on
     }
 
     /// Returns once nothing that was compacted at or below `revision` is stored any more, also if nothing ever was; or the member stops.
@@ -610,6 +654,13 @@ impl Node {
         Ok((self.inner.tap.private(opening), stream, listeners))
     }
 
+    /// How long ago the raft thread last looked at its clock.
+    #[must_use]
+    pub fn since_tick(&self) -> Duration {
+        let ticked = self.inner.published.ticked_ms.load(Ordering::Acquire);
+        Duration::from_millis(self.inner.now().0.saturating_sub(ticked))
+    }
+
     /// Requests that wait for their answer.
     #[must_use]
     pub fn pending(&self) -> u64 {
@@ -681,6 +732,19 @@ impl Node {
             _ => tracing::info!("skipped leadership transfer for single voting member cluster"),
         }
     }
+}
+
+/// Whether a proposal came to nothing for want of a leader, time or room, and was not just refused.
+fn is_failure(why: &Error) -> bool {
+    matches!(
+        why,
+        Error::NoLeader
+            | Error::Timeout
+            | Error::TimeoutConnectionLost
+            | Error::TimeoutLeaderFailure
+            | Error::TooManyRequests
+            | Error::Stopped
+    )
 }
 
 /// Forgets a request when its future ends.

@@ -30,6 +30,7 @@ mod headers;
 mod link;
 mod outbox;
 mod pipeline;
+mod prober;
 mod reader;
 mod rules;
 mod serve;
@@ -305,6 +306,13 @@ impl Peers {
     #[must_use]
     pub fn stats(&self, id: MemberId) -> Option<LinkStats> {
         Some(self.link(id)?.stats())
+    }
+
+    /// Counters of all links, and whether each is up.
+    #[must_use]
+    pub fn all_stats(&self) -> Vec<(MemberId, LinkStats, bool)> {
+        let links = self.0.links.read();
+        links.iter().map(|(id, link)| (*id, link.stats(), link.active_since().is_some())).collect()
     }
 
     /// The lab's rules on these links.

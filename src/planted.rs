@@ -50,11 +50,15 @@ pub(crate) enum Bug {
     SnapshotInTwoSteps,
     /// Watchers that were up to date go on from an installed snapshot, not from where they were (etcd 15271).
     CursorForgottenAtInstall,
+    /// A learner asks for votes when the leader's process ends (raft-rs: `campaign` does not ask whether it may).
+    LearnerCampaignsOnLoss,
+    /// All voters ask for votes at once when the leader's process ends.
+    AllCampaignAtOnce,
 }
 
 #[cfg(test)]
 impl Bug {
-    pub(crate) const ALL: [Bug; 22] = [
+    pub(crate) const ALL: [Bug; 24] = [
         Bug::AcknowledgeBeforeSync,
         Bug::VoteBeforeSync,
         Bug::AppliedIndexOutsideBatch,
@@ -77,6 +81,8 @@ impl Bug {
         Bug::ReleasedBeforeDurable,
         Bug::SnapshotInTwoSteps,
         Bug::CursorForgottenAtInstall,
+        Bug::LearnerCampaignsOnLoss,
+        Bug::AllCampaignAtOnce,
     ];
 }
 

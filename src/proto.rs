@@ -5,6 +5,9 @@
 
 mod redacted;
 
+/// The services for clients and all their messages, as a `FileDescriptorSet`: what the JSON gateway and gRPC reflection read.
+pub const DESCRIPTORS: &[u8] = include_bytes!("proto/generated/descriptors.bin");
+
 /// The client API, and what a raft entry carries.
 pub use generated::etcdserverpb;
 
@@ -31,6 +34,9 @@ pub use generated::walpb;
 
 /// What a member tells the lab.
 pub use generated::lab;
+
+/// gRPC's own questions for services and messages.
+pub use generated::reflection;
 
 /// raft's messages and log entries. Their first twelve fields are etcd's `raftpb`, byte for byte.
 pub use raft_proto::eraftpb as raftpb;
@@ -66,6 +72,9 @@ mod generated {
     }
     pub mod walpb {
         include!("proto/generated/walpb.rs");
+    }
+    pub mod reflection {
+        include!("proto/generated/grpc.reflection.v1.rs");
     }
     pub mod lab {
         include!("proto/generated/lab.v1.rs");

@@ -6,16 +6,19 @@
 //!
 //! Everything here is driven from outside: `now` comes in, answers go out. What every driver must do in the same order, the server's threads
 //! and the simulator alike, stands here too: a round of raft ([`Replica::turn`]), an entry ([`apply_entry`], [`tell`]), the clock
-//! ([`Ticker`]), writing behind ([`behind`]), a leader's leases ([`leases`]) and the start ([`start`]).
+//! ([`Ticker`]), writing behind ([`behind`]), a leader's leases ([`leases`]) and the start ([`start`],
+//! [`state`]).
 
 pub mod behind;
 mod clock;
 mod failover;
 pub mod install;
+pub mod learner;
 pub mod leases;
 mod proposals;
 mod reads;
 pub mod start;
+pub mod state;
 mod tell;
 mod turn;
 

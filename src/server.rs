@@ -7,9 +7,11 @@
 mod access;
 mod auth;
 mod authority;
+mod backoff;
 mod cluster;
 mod concurrency;
 pub mod config;
+mod config_file;
 mod door;
 mod election;
 #[cfg(any(debug_assertions, feature = "failpoints"))]
@@ -17,9 +19,11 @@ mod failpoints;
 mod flags;
 mod front;
 mod gates;
+mod gateway;
 mod health;
 mod http;
 mod identity;
+mod inbound;
 mod jwt;
 mod kv;
 mod lab;
@@ -30,15 +34,22 @@ mod log;
 mod maintenance;
 mod metrics;
 mod password;
+mod proxy;
 mod range_stream;
+mod reflection;
+mod room;
+mod rotate;
 mod run;
 mod settings;
 mod snapshot;
 mod sniff;
+mod srv;
 mod systemd;
+mod tally;
 mod token;
 pub mod urls;
 mod watch;
+mod web;
 
 use crate::golang;
 use crate::types::ETCD_VERSION;
@@ -51,6 +62,7 @@ use settings::Words;
 use settings::WordsError;
 use std::ffi::OsString;
 use std::io::Write as _;
+use systemd::Manager;
 
 /// Runs the program `etcd` with the words after its name and this process's environment. Returns the exit code; a member that a signal has stopped
 /// does not return but dies by that signal, as etcd does.
@@ -64,6 +76,16 @@ pub fn main(words: &[OsString]) -> u8 {
 
 fn with(words: &[String], env: &[(String, String)]) -> u8 {
     let args = &[&["etcd".to_owned()], words].concat();
+    match words.first().map(String::as_str) {
+        Some("gateway") => return gateway_program(args, &words[1..]),
+        Some("grpc-proxy") => {
+            let _ = writeln!(std::io::stderr(), "{}", proxy::NO_GRPC_PROXY);
+            return 1;
+        }
+        // For tests and for the book: not in the help.
+        Some("lab-flags") => return print(&flags::table()),
+        _ => {}
+    }
     match Settings::parse(words) {
         Ok(Words::Help) => print(&flags::help()),
         Ok(Words::Version) => print(&version()),
@@ -74,6 +96,28 @@ fn with(words: &[String], env: &[(String, String)]) -> u8 {
         }
         Err(WordsError::Stray(word)) => {
             refuse(args, &[], &[format!("{} is not a valid flag", golang::quote(word.as_bytes()))])
+        }
+    }
+}
+
+/// The program `etcd gateway`.
+fn gateway_program(args: &[String], words: &[String]) -> u8 {
+    let plan = match proxy::Plan::parse(words) {
+        Ok(plan) => plan,
+        Err(why) => {
+            let _ = write!(std::io::stderr(), "Error: {why}\n{}", proxy::USAGE);
+            return 1;
+        }
+    };
+    let _log = log::start(&default_log());
+    tracing::info!(args = %log::list(args), "Running: ");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let run = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(proxy::run(plan)));
+    match run {
+        Ok(()) => 0,
+        Err(why) => {
+            tracing::error!(level = "fatal", error = why, "the gateway cannot start");
+            1
         }
     }
 }
@@ -99,7 +143,8 @@ fn version() -> String {
 
 /// The log of a program that could not read what its log should be.
 fn default_log() -> LogConfig {
-    LogConfig { level: "info".into(), outputs: vec!["default".into()], console: false, logger: "zap".into() }
+    let outputs = vec!["default".into()];
+    LogConfig { level: "info".into(), outputs, console: false, logger: "zap".into(), rotation: None }
 }
 
 /// Says why nothing is started: one line for each problem.
@@ -118,6 +163,12 @@ fn refuse(args: &[String], notices: &[Notice], problems: &[String]) -> u8 {
 
 fn start(args: &[String], mut settings: Settings, env: &[(String, String)]) -> u8 {
     let mut notices = Vec::new();
+    if let Some(file) = config_file_of(&settings, env) {
+        match config_file::read(&file, &mut notices) {
+            Ok(read) => return launch(args, read, notices, env),
+            Err(problem) => return refuse(args, &notices, &[problem]),
+        }
+    }
     if let Err(conflict) = settings.add_environment(env, &mut notices) {
         let _log = log::start(&default_log());
         notices.iter().for_each(log::tell);
@@ -125,6 +176,17 @@ fn start(args: &[String], mut settings: Settings, env: &[(String, String)]) -> u
         tracing::error!(level = "fatal", %fields, "{}", conflict.message);
         return 1;
     }
+    launch(args, settings, notices, env)
+}
+
+/// The configuration file, if one is named: it alone counts then.
+fn config_file_of(settings: &Settings, env: &[(String, String)]) -> Option<String> {
+    let by_flag = Some(settings.text("config-file").to_owned());
+    let by_env = || env.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE").map(|(_, file)| file.clone());
+    by_flag.filter(|file| !file.is_empty()).or_else(by_env).filter(|file| !file.is_empty())
+}
+
+fn launch(args: &[String], mut settings: Settings, mut notices: Vec<Notice>, env: &[(String, String)]) -> u8 {
     if let Err(problem) = settings.settle(&mut notices) {
         return refuse(args, &notices, &[problem]);
     }
@@ -142,8 +204,7 @@ fn start(args: &[String], mut settings: Settings, env: &[(String, String)]) -> u
     };
     tracing::info!(args = %log::list(args), "Running: ");
     notices.iter().for_each(log::tell);
-    let notify = env.iter().find(|(name, _)| name == "NOTIFY_SOCKET").map(|(_, socket)| socket.clone());
-    let end = member(config, notify.filter(|socket| !socket.is_empty()));
+    let end = member(config, Manager::of(env, std::process::id()));
     drop(log);
     match end {
         End::Code(code) => code,
@@ -151,8 +212,12 @@ fn start(args: &[String], mut settings: Settings, env: &[(String, String)]) -> u
     }
 }
 
-fn member(config: Config, notify: Option<String>) -> End {
+fn member(mut config: Config, manager: Manager) -> End {
     if !config.has_log() {
+        if let Err(problem) = config.discover() {
+            tracing::error!(level = "fatal", error = problem, "discovery failed");
+            return End::Code(1);
+        }
         let problems = config.bootstrap_problems();
         if !problems.is_empty() {
             for problem in problems {
@@ -168,7 +233,7 @@ fn member(config: Config, notify: Option<String>) -> End {
             return End::Code(1);
         }
     };
-    let end = runtime.block_on(run::run(config, notify));
+    let end = runtime.block_on(run::run(config, manager));
     // What still runs is cut off: connections that do not end, a stop that a second signal interrupts.
     runtime.shutdown_background();
     end
@@ -182,6 +247,8 @@ fn die_by(number: i32) -> u8 {
     0
 }
 
+#[cfg(test)]
+mod flags_tests;
 #[cfg(test)]
 #[path = "server/tests.rs"]
 mod served;
@@ -206,8 +273,11 @@ mod tests {
         assert_eq!(run(&["--bogus"]), 2);
         assert_eq!(run(&["--initial-cluster-state", "other"]), 2);
         assert_eq!(run(&["stray"]), 1);
+        assert_eq!(run(&["grpc-proxy", "start"]), 1);
+        assert_eq!(run(&["gateway", "stop"]), 1);
+        assert_eq!(run(&["--config-file", "/nowhere/etcd.yml"]), 1);
         assert_eq!(run(&["--heartbeat-interval", "0"]), 1);
-        assert_eq!(run(&["--discovery-srv", "example.com"]), 1);
+        assert_eq!(run(&["--discovery-endpoints", "example.com"]), 1);
         assert_eq!(run(&["--name", "x", "--initial-cluster", "y=http://localhost:2380", "--data-dir", "/nowhere"]), 1);
     }
 }

@@ -14,18 +14,22 @@
 //! The same seed makes the same run, event by event; [`run`] plays one, and a run that breaks a rule is played again with its record, so that
 //! the [`Violation`] can say what came before it.
 //!
-//! Left out: members that join and leave, and one that has lost its state and asks another for it. They get their place in `member::start` (what a
-//! member begins with) and in `faults`. sled, sockets and threads are not simulated; process tests kill those.
+//! Left out: sled, sockets and threads; process tests kill those.
 
 mod client;
 mod disk;
+mod failover;
 mod faults;
+mod hands;
 mod judge;
 mod leases;
+mod lost;
 mod member;
 mod model;
 mod net;
+mod operator;
 mod rights;
+mod roster;
 mod snapshots;
 mod store;
 mod talk;
@@ -66,6 +70,10 @@ impl Size {
     /// For those who have time.
     pub const LONG: Size = Size { ops: 2000, faults: 10 };
 
+    fn changes(self) -> u32 {
+        if self.is_long() { 8 } else { 4 }
+    }
+
     fn is_long(self) -> bool {
         self.ops >= Size::LONG.ops
     }
@@ -92,6 +100,8 @@ struct Plan {
     quota: Option<u64>,
     /// Pause between two checkpoints of a lease's remaining time.
     checkpoint_ms: Option<u64>,
+    /// How often the operator adds, promotes or removes a member.
+    member_changes: u32,
     /// Whether clients turn authentication on and off.
     auth: bool,
 }
@@ -114,6 +124,7 @@ impl Plan {
             quota: (dice.random_range(0..4) == 0).then_some(6000),
             checkpoint_ms: [None, None, Some(600), Some(1200)][dice.random_range(0..4)],
             auth: dice.random_range(0..4) == 0,
+            member_changes: if dice.random_range(0..3) == 0 { size.changes() } else { 0 },
         }
     }
 }
@@ -208,7 +219,7 @@ impl Report {
 const ANSWERED_PERCENT: u64 = 50;
 
 /// What runs must come by, and once in how many questions at least; counted over many runs.
-const RARE: [(&str, u64); 17] = [
+const RARE: [(&str, u64); 27] = [
     ("an election", 500),
     ("a torn tail is cut off", 20_000),
     ("a store is set back", 5000),
@@ -226,6 +237,16 @@ const RARE: [(&str, u64); 17] = [
     ("a disk fails", 5000),
     ("a request is denied", 500),
     ("rights change", 1000),
+    ("a read is denied", 2000),
+    ("a member joins", 10_000),
+    ("a learner is promoted", 20_000),
+    ("a member is removed", 20_000),
+    ("a removed member stops", 20_000),
+    ("a process is taken for gone", 5000),
+    ("a drill is passed", 40_000),
+    ("a voter loses its power", 50_000),
+    ("a state is lost", 50_000),
+    ("a state comes from another member", 50_000),
 ];
 
 /// A rule was broken.

@@ -8,14 +8,16 @@
 //! Cryptography is ring's, chosen here explicitly and nowhere by default. TLS 1.2 and 1.3 only. ring has no P-521: our own
 //! certificates are P-256 where etcd's are P-521, and a P-521 certificate of a real etcd is accepted only without verification.
 //!
-//! Left out: revocation lists, cipher suite lists, reverse look-up of host names for wildcard SANs.
+//! Left out: reverse look-up of host names for wildcard SANs.
 //!
 //! Source: etcd `client/pkg/transport/{listener,listener_tls}.go`.
 
 mod accept;
 mod config;
 mod files;
+mod offer;
 pub mod pki;
+mod revoked;
 
 pub use accept::Acceptor;
 pub use accept::HANDSHAKE_TIMEOUT;
@@ -27,6 +29,7 @@ pub use config::ClientFiles;
 pub use config::ServerFiles;
 pub use config::client_config;
 pub use config::server_config;
+pub use offer::Offer;
 pub use pki::auto_tls;
 
 use std::path::Path;

@@ -1,20 +1,25 @@
 //! `etcdutl`: what can be done to snapshot files, and to a data directory while no member runs on it.
 //!
 //! ```text
-//! words ─ COMMANDS ─▶ flags and words ─▶ snapshot status · snapshot restore · hashkv ─▶ out, err, exit code
+//! words ─ COMMANDS ─▶ flags and words ─▶ one file for each command ─▶ out, err, exit code
 //! ```
 //!
-//! It reads the files of any etcd and writes data directories of ours. Left out until later: backup, completion, defrag, migrate. Source: etcd
+//! It reads the files of any etcd and writes data directories of ours. It leaves etcd's own data directories to etcd's own programs, but for defrag. Source: etcd
 //! `etcdutl/etcdutl`.
 
+mod backup;
+mod defrag;
 mod hashkv;
+mod migrate;
 mod print;
+mod reading;
 mod restore;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use defrag::run as defrag;
 pub(crate) use restore::FLAGS as RESTORE_FLAGS;
 pub(crate) use restore::run as snapshot_restore;
 pub(crate) use status::run as snapshot_status;
@@ -24,17 +29,17 @@ use crate::cmdline::args::Flag;
 use crate::cmdline::args::HELP;
 use crate::cmdline::args::Kind;
 use crate::cmdline::args::Refused;
+use crate::disk::RealDisk;
 use crate::error::Error;
+use crate::replica::install::Manifest;
 use crate::types::ETCD_VERSION;
 use std::fmt::Write as _;
 use std::io;
 use std::io::Write;
+use std::path::Path;
 
 /// The API that etcdutl belongs to.
 const API_VERSION: &str = "3.6";
-
-/// What upstream's etcdutl can do, and this one cannot yet.
-const LATER: [&str; 5] = ["check", "completion", "defrag", "migrate", "backup"];
 
 /// A command that did not work: a code, and what to say after `Error: `.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +85,17 @@ struct Command {
     run: Run,
 }
 
+impl Command {
+    /// The flags that must be given and were not, quoted; empty if there are none.
+    fn lacks(&self, args: &Args) -> String {
+        let required = self.flags.iter().filter(|flag| flag.help.starts_with(REQUIRED) && !args.is_given(flag.name));
+        required.map(|flag| format!("{:?}", flag.name)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// How the help of a flag begins that must be given.
+const REQUIRED: &str = "Required.";
+
 static FORMAT: Flag = Flag {
     name: "write-out",
     short: 'w',
@@ -89,7 +105,22 @@ static FORMAT: Flag = Flag {
 };
 
 /// The commands, in the order of their names.
-static COMMANDS: [Command; 4] = [
+static COMMANDS: [Command; 9] = [
+    Command {
+        name: "backup",
+        usage: "--data-dir {dir} --backup-dir {dir}",
+        short: "Copies a data directory that no member uses (of a running one: etcdctl snapshot save)",
+        flags: backup::FLAGS,
+        run: |args, _, _, err| backup::run(args, err),
+    },
+    Command { name: "check v2store", usage: "--data-dir {dir}", short: CHECK, flags: CHECK_FLAGS, run: check_v2store },
+    Command {
+        name: "defrag",
+        usage: "--data-dir {dir}",
+        short: "Writes the store of a data directory afresh, without what is no longer used",
+        flags: defrag::FLAGS,
+        run: |args, _, _, err| defrag::run(args, err),
+    },
     Command {
         name: "hashkv",
         usage: "<filename>",
@@ -98,12 +129,20 @@ static COMMANDS: [Command; 4] = [
         run: hashkv::run,
     },
     Command {
+        name: "migrate",
+        usage: "--data-dir {dir} --target-version X.Y",
+        short: "Makes a data directory fit another release",
+        flags: migrate::FLAGS,
+        run: |args, _, _, err| migrate::run(args, err),
+    },
+    Command {
         name: "snapshot restore",
         usage: "<filename> --data-dir {output dir} [options]",
         short: "Makes a member's data directory from a snapshot",
         flags: restore::FLAGS,
         run: restore::run,
     },
+    Command { name: "snapshot save", usage: "<filename>", short: "", flags: &[], run: snapshot_save },
     Command {
         name: "snapshot status",
         usage: "<filename>",
@@ -113,6 +152,31 @@ static COMMANDS: [Command; 4] = [
     },
     Command { name: "version", usage: "", short: "Prints the version", flags: &[], run: version },
 ];
+
+const CHECK: &str = "Tells whether a data directory holds keys of the v2 API";
+static CHECK_FLAGS: &[Flag] = &[
+    Flag { name: "data-dir", short: ' ', kind: Kind::Text, default: "", help: "Required. The data directory" },
+    Flag { name: "wal-dir", short: ' ', kind: Kind::Text, default: "", help: "the folder of the log, if elsewhere" },
+];
+
+/// A directory of ours cannot hold any; one of etcd's is read by etcd's own program.
+fn check_v2store(args: &Args, _: &str, out: &mut dyn Write, _: &mut dyn Write) -> Result<(), Failed> {
+    let dir = args.text("data-dir").unwrap_or_default();
+    let member = Path::new(dir).join("member");
+    if Manifest::load(&RealDisk, &member)?.store_dir(&member).is_dir() {
+        return Ok(writeln!(out, "No custom content found in v2store.")?);
+    }
+    Err(Failed::new(match member.is_dir() {
+        true => format!("{dir} is a data directory of etcd's own: use its etcdutl"),
+        false => format!("stat {}: no such file or directory", member.display()),
+    }))
+}
+
+/// Where it is now.
+fn snapshot_save(_: &Args, _: &str, _: &mut dyn Write, err: &mut dyn Write) -> Result<(), Failed> {
+    writeln!(err, "Command \"save\" is deprecated, Use `etcdctl snapshot save` to download snapshot")?;
+    Err(Failed::bad_args("In order to download snapshot use: `etcdctl snapshot save ...`"))
+}
 
 fn version(_: &Args, _: &str, out: &mut dyn Write, _: &mut dyn Write) -> Result<(), Failed> {
     Ok(writeln!(out, "etcdutl version: {ETCD_VERSION}\nAPI version: {API_VERSION}")?)
@@ -143,7 +207,7 @@ fn find(words: &[Vec<u8>]) -> Found {
         let exact = heads.iter().copied().find(|head| *head == word);
         let mut near = heads.iter().copied().filter(|head| head.starts_with(&word));
         let Some(head) = exact.or_else(|| near.next().filter(|_| near.next().is_none())) else {
-            return if named.is_empty() { Found::Unknown(word) } else { Found::Group("snapshot") };
+            return named.first().map_or(Found::Unknown(word), |group| Found::Group(group_name(group)));
         };
         rest.remove(at);
         named.push(head.to_owned());
@@ -152,16 +216,39 @@ fn find(words: &[Vec<u8>]) -> Found {
             return Found::Command(command, rest);
         }
     }
-    Found::Group(if named.is_empty() { "" } else { "snapshot" })
+    Found::Group(named.first().map_or("", |group| group_name(group)))
+}
+
+/// Groups of commands, and what they are about.
+const GROUPS: [(&str, &str); 2] = [("check", "Checks of a data directory"), ("snapshot", "Snapshot files")];
+
+fn group_name(name: &str) -> &'static str {
+    GROUPS.iter().find(|(group, _)| *group == name).map_or("", |(group, _)| group)
+}
+
+/// The names right below a group, and what they do; hidden ones left out.
+fn below(group: &str) -> Vec<(&'static str, &'static str)> {
+    let mut names = Vec::new();
+    for command in COMMANDS.iter().filter(|command| !command.short.is_empty()) {
+        match command.name.split_once(' ') {
+            Some((head, tail)) if head == group => names.push((tail, command.short)),
+            None if group.is_empty() => names.push((command.name, command.short)),
+            _ => {}
+        }
+    }
+    if group.is_empty() {
+        names.extend(GROUPS);
+        names.push(("completion", "Prints a script that lets the shell finish words"));
+        names.push(("help", "Explains a command"));
+    }
+    names.sort_unstable();
+    names
 }
 
 fn group_usage(group: &str) -> String {
     let mut text = format!("Usage:\n  {} [command]\n\nAvailable Commands:\n", ["etcdutl", group].join(" ").trim_end());
-    for command in &COMMANDS {
-        if command.name.starts_with(group) {
-            let name = command.name.strip_prefix(group).unwrap_or_default().trim_start();
-            writeln!(text, "  {name:<18}{}", command.short).expect("a String takes all");
-        }
+    for (name, short) in below(group) {
+        writeln!(text, "  {name:<12}{short}").expect("a String takes all");
     }
     text += "\nFlags:\n";
     let mut flags = vec![&HELP];
@@ -209,6 +296,30 @@ fn flags_usage(flags: &[&Flag]) -> String {
     text
 }
 
+/// `completion`: a script whose words are the commands and flags of this program.
+fn completion(words: &[Vec<u8>], out: &mut dyn Write) -> Result<(), Failed> {
+    let shell = words.get(1).map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
+    let mut all: Vec<String> = below("").into_iter().map(|(name, _)| name.to_owned()).collect();
+    all.extend(GROUPS.iter().flat_map(|(group, _)| below(group)).map(|(name, _)| name.to_owned()));
+    all.extend(
+        COMMANDS.iter().flat_map(|command| command.flags).chain([&FORMAT]).map(|flag| format!("--{}", flag.name)),
+    );
+    all.sort_unstable();
+    all.dedup();
+    let all = all.join(" ");
+    let script = match shell.as_str() {
+        "bash" => format!("# bash completion for etcdutl\n\ncomplete -o default -W '{all}' etcdutl\n"),
+        "zsh" => format!("#compdef etcdutl\n\ncompctl -f -k '({all})' etcdutl\n"),
+        "fish" => format!("# fish completion for etcdutl\n\ncomplete -c etcdutl -a '{all}'\n"),
+        "powershell" => format!(
+            "# powershell completion for etcdutl\n\nRegister-ArgumentCompleter -Native -CommandName etcdutl -ScriptBlock {{\n    \
+             param($word)\n    '{all}'.Split(' ') | Where-Object {{ $_.StartsWith($word) }}\n}}\n"
+        ),
+        _ => return Err(Failed::new(format!("invalid argument \"{shell}\" for \"etcdutl completion\""))),
+    };
+    Ok(out.write_all(script.as_bytes())?)
+}
+
 /// Runs one command line. `args` are those after the program's name. Returns the exit code.
 pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let words: Vec<Vec<u8>> = args.iter().map(|word| word.clone().into_bytes()).collect();
@@ -228,11 +339,7 @@ fn dispatch(words: &[Vec<u8>], out: &mut dyn Write, err: &mut dyn Write) -> Resu
     let (command, rest) = match find(&words[usize::from(help)..]) {
         Found::Command(command, rest) => (command, rest),
         Found::Group(group) => return Ok(out.write_all(group_usage(group).as_bytes())?),
-        Found::Unknown(word) if LATER.contains(&word.as_str()) => {
-            return Err(Failed::new(format!(
-                "etcdutl {word} is not built yet: it comes with a later release of etcd-lab"
-            )));
-        }
+        Found::Unknown(word) if word == "completion" => return completion(&words[usize::from(help)..], out),
         Found::Unknown(word) => {
             let why = format!("unknown command {word:?} for \"etcdutl\"");
             writeln!(err, "Error: {why}\nRun 'etcdutl --help' for usage.")?;
@@ -244,6 +351,11 @@ fn dispatch(words: &[Vec<u8>], out: &mut dyn Write, err: &mut dyn Write) -> Resu
     }
     let known: Vec<&'static Flag> = command.flags.iter().chain([&FORMAT]).collect();
     match Args::parse(&rest, &known) {
+        Ok(args) if command.lacks(&args) != "" => {
+            let why = format!("required flag(s) {} not set", command.lacks(&args));
+            writeln!(err, "Error: {why}\n{}", usage(command))?;
+            Err(Failed::new(why))
+        }
         Ok(args) => (command.run)(&args, args.text("write-out").unwrap_or("simple"), out, err),
         Err(Refused::Help) => Ok(out.write_all(usage(command).as_bytes())?),
         Err(Refused::Because(why)) => {

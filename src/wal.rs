@@ -28,6 +28,7 @@ use crate::disk::DiskFile;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
+use crate::meter::WAL_BYTES;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::types::ClusterId;
@@ -320,6 +321,7 @@ impl Wal {
     /// Writes out what was encoded.
     fn write(&mut self) -> Result<(), Error> {
         self.file.write_at(self.offset, &self.encoder.buffer)?;
+        WAL_BYTES.add(self.encoder.buffer.len() as u64);
         self.offset += self.encoder.buffer.len() as u64;
         self.encoder.buffer.clear();
         self.encoder.buffer.shrink_to(BUFFER_BYTES_KEPT);

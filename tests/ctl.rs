@@ -93,7 +93,6 @@ const REFUSED_SINCE_3_6: &[Row] = &[
     ("get k --min-mod-rev 3 --max-mod-rev 2", "", 4, "", "Error: getMinModRev(=3) > getMaxModRev(=2)\n"),
     ("txn", "mod(\"k\") >= \"0\"\n",  3,   "", "Error: malformed comparison: mod(\"k\") >= \"0\" (unknown operator >=)\n"),
     ("snapshot save",             "", 128, "", "Error: snapshot save expects one argument <filename>\n"),
-    ("make-mirror f",             "", 1,   "", "Error: etcdctl make-mirror is not built yet: it comes with a later release of etcd-lab\n"),
     ("endpoint status -w json --command-timeout 100ms", "", 1, "null\n", "Failed to get the status of endpoint 127.0.0.1:1 (context deadline exceeded)\n"),
 ];
 
@@ -336,4 +335,25 @@ async fn the_environment_speaks_for_flags_that_are_not_given() {
         assert!(err.contains(said), "{line:?}: {err}");
         assert!(!err.contains("ETCDCTL_API"), "ETCDCTL_API=3 is what tutorials set: {err}");
     }
+}
+
+/// What bash makes of the words typed so far, with the script that `completion bash` prints.
+fn completed_by_bash(words: &str, at: usize) -> String {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_etcdctl"));
+    let folder = program.parent().expect("a folder").display().to_string();
+    let script = format!(
+        "source <(etcdctl completion bash); COMP_WORDS=(etcdctl {words}); COMP_CWORD={at}; _etcdctl; echo \"${{COMPREPLY[@]}}\""
+    );
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("bash").arg("-c").arg(script).env("PATH", path).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+#[test]
+fn bash_finishes_words_with_our_script() {
+    assert_eq!(completed_by_bash("lea", 1), "lease");
+    assert_eq!(completed_by_bash("lease ''", 2), "grant keep-alive list revoke timetolive");
+    assert_eq!(completed_by_bash("get --sort-by M", 3), "MODIFY");
+    assert_eq!(completed_by_bash("user gr", 2), "grant-role");
 }

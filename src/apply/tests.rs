@@ -99,7 +99,9 @@ impl Member {
 
     fn read_txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
         let mut txn = self.machine.select_txn(request)?;
-        while self.machine.select_txn_more(&mut txn) {}
+        while !txn.is_complete() {
+            self.machine.select_txn_more(&mut txn);
+        }
         txn.load()
     }
 

@@ -59,13 +59,12 @@ impl Machine {
         Ok(ReadTxn { header: self.header(), succeeded, ranges })
     }
 
-    /// Chooses the next slice. Returns whether there are more.
-    pub fn select_txn_more(&self, txn: &mut ReadTxn) -> bool {
+    /// Chooses the next slice.
+    pub fn select_txn_more(&self, txn: &mut ReadTxn) {
         let mut open = txn.ranges.iter_mut().filter(|range| !range.is_complete());
         if let Some(range) = open.next() {
             self.store.select_more(range);
         }
-        txn.ranges.iter().any(|range| !range.is_complete())
     }
 
     fn prepare(&self, request: &pb::TxnRequest) -> Result<Way, Error> {
@@ -182,6 +181,18 @@ pub struct ReadTxn {
 }
 
 impl ReadTxn {
+    /// Whether every slice has been chosen.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.ranges.iter().all(Selection::is_complete)
+    }
+
+    /// The sum of [`Selection::weight`].
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.ranges.iter().map(Selection::weight).sum()
+    }
+
     /// Fetches what was chosen. May read the engine: not for callers that hold the node's lock.
     ///
     /// # Errors

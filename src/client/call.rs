@@ -67,7 +67,24 @@ calls! {
     HashKvRequest          => HashKvResponse,          "Maintenance/HashKV",       ANY_TIMES;
     MoveLeaderRequest      => MoveLeaderResponse,      "Maintenance/MoveLeader",   ANY_TIMES;
     DefragmentRequest      => DefragmentResponse,      "Maintenance/Defragment",   AT_MOST_ONCE;
+    DowngradeRequest       => DowngradeResponse,       "Maintenance/Downgrade",    AT_MOST_ONCE;
     AuthenticateRequest    => AuthenticateResponse,    "Auth/Authenticate",        AT_MOST_ONCE;
+    AuthEnableRequest      => AuthEnableResponse,      "Auth/AuthEnable",          AT_MOST_ONCE;
+    AuthDisableRequest     => AuthDisableResponse,     "Auth/AuthDisable",         AT_MOST_ONCE;
+    AuthStatusRequest      => AuthStatusResponse,      "Auth/AuthStatus",          ANY_TIMES;
+    AuthUserAddRequest     => AuthUserAddResponse,     "Auth/UserAdd",             AT_MOST_ONCE;
+    AuthUserGetRequest     => AuthUserGetResponse,     "Auth/UserGet",             ANY_TIMES;
+    AuthUserListRequest    => AuthUserListResponse,    "Auth/UserList",            ANY_TIMES;
+    AuthUserDeleteRequest  => AuthUserDeleteResponse,  "Auth/UserDelete",          AT_MOST_ONCE;
+    AuthUserChangePasswordRequest => AuthUserChangePasswordResponse, "Auth/UserChangePassword", AT_MOST_ONCE;
+    AuthUserGrantRoleRequest  => AuthUserGrantRoleResponse,  "Auth/UserGrantRole",  AT_MOST_ONCE;
+    AuthUserRevokeRoleRequest => AuthUserRevokeRoleResponse, "Auth/UserRevokeRole", AT_MOST_ONCE;
+    AuthRoleAddRequest     => AuthRoleAddResponse,     "Auth/RoleAdd",             AT_MOST_ONCE;
+    AuthRoleGetRequest     => AuthRoleGetResponse,     "Auth/RoleGet",             ANY_TIMES;
+    AuthRoleListRequest    => AuthRoleListResponse,    "Auth/RoleList",            ANY_TIMES;
+    AuthRoleDeleteRequest  => AuthRoleDeleteResponse,  "Auth/RoleDelete",          AT_MOST_ONCE;
+    AuthRoleGrantPermissionRequest  => AuthRoleGrantPermissionResponse,  "Auth/RoleGrantPermission",  AT_MOST_ONCE;
+    AuthRoleRevokePermissionRequest => AuthRoleRevokePermissionResponse, "Auth/RoleRevokePermission", AT_MOST_ONCE;
 }
 
 /// What became of one attempt.

@@ -6,7 +6,10 @@
 
 use super::endpoint::Address;
 use super::endpoint::Endpoint;
+use bytes::Bytes;
 use http::Uri;
+use http_body_util::BodyExt as _;
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
@@ -84,6 +87,34 @@ impl Dialing {
             return Err("connection error: no HTTP/2 settings from the other side; is it a TLS port?".to_owned());
         }
         Ok((Connection { requests, origin: endpoint.origin(secure) }, driver))
+    }
+
+    /// What the member answers on `path` to plain HTTP, as text. An error is a reason in words.
+    pub(super) async fn get(&self, endpoint: &Endpoint, path: &str) -> Result<String, String> {
+        let secure = endpoint.secure.unwrap_or(self.tls.is_some());
+        let wire = connect(&endpoint.address).await?;
+        let wire = match (secure, &self.tls) {
+            (false, _) => wire,
+            (true, Some(tls)) => {
+                // On a port with TLS the protocol is agreed upon there.
+                let mut tls = rustls::ClientConfig::clone(tls);
+                tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+                let plain = Dialing { tls: Some(Arc::new(tls)), ..self.clone() };
+                plain.encrypt(wire, &endpoint.address).await?
+            }
+            (true, None) => self.encrypt(wire, &endpoint.address).await?,
+        };
+        let (mut requests, driver) =
+            hyper::client::conn::http1::handshake(TokioIo::new(wire)).await.map_err(|e| e.to_string())?;
+        let origin = endpoint.origin(secure);
+        let host = origin.authority().map_or("localhost", |authority| authority.as_str());
+        let request = http::Request::get(path).header(http::header::HOST, host);
+        let request = request.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+        // It ends when `requests` goes.
+        tokio::spawn(driver);
+        let answer = requests.send_request(request).await.map_err(|e| e.to_string())?;
+        let body = answer.into_body().collect().await.map_err(|e| e.to_string())?;
+        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 
     async fn encrypt(&self, wire: Box<dyn Wire>, address: &Address) -> Result<Box<dyn Wire>, String> {

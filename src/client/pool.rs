@@ -26,6 +26,15 @@ struct Board {
     trouble: Option<String>,
 }
 
+/// How a client with this configuration connects.
+pub(super) fn dialing(config: &Config) -> Dialing {
+    Dialing {
+        tls: config.tls.clone(),
+        keepalive_time: config.keepalive_time,
+        keepalive_timeout: config.keepalive_timeout,
+    }
+}
+
 /// The connections of one client. The tasks end with it.
 pub(super) struct Pool {
     board: watch::Receiver<Board>,
@@ -35,11 +44,7 @@ pub(super) struct Pool {
 impl Pool {
     /// Starts one task per endpoint.
     pub(super) fn new(config: &Config) -> Pool {
-        let dialing = Dialing {
-            tls: config.tls.clone(),
-            keepalive_time: config.keepalive_time,
-            keepalive_timeout: config.keepalive_timeout,
-        };
+        let dialing = dialing(config);
         let up = vec![None; config.endpoints.len()];
         let (announce, board) = watch::channel(Board { up, trouble: None });
         let announce = Arc::new(announce);

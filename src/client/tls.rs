@@ -25,12 +25,19 @@ impl TlsFiles {
     /// # Errors
     /// [`Error::Config`] with a sentence that names the file, or the flag that is missing.
     pub fn load(&self) -> Result<Arc<ClientConfig>, Error> {
+        // The files are asked for in etcd's order, so that the one that it names is the one that is missing.
+        let own = if self.cert.is_empty() || self.key.is_empty() { [""; 2] } else { [&*self.cert, &*self.key] };
+        for path in own.into_iter().filter(|path| !path.is_empty()) {
+            let why = |e: std::io::Error| Error::Config(format!("open {path}: {}", crate::error::io_text(&e)));
+            std::fs::File::open(path).map_err(why)?;
+        }
         let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
         let files = tls::ClientFiles {
             ca: file(&self.cacert),
             cert: file(&self.cert),
             key: file(&self.key),
             insecure_skip_verify: self.skip_verify,
+            offer: tls::Offer::default(),
             alpn: vec![b"h2".to_vec()],
         };
         tls::client_config(&files).map_err(|error| match error {

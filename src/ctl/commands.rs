@@ -6,11 +6,17 @@ use super::args::Args;
 use super::args::Flag;
 use super::args::HELP;
 use super::args::Kind;
+use super::auth;
+use super::check;
+use super::completion;
 use super::endpoint;
 use super::exit::Outcome;
 use super::kv;
 use super::lease;
+use super::lock;
+use super::maintenance;
 use super::member;
+use super::mirror;
 use super::session::Session;
 use super::snapshot;
 use super::txn;
@@ -36,8 +42,6 @@ pub(super) enum Action {
     Run(for<'a, 'b> fn(&'a mut Session<'b>) -> LocalBoxFuture<'a, Outcome>),
     Group(&'static [Command]),
     Help,
-    /// etcdctl has it and we do not, so far.
-    Later,
 }
 
 const fn switch(name: &'static str, help: &'static str) -> Flag {
@@ -149,6 +153,63 @@ static MEMBER_UPDATE_FLAGS: &[Flag] = &[text("peer-urls", "", "where the other m
 static MEMBER_LIST_FLAGS: &[Flag] =
     &[text("consistency", "l", "linearizable (l): what is agreed; serializable (s): what this member knows")];
 
+#[rustfmt::skip]
+static CHECK_FLAGS: &[Flag] = &[
+    switch("auto-compact", "compact afterwards"),
+    switch("auto-defrag", "defragment the endpoints afterwards"),
+    text("load", "s", "how much to write: s (small), m (medium), l (large) or xl (xLarge)"),
+    text("prefix", "", "where to write; no key may be there (default: /etcdctl-check-datascale/)"),
+];
+#[rustfmt::skip]
+static CHECK_PERF_FLAGS: &[Flag] = &[
+    switch("auto-compact", "compact afterwards"),
+    switch("auto-defrag", "defragment the endpoints afterwards"),
+    Flag { default: "60", ..number("duration", "how long to write, in seconds") },
+    text("load", "s", "how much to write: s (small), m (medium), l (large) or xl (xLarge)"),
+    text("prefix", "", "where to write; no key may be there (default: /etcdctl-check-perf/)"),
+];
+#[rustfmt::skip]
+static DEFRAG_FLAGS: &[Flag] = &[
+    switch("cluster", "every member of the cluster"),
+    text("data-dir", "", "a data directory that no member uses (now: etcdutl defrag)"),
+];
+static ELECT_FLAGS: &[Flag] = &[with_short('l', switch("listen", "only print who leads"))];
+static LOCK_FLAGS: &[Flag] =
+    &[Flag { default: "10", ..number("ttl", "seconds after which the lock is free when its holder is gone") }];
+#[rustfmt::skip]
+static MIRROR_FLAGS: &[Flag] = &[
+    text("dest-cacert", "", "trust the destination's members if these authorities signed their certificates (PEM file)"),
+    text("dest-cert", "", "show the destination this certificate (PEM file)"),
+    Flag { name: "dest-insecure-transport", short: ' ', kind: Kind::Switch, default: "true", help: "talk to the destination without TLS unless a certificate flag is given" },
+    text("dest-key", "", "the key of --dest-cert (PEM file)"),
+    text("dest-password", "", "the destination's password; then --dest-user is only the name"),
+    text("dest-prefix", "", "what --prefix becomes there (default: the same)"),
+    text("dest-user", "", "name[:password] at the destination; asks for the password if it is missing"),
+    Flag { default: "128", ..number("max-txn-ops", "operations in one transaction there") },
+    switch("no-dest-prefix", "what follows --prefix is the whole key there"),
+    text("prefix", "", "mirror keys that start with this"),
+    number("rev", "changes from this revision on, and nothing of what is there"),
+];
+#[rustfmt::skip]
+static USER_ADD_FLAGS: &[Flag] = &[
+    Flag { name: "interactive", short: ' ', kind: Kind::Switch, default: "true", help: "ask for the password; false: it is the first word of the standard input" },
+    text("new-user-password", "", "the password"),
+    switch("no-password", "a user who is known by a certificate's name only"),
+];
+static USER_GET_FLAGS: &[Flag] = &[switch("detail", "show what the user's roles may do")];
+static USER_PASSWD_FLAGS: &[Flag] = &[Flag {
+    name: "interactive",
+    short: ' ',
+    kind: Kind::Switch,
+    default: "true",
+    help: "ask for the password; false: it is the first word of the standard input",
+}];
+#[rustfmt::skip]
+static PERMISSION_FLAGS: &[Flag] = &[
+    switch("from-key", "all keys from this one on, by bytes"),
+    switch("prefix", "all keys that start with this"),
+];
+
 macro_rules! command {
     ($name:literal, $usage:literal, $short:literal, $flags:expr, $run:path) => {
         Command {
@@ -166,15 +227,19 @@ const fn group(name: &'static str, short: &'static str, commands: &'static [Comm
     Command { name, usage: "<subcommand>", short, long: "", flags: &[], action: Action::Group(commands) }
 }
 
-const fn later(name: &'static str) -> Command {
-    Command { name, usage: "", short: "", long: "", flags: &[], action: Action::Later }
-}
-
 const PUT_HELP: &str = "\
 A value that starts with '-' is taken for a flag; '--' ends the flags:
   put <key> -- <value>
 Without <value> and --ignore-value, the value is what the standard input holds, to its end:
   put <key> < file";
+
+const COMPLETION_HELP: &str = "\
+For the shell that runs:
+  bash        source <(etcdctl completion bash)
+  zsh         source <(etcdctl completion zsh)
+  fish        etcdctl completion fish | source
+  powershell  etcdctl completion powershell | Out-String | Invoke-Expression
+For every one that comes, put what it prints where your shell looks for such scripts.";
 
 const TXN_HELP: &str = "\
 Three lists on the standard input, each ended by an empty line: what is compared, what is done if all of it holds,
@@ -195,19 +260,30 @@ static COMMANDS: &[Command] = &[
         command!("disarm", "", "Clears all alarms", &[], member::alarm_disarm),
         command!("list", "", "Lists the alarms", &[], member::alarm_list),
     ]),
-    later("auth"),
-    later("check"),
+    group("auth", "Authentication", &[
+        command!("disable", "", "Lets everybody do everything", &[], auth::disable),
+        command!("enable", "", "Asks everybody who they are, and lets them do what their roles may", &[], auth::enable),
+        command!("status", "", "Tells whether authentication is on", &[], auth::status),
+    ]),
+    group("check", "Checks of the cluster", &[
+        command!("datascale", "[options]", "Measures the memory that a number of keys costs", CHECK_FLAGS, check::datascale),
+        command!("perf", "[options]", "Tells whether the cluster is fast enough", CHECK_PERF_FLAGS, check::perf),
+    ]),
     command!("compaction", "[options] <revision>", "Forgets what no read at this revision or later can see", COMPACTION_FLAGS, kv::compaction),
-    later("completion"),
-    later("defrag"),
+    Command { long: COMPLETION_HELP, ..command!("completion", "[bash|zsh|fish|powershell]", "Prints a script that lets the shell finish words", &[], completion::completion) },
+    command!("defrag", "", "Gives space that is no longer used back to the file system", DEFRAG_FLAGS, maintenance::defrag),
     command!("del", "[options] <key> [range_end]", "Deletes a key, or all from a key to before another", DEL_FLAGS, kv::del),
-    later("downgrade"),
-    later("elect"),
-    group("endpoint", "Endpoints", &[
+    group("downgrade", "Downgrades", &[
+        command!("cancel", "", "Ends a downgrade that was begun", &[], maintenance::downgrade_cancel),
+        command!("enable", "<TARGET_VERSION>", "Begins a downgrade of the cluster", &[], maintenance::downgrade_enable),
+        command!("validate", "<TARGET_VERSION>", "Tells whether the cluster could be downgraded", &[], maintenance::downgrade_validate),
+    ]),
+    command!("elect", "<election-name> [proposal]", "Stands for election, or watches one", ELECT_FLAGS, lock::elect),
+    Command { flags: CLUSTER_FLAGS, ..group("endpoint", "Endpoints", &[
         command!("hashkv", "", "Hashes the history that each endpoint holds", HASHKV_FLAGS, endpoint::hashkv),
         command!("health", "", "Tells whether each endpoint can commit", CLUSTER_FLAGS, endpoint::health),
         command!("status", "", "Tells what each endpoint says of itself", CLUSTER_FLAGS, endpoint::status),
-    ]),
+    ]) },
     command!("get", "[options] <key> [range_end]", "Prints a key and its value, or all from a key to before another", GET_FLAGS, kv::get),
     Command { name: "help", usage: "[command]", short: "Explains a command", long: "", flags: &[], action: Action::Help },
     group("lease", "Leases", &[
@@ -217,8 +293,8 @@ static COMMANDS: &[Command] = &[
         command!("revoke", "<leaseID>", "Ends a lease, and its keys with it", &[], lease::revoke),
         command!("timetolive", "<leaseID> [options]", "Tells how long a lease has to live", TTL_FLAGS, lease::time_to_live),
     ]),
-    later("lock"),
-    later("make-mirror"),
+    command!("lock", "<lockname> [exec-command arg1 arg2 ...]", "Takes a lock, until a signal or while a command runs", LOCK_FLAGS, lock::lock),
+    command!("make-mirror", "[options] <destination>", "Copies all keys and all changes to another cluster", MIRROR_FLAGS, mirror::make_mirror),
     group("member", "Members", &[
         command!("add", "<memberName> [options]", "Adds a member", MEMBER_ADD_FLAGS, member::add),
         command!("list", "", "Lists the members", MEMBER_LIST_FLAGS, member::list),
@@ -227,15 +303,31 @@ static COMMANDS: &[Command] = &[
         command!("update", "<memberID> [options]", "Changes where a member is reached", MEMBER_UPDATE_FLAGS, member::update),
     ]),
     command!("move-leader", "<transferee-member-id>", "Hands leadership to another member", &[], endpoint::move_leader),
+    command!("options", "", "Lists the flags that every command takes", &[], completion::options),
     Command { long: PUT_HELP, ..command!("put", "[options] <key> <value>", "Sets a key to a value", PUT_FLAGS, kv::put) },
-    later("role"),
+    group("role", "Roles", &[
+        command!("add", "<role name>", "Makes a role", &[], auth::role_add),
+        command!("delete", "<role name>", "Removes a role", &[], auth::role_delete),
+        command!("get", "<role name>", "Shows what a role may do", &[], auth::role_get),
+        command!("grant-permission", "[options] <role name> <permission type> <key> [endkey]", "Lets a role read, write or readwrite a key", PERMISSION_FLAGS, auth::role_grant),
+        command!("list", "", "Lists the roles", &[], auth::role_list),
+        command!("revoke-permission", "<role name> <key> [endkey]", "Takes a permission from a role", PERMISSION_FLAGS, auth::role_revoke),
+    ]),
     group("snapshot", "Snapshots", &[
         command!("restore", "<filename> [options]", "Makes a data directory from a snapshot (now: etcdutl)", utl::RESTORE_FLAGS, snapshot::restore),
         command!("save", "<filename>", "Saves all data of one member to a file", &[], snapshot::save),
         command!("status", "<filename>", "Tells what a snapshot file holds (now: etcdutl)", &[], snapshot::status),
     ]),
     Command { long: TXN_HELP, ..command!("txn", "[options]", "Compares, and does one thing or another, in one step", TXN_FLAGS, txn::txn) },
-    later("user"),
+    group("user", "Users", &[
+        command!("add", "<user name or user:password> [options]", "Makes a user", USER_ADD_FLAGS, auth::user_add),
+        command!("delete", "<user name>", "Removes a user", &[], auth::user_delete),
+        command!("get", "<user name> [options]", "Shows the roles of a user", USER_GET_FLAGS, auth::user_get),
+        command!("grant-role", "<user name> <role name>", "Gives a user a role", &[], auth::user_grant_role),
+        command!("list", "", "Lists the users", &[], auth::user_list),
+        command!("passwd", "<user name> [options]", "Changes a user's password", USER_PASSWD_FLAGS, auth::user_passwd),
+        command!("revoke-role", "<user name> <role name>", "Takes a role from a user", &[], auth::user_revoke_role),
+    ]),
     command!("version", "", "Prints the version", &[], super::version),
     command!("watch", "[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]", "Prints changes as they happen", WATCH_FLAGS, watch::watch),
 ];
@@ -294,7 +386,7 @@ pub(super) fn find(line: &[Vec<u8>]) -> Result<Found, String> {
             None if found.chain.is_empty() => return Err(unknown(&word)),
             None => return Ok(found),
         }
-        if matches!(found.command().map(|command| command.action), Some(Action::Later | Action::Help)) {
+        if matches!(found.command().map(|command| command.action), Some(Action::Help)) {
             return Ok(found);
         }
     }
@@ -338,14 +430,60 @@ fn named(commands: &'static [Command], word: &str) -> Option<&'static Command> {
     candidates.next().filter(|_| candidates.next().is_none())
 }
 
+/// The order in which etcd suggests commands, which is the one in which it was taught them.
+const SUGGESTED: [&str; 16] = [
+    "get",
+    "put",
+    "del",
+    "txn",
+    "compaction",
+    "alarm",
+    "defrag",
+    "endpoint",
+    "move-leader",
+    "watch",
+    "version",
+    "lease",
+    "member",
+    "snapshot",
+    "make-mirror",
+    "lock",
+];
+
+/// What words of the v2 API are in this one.
+#[rustfmt::skip]
+const V2_WORDS: &[(&str, &str)] = &[
+    ("backup", "etcdctl snapshot save FILE"),
+    ("cluster-health", "etcdctl endpoint health --cluster"),
+    ("exec-watch", "etcdctl watch KEY -- COMMAND"),
+    ("ls", "etcdctl get PREFIX --prefix --keys-only"),
+    ("migrate", "nothing: it made v3 keys of v2 keys, and there are no v2 keys here"),
+    ("mk", "etcdctl txn, with create(\"KEY\") = \"0\" and put KEY VALUE"),
+    ("mkdir", "nothing: there are no directories, only keys that begin alike"),
+    ("rm", "etcdctl del KEY (with all below it: --prefix)"),
+    ("rmdir", "etcdctl del PREFIX --prefix"),
+    ("set", "etcdctl put KEY VALUE"),
+    ("setdir", "nothing: there are no directories, only keys that begin alike"),
+    ("update", "etcdctl put KEY VALUE"),
+    ("updatedir", "nothing: a lease is given to keys, not to directories"),
+];
+
+/// A sentence about a word that was one of the v2 API, as tutorials up to etcd 3.3 have it.
+pub(super) fn hint(line: &[Vec<u8>]) -> Option<String> {
+    let word = first_word(&Found { chain: Vec::new(), rest: line.to_vec() }, COMMANDS).map(|at| &line[at])?;
+    let (word, today) = V2_WORDS.iter().find(|(old, _)| old.as_bytes() == word.as_slice())?;
+    Some(format!("Hint: {word} belongs to the v2 API, which etcdctl up to 3.3 spoke by default. In this one: {today}"))
+}
+
 fn unknown(word: &str) -> String {
     let mut text = format!("unknown command {} for \"etcdctl\"", golang::quote(word.as_bytes()));
     let near = |command: &&Command| {
-        !matches!(command.action, Action::Later)
-            && (distance(&word.to_lowercase(), command.name) <= 2 || command.name.starts_with(&word.to_lowercase()))
+        distance(&word.to_lowercase(), command.name) <= 2 || command.name.starts_with(&word.to_lowercase())
     };
-    let mut suggestions = COMMANDS.iter().filter(near).peekable();
-    if suggestions.peek().is_some() {
+    let mut suggestions: Vec<&Command> = COMMANDS.iter().filter(near).collect();
+    suggestions
+        .sort_by_key(|command| SUGGESTED.iter().position(|name| *name == command.name).unwrap_or(SUGGESTED.len()));
+    if !suggestions.is_empty() {
         text.push_str("\n\nDid you mean this?\n");
         for command in suggestions {
             text.push_str(&format!("\t{}\n", command.name));
@@ -425,7 +563,7 @@ mod tests {
             assert!(commands.is_sorted_by_key(|command| command.name));
             for command in commands {
                 assert!(command.flags.is_sorted_by_key(|flag| flag.name), "{}", command.name);
-                assert!(matches!(command.action, Action::Later) || !command.short.is_empty(), "{}", command.name);
+                assert!(!command.short.is_empty(), "{}", command.name);
                 if let Action::Group(commands) = command.action {
                     check(commands);
                 }

@@ -24,8 +24,8 @@ use std::time::Instant;
 
 /// The endpoints of `--endpoints`; with `--cluster` those of all members, which is asked of the former, without a
 /// user.
-async fn endpoints(session: &mut Session<'_>) -> Result<Vec<String>, Exit> {
-    let config = session.config()?;
+pub(super) async fn endpoints(session: &mut Session<'_>) -> Result<Vec<String>, Exit> {
+    let config = session.config().await?;
     if !session.args.is_set("cluster") {
         return Ok(config.endpoints);
     }
@@ -38,7 +38,7 @@ async fn endpoints(session: &mut Session<'_>) -> Result<Vec<String>, Exit> {
 
 /// `endpoint health`: all at once, each with a read that a quorum must agree to.
 pub(super) async fn health(session: &mut Session<'_>) -> Outcome {
-    let config = session.config()?;
+    let config = session.config().await?;
     let endpoints = endpoints(session).await?;
     let checks = endpoints.into_iter().map(|endpoint| {
         let client = Client::new(Config { endpoints: vec![endpoint.clone()], ..config.clone() });
@@ -126,7 +126,7 @@ pub(super) async fn move_leader(session: &mut Session<'_>) -> Outcome {
         return Err(Exit::bad_args("move-leader command needs 1 argument"));
     }
     let to = golang::parse_uint(&session.args.word(0), 16).map_err(Exit::bad_args)?;
-    let endpoints = session.config()?.endpoints;
+    let endpoints = session.config().await?.endpoints;
     for endpoint in &endpoints {
         let client = session.client_of(endpoint).await?;
         let status = client.status().await.map_err(|error| session.failed(exit::ERROR, &error))?;

@@ -40,9 +40,9 @@ pub(super) fn usage(found: &Found) -> String {
     let own: &[Flag] = found.command().map_or(GLOBAL_FLAGS, |command| command.flags);
     let mut own: Vec<&Flag> = own.iter().chain([&HELP]).collect();
     own.sort_by_key(|flag| flag.name);
-    text += &format!("\nOPTIONS:\n{}", columns(&own.into_iter().map(option).collect::<Vec<_>>()));
+    text += &format!("\nOPTIONS:\n{}", options(own));
     if found.command().is_some() {
-        text += &format!("\nGLOBAL OPTIONS:\n{}", columns(&GLOBAL_FLAGS.iter().map(option).collect::<Vec<_>>()));
+        text += &format!("\nGLOBAL OPTIONS:\n{}", options(GLOBAL_FLAGS));
     }
     text + "\n"
 }
@@ -51,10 +51,14 @@ pub(super) fn usage(found: &Found) -> String {
 fn leaves(prefix: &str, commands: &[Command]) -> Vec<(String, String)> {
     let one = |command: &Command| match command.action {
         Action::Group(commands) => leaves(&format!("{prefix}{} ", command.name), commands),
-        Action::Later => Vec::new(),
         Action::Run(_) | Action::Help => vec![(format!("  {prefix}{}", command.name), command.short.to_owned())],
     };
     commands.iter().flat_map(one).collect()
+}
+
+/// A line for each flag.
+pub(super) fn options(flags: impl IntoIterator<Item = &'static Flag>) -> String {
+    columns(&flags.into_iter().map(option).collect::<Vec<_>>())
 }
 
 fn option(flag: &Flag) -> (String, String) {
@@ -96,9 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_not_in_the_help() {
+    fn the_programs_help_lists_what_each_group_holds() {
         let text = usage(&Found::root());
-        assert!(text.contains("\n  lease keep-alive\t"), "{text}");
-        assert!(!text.contains("make-mirror") && !text.contains("completion"), "{text}");
+        assert!(text.contains("\n  lease keep-alive\t") && text.contains("\n  user grant-role\t"), "{text}");
+        assert!(!text.contains("\n  lease\t"), "{text}");
     }
 }

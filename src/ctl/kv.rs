@@ -18,7 +18,7 @@ use std::io::Write;
 use std::time::Duration;
 
 /// The range end that means "to the end", and the key that all keys follow.
-const ZERO: Bytes = Bytes::from_static(&[0]);
+pub(super) const ZERO: Bytes = Bytes::from_static(&[0]);
 
 /// How long a range delete waits for second thoughts.
 const SECOND_THOUGHTS: Duration = Duration::from_secs(2);

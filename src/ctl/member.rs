@@ -41,7 +41,7 @@ pub(super) async fn add(session: &mut Session<'_>) -> Outcome {
     if peer_urls.is_empty() {
         return Err(Exit::bad_args(NO_URLS));
     }
-    session.config()?;
+    session.flags()?;
     let peer_ur_ls = urls(&peer_urls)?;
     let is_learner = session.args.is_set("learner");
     let answer = session.ask(MemberAddRequest { peer_ur_ls, is_learner }).await?;
@@ -63,7 +63,7 @@ pub(super) async fn update(session: &mut Session<'_>) -> Outcome {
     if peer_urls.is_empty() {
         return Err(Exit::bad_args(NO_URLS));
     }
-    session.config()?;
+    session.flags()?;
     let answer = session.ask(MemberUpdateRequest { id, peer_ur_ls: urls(&peer_urls)? }).await?;
     let answer = MemberListResponse { header: answer.header, members: answer.members };
     session.print(&MemberChanged { how: "updated in", id, answer })

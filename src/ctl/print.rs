@@ -3,6 +3,7 @@
 //! An [`Answer`] knows how it looks in each; a format that it does not have is refused *after* the call, as in etcd:
 //! `put k v -w table` writes and then fails. Source: etcd `etcdctl/ctlv3/command/printer*.go` of 3.6.
 
+pub(super) mod auth;
 pub(super) mod cluster;
 pub(super) mod json;
 pub(super) mod kv;

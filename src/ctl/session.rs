@@ -47,6 +47,7 @@ pub(super) struct Session<'a> {
     /// Set by the command, for `--print-value-only`.
     pub(super) value_only: bool,
     config: Option<Config>,
+    discovered: bool,
 }
 
 impl<'a> Session<'a> {
@@ -57,7 +58,17 @@ impl<'a> Session<'a> {
         out: &'a mut dyn Write,
         err: &'a mut dyn Write,
     ) -> Session<'a> {
-        Session { args, env, stdin, out, err, format: Format::Simple, value_only: false, config: None }
+        Session {
+            args,
+            env,
+            stdin,
+            out,
+            err,
+            format: Format::Simple,
+            value_only: false,
+            config: None,
+            discovered: false,
+        }
     }
 
     /// A variable of the environment; empty if it is not there.
@@ -85,16 +96,22 @@ impl<'a> Session<'a> {
         answer.map_err(|error| self.failed(exit::ERROR, &error))
     }
 
+    /// Asks the cluster, and waits as long as it takes.
+    pub(super) async fn ask_patiently<C: Call>(&mut self, request: C) -> Result<C::Answer, Exit> {
+        let answer = self.client().await?.patient(Session::NO_LIMIT).call(request).await;
+        answer.map_err(|error| self.failed(exit::ERROR, &error))
+    }
+
     /// A client as the global flags describe it.
     pub(super) async fn client(&mut self) -> Result<Client, Exit> {
-        let config = self.config()?;
+        let config = self.config().await?;
         self.client_with(config).await
     }
 
     /// A client of one endpoint, otherwise as the flags describe it.
     pub(super) async fn client_of(&mut self, endpoint: &str) -> Result<Client, Exit> {
         let endpoints = vec![endpoint.to_owned()];
-        let config = Config { endpoints, ..self.config()? };
+        let config = Config { endpoints, ..self.config().await? };
         self.client_with(config).await
     }
 
@@ -129,8 +146,31 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The global flags as a client's configuration, with the endpoints that `--discovery-srv` finds; if it finds any, those of `--endpoints`
+    /// count no more, as in etcd.
+    pub(super) async fn config(&mut self) -> Result<Config, Exit> {
+        let config = self.flags()?;
+        let domain = self.args.text("discovery-srv").unwrap_or_default().to_owned();
+        if domain.is_empty() || std::mem::replace(&mut self.discovered, true) {
+            return Ok(config);
+        }
+        let suffix = self.args.text("discovery-srv-name").unwrap_or_default().to_owned();
+        let mut endpoints = client::discover(&domain, &suffix).await.map_err(Exit::error)?;
+        if self.args.is_given("insecure-discovery") && !self.args.is_set("insecure-discovery") {
+            let (plain, secure): (Vec<String>, Vec<String>) =
+                endpoints.into_iter().partition(|endpoint| endpoint.starts_with("http://"));
+            endpoints = secure;
+            for endpoint in plain {
+                let name = golang::quote(endpoint.as_bytes());
+                writeln!(self.err, "ignoring discovered insecure endpoint {name}")?;
+            }
+        }
+        let endpoints = if endpoints.is_empty() { config.endpoints } else { endpoints };
+        Ok(self.config.insert(Config { endpoints, ..config }).clone())
+    }
+
     /// The global flags as a client's configuration; reads the environment on the way, once.
-    pub(super) fn config(&mut self) -> Result<Config, Exit> {
+    pub(super) fn flags(&mut self) -> Result<Config, Exit> {
         if let Some(config) = &self.config {
             return Ok(config.clone());
         }
@@ -144,9 +184,6 @@ impl<'a> Session<'a> {
             .text("endpoints")
             .filter(|text| !text.is_empty())
             .map(|text| text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect());
-        if self.args.text("discovery-srv").is_some_and(|domain| !domain.is_empty()) {
-            return Err(Exit::error("--discovery-srv is not built yet: name the endpoints with --endpoints"));
-        }
         let bytes = |name: &str, default: usize| match self.args.number(name) {
             0 => default,
             given => usize::try_from(given).unwrap_or(default),
@@ -159,8 +196,8 @@ impl<'a> Session<'a> {
             keepalive_timeout: self.args.time("keepalive-timeout").unwrap_or(defaults.keepalive_timeout),
             request_bytes_max: bytes("max-request-bytes", defaults.request_bytes_max),
             response_bytes_max: bytes("max-recv-bytes", defaults.response_bytes_max),
-            tls: self.tls_files()?,
-            user: self.user()?,
+            tls: self.tls_files("")?,
+            user: self.user("", "Password: ")?,
         };
         let format = self.args.text("write-out").unwrap_or("simple");
         self.format = Format::parse(format).ok_or_else(|| Exit::bad_feature("unsupported output format"))?;
@@ -168,9 +205,10 @@ impl<'a> Session<'a> {
         Ok(config)
     }
 
-    fn tls_files(&self) -> Result<Option<std::sync::Arc<rustls::ClientConfig>>, Exit> {
-        let file = |name: &str| match self.args.text(name) {
-            Some("") => Err(Exit::bad_args(format!("empty string is passed to --{name} option"))),
+    /// What the certificate flags that begin with `prefix` name; nothing where TLS is not wanted.
+    pub(super) fn tls_files(&self, prefix: &str) -> Result<Option<std::sync::Arc<rustls::ClientConfig>>, Exit> {
+        let file = |name: &str| match self.args.text(&format!("{prefix}{name}")) {
+            Some("") if prefix.is_empty() => Err(Exit::bad_args(format!("empty string is passed to --{name} option"))),
             given => Ok(given.unwrap_or_default().to_owned()),
         };
         let files = TlsFiles {
@@ -179,16 +217,18 @@ impl<'a> Session<'a> {
             cacert: file("cacert")?,
             skip_verify: self.args.is_set("insecure-skip-tls-verify"),
         };
-        let plain = !self.args.is_given("insecure-transport") || self.args.is_set("insecure-transport");
+        let insecure = format!("{prefix}insecure-transport");
+        let plain = !self.args.is_given(&insecure) || self.args.is_set(&insecure);
         if files == TlsFiles::default() && plain {
             return Ok(None);
         }
         files.load().map(Some).map_err(|error| Exit::bad_args(error.to_string()))
     }
 
-    fn user(&mut self) -> Result<Option<(String, String)>, Exit> {
-        let user = self.args.text("user").unwrap_or_default().to_owned();
-        let password = self.args.text("password").unwrap_or_default().to_owned();
+    /// User and password of the flags that begin with `prefix`; asks for a password that is missing.
+    pub(super) fn user(&mut self, prefix: &str, prompt: &str) -> Result<Option<(String, String)>, Exit> {
+        let text = |name: &str| self.args.text(&format!("{prefix}{name}")).unwrap_or_default().to_owned();
+        let (user, password) = (text("user"), text("password"));
         if user.is_empty() {
             return Ok(None);
         }
@@ -197,25 +237,30 @@ impl<'a> Session<'a> {
         }
         match user.split_once(':') {
             Some((name, password)) => Ok(Some((name.to_owned(), password.to_owned()))),
-            None => Ok(Some((user, self.ask_password()?))),
+            None => Ok(Some((user, self.ask_password(prompt)?))),
         }
     }
 
     /// Asks for a password, without showing it where a person types it.
-    fn ask_password(&mut self) -> Result<String, Exit> {
-        write!(self.out, "Password: ")?;
+    pub(super) fn ask_password(&mut self, prompt: &str) -> Result<String, Exit> {
+        write!(self.out, "{prompt}")?;
         self.out.flush()?;
         let hide = io::stdin().is_terminal();
         if hide {
             echo(false);
         }
-        let mut line = String::new();
-        let read = self.stdin.read_line(&mut line);
+        let read = self.read_line();
         if hide {
             echo(true);
-            writeln!(self.out)?;
         }
-        read?;
+        writeln!(self.out)?;
+        read
+    }
+
+    /// The next line of the standard input, without its end.
+    pub(super) fn read_line(&mut self) -> Result<String, Exit> {
+        let mut line = String::new();
+        self.stdin.read_line(&mut line)?;
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
 

@@ -11,6 +11,7 @@ use super::session::Session;
 use crate::client::Client;
 use crate::client::Config;
 use crate::client::SnapshotStream;
+use crate::cmdline::progress::Bar;
 use crate::error::io_text;
 use crate::golang;
 use crate::utl;
@@ -41,7 +42,7 @@ pub(super) async fn save(session: &mut Session<'_>) -> Outcome {
         return Err(Exit::bad_args("snapshot save expects one argument <filename>"));
     }
     let path = session.args.word(0);
-    let config = session.config()?;
+    let config = session.config().await?;
     if config.endpoints.len() != 1 {
         let all = config.endpoints.join(" ");
         return Err(interrupted(format!("snapshot must be requested to one selected node, not multiple [{all}]")));
@@ -90,7 +91,7 @@ async fn save_to(
     let began = Instant::now();
     let stream = client.snapshot().await.map_err(|error| session.failed(exit::INTERRUPTED, &error))?;
     session.log("info", &[("logger", "client"), ("msg", "fetching snapshot"), ("endpoint", endpoint)])?;
-    let received = receive(stream, &mut file);
+    let received = receive(stream, &mut file, &mut *session.err);
     let received = match limit {
         None => received.await,
         Some(limit) => match tokio::time::timeout(limit.saturating_sub(began.elapsed()), received).await {
@@ -108,8 +109,13 @@ async fn save_to(
 }
 
 /// Writes all pieces, and checks that the last 32 bytes are the checksum of what is before them.
-async fn receive(mut stream: SnapshotStream, file: &mut File) -> Result<(u64, String), String> {
+async fn receive(
+    mut stream: SnapshotStream,
+    file: &mut File,
+    err: &mut dyn io::Write,
+) -> Result<(u64, String), String> {
     let (mut bytes, mut hash, mut tail) = (0_u64, Sha256::new(), Vec::new());
+    let mut bar = None;
     while let Some(piece) = stream.next().await.map_err(|e| format!("could not write snapshot: {e}"))? {
         file.write_all(&piece).map_err(|e| format!("could not write snapshot: {}", io_text(&e)))?;
         bytes += piece.len() as u64;
@@ -117,6 +123,10 @@ async fn receive(mut stream: SnapshotStream, file: &mut File) -> Result<(u64, St
         let sure = tail.len().saturating_sub(CHECKSUM_BYTES);
         hash.update(&tail[..sure]);
         tail.drain(..sure);
+        bar.get_or_insert_with(|| Bar::new(bytes + stream.remaining())).show(bytes, err);
+    }
+    if let Some(bar) = bar {
+        bar.end(err);
     }
     if bytes % 512 != CHECKSUM_BYTES as u64 {
         return Err(format!("sha256 checksum not found [bytes: {bytes}]"));

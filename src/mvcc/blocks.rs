@@ -177,18 +177,18 @@ impl Blocks {
         self.directory.range(..=row).next_back().map(|(id, block)| (*id, block))
     }
 
-    /// Where `row` can be read, and the address of its block.
-    pub(super) fn source(&self, row: RowId) -> (RowId, Source) {
+    /// Where `row` can be read: the address of its block, how many bytes that has, and the way to it.
+    pub(super) fn source(&self, row: RowId) -> (RowId, usize, Source) {
         let (id, block) = self.home(row).expect("a row of the index is in a block");
         let source = match &block.body {
             Body::Open(rows) => {
                 let place = rows.binary_search_by_key(&row, |row| row.id).expect("a row of the index is in its block");
-                return (row, Source::Row(Box::new(rows[place].clone())));
+                return (row, rows[place].encoded_len(), Source::Row(Box::new(rows[place].clone())));
             }
             Body::Closed(bytes) => Source::Block(bytes.clone()),
             Body::Stored => Source::Stored(id),
         };
-        (id, source)
+        (id, block.bytes, source)
     }
 
     /// How many bytes must be read to read `row`: its whole block.
@@ -346,18 +346,25 @@ pub(super) struct Sources {
     list: Vec<Source>,
     places: HashMap<RowId, u32>,
     loaded: HashMap<u32, Bytes>,
+    bytes: usize,
 }
 
 impl Sources {
     /// Notes where `row` is; the number is for [`Sources::load`].
     pub(super) fn add(&mut self, blocks: &Blocks, row: RowId) -> u32 {
-        let (id, source) = blocks.source(row);
+        let (id, bytes, source) = blocks.source(row);
         let next = self.list.len() as u32;
         let place = *self.places.entry(id).or_insert(next);
         if place == next {
             self.list.push(source);
+            self.bytes += bytes;
         }
         place
+    }
+
+    /// Bytes of all blocks that were noted.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Reads one row.

@@ -31,6 +31,9 @@ use std::sync::Arc;
 /// How many keys one slice looks at.
 pub const SLICE_KEYS: usize = 1000;
 
+/// What a chosen row and its pair cost beside their bytes.
+const ROW_BYTES: usize = 176;
+
 /// A range read under way.
 pub struct Selection {
     range: KeyRange,
@@ -235,6 +238,16 @@ impl Selection {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// About how many bytes of memory it takes to load and send what has been chosen so far: the rows, their blocks, and the answer as one
+    /// message, in a buffer that doubles while it is filled.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let loads_all = self.wants.limit == 0 || matches!(self.wants.order, Some((SortTarget::Value, _)));
+        let loaded = if loads_all { self.rows.len() } else { self.rows.len().min(self.wants.limit) };
+        let blocks = self.sources.bytes().saturating_mul(loaded).checked_div(self.rows.len()).unwrap_or(0);
+        self.rows.len() * ROW_BYTES + 3 * blocks
     }
 
     /// Fetches what was chosen. May read the engine: not for callers that hold the node's lock.

@@ -10,6 +10,7 @@ use super::mailbox::Mailbox;
 use super::snap_file;
 use super::store_thread::Write;
 use super::telemetry;
+use super::times::Times;
 use crate::apply::BATCH_BYTES;
 use crate::apply::LeaseChange;
 use crate::apply::Machine;
@@ -18,6 +19,7 @@ use crate::auth::Change;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
+use crate::meter;
 use crate::probe::Probe;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
@@ -63,6 +65,7 @@ pub(crate) struct ApplyThread {
     pub(crate) flushed: Millis,
     pub(crate) marks: Marks,
     pub(crate) sweep: Sweep,
+    pub(crate) times: Times,
 }
 
 /// The removal of what was compacted, as far as the log's lines tell of it.
@@ -125,12 +128,15 @@ impl ApplyThread {
         self.sweep.last = now;
         let since = *self.sweep.since.get_or_insert(now);
         let mut machine = self.inner.machine.write();
+        let began = self.inner.started.elapsed();
         failpoint::hit(Point::CompactBeforeCommitBatch);
         let more = machine.compact_step(keys)?;
+        meter::COMPACTION_PAUSE.observe((self.inner.started.elapsed() - began).as_secs_f64() * 1000.0);
         failpoint::hit(Point::CompactAfterCommitBatch);
         if !more {
             failpoint::hit(Point::CompactAfterSetFinishedCompact);
             self.sweep.since = None;
+            meter::COMPACTION_TOTAL.observe((now.0 - since.0) as f64);
             tracing::info!(
                 "compact-revision" = machine.store().compacted().unwrap_or_default().0,
                 took = ?Duration::from_millis(now.0 - since.0),
@@ -143,7 +149,10 @@ impl ApplyThread {
     }
 
     fn install(&mut self, mark: &SnapshotMark) -> Result<(), Error> {
-        self.inner.install(mark)?;
+        meter::SNAPSHOT_APPLYING.set(1);
+        let installed = self.inner.install(mark);
+        meter::SNAPSHOT_APPLYING.set(0);
+        installed?;
         let index = Index(mark.index);
         (self.marks, self.sweep) = (Marks::new(index), Sweep::default());
         self.inner.applied.set(index);
@@ -153,12 +162,18 @@ impl ApplyThread {
     /// Applies a run of entries, then lets everybody know.
     fn apply(&mut self, run: &[Entry]) -> Result<(), Error> {
         let mut done = Vec::with_capacity(run.len());
+        let began = self.inner.started.elapsed();
+        let mut last_end = began;
         let (last, revision) = {
             let mut machine = self.inner.machine.write();
             for entry in run {
                 if entry.index > machine.applied().0.0 {
                     self.marks.count(entry.data.len());
-                    done.push(self.apply_entry(&mut machine, entry)?);
+                    let applied = self.apply_entry(&mut machine, entry)?;
+                    let end = self.inner.started.elapsed();
+                    self.times.count(entry, applied.outcome.reply.is_ok(), end - last_end);
+                    last_end = end;
+                    done.push(applied);
                     if machine.batch_bytes() >= BATCH_BYTES {
                         hand_over(&self.inner, &mut machine)?;
                     }
@@ -166,6 +181,7 @@ impl ApplyThread {
             }
             (machine.applied().0, machine.store().revision())
         };
+        self.tell_slow(last_end - began, run.len());
         let mut audience = Everybody { thread: self, now: self.inner.now(), changes: Vec::new() };
         done.into_iter().for_each(|done| replica::tell(done, &mut audience));
         let changes = audience.changes;
@@ -178,6 +194,14 @@ impl ApplyThread {
         self.inner.writes.wait_below(BATCHES_MAX);
         self.probe.tell(|| Kind::Applied(lab::Applied { index: last.0, revision: revision.0 }));
         Ok(())
+    }
+
+    fn tell_slow(&self, took: Duration, entries: usize) {
+        let expected = self.inner.config.warn_apply;
+        if took > expected && !expected.is_zero() {
+            meter::SLOW_APPLIES.inc();
+            tracing::warn!(took = ?took, "expected-duration" = ?expected, entries, "apply request took too long");
+        }
     }
 
     fn apply_entry(&self, machine: &mut Machine, entry: &Entry) -> Result<Done, Error> {
@@ -261,6 +285,16 @@ struct Everybody<'a> {
 impl Audience for Everybody<'_> {
     fn leases(&mut self, changes: &[LeaseChange]) {
         let inner = &self.thread.inner;
+        for change in changes {
+            match change {
+                LeaseChange::Granted(_, ttl) => {
+                    meter::LEASES_GRANTED.inc();
+                    meter::LEASE_TTLS.observe(*ttl as f64);
+                }
+                LeaseChange::Revoked(_) => meter::LEASES_REVOKED.inc(),
+                LeaseChange::Checkpointed(..) => {}
+            }
+        }
         leases::follow(&mut inner.timers.lock(), self.now, changes);
         inner.lease_news.notify_waiters();
     }

@@ -22,9 +22,11 @@ use crate::membership::Founders;
 use crate::membership::Members;
 use crate::replica::install;
 use crate::replica::install::Installs;
-use crate::replica::install::Manifest;
-use crate::replica::install::settle;
+use crate::replica::install::Stores;
 use crate::replica::start::Held;
+use crate::replica::state::Found;
+use crate::replica::state::States;
+use crate::replica::state::open_state;
 use crate::store;
 use crate::store::Renewable;
 use crate::types::ClusterId;
@@ -35,7 +37,6 @@ use crate::wal::Metadata;
 use crate::wal::Replay;
 use crate::wal::SnapshotMark;
 use crate::wal::Wal;
-use parking_lot::Mutex;
 use std::fs;
 use std::fs::File;
 use std::fs::TryLockError;
@@ -105,6 +106,8 @@ pub struct Config {
     /// How often a leader looks whether a downgrade is over; 0 is never.
     pub downgrade_check_ms: u64,
     pub checks: Checks,
+    /// A run of entries that takes longer to apply is told in the log; zero tells nothing.
+    pub warn_apply: Duration,
     /// Defragments at start if that gives back so many bytes at least; nothing never does.
     pub defragment_above_bytes: Option<u64>,
 }
@@ -182,9 +185,17 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
         Plan::Join(_, members) => members,
         Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
     };
-    let State { engine, mut machine, installs } = match open_state(&member, cluster, &held, config)? {
-        Opened::State(state) => state,
-        Opened::Lost(why) => return Ok(Boot::Lost(Lost { why, id, cluster, held, wal, member, lock })),
+    let cache_bytes = config.store_cache_bytes;
+    let sled = Sled { built: None, running: None, cache_bytes };
+    let mut opener = Opener { sled, cluster, limits: &config.limits, cache_bytes };
+    let (engine, mut machine, installs) = match open_state(Arc::new(RealDisk), &member, &held, &mut opener)? {
+        Found::State { state: (engine, machine), installs, rebuilt } => {
+            if let Some(why) = rebuilt {
+                tracing::warn!(why, "the store cannot be used: rebuilding it from the log");
+            }
+            (engine, machine, installs)
+        }
+        Found::Lost(why) => return Ok(Boot::Lost(Lost { why, id, cluster, held, wal, member, lock })),
     };
     if let Some(threshold) = config.defragment_above_bytes {
         defragment_above(threshold, &engine, &mut machine)?;
@@ -315,55 +326,41 @@ fn force_alone(wal: &mut Wal, held: &mut Held, id: MemberId, machine: &Machine) 
     Ok(())
 }
 
-/// The state, as a member runs on it.
-struct State {
-    engine: Arc<Renewable>,
-    machine: Machine,
-    installs: Installs,
+/// The engine and what it holds.
+type State = (Arc<Renewable>, Machine);
+
+/// Opens stores on sled.
+struct Opener<'a> {
+    sled: Sled,
+    cluster: ClusterId,
+    limits: &'a Limits,
+    cache_bytes: u64,
 }
 
-#[expect(clippy::large_enum_variant, reason = "made once, and taken apart at once")]
-enum Opened {
-    State(State),
-    /// Why the store cannot be used.
-    Lost(String),
-}
-
-/// Opens the store that the manifest names, after it was made from an accepted image if there is one; or makes a new one where it cannot be used and the
-/// log can fill it.
-fn open_state(member: &Path, cluster: ClusterId, held: &Held, config: &Config) -> Result<Opened, Error> {
-    let (manifest, mut trouble) = match Manifest::load(&RealDisk, member) {
-        Ok(manifest) => (manifest, None),
-        Err(Error::Damaged(why)) => (Manifest::default(), Some(why)),
-        Err(why) => return Err(why),
-    };
-    let installs = Mutex::new(Installs::new(Arc::new(RealDisk), member, manifest));
-    if let Some(mark) = installs.lock().manifest().image() {
+impl Stores for Opener<'_> {
+    fn build(&mut self, dir: &Path, image: &Path, mark: &SnapshotMark) -> Result<(), Error> {
         tracing::info!(index = mark.index, "found a snapshot that was accepted before the last stop");
+        self.sled.build(dir, image, mark)
     }
-    trouble = settle(&installs, held, &mut Sled { built: None, running: None, cache_bytes: config.store_cache_bytes })?
-        .or(trouble);
-    let installs = installs.into_inner();
-    let dir = installs.manifest().store_dir(member);
-    let why = match try_open_state(&dir, cluster, config) {
-        Ok((engine, machine)) => match held.meets(machine.applied().0) {
-            Ok(()) => return Ok(Opened::State(State { engine, machine, installs })),
-            Err(why) => why,
-        },
-        // A failing disk, a second process, a newer format: not the store's fault, and not for us to repair.
-        Err(Error::Storage(why)) => return Err(Error::Storage(why)),
-        Err(e) => e.to_string(),
-    };
-    let why = trouble.map_or(why.clone(), |trouble| format!("{trouble}; {why}"));
-    if held.goes_on_from() > Index(0) {
-        return Ok(Opened::Lost(why));
+
+    fn retire(&mut self, dir: &Path) -> Result<(), Error> {
+        self.sled.retire(dir)
     }
-    tracing::warn!(why = %why, dir = %dir.display(), "the store cannot be used: rebuilding it from the log");
-    if dir.exists() {
-        store::put_aside(&dir)?;
+}
+
+impl States for Opener<'_> {
+    type State = State;
+
+    fn open(&mut self, dir: &Path) -> Result<(State, Index), Error> {
+        let engine = Arc::new(Renewable::open(dir, self.cache_bytes)?);
+        let machine = Machine::open(engine.clone(), self.cluster, *self.limits)?;
+        let (applied, _) = machine.applied();
+        Ok(((engine, machine), applied))
     }
-    let (engine, machine) = try_open_state(&dir, cluster, config)?;
-    Ok(Opened::State(State { engine, machine, installs }))
+
+    fn put_aside(&mut self, dir: &Path) -> Result<(), Error> {
+        if dir.exists() { store::put_aside(dir).map(drop) } else { Ok(()) }
+    }
 }
 
 /// Writes the store afresh if that gives back `threshold` bytes at least. Source: etcd `bootstrap.go`, `maybeDefragBackend`.
@@ -387,10 +384,4 @@ fn defragment_above(threshold: u64, engine: &Renewable, machine: &mut Machine) -
         "finished defragmenting directory"
     );
     Ok(())
-}
-
-fn try_open_state(dir: &Path, cluster: ClusterId, config: &Config) -> Result<(Arc<Renewable>, Machine), Error> {
-    let engine = Arc::new(Renewable::open(dir, config.store_cache_bytes)?);
-    let machine = Machine::open(engine.clone(), cluster, config.limits)?;
-    Ok((engine, machine))
 }

@@ -8,6 +8,7 @@ use crate::disk::DiskFile;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::image;
+use crate::meter;
 use crate::proto::raftpb::ConfState;
 use crate::types::Index;
 use crate::types::Term;
@@ -71,7 +72,9 @@ impl Node {
         let (frozen, members) = self.read(freeze);
         let (storage_version, applied, conf_state) =
             (frozen.storage_version, frozen.applied, frozen.conf_state.clone());
+        let began = self.inner.started.elapsed();
         let bytes = image::write(&self.inner.machine, frozen, file.as_mut())?;
+        meter::BACKEND_SNAPSHOT.time(self.inner.started.elapsed() - began);
         Ok(Image { file, bytes, storage_version, applied, conf_state, members, turn })
     }
 }

@@ -22,6 +22,7 @@ use crate::apply::Reply;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
+use crate::meter;
 use crate::peer;
 use crate::peer::Peers;
 use crate::proto::etcdserverpb as pb;
@@ -209,7 +210,10 @@ impl Node {
                 let (now, sees) = (self.inner.now(), self.inner.standing());
                 let renewed = leases::renew(&mut self.inner.timers.lock(), now, id, sees, confirmed);
                 match renewed {
-                    Renewed::Extended(ttl) => return Ok(ttl),
+                    Renewed::Extended(ttl) => {
+                        meter::LEASES_RENEWED.inc();
+                        return Ok(ttl);
+                    }
                     Renewed::Gone => return Err(Error::LeaseNotFound),
                     Renewed::NotPrimary => return Err(Error::NotPrimary),
                     Renewed::AskQuorum => {
@@ -283,7 +287,8 @@ pub(super) async fn expire_leases(node: Node) {
 async fn revoke(node: Node, term: Term, id: LeaseId) {
     let revoke = pb::InternalRaftRequest { header: node.root_header(), ..leases::revoke(id) };
     match node.propose_in(Some(term), revoke).await {
-        Ok(_) | Err(Error::LeaseNotFound | Error::Stopped) => {}
+        Ok(_) => meter::LEASES_EXPIRED.inc(),
+        Err(Error::LeaseNotFound | Error::Stopped) => {}
         Err(why) => tracing::warn!(lease = %id, error = %why, "failed to revoke an expired lease, will try again"),
     }
 }

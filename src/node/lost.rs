@@ -22,8 +22,8 @@ use crate::peer;
 use crate::proto::raftpb::EntryType;
 use crate::proto::walpb::ConfChange;
 use crate::proto::walpb::Snapshot as Mark;
-use crate::replica::install::Manifest;
 use crate::replica::start::Held;
+use crate::replica::state;
 use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -150,17 +150,15 @@ impl Lost {
         mark.ok_or_else(|| Error::Damaged("nothing came".into()))
     }
 
-    /// The image is kept: first the manifest names it, then the log says what it must.
+    /// The image is kept: it becomes what the next start takes the state from.
     async fn adopt(mut self, mark: Mark) -> Result<Index, Error> {
         let adopted = tokio::task::spawn_blocking(move || {
-            let (index, term) = (Index(mark.index), Term(mark.term));
-            let hard_state = self.held.adopt(index, term).map_err(Error::Damaged)?;
-            Manifest::anew(&mark).save(&RealDisk, &self.member)?;
-            if let Some(hard_state) = hard_state {
-                self.wal.save_snapshot_mark(&mark)?;
-                self.wal.append(&[], Some(&hard_state))?;
-                self.wal.sync()?;
-            }
+            let wal = &mut self.wal;
+            let index = state::adopt(&self.held, &mark, &RealDisk, &self.member, |hard_state| {
+                wal.save_snapshot_mark(&mark)?;
+                wal.append(&[], Some(hard_state))?;
+                wal.sync()
+            })?;
             drop(self.lock);
             Ok(index)
         });

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::engine::Table;
 use crate::error::Error;
 use crate::membership::Member;
+use crate::meter;
 use crate::mvcc::Hash;
 use crate::mvcc::HashPlan;
 use crate::mvcc::RawRows;
@@ -75,8 +76,10 @@ impl Node {
             return Ok(Hash { current, ..hash });
         }
         let plan = self.read(|machine| machine.store().hash_plan(revision))?;
-        let node = self.clone();
-        blocking(move || node.run_plan(plan).map(|(hash, _)| hash)).await
+        let (node, began) = (self.clone(), self.inner.started.elapsed());
+        let hash = blocking(move || node.run_plan(plan).map(|(hash, _)| hash)).await?;
+        meter::HASH_REV.time(self.inner.started.elapsed() - began);
+        Ok(hash)
     }
 
     /// Settles the hash of the compaction that was just applied, and only then lets its rows be removed.
@@ -117,7 +120,10 @@ impl Node {
         };
         written.await.map_err(|_| Error::Stopped)?;
         let engine = self.inner.engine.read().clone();
-        blocking(move || hash_tables(&*engine, rows).map(|hash| (hash, revision))).await
+        let began = self.inner.started.elapsed();
+        let hash = blocking(move || hash_tables(&*engine, rows)).await?;
+        meter::HASH.time(self.inner.started.elapsed() - began);
+        Ok((hash, revision))
     }
 
     /// Writes the store afresh, without what nobody needs any more. Reads and writes go on meanwhile.

@@ -19,6 +19,7 @@ use crate::consensus::Consensus;
 use crate::consensus::Refused;
 use crate::disk::RealDisk;
 use crate::error::Error;
+use crate::meter;
 use crate::probe::Probe;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
@@ -206,13 +207,17 @@ impl Outside for Hands {
     }
 
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), Error> {
-        self.wal.append(entries, hard_state)
+        let began = Instant::now();
+        self.wal.append(entries, hard_state)?;
+        meter::WAL_WRITE.time(began.elapsed());
+        Ok(())
     }
 
     fn sync(&mut self, entries: &[Entry], probe: &mut Probe) -> Result<(), Error> {
         let began = Instant::now();
         self.wal.sync()?;
         let took = began.elapsed();
+        meter::WAL_FSYNC.time(took);
         if took > SLOW_SYNC {
             tracing::warn!(took = ?took, expected_duration = ?SLOW_SYNC, "slow fdatasync");
         }
@@ -267,6 +272,7 @@ impl Hands {
             return;
         }
         published.leader_since_ms.store(now.0.max(1), Ordering::Release);
+        meter::LEADER_CHANGES.inc();
         if leader == id {
             tracing::info!(logger = "raft", "{id} became leader at term {term}");
         }

@@ -16,6 +16,7 @@ use super::mailbox::Mailbox;
 use super::raft_thread::RaftThread;
 use super::store_thread::StoreThread;
 use super::telemetry::Tap;
+use super::times::Times;
 use crate::consensus;
 use crate::consensus::Consensus;
 use crate::error::Error;
@@ -164,6 +165,7 @@ impl Node {
             flushed: Millis(0),
             marks: Marks::new(inner.applied.get()),
             sweep: Sweep::default(),
+            times: Times::default(),
         };
         let store = StoreThread { inner: inner.clone(), epoch: 0 };
         let mut threads = inner.threads.lock();

@@ -7,6 +7,7 @@ use super::Inner;
 use super::Input;
 use super::install::Sled;
 use crate::error::Error;
+use crate::meter;
 use crate::replica::behind::Stored;
 use crate::replica::behind::Work;
 use crate::replica::behind::store_step;
@@ -68,7 +69,10 @@ impl StoreThread {
     fn write(&mut self, write: Write) -> Result<(), Error> {
         match write {
             Write::Work(work) => {
-                match store_step(&*self.engine(), self.epoch, work)? {
+                let began = self.inner.started.elapsed();
+                let stored = store_step(&*self.engine(), self.epoch, work)?;
+                meter::BACKEND_COMMIT.time(self.inner.started.elapsed() - began);
+                match stored {
                     // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
                     Stored::Batch => drop(self.inner.batches_written.fetch_add(1, Ordering::AcqRel)),
                     Stored::Dropped => {}
@@ -107,7 +111,11 @@ impl StoreThread {
     fn renew(&self) -> Result<(), Error> {
         tracing::info!("defragmenting");
         let began = self.inner.now();
-        let (before, after) = self.engine().renew()?;
+        meter::DEFRAG_INFLIGHT.set(1);
+        let renewed = self.engine().renew();
+        meter::DEFRAG_INFLIGHT.set(0);
+        let (before, after) = renewed?;
+        meter::BACKEND_DEFRAG.time(Duration::from_millis(self.inner.now().0 - began.0));
         tracing::info!(
             "store-bytes-before" = before,
             "store-bytes-after" = after,

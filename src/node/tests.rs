@@ -41,6 +41,7 @@ fn config(dir: &Path, name: &str, founders: &[(String, String)]) -> Config {
         auto_compaction: None,
         compaction_batch: 1000,
         compaction_pause_ms: 1,
+        warn_apply: Duration::from_millis(100),
         downgrade_check_ms: 0,
         checks: Checks::default(),
         defragment_above_bytes: None,
@@ -320,26 +321,57 @@ async fn a_store_is_written_afresh_while_it_is_in_use() {
     node.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn proposals_are_refused_while_too_many_wait_to_be_applied() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let node = alone(dir.path()).await;
-    // Whoever reads the Machine holds up applying, so a reader that does not let go makes it lag.
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    let reader = std::thread::spawn({
+/// A reader of the Machine that does not let go: whoever reads holds up applying.
+struct Held {
+    release: std::sync::mpsc::Sender<()>,
+    reader: std::thread::JoinHandle<()>,
+}
+
+impl Held {
+    /// Nothing is applied from here on. Whoever else looks at the state waits on a thread, the member's own duties among them: a test
+    /// that holds needs more worker threads than have to wait.
+    fn of(node: &Node) -> Held {
+        let (holds, begun) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel();
         let node = node.clone();
-        move || node.read(|_| held.recv().expect("released"))
-    });
-    let writers: Vec<_> = (0..APPLY_LAG_MAX + 200)
+        let reader = std::thread::spawn(move || {
+            node.read(|_| {
+                holds.send(()).expect("the test waits");
+                released.recv().expect("the test lets go");
+            });
+        });
+        begun.recv().expect("it reads");
+        Held { release, reader }
+    }
+
+    fn go_on(self) {
+        self.release.send(()).expect("it waits");
+        self.reader.join().expect("it read");
+    }
+}
+
+type Writer = tokio::task::JoinHandle<Result<Reply, Error>>;
+
+/// A member that has committed so much more than it has applied that it refuses what is usual, and who waits for it.
+async fn lagging(node: &Node) -> (Held, Vec<Writer>) {
+    let applying = Held::of(node);
+    let writers = (0..APPLY_LAG_MAX + 200)
         .map(|n| {
             let node = node.clone();
             tokio::spawn(async move { put(&node, &format!("{n}"), "1").await })
         })
         .collect();
     until("the lag", async || node.status().committed.0 > node.status().applied.0 + APPLY_LAG_MAX).await;
-    assert_eq!(put(&node, "one", "more").await, Err(Error::TooManyRequests));
-    release.send(()).expect("it waits");
-    reader.join().expect("it read");
+    assert_eq!(put(node, "one", "more").await, Err(Error::TooManyRequests));
+    (applying, writers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
+async fn proposals_are_refused_while_too_many_wait_to_be_applied() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    let (applying, writers) = lagging(&node).await;
+    applying.go_on();
     for writer in writers {
         let answer = writer.await.expect("no panic");
         assert!(matches!(answer, Ok(_) | Err(Error::TooManyRequests)), "{answer:?}");
@@ -459,7 +491,6 @@ async fn history_is_compacted_by_the_clock() {
     node.stop().await;
 }
 
-/// More threads than have to wait: while the lock is held, whoever looks at the state waits on one, the member's own duties among them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn leases_go_first_while_other_proposals_are_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -468,19 +499,7 @@ async fn leases_go_first_while_other_proposals_are_refused() {
         let grant = Some(pb::LeaseGrantRequest { id, ttl: 600 });
         node.propose(pb::InternalRaftRequest { lease_grant: grant, ..Default::default() }).await.expect("granted");
     }
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    let reader = std::thread::spawn({
-        let node = node.clone();
-        move || node.read(|_| held.recv().expect("released"))
-    });
-    let writers: Vec<_> = (0..APPLY_LAG_MAX + 200)
-        .map(|n| {
-            let node = node.clone();
-            tokio::spawn(async move { put(&node, &format!("{n}"), "1").await })
-        })
-        .collect();
-    until("the lag", async || node.status().committed.0 > node.status().applied.0 + APPLY_LAG_MAX).await;
-    assert_eq!(put(&node, "one", "more").await, Err(Error::TooManyRequests));
+    let (applying, writers) = lagging(&node).await;
     // Every writer has been let in or refused.
     until("the writers wait", async || {
         writers.iter().filter(|writer| !writer.is_finished()).count() as u64 == node.pending()
@@ -500,8 +519,7 @@ async fn leases_go_first_while_other_proposals_are_refused() {
         async move { node.lease_keep_alive(LeaseId(3)).await }
     });
     until("both are let in", async || node.pending() == waiting + 2).await;
-    release.send(()).expect("it waits");
-    reader.join().expect("it read");
+    applying.go_on();
     for revoked in revoked {
         assert!(matches!(revoked.await.expect("no panic"), Ok(Reply::LeaseRevoke(_))));
     }

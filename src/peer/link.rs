@@ -13,6 +13,7 @@ use super::outbox::Outbox;
 use super::outbox::Push;
 use super::outbox::Queued;
 use super::pipeline;
+use super::prober;
 use super::reader;
 use super::rules::Verdict;
 use crate::proto::raftpb::Message;
@@ -100,6 +101,7 @@ impl Link {
         });
         let mut tasks = vec![runtime.spawn(pipeline::run(link.clone(), queue)).abort_handle()];
         if full {
+            tasks.push(runtime.spawn(prober::run(link.clone())).abort_handle());
             tasks.extend(StreamKind::ALL.map(|kind| runtime.spawn(reader::run(link.clone(), kind)).abort_handle()));
         }
         *link.tasks.lock() = tasks;

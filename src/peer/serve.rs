@@ -124,6 +124,7 @@ async fn serve_connection(tcp: TcpStream, from: SocketAddr, acceptor: Acceptor, 
         Ok(stream) => stream,
         Err(e) => {
             tracing::warn!("remote-addr" = %from, error = %e, "rejected connection on peer endpoint");
+            crate::meter::HANDSHAKES_FAILED.with(&["peer", e.reason()]).inc();
             return;
         }
     };

@@ -15,6 +15,8 @@
 
 use super::Replica;
 use crate::consensus::Consensus;
+use crate::planted::Bug;
+use crate::planted::is_planted;
 use crate::types::MemberId;
 use crate::types::Millis;
 
@@ -38,6 +40,7 @@ impl<W> Replica<W> {
         let Some(rank) = rank(&self.consensus, peer) else { return };
         if self.consensus.forget_leader(peer) {
             let voters = self.consensus.conf_state().voters.len() as u64;
+            let rank = if is_planted(Bug::AllCampaignAtOnce) { 0 } else { rank };
             self.failover = Some(Failover { due: now.plus(rank * TURN_MS), tries: TRIES, round_ms: voters * TURN_MS });
         }
     }
@@ -62,6 +65,9 @@ impl<W> Replica<W> {
 
 /// This member's place among the voters that are left; nothing if it is none.
 fn rank(consensus: &Consensus, lost: MemberId) -> Option<u64> {
+    if consensus.is_learner() && is_planted(Bug::LearnerCampaignsOnLoss) {
+        return Some(0);
+    }
     let mut left: Vec<u64> = consensus.conf_state().voters.into_iter().filter(|voter| *voter != lost.0).collect();
     left.sort_unstable();
     left.iter().position(|voter| *voter == consensus.id().0).map(|place| place as u64)

@@ -89,6 +89,8 @@ pub(super) const TABLE: &[(&str, Need)] = &[
     ("/grpc.health.v1.Health/Check",                Nothing),
     ("/grpc.health.v1.Health/Watch",                Nothing),
     ("/grpc.health.v1.Health/List",                 Nothing),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",      Nothing),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Nothing),
 ];
 
 /// What a method needs; nothing at all is known of a method that is not in the table.

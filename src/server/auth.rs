@@ -5,6 +5,7 @@
 //! applied state (etcd writes them into the log, too). Source: etcd `api/v3rpc/auth.go`, `etcdserver/v3_server.go`; contract-server 7.
 
 use super::front::Front;
+use super::front::Security;
 use super::front::wrong_reply;
 use super::identity::Caller;
 use crate::apply::Machine;
@@ -40,26 +41,34 @@ impl Service {
         look: impl FnOnce(&Machine) -> Result<T, Error>,
     ) -> Result<(Header, T), Status> {
         self.0.node.read_barrier().await?;
-        let found = self.0.read_as(caller, may, || self.0.node.read(look)).await?;
+        let found = self.0.read_as(caller, may, async || self.0.node.read(look)).await?;
         Ok((self.0.header(), found))
     }
 
     /// Proves a password against the applied state; returns the auth revision at which it was right.
     async fn prove(&self, caller: &Caller, name: &str, password: &str) -> Result<u64, Error> {
+        let Security { passwords, backoff, .. } = &*self.0.security;
+        let from = caller.from();
+        backoff.admit(name, &from, self.0.node.request_timeout()).await?;
         let secret = self.0.node.read(|machine| machine.auth().secret(name));
         let refused = match secret {
-            Ok(secret) => match self.0.security.passwords.matches(password.to_owned(), Some(secret.hash)).await? {
-                true => return Ok(secret.revision),
+            Ok(secret) => match passwords.matches(password.to_owned(), Some(secret.hash)).await? {
+                true => {
+                    backoff.succeeded(name, &from);
+                    return Ok(secret.revision);
+                }
                 false => Error::AuthFailed,
             },
             Err(Error::AuthFailed) => {
-                self.0.security.passwords.matches(password.to_owned(), None).await?;
+                passwords.matches(password.to_owned(), None).await?;
                 Error::AuthFailed
             }
             Err(e) => e,
         };
+        if refused == Error::AuthFailed {
+            backoff.failed(name, &from);
+        }
         if refused != Error::AuthNotEnabled {
-            let from = caller.from();
             tracing::warn!(mechanism = "password", user = name, "remote-addr" = from, error = %refused, "invalid authentication was requested");
         }
         Err(refused)

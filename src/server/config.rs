@@ -2,18 +2,22 @@
 //!
 //! [`Config::problems`] tells everything that is wrong at once, in etcd's words where etcd has some; past that a `Config` is right.
 //! What only matters at a first start is in [`Config::bootstrap_problems`]: a member with a log ignores the `initial-*` flags.
-//! Left out: `--config-file`. Source: etcd `server/embed/config.go` and `server/config/config.go`.
+//! Source: etcd `server/embed/config.go` and `server/config/config.go`.
 
 use super::gates;
 use super::password;
+use super::rotate::Rotation;
 use super::settings::Notice;
 use super::settings::Settings;
+use super::srv::Dns;
 use super::token::TokenKind;
 use super::urls;
 use super::urls::Url;
+pub use super::web::Web;
 use crate::golang;
 use crate::node::AutoCompaction;
 use crate::node::Checks;
+use crate::tls::Offer;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -49,16 +53,23 @@ pub struct Config {
     pub snapshot_count: u64,
     /// Log entries kept behind a snapshot.
     pub snapshot_catchup_entries: u64,
+    /// Bytes of memory for all answers to ranges together.
+    pub range_bytes_max: u64,
     /// 0: 2 GiB; negative: none.
     pub quota_backend_bytes: i64,
 
     pub listen_peer_urls: Vec<Url>,
     pub listen_client_urls: Vec<Url>,
+    /// If not empty, HTTP is served here and gRPC alone at `listen_client_urls`.
+    pub listen_client_http_urls: Vec<Url>,
     pub listen_metrics_urls: Vec<Url>,
     pub advertise_peer_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
     /// The first members by name.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    /// Instead of a list: the domain whose SRV records name the members, and a suffix of the service's name.
+    pub discovery_srv: String,
+    pub discovery_srv_name: String,
     pub initial_cluster_token: String,
     /// Whether the cluster is there already and this member joins it.
     pub join_existing: bool,
@@ -112,9 +123,16 @@ pub struct Config {
 
     pub client_tls: TlsFiles,
     pub peer_tls: TlsFiles,
+    /// Versions and cipher suites of all listeners.
+    pub tls_offer: Offer,
     /// Years that certificates made by auto-TLS are valid.
     pub self_signed_cert_validity: u32,
 
+    /// A run of entries that takes longer to apply is told in the log; zero tells nothing.
+    pub warning_apply: Duration,
+    /// Whether calls are timed, too.
+    pub metrics_extensive: bool,
+    pub web: Web,
     pub log: LogConfig,
     pub lab: Option<LabConfig>,
 }
@@ -138,6 +156,8 @@ pub struct TlsFiles {
     pub skip_san_verification: bool,
     /// Make a certificate if none is given.
     pub auto: bool,
+    /// Certificates that are refused all the same.
+    pub crl_file: PathBuf,
 }
 
 /// Where and how to log.
@@ -149,6 +169,8 @@ pub struct LogConfig {
     /// For people instead of programs.
     pub console: bool,
     pub logger: String,
+    /// The file begins anew when it is full: `--log-rotation-config-json`.
+    pub rotation: Option<Rotation>,
 }
 
 /// The lab's own door.
@@ -168,8 +190,8 @@ impl TlsFiles {
             key_file: path("key-file"),
             trusted_ca_file: path("trusted-ca-file"),
             client_cert_auth: settings.is(&format!("{prefix}client-cert-auth")),
-            client_cert_file: path("client-cert-file"),
-            client_key_file: path("client-key-file"),
+            client_cert_file: if is_peer { path("client-cert-file") } else { PathBuf::new() },
+            client_key_file: if is_peer { path("client-key-file") } else { PathBuf::new() },
             allowed_cn: if is_peer { settings.list("peer-cert-allowed-cn") } else { Vec::new() },
             allowed_hostname: settings.list(if is_peer {
                 "peer-cert-allowed-hostname"
@@ -178,6 +200,7 @@ impl TlsFiles {
             }),
             skip_san_verification: settings.is("peer-skip-client-san-verification"),
             auto: settings.is(&format!("{prefix}auto-tls")),
+            crl_file: path(if is_peer { "crl-file" } else { "client-crl-file" }),
         }
     }
 
@@ -216,6 +239,12 @@ impl TlsFiles {
                 "--{prefix}client-cert-auth needs --{prefix}trusted-ca-file: the authority that signs the clients' certificates"
             ));
         }
+        if !is_empty(&self.crl_file) && is_empty(&self.trusted_ca_file) {
+            let flag = if prefix.is_empty() { "client-crl-file" } else { "peer-crl-file" };
+            found.push(format!(
+                "--{flag} needs --{prefix}trusted-ca-file: without it nobody is asked for a certificate"
+            ));
+        }
         for file in
             [&self.cert_file, &self.key_file, &self.trusted_ca_file, &self.client_cert_file, &self.client_key_file]
         {
@@ -227,6 +256,26 @@ impl TlsFiles {
         }
         found
     }
+}
+
+/// Settings that exclude each other; etcd's words.
+fn refuse_contradictions(settings: &Settings, notices: &mut Vec<Notice>) -> Result<(), String> {
+    if let Some(problem) = gates::problem(settings, notices) {
+        return Err(problem);
+    }
+    if settings.was_set("initial-cluster") && !settings.text("discovery-srv").is_empty() {
+        return Err(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
+                    \"discovery-endpoints\" or \"discovery-srv\""
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Zero megabytes are none.
+fn bytes_of(megabytes: u64) -> Option<u64> {
+    (megabytes > 0).then(|| megabytes.saturating_mul(1 << 20))
 }
 
 /// Zero seconds are the default, as in etcd.
@@ -259,27 +308,30 @@ fn os_text(e: &std::io::Error) -> String {
 impl Config {
     /// Makes a configuration from what was set; the error is all that cannot be understood.
     pub(super) fn from_settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Config, Vec<String>> {
-        if let Some(problem) = gates::problem(settings, notices) {
-            return Err(vec![problem]);
-        }
+        refuse_contradictions(settings, notices).map_err(|e| vec![e])?;
         let name = settings.text("name").to_owned();
         let initial_cluster = urls::parse_cluster(settings.text("initial-cluster"))
             .map_err(|e| vec![format!("error setting up initial cluster: {e}")])?;
-        let optional = |name: &str| Some(settings.text(name)).filter(|text| !text.is_empty()).map(str::to_owned);
+        let (min, max) = (settings.text("tls-min-version"), settings.text("tls-max-version"));
+        let tls_offer = Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])?;
         let mut config = Config {
-            data_dir: optional("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
-            wal_dir: optional("wal-dir").map(PathBuf::from),
+            data_dir: settings.given("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
+            wal_dir: settings.given("wal-dir").map(PathBuf::from),
             wal_segment_bytes: settings.uint("experimental-lab-wal-segment-bytes"),
+            range_bytes_max: settings.uint("experimental-lab-max-range-bytes"),
             cache_bytes: settings.uint("experimental-lab-cache-bytes"),
             snapshot_count: settings.uint("snapshot-count"),
             snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
             quota_backend_bytes: settings.int("quota-backend-bytes"),
             listen_peer_urls: settings.urls("listen-peer-urls"),
             listen_client_urls: settings.urls("listen-client-urls"),
+            listen_client_http_urls: settings.urls("listen-client-http-urls"),
             listen_metrics_urls: settings.urls("listen-metrics-urls"),
             advertise_peer_urls: settings.urls("initial-advertise-peer-urls"),
             advertise_client_urls: settings.urls("advertise-client-urls"),
             initial_cluster,
+            discovery_srv: settings.text("discovery-srv").into(),
+            discovery_srv_name: settings.text("discovery-srv-name").into(),
             initial_cluster_token: settings.text("initial-cluster-token").into(),
             join_existing: settings.text("initial-cluster-state") == "existing",
             force_new_cluster: settings.is("force-new-cluster"),
@@ -306,24 +358,20 @@ impl Config {
             corrupt_check: settings.duration("corrupt-check-time"),
             compact_hash_check: gates::is_open(settings, "CompactHashCheck"),
             compact_hash_check_every: settings.duration("compact-hash-check-time"),
-            defragment_above_bytes: Some(settings.uint("bootstrap-defrag-threshold-megabytes"))
-                .filter(|megabytes| *megabytes > 0)
-                .map(|megabytes| megabytes.saturating_mul(1 << 20)),
+            defragment_above_bytes: bytes_of(settings.uint("bootstrap-defrag-threshold-megabytes")),
             stops_on_defragment: gates::is_open(settings, "StopGRPCServiceOnDefrag"),
             auth_token: settings.text("auth-token").into(),
             auth_token_ttl: token_ttl(settings.uint("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
             client_tls: TlsFiles::from_settings(settings, false),
             peer_tls: TlsFiles::from_settings(settings, true),
+            tls_offer,
             self_signed_cert_validity: u32::try_from(settings.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
-            log: LogConfig {
-                level: settings.text("log-level").into(),
-                outputs: settings.list("log-outputs"),
-                console: settings.text("log-format") == "console",
-                logger: settings.text("logger").into(),
-            },
-            lab: optional("experimental-lab-listen")
-                .map(|listen| LabConfig { listen, token_file: settings.text("experimental-lab-token").into() }),
+            warning_apply: settings.duration("warning-apply-duration"),
+            metrics_extensive: settings.text("metrics") == "extensive",
+            web: Web::from_settings(settings),
+            log: LogConfig::from_settings(settings).map_err(|e| vec![e])?,
+            lab: LabConfig::from_settings(settings),
             name,
         };
         config.derive_defaults(settings, notices);
@@ -332,7 +380,8 @@ impl Config {
 
     /// Fills what etcd fills from other settings (contract 11.3).
     fn derive_defaults(&mut self, settings: &Settings, notices: &mut Vec<Notice>) {
-        if settings.was_set("listen-client-urls") && !settings.was_set("advertise-client-urls") {
+        let is_asked_for = settings.was_set("listen-client-urls") && !settings.was_set("advertise-client-urls");
+        if is_asked_for && !settings.is_of_a_file() {
             self.advertise_client_urls.clear();
         }
         let wildcard = |listen: &[Url]| listen.first().filter(|url| url.host() == "0.0.0.0").cloned();
@@ -423,8 +472,14 @@ impl Config {
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         found.extend(self.log.problems());
-        for listen in [&self.listen_peer_urls, &self.listen_client_urls, &self.listen_metrics_urls] {
+        let clients = [&self.listen_client_urls, &self.listen_client_http_urls, &self.listen_metrics_urls];
+        for listen in [&self.listen_peer_urls].into_iter().chain(clients) {
             found.extend(urls::check_bindable(listen).err());
+        }
+        for url in self.listen_client_urls.iter().filter(|url| self.listen_client_http_urls.contains(url)) {
+            found.push(format!(
+                "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
+            ));
         }
         found.extend(urls::check_has_host("initial-advertise-peer-urls", &self.advertise_peer_urls).err());
         found.extend(urls::check_has_host("advertise-client-urls", &self.advertise_client_urls).err());
@@ -503,6 +558,9 @@ impl Config {
         if self.wal_segment_bytes < 1 << 20 || self.wal_segment_bytes > 1 << 32 {
             found.push("--experimental-lab-wal-segment-bytes must be between 1048576 and 4294967296".into());
         }
+        if self.range_bytes_max < 1 << 20 {
+            found.push("--experimental-lab-max-range-bytes must be at least 1048576".into());
+        }
         if self.cache_bytes < 1 << 20 || self.cache_bytes > 1 << 40 {
             found.push("--experimental-lab-cache-bytes must be between 1048576 and 1099511627776".into());
         }
@@ -523,6 +581,7 @@ impl Config {
         found.extend(self.peer_tls.problems("peer-"));
         for (listen, tls, side, prefix) in [
             (&self.listen_client_urls, &self.client_tls, "client", ""),
+            (&self.listen_client_http_urls, &self.client_tls, "client", ""),
             (&self.listen_peer_urls, &self.peer_tls, "peer", "peer-"),
         ] {
             for url in listen {
@@ -555,6 +614,25 @@ impl Config {
         let dir = self.wal_dir.clone().unwrap_or_else(|| self.data_dir.join("member").join("wal"));
         let Ok(files) = std::fs::read_dir(dir) else { return false };
         files.flatten().any(|file| file.path().extension().is_some_and(|end| end == "wal"))
+    }
+
+    /// Asks DNS for the first members, if that is where they are.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn discover(&mut self) -> Result<(), String> {
+        if self.discovery_srv.is_empty() {
+            return Ok(());
+        }
+        let (domain, suffix) = (&self.discovery_srv, &self.discovery_srv_name);
+        let found = Dns::system().cluster(domain, suffix, &self.name, &self.advertise_peer_urls)?;
+        tracing::info!(cluster = found, "got bootstrap from DNS for etcd-server");
+        self.initial_cluster = urls::parse_cluster(&found)?;
+        // As DNS names this member: it has been compared by address.
+        if let Some(own) = self.initial_cluster.get(&self.name) {
+            self.advertise_peer_urls.clone_from(own);
+        }
+        Ok(())
     }
 
     /// What is wrong for a first start; a member that has a log does not look at these.
@@ -618,6 +696,17 @@ fn compaction_pause(flag: Duration) -> Duration {
 }
 
 impl LogConfig {
+    fn from_settings(settings: &Settings) -> Result<LogConfig, String> {
+        let rotation = settings.is("enable-log-rotation").then(|| settings.text("log-rotation-config-json"));
+        Ok(LogConfig {
+            level: settings.text("log-level").into(),
+            outputs: settings.list("log-outputs"),
+            console: settings.text("log-format") == "console",
+            logger: settings.text("logger").into(),
+            rotation: rotation.map(Rotation::parse).transpose()?,
+        })
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         match self.logger.as_str() {
@@ -627,6 +716,11 @@ impl LogConfig {
         }
         if self.outputs.len() > 1 && self.outputs.iter().any(|output| output == "default") {
             found.push("multi logoutput for \"default\" is not supported yet".into());
+        }
+        let is_file = |output: &String| !matches!(output.as_str(), "default" | "stderr" | "stdout" | "systemd/journal");
+        if self.rotation.is_some() && !(self.outputs.len() == 1 && self.outputs.iter().all(is_file)) {
+            let text = "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+            found.push(text.into());
         }
         if self.outputs.iter().any(|output| output == "systemd/journal") {
             found.push(
@@ -638,6 +732,11 @@ impl LogConfig {
 }
 
 impl LabConfig {
+    fn from_settings(settings: &Settings) -> Option<LabConfig> {
+        let listen = settings.given("experimental-lab-listen")?;
+        Some(LabConfig { listen, token_file: settings.text("experimental-lab-token").into() })
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         let is_loopback = || {

@@ -1,22 +1,30 @@
 //! What is behind a listener: which calls it knows, and who answers them.
 //!
-//! One port speaks gRPC and plain HTTP: what has a gRPC content type goes to a service by its name, everything else to [`super::http`]. The match on names is all the
-//! routing there is; no call is looked up twice. Source: etcd `embed/serve.go`; contract-server 10.4.
+//! One port speaks gRPC and plain HTTP: what has a gRPC content type goes to a service by its name, what is below `/v3/` to the JSON gateway, everything else to
+//! [`super::http`]. The match on names is all the routing there is; no call is looked up twice. Source: etcd `embed/serve.go`; contract-server 10.4.
 
 use super::auth;
 use super::cluster;
 use super::election;
 use super::front::Front;
 use super::front::too_large;
+use super::gateway;
 use super::health;
 use super::http as plain;
 use super::identity::Origin;
+use super::inbound::From;
+use super::inbound::Inbound;
 use super::kv;
 use super::lab;
 use super::lease;
 use super::lock;
 use super::maintenance;
+use super::reflection;
+use super::room;
+use super::tally::Outbound;
+use super::tally::Tally;
 use super::watch;
+use super::web;
 use crate::error::Error;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -25,6 +33,7 @@ use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::lab::lab_server::LabServer;
+use crate::proto::reflection::server_reflection_server::ServerReflectionServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 use hyper::body::Incoming;
@@ -43,6 +52,10 @@ type Response = http::Response<Body>;
 pub(super) enum Door {
     /// Everything for clients.
     Clients(Arc<Services>),
+    /// Everything but HTTP, where that has URLs of its own.
+    Grpc(Arc<Services>),
+    /// HTTP only: `--listen-client-http-urls`.
+    Http(Arc<Services>),
     /// Metrics and health only.
     Metrics(Front),
     /// The lab's.
@@ -60,22 +73,20 @@ pub(super) struct Services {
     auth: AuthServer<auth::Service>,
     lock: LockServer<lock::Service>,
     election: ElectionServer<election::Service>,
+    reflection: ServerReflectionServer<reflection::Service>,
 }
 
 impl Door {
     pub(super) fn clients(front: &Front) -> Door {
-        let (f, limit) = (|| front.clone(), front.limits.message_bytes_max);
-        Door::Clients(Arc::new(Services {
-            front: f(),
-            kv: KvServer::new(kv::Service(f())).max_decoding_message_size(limit),
-            watch: WatchServer::new(watch::Service(f())).max_decoding_message_size(limit),
-            lease: LeaseServer::new(lease::Service(f())).max_decoding_message_size(limit),
-            cluster: ClusterServer::new(cluster::Service(f())).max_decoding_message_size(limit),
-            maintenance: MaintenanceServer::new(maintenance::Service(f())).max_decoding_message_size(limit),
-            auth: AuthServer::new(auth::Service(f())).max_decoding_message_size(limit),
-            lock: LockServer::new(lock::Service(f())).max_decoding_message_size(limit),
-            election: ElectionServer::new(election::Service(f())).max_decoding_message_size(limit),
-        }))
+        Door::Clients(Services::new(front))
+    }
+
+    /// This door without HTTP, and one with nothing else.
+    pub(super) fn parted(self) -> (Door, Door) {
+        match self {
+            Door::Clients(services) => (Door::Grpc(services.clone()), Door::Http(services)),
+            other => (other.clone(), other),
+        }
     }
 
     pub(super) fn lab(front: &Front, token: &str) -> Door {
@@ -83,13 +94,17 @@ impl Door {
     }
 
     /// Answers one request, which came from `origin`.
-    pub(super) async fn answer(&self, request: Request, origin: &Arc<Origin>) -> Response {
-        match self {
-            Door::Clients(services) if is_grpc(&request) => services.call(request, origin).await,
-            Door::Clients(services) => plain::answer(&services.front, plain::Scope::All, &request).await,
+    pub(super) async fn answer(&self, request: Request, origin: &Arc<Origin>) -> http::Response<Outbound> {
+        let response = match self {
+            Door::Clients(services) | Door::Grpc(services) if is_grpc(&request) => {
+                return services.call(request.map(|body| Inbound::new(From::Wire(body))), origin).await;
+            }
+            Door::Clients(services) | Door::Http(services) => services.http(request, origin).await,
+            Door::Grpc(_) => plain::not_found(),
             Door::Metrics(front) => plain::answer(front, plain::Scope::Metrics, &request).await,
             Door::Lab(server) => done(server.clone().call(request).await),
-        }
+        };
+        Outbound::plain(response)
     }
 }
 
@@ -106,7 +121,61 @@ fn done(result: Result<Response, Infallible>) -> Response {
 }
 
 impl Services {
-    async fn call(&self, mut request: Request, origin: &Arc<Origin>) -> Response {
+    fn new(front: &Front) -> Arc<Services> {
+        let (f, limit) = (|| front.clone(), front.limits.message_bytes_max);
+        Arc::new(Services {
+            front: f(),
+            kv: KvServer::new(kv::Service(f())).max_decoding_message_size(limit),
+            watch: WatchServer::new(watch::Service(f())).max_decoding_message_size(limit),
+            lease: LeaseServer::new(lease::Service(f())).max_decoding_message_size(limit),
+            cluster: ClusterServer::new(cluster::Service(f())).max_decoding_message_size(limit),
+            maintenance: MaintenanceServer::new(maintenance::Service(f())).max_decoding_message_size(limit),
+            auth: AuthServer::new(auth::Service(f())).max_decoding_message_size(limit),
+            lock: LockServer::new(lock::Service(f())).max_decoding_message_size(limit),
+            election: ElectionServer::new(election::Service(f())).max_decoding_message_size(limit),
+            reflection: ServerReflectionServer::new(reflection::Service).max_decoding_message_size(limit),
+        })
+    }
+
+    pub(super) fn message_bytes_max(&self) -> usize {
+        self.front.limits.message_bytes_max
+    }
+
+    /// Everything that is not gRPC: the gateway, health, version, metrics.
+    async fn http(&self, request: Request, origin: &Arc<Origin>) -> Response {
+        let web = &self.front.limits.web;
+        if let Some(refusal) = web::refuse(web, &self.front, &request, origin) {
+            return refusal;
+        }
+        let origins = web::allowed_origin(web, request.headers());
+        let mut response = if origins.is_some() && request.method() == http::Method::OPTIONS {
+            Response::default()
+        } else if web.gateway && gateway::is_below(request.uri().path()) {
+            gateway::answer(self, request, origin).await
+        } else {
+            plain::answer(&self.front, plain::Scope::All, &request).await
+        };
+        if let Some(allowed) = origins {
+            web::allow(response.headers_mut(), allowed);
+        }
+        response
+    }
+
+    /// Answers one call, and counts it.
+    pub(super) async fn call(
+        &self,
+        mut request: http::Request<Inbound>,
+        origin: &Arc<Origin>,
+    ) -> http::Response<Outbound> {
+        // Lives as long as the call does, however that ends.
+        let tally = Tally::begin(request.uri().path(), request.headers());
+        if let Some(tally) = &tally {
+            request.body_mut().count_with(tally.received());
+        }
+        Outbound::counted(self.serve(request, origin).await, tally)
+    }
+
+    async fn serve(&self, mut request: http::Request<Inbound>, origin: &Arc<Origin>) -> Response {
         if let Err(e) = self.front.admit(request.uri().path(), request.headers()) {
             return Status::from(e).into_http();
         }
@@ -119,7 +188,7 @@ impl Services {
         let is_txn = path == "/etcdserverpb.KV/Txn";
         let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         let response = match service {
-            "etcdserverpb.KV" => done(self.kv.clone().call(request).await),
+            "etcdserverpb.KV" => room::until_sent(done(self.kv.clone().call(request).await)),
             "etcdserverpb.Watch" => done(self.watch.clone().call(request).await),
             "etcdserverpb.Lease" => done(self.lease.clone().call(request).await),
             "etcdserverpb.Cluster" => done(self.cluster.clone().call(request).await),
@@ -128,6 +197,10 @@ impl Services {
             "grpc.health.v1.Health" => health::call(&self.front, request).await,
             "v3lockpb.Lock" => done(self.lock.clone().call(request).await),
             "v3electionpb.Election" => done(self.election.clone().call(request).await),
+            "grpc.reflection.v1.ServerReflection" => done(self.reflection.clone().call(request).await),
+            "grpc.reflection.v1alpha.ServerReflection" => {
+                done(self.reflection.clone().call(reflection::as_v1(request)).await)
+            }
             unknown => Status::unimplemented(format!("unknown service {unknown}")).into_http(),
         };
         in_grpcs_words(response, is_txn)

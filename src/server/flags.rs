@@ -140,7 +140,8 @@ use Standing::Works;
 
 const LATER: &str = "not part of this release";
 const STORE: &str = "this server's store is not bbolt";
-const DISCOVERY: &str = "discovery is not part of this release: list the members in --initial-cluster";
+const DISCOVERY: &str =
+    "this discovery service is not part of this release: list the members in --initial-cluster, or use --discovery-srv";
 const PROXY: &str = "the v2 proxy was removed from etcd 3.6";
 const TRACING: &str = "tracing to a collector is not part of this release";
 
@@ -156,7 +157,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("initial-election-tick-advance", Bool, "true", Member, Works, "Skip most of the first election time-out at start."),
     flag("listen-peer-urls", Urls, "http://localhost:2380", Member, Works, "Where to listen for other members."),
     flag("listen-client-urls", Urls, "http://localhost:2379", Member, Works, "Where to listen for clients, gRPC and HTTP on one port."),
-    flag("listen-client-http-urls", Urls, "", Member, Refused("one port serves gRPC and HTTP: use --listen-client-urls"), "Listen for HTTP clients apart from gRPC."),
+    flag("listen-client-http-urls", Urls, "", Member, Works, "Where to listen for HTTP clients; --listen-client-urls is for gRPC alone then."),
     flag("max-snapshots", Uint, "5", Member, NoEffect("old snapshots are removed as soon as nothing needs them"), "Snapshot files to keep."),
     flag("max-wals", Uint, "5", Member, NoEffect("log files are removed as soon as nothing needs them"), "Log files to keep."),
     flag("memory-mlock", Bool, "false", Member, NoEffect(LATER), "Keep the server's pages in memory."),
@@ -172,12 +173,12 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("grpc-keepalive-timeout", Duration, "20s", Member, Works, "How long to wait for the answer to a ping."),
     flag("socket-reuse-port", Bool, "false", Member, NoEffect(LATER), "Let several processes listen on one port."),
     flag("socket-reuse-address", Bool, "false", Member, NoEffect("addresses are always reused"), "Listen on an address that has just been given up."),
-    flag("enable-grpc-gateway", Bool, "true", Member, NoEffect("the JSON gateway is not part of this release"), "Serve JSON under /v3/."),
+    flag("enable-grpc-gateway", Bool, "true", Member, Works, "Serve JSON under /v3/."),
     flag("raft-read-timeout", Duration, "5s", Member, NoEffect(LATER), "Read time-out of a peer connection."),
     flag("raft-write-timeout", Duration, "5s", Member, NoEffect(LATER), "Write time-out of a peer connection."),
     flag("max-learners", Int, "1", Member, Works, "Most learners in the cluster."),
     flag("feature-gates", Gates, "", Member, Works, "Switches of experimental features, A=true,B=false."),
-    flag("config-file", Text, "", Member, Refused("a configuration file is not read by this release: use flags or ETCD_* variables"), "YAML file with the configuration."),
+    flag("config-file", Text, "", Member, Works, "YAML file with the configuration. All flags and variables beside it are ignored."),
     flag("version", Bool, "false", Member, Works, "Print the version and exit."),
 
     flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Clustering, Works, "Where other members reach this one."),
@@ -188,8 +189,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("discovery", Text, "", Clustering, Refused(DISCOVERY), "URL of a v2 discovery service."),
     flag("discovery-proxy", Text, "", Clustering, Refused(DISCOVERY), "HTTP proxy for v2 discovery."),
     flag("discovery-fallback", OneOf(&["exit", "proxy"]), "exit", Clustering, Refused(PROXY), "What to do when discovery fails."),
-    flag("discovery-srv", Text, "", Clustering, Refused(DISCOVERY), "DNS domain with the members' SRV records."),
-    flag("discovery-srv-name", Text, "", Clustering, Refused(DISCOVERY), "Suffix of the SRV records' service name."),
+    flag("discovery-srv", Text, "", Clustering, Works, "DNS domain with the members' SRV records."),
+    flag("discovery-srv-name", Text, "", Clustering, Works, "Suffix of the SRV records' service name."),
     flag("discovery-token", Text, "", Clustering, Refused(DISCOVERY), "Token at a v3 discovery service."),
     flag("discovery-endpoints", Text, "", Clustering, Refused(DISCOVERY), "Endpoints of a v3 discovery service."),
     flag("discovery-dial-timeout", Duration, "2s", Clustering, NoEffect(DISCOVERY), "v3 discovery: dial time-out."),
@@ -216,7 +217,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("client-cert-auth", Bool, "false", Security, Works, "Clients must show a certificate."),
     flag("client-cert-file", Text, "", Security, NoEffect("the server makes no client connections to itself"), "Certificate for the server's own client connections."),
     flag("client-key-file", Text, "", Security, NoEffect("the server makes no client connections to itself"), "Key of --client-cert-file."),
-    flag("client-crl-file", Text, "", Security, Refused(LATER), "Revoked client certificates."),
+    flag("client-crl-file", Text, "", Security, Works, "Revoked client certificates."),
     flag("client-cert-allowed-hostname", Text, "", Security, Works, "Host names that a client certificate may carry."),
     flag("trusted-ca-file", Text, "", Security, Works, "Authority that signs clients' certificates."),
     flag("auto-tls", Bool, "false", Security, Works, "Make a certificate for client connections."),
@@ -227,16 +228,16 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("peer-client-key-file", Text, "", Security, Works, "Key of --peer-client-cert-file."),
     flag("peer-trusted-ca-file", Text, "", Security, Works, "Authority that signs peers' certificates."),
     flag("peer-auto-tls", Bool, "false", Security, Works, "Make a certificate for peer connections."),
-    flag("peer-crl-file", Text, "", Security, Refused(LATER), "Revoked peer certificates."),
+    flag("peer-crl-file", Text, "", Security, Works, "Revoked peer certificates."),
     flag("peer-cert-allowed-cn", Text, "", Security, Works, "Common names that a peer certificate may carry."),
     flag("peer-cert-allowed-hostname", Text, "", Security, Works, "Host names that a peer certificate may carry."),
     flag("peer-skip-client-san-verification", Bool, "false", Security, Works, "Do not compare a peer's address with its certificate."),
     flag("self-signed-cert-validity", Uint, "1", Security, Works, "Years that made certificates are valid."),
-    flag("cipher-suites", Text, "", Security, Refused("the suites are fixed: forward-secret and authenticated ones only"), "TLS cipher suites."),
-    flag("cors", Text, "*", Security, NoEffect("no JSON gateway, so no cross-origin requests"), "Origins that browsers may come from."),
-    flag("host-whitelist", Text, "*", Security, Refused(LATER), "Host names that HTTP requests may use."),
-    flag("tls-min-version", Text, "TLS1.2", Security, Refused("TLS 1.2 and 1.3 are both always offered"), "Oldest TLS version: TLS1.2 or TLS1.3."),
-    flag("tls-max-version", Text, "", Security, Refused("TLS 1.2 and 1.3 are both always offered"), "Newest TLS version: TLS1.2 or TLS1.3."),
+    flag("cipher-suites", Text, "", Security, Works, "Cipher suites for TLS 1.2."),
+    flag("cors", Text, "*", Security, Works, "Origins that browsers' pages may come from; none unless this is given."),
+    flag("host-whitelist", Text, "*", Security, Works, "Host names that HTTP requests without TLS may use."),
+    flag("tls-min-version", Text, "TLS1.2", Security, Works, "Oldest TLS version: TLS1.2 or TLS1.3."),
+    flag("tls-max-version", Text, "", Security, Works, "Newest TLS version: TLS1.2 or TLS1.3."),
     flag("ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
     flag("peer-ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
 
@@ -248,13 +249,13 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("log-outputs", Text, "default", Logging, Works, "Where the log goes: stderr, stdout or files."),
     flag("log-level", OneOf(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Logging, Works, "Least level that is logged."),
     flag("log-format", OneOf(&["json", "console"]), "json", Logging, Works, "json, or console for people."),
-    flag("enable-log-rotation", Bool, "false", Logging, NoEffect("rotate the file with logrotate"), "Rotate the log file."),
-    flag("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Logging, NoEffect("rotate the file with logrotate"), "How to rotate."),
+    flag("enable-log-rotation", Bool, "false", Logging, Works, "Begin a new log file when one is full."),
+    flag("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Logging, Works, "When it is full, and how many are kept."),
     flag("enable-pprof", Bool, "false", Logging, NoEffect("there is no Go runtime to profile: use perf"), "Serve Go profiles."),
-    flag("metrics", OneOf(&["basic", "extensive"]), "basic", Logging, NoEffect(LATER), "How many metrics."),
+    flag("metrics", OneOf(&["basic", "extensive"]), "basic", Logging, Works, "basic, or extensive: calls are timed, too."),
     flag("listen-metrics-urls", Urls, "", Logging, Works, "Where to serve /metrics and /health too."),
     flag("warning-unary-request-duration", Duration, "300ms", Logging, NoEffect(LATER), "Warn of requests that take longer."),
-    flag("warning-apply-duration", Duration, "100ms", Logging, NoEffect(LATER), "Warn when applying takes longer."),
+    flag("warning-apply-duration", Duration, "100ms", Logging, Works, "Warn when applying takes longer; 0 never warns."),
     flag("enable-distributed-tracing", Bool, "false", Logging, NoEffect(TRACING), "Send traces to a collector."),
     flag("distributed-tracing-address", Text, "localhost:4317", Logging, NoEffect(TRACING), "Address of the collector."),
     flag("distributed-tracing-service-name", Text, "etcd", Logging, NoEffect(TRACING), "Name in the traces."),
@@ -275,6 +276,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("experimental-lab-token", Text, "", Lab, Works, "File with the token that lab callers must know."),
     flag("experimental-lab-wal-segment-bytes", Uint, "64000000", Lab, Works, "Size of one file of the write-ahead log."),
     flag("experimental-lab-cache-bytes", Uint, "134217728", Lab, Works, "History held in memory beside the index of keys."),
+    flag("experimental-lab-max-range-bytes", Uint, "268435456", Lab, Works, "Most memory for all answers to ranges together."),
     flag("experimental-lab-max-connections", Uint, "10000", Lab, Works, "Most client connections at a time."),
 
     flag("experimental-initial-corrupt-check", Bool, "false", Old, Works, "Compare with peers before serving."),
@@ -329,6 +331,23 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("test.outputdir", Text, "", Old, Ignored, ""),
 ];
 
+/// All flags, one a line: name, default, variable, what it does here. Tests and the book read it.
+pub(super) fn table() -> String {
+    let mut out = String::new();
+    for flag in FLAGS {
+        let (standing, why) = match flag.standing {
+            Works => ("works", ""),
+            Renamed(new) => ("renamed", new),
+            NoEffect(why) => ("no-effect", why),
+            Refused(why) => ("refused", why),
+            Ignored => ("ignored", ""),
+        };
+        let variable = super::settings::variable(flag.name);
+        out.push_str(&format!("{}\t{}\t{variable}\t{standing}\t{why}\n", flag.name, flag.default));
+    }
+    out
+}
+
 /// What `--help` prints.
 pub(super) fn help() -> String {
     let mut out = String::from(USAGE);
@@ -355,6 +374,12 @@ Usage:
 
   etcd [flags]
     Start a member.
+
+  etcd --config-file FILE
+    Start a member as a YAML file says; all other flags and variables are ignored then.
+
+  etcd gateway start --endpoints HOST:PORT,...
+    Pass connections on to members.
 
   etcd --version
     Show the version.
@@ -410,7 +435,7 @@ mod tests {
         let help = help();
         assert!(help.contains("--name 'default'\n    Name of this member, for people.\n"));
         assert!(help.contains("Accepted without effect: what is acknowledged is always synced."));
-        assert!(help.contains("Refused: discovery is not part of this release"));
+        assert!(help.contains("Refused: this discovery service is not part of this release"));
     }
 
     #[test]

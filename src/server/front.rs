@@ -3,10 +3,13 @@
 //! Limits that other members may have set otherwise (space, operations in a transaction, the shortest lease) are asked about here, before proposing;
 //! in the log they would part the members. Source: etcd `api/v3rpc/interceptor.go`, `quota.go`; contract-server 1.2, 3.7 and 6.2.
 
+use super::backoff::Backoff;
 use super::config::Config;
 use super::password::DEFAULT_COST;
 use super::password::Passwords;
+use super::room::Room;
 use super::token::TokenKind;
+use super::web::Web;
 use crate::apply::Reply;
 use crate::apply::check;
 use crate::error::Error;
@@ -30,6 +33,7 @@ pub(super) struct Front {
     pub(super) node: Node,
     pub(super) limits: Arc<Limits>,
     pub(super) security: Arc<Security>,
+    pub(super) room: Room,
     /// Becomes true when the server stops: streams end then.
     stopping: watch::Receiver<bool>,
 }
@@ -39,6 +43,8 @@ pub(super) struct Front {
 pub(super) struct Limits {
     pub(super) txn_ops_max: usize,
     pub(super) message_bytes_max: usize,
+    /// What all answers to ranges may take in memory together.
+    pub(super) range_bytes_max: usize,
     /// Bytes; nothing is no quota.
     pub(super) quota: Option<u64>,
     /// What clients are told the quota is.
@@ -49,6 +55,7 @@ pub(super) struct Limits {
     pub(super) watch_progress: Duration,
     /// Whether the health service says NOT_SERVING during a defragmentation.
     pub(super) stops_on_defragment: bool,
+    pub(super) web: Web,
 }
 
 /// How users show who they are.
@@ -57,11 +64,17 @@ pub(super) struct Security {
     /// Whether the common name of a client's certificate is a user.
     pub(super) common_names: bool,
     pub(super) passwords: Passwords,
+    pub(super) backoff: Backoff,
 }
 
 impl Default for Security {
     fn default() -> Security {
-        Security { tokens: TokenKind::Simple, common_names: false, passwords: Passwords::new(DEFAULT_COST) }
+        Security {
+            tokens: TokenKind::Simple,
+            common_names: false,
+            passwords: Passwords::new(DEFAULT_COST),
+            backoff: Backoff::new(),
+        }
     }
 }
 
@@ -72,6 +85,7 @@ impl Security {
             tokens: TokenKind::load(&config.auth_token)?,
             common_names: config.client_tls.client_cert_auth,
             passwords: Passwords::new(config.bcrypt_cost),
+            backoff: Backoff::new(),
         })
     }
 }
@@ -81,6 +95,7 @@ impl Limits {
         Limits {
             txn_ops_max: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
             message_bytes_max: config.message_bytes_max(),
+            range_bytes_max: usize::try_from(config.range_bytes_max).unwrap_or(usize::MAX),
             quota: config.quota(),
             quota_told: config
                 .quota()
@@ -89,13 +104,15 @@ impl Limits {
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
             stops_on_defragment: config.stops_on_defragment,
+            web: config.web.clone(),
         }
     }
 }
 
 impl Front {
     pub(super) fn new(node: Node, limits: Limits, stopping: watch::Receiver<bool>) -> Front {
-        Front { node, limits: Arc::new(limits), security: Arc::default(), stopping }
+        let room = Room::new(limits.range_bytes_max);
+        Front { node, limits: Arc::new(limits), security: Arc::default(), room, stopping }
     }
 
     /// With other ways to show who one is than simple tokens.

@@ -1,11 +1,12 @@
 //! What the client port answers to plain HTTP: health, version, metrics.
 //!
-//! The checks behind `/health`, `/livez` and `/readyz` are few and named; `/metrics` has only what is measured. Left out: the JSON gateway, Go's debug pages.
+//! The checks behind `/health`, `/livez` and `/readyz` are few and named; `/metrics` has only what is measured. Left out: Go's debug pages.
 //! Source: etcd `api/etcdhttp/health.go`; contract-server 10.1.
 
 use super::front::Front;
 use super::metrics;
 use crate::error::Error;
+use crate::meter;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::AlarmType;
 use crate::types::CLUSTER_VERSION;
@@ -44,7 +45,15 @@ impl Answer {
 
 /// Answers one request.
 pub(super) async fn answer<B>(front: &Front, scope: Scope, request: &http::Request<B>) -> http::Response<Body> {
-    let answer = route(front, scope, request.method(), request.uri()).await;
+    response(route(front, scope, request.method(), request.uri()).await)
+}
+
+/// What is said of a path that is not there.
+pub(super) fn not_found() -> http::Response<Body> {
+    response(Answer::not_found())
+}
+
+fn response(answer: Answer) -> http::Response<Body> {
     let body = Body::new(Full::new(Bytes::from(answer.body)));
     let mut response = http::Response::new(body);
     *response.status_mut() = answer.status;
@@ -68,8 +77,19 @@ async fn route(front: &Front, scope: Scope, method: &Method, uri: &http::Uri) ->
         return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
     }
     match (path, checks) {
-        (_, Some(checks)) => run_checks(front, &checks, &query).await,
-        ("/health", _) => health_answer(health(front, &query).await),
+        (path, Some(checks)) => {
+            let kind = if path.starts_with("/livez") { "livez" } else { "readyz" };
+            run_checks(front, kind, &checks, &query).await
+        }
+        ("/health", _) => {
+            let health = health(front, &query).await;
+            if health.is_ok() {
+                meter::HEALTH_SUCCESS.inc()
+            } else {
+                meter::HEALTH_FAILURES.inc()
+            }
+            health_answer(health)
+        }
         ("/version", _) => version(front),
         _ => Answer {
             status: StatusCode::OK,
@@ -209,10 +229,14 @@ impl Check {
     }
 }
 
-async fn run_checks(front: &Front, checks: &[Check], query: &Query) -> Answer {
+async fn run_checks(front: &Front, kind: &str, checks: &[Check], query: &Query) -> Answer {
     let mut results = Vec::new();
     for check in checks.iter().filter(|check| !query.excludes(check.name())) {
-        results.push((check.name(), check.run(front).await));
+        let result = check.run(front).await;
+        let (last, status) = if result.is_ok() { (1, "success") } else { (0, "error") };
+        meter::HEALTHCHECK.with(&[kind, check.name()]).set(last);
+        meter::HEALTHCHECKS.with(&[kind, check.name(), status]).inc();
+        results.push((check.name(), result));
     }
     checks_answer(&results, query.verbose)
 }

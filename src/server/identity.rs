@@ -35,6 +35,7 @@ pub(super) struct Origin {
     pub(super) from: Option<SocketAddr>,
     /// Of the client's certificate, if it showed one and that was verified.
     pub(super) common_name: Option<String>,
+    pub(super) is_tls: bool,
 }
 
 /// What tells who calls, taken off a request.
@@ -191,11 +192,11 @@ impl Front {
         &self,
         caller: &Caller,
         may: impl FnOnce(&Machine, &Who) -> Result<(), Error>,
-        read: impl FnOnce() -> Result<T, Error>,
+        read: impl AsyncFnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let Some(who) = self.who(caller).await? else { return read() };
+        let Some(who) = self.who(caller).await? else { return read().await };
         self.node.read(|machine| may(machine, &who))?;
-        let found = read()?;
+        let found = read().await?;
         self.unchanged_since(&who)?;
         Ok(found)
     }

@@ -4,13 +4,19 @@
 //! nobody can have a public key taken for a shared secret, or no signature for one (RFC 8725 section 2.1). Nobody can take such a
 //! token back, which is what the auth revision in it is for: any change of rights makes it old.
 //!
-//! RS, PS and ES with SHA-256 and larger, EdDSA (Ed25519), and HS with a shared secret. Left out: ES512, since ring has no P-521; it is
-//! refused at the start. Source: etcd `server/auth/jwt.go`, `options.go`; RFC 7515, 7518, 7519, 8037.
+//! RS, PS and ES with SHA-256 and larger, EdDSA (Ed25519), and HS with a shared secret. ring does the work but for ES512: it has no P-521. Source: etcd `server/auth/jwt.go`, `options.go`; RFC 7515, 7518, 7519, 8037.
 
 use crate::auth::Who;
 use crate::error::Error;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use p521::SecretKey as P521SecretKey;
+use p521::ecdsa::Signature as P521Signature;
+use p521::ecdsa::SigningKey as P521SigningKey;
+use p521::ecdsa::VerifyingKey as P521VerifyingKey;
+use p521::ecdsa::signature::Signer as _;
+use p521::ecdsa::signature::Verifier as _;
+use p521::pkcs8::DecodePrivateKey as _;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature;
@@ -37,16 +43,18 @@ const INVALID_METHOD: &str = "auth: invalid auth signature method";
 const MISSING_KEY: &str = "auth: missing key data";
 const KEY_MISMATCH: &str = "auth: public and private keys don't match";
 
-/// An object identifier of DER: id-ecPublicKey, prime256v1, secp384r1.
+/// An object identifier of DER: id-ecPublicKey, prime256v1, secp384r1, secp521r1.
 const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
-/// A way to sign, and what ring calls it.
+/// A way to sign, and what ring calls it, if it knows it.
 #[derive(Clone, Copy)]
 enum Method {
     Rsa(&'static dyn VerificationAlgorithm, &'static dyn RsaEncoding),
     Ecdsa(&'static dyn VerificationAlgorithm, &'static EcdsaSigningAlgorithm, &'static [u8]),
+    Es512,
     EdDsa,
     Hmac(hmac::Algorithm),
 }
@@ -56,7 +64,7 @@ impl Method {
     fn key_kind(self) -> &'static str {
         match self {
             Method::Rsa(..) => "1.2.840.113549.1.1.1",
-            Method::Ecdsa(..) => "1.2.840.10045.2.1",
+            Method::Ecdsa(..) | Method::Es512 => "1.2.840.10045.2.1",
             Method::EdDsa => "1.3.101.112",
             Method::Hmac(_) => "",
         }
@@ -75,6 +83,7 @@ fn method(name: &str) -> Option<(&'static str, Method)> {
         "PS512" => ("PS512", Method::Rsa(&s::RSA_PSS_2048_8192_SHA512, &s::RSA_PSS_SHA512)),
         "ES256" => ("ES256", Method::Ecdsa(&s::ECDSA_P256_SHA256_FIXED, &s::ECDSA_P256_SHA256_FIXED_SIGNING, P256)),
         "ES384" => ("ES384", Method::Ecdsa(&s::ECDSA_P384_SHA384_FIXED, &s::ECDSA_P384_SHA384_FIXED_SIGNING, P384)),
+        "ES512" => ("ES512", Method::Es512),
         "EdDSA" => ("EdDSA", Method::EdDsa),
         "HS256" => ("HS256", Method::Hmac(hmac::HMAC_SHA256)),
         "HS384" => ("HS384", Method::Hmac(hmac::HMAC_SHA384)),
@@ -87,15 +96,17 @@ fn method(name: &str) -> Option<(&'static str, Method)> {
 enum Signer {
     Rsa(Box<RsaKeyPair>, &'static dyn RsaEncoding),
     Ecdsa(EcdsaKeyPair),
+    Es512(Box<P521SigningKey>),
     EdDsa(Ed25519KeyPair),
 }
 
 impl Signer {
-    fn public(&self) -> &[u8] {
+    fn public(&self) -> Vec<u8> {
         match self {
-            Signer::Rsa(pair, _) => pair.public_key().as_ref(),
-            Signer::Ecdsa(pair) => pair.public_key().as_ref(),
-            Signer::EdDsa(pair) => pair.public_key().as_ref(),
+            Signer::Rsa(pair, _) => pair.public_key().as_ref().to_vec(),
+            Signer::Ecdsa(pair) => pair.public_key().as_ref().to_vec(),
+            Signer::Es512(pair) => P521VerifyingKey::from(pair.as_ref()).to_encoded_point(false).as_bytes().to_vec(),
+            Signer::EdDsa(pair) => pair.public_key().as_ref().to_vec(),
         }
     }
 
@@ -108,6 +119,10 @@ impl Signer {
                 Some(signed)
             }
             Signer::Ecdsa(pair) => pair.sign(&random, message).ok().map(|signed| signed.as_ref().to_vec()),
+            Signer::Es512(pair) => {
+                let signed: P521Signature = pair.try_sign(message).ok()?;
+                Some(signed.to_bytes().to_vec())
+            }
             Signer::EdDsa(pair) => Some(pair.sign(message).as_ref().to_vec()),
         }
     }
@@ -115,8 +130,40 @@ impl Signer {
 
 /// The key in use: a pair, the public half of one, or a shared secret.
 enum Key {
-    Public { how: &'static dyn VerificationAlgorithm, bytes: Vec<u8>, signer: Option<Signer> },
+    Public { check: Check, signer: Option<Signer> },
     Secret(hmac::Key),
+}
+
+/// What checks a signature: the public key with its way.
+enum Check {
+    Ring(UnparsedPublicKey<Vec<u8>>),
+    Es512(Box<P521VerifyingKey>),
+}
+
+impl Check {
+    fn new(method: Method, point: Vec<u8>) -> Result<Check, String> {
+        let how: &'static dyn VerificationAlgorithm = match method {
+            Method::Rsa(how, _) | Method::Ecdsa(how, ..) => how,
+            Method::Es512 => {
+                let key = P521VerifyingKey::from_sec1_bytes(&point);
+                return key
+                    .map(|key| Check::Es512(Box::new(key)))
+                    .map_err(|e| format!("auth: the public key cannot be used: {e}"));
+            }
+            Method::EdDsa => &signature::ED25519,
+            Method::Hmac(_) => return Err(INVALID_METHOD.to_owned()),
+        };
+        Ok(Check::Ring(UnparsedPublicKey::new(how, point)))
+    }
+
+    fn is_good(&self, message: &[u8], signed: &[u8]) -> bool {
+        match self {
+            Check::Ring(key) => key.verify(message, signed).is_ok(),
+            Check::Es512(key) => {
+                P521Signature::from_slice(signed).is_ok_and(|signed| key.verify(message, &signed).is_ok())
+            }
+        }
+    }
 }
 
 /// Makes and checks signed tokens.
@@ -138,29 +185,22 @@ impl Jwt {
     /// # Errors
     /// etcd's texts, and what is wrong with a key.
     pub(super) fn new(name: &str, public: Option<&[u8]>, private: Option<&[u8]>, ttl: Duration) -> Result<Jwt, String> {
-        if name == "ES512" {
-            return Err(format!("{INVALID_METHOD}: ES512 is not part of this release: use ES384 or EdDSA"));
-        }
         let (name, method) = method(name).ok_or_else(|| INVALID_METHOD.to_owned())?;
         let public = public.filter(|pem| !pem.is_empty());
         let private = private.filter(|pem| !pem.is_empty());
-        let how: &'static dyn VerificationAlgorithm = match method {
-            Method::Hmac(algorithm) => {
-                let secret = private.ok_or(MISSING_KEY)?;
-                return Ok(Jwt { name, key: Key::Secret(hmac::Key::new(algorithm, secret)), ttl });
-            }
-            Method::Rsa(how, _) | Method::Ecdsa(how, ..) => how,
-            Method::EdDsa => &signature::ED25519,
-        };
+        if let Method::Hmac(algorithm) = method {
+            let secret = private.ok_or(MISSING_KEY)?;
+            return Ok(Jwt { name, key: Key::Secret(hmac::Key::new(algorithm, secret)), ttl });
+        }
         let signer = private.map(|pem| signer(method, pem)).transpose()?;
         let given = public.map(|pem| public_key(method, pem)).transpose()?;
         let bytes = match (&signer, given) {
             (None, None) => return Err(MISSING_KEY.to_owned()),
             (None, Some(given)) => given,
             (Some(signer), Some(given)) if signer.public() != given => return Err(KEY_MISMATCH.to_owned()),
-            (Some(signer), _) => signer.public().to_vec(),
+            (Some(signer), _) => signer.public(),
         };
-        Ok(Jwt { name, key: Key::Public { how, bytes, signer }, ttl })
+        Ok(Jwt { name, key: Key::Public { check: Check::new(method, bytes)?, signer }, ttl })
     }
 
     /// A token for `user`, good from `now` (seconds since 1970) for the time to live.
@@ -191,9 +231,7 @@ impl Jwt {
         let signed = URL_SAFE_NO_PAD.decode(signed).ok()?;
         match &self.key {
             Key::Secret(secret) => hmac::verify(secret, message.as_bytes(), &signed).ok()?,
-            Key::Public { how, bytes, .. } => {
-                UnparsedPublicKey::new(*how, bytes).verify(message.as_bytes(), &signed).ok()?;
-            }
+            Key::Public { check, .. } => check.is_good(message.as_bytes(), &signed).then_some(())?,
         }
         let claims = json(claims)?;
         is_current(&claims, now).then_some(())?;
@@ -231,12 +269,25 @@ fn signer(method: Method, pem: &[u8]) -> Result<Signer, String> {
             let pkcs8 = pkcs8_of(curve, der.secret_sec1_der());
             EcdsaKeyPair::from_pkcs8(how, &pkcs8, &SystemRandom::new()).map(Signer::Ecdsa)
         }
+        (Method::Es512, PrivateKeyDer::Pkcs8(der)) => {
+            return es512_signer(der.secret_pkcs8_der()).map_err(|e| unusable(&e));
+        }
+        (Method::Es512, PrivateKeyDer::Sec1(der)) => {
+            return es512_signer(&pkcs8_of(P521, der.secret_sec1_der())).map_err(|e| unusable(&e));
+        }
         (Method::EdDsa, PrivateKeyDer::Pkcs8(der)) => {
             Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map(Signer::EdDsa)
         }
         _ => return Err(unusable(&"it is of another kind than the signing method")),
     };
     made.map_err(|e| unusable(&e))
+}
+
+fn es512_signer(pkcs8: &[u8]) -> Result<Signer, p521::pkcs8::Error> {
+    let key = P521SecretKey::from_pkcs8_der(pkcs8)?;
+    P521SigningKey::from_slice(&key.to_bytes())
+        .map(|key| Signer::Es512(Box::new(key)))
+        .map_err(|_| p521::pkcs8::Error::KeyMalformed)
 }
 
 /// A SEC 1 key (`EC PRIVATE KEY`) in the envelope of PKCS #8; RFC 5208 section 5, RFC 5915.

@@ -7,6 +7,7 @@ use super::front::Front;
 use super::front::wrong_reply;
 use super::identity::Caller;
 use super::range_stream;
+use super::room::Seat;
 use crate::apply::Machine;
 use crate::apply::Reply;
 use crate::apply::check;
@@ -38,9 +39,11 @@ impl Kv for Service {
         }
         let keys = || KeyRange::parse(&request.key, &request.range_end);
         let may = |machine: &Machine, who: &Who| machine.auth().permit(who, &keys(), Access::Read);
-        let mut response = self.0.read_as(&caller, may, || self.0.node.range_now(&request)).await?;
+        let node = &self.0.node;
+        let read = async || self.0.room.read(node, || node.select(&request)).await;
+        let (mut response, seat) = self.0.read_as(&caller, may, read).await?;
         self.0.stamp(&mut response.header);
-        Ok(Response::new(response))
+        Ok(seat.with(response))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
@@ -76,16 +79,16 @@ impl Kv for Service {
         if let Err(why) = checked {
             return Err(self.0.refuse(&request, why).await.into());
         }
-        let mut response = match &request.txn {
+        let (mut response, seat) = match &request.txn {
             Some(txn) if check::is_read_only(txn) => self.read_txn(&caller, txn).await?,
             _ => match self.0.propose_as(&caller, request).await? {
-                Reply::Txn(response) => response,
+                Reply::Txn(response) => (response, Seat::default()),
                 _ => return Err(wrong_reply()),
             },
         };
         self.0.stamp(&mut response.header);
         complete(&mut response);
-        Ok(Response::new(response))
+        Ok(seat.with(response))
     }
 
     async fn compact(
@@ -114,12 +117,13 @@ impl Kv for Service {
 }
 
 impl Service {
-    async fn read_txn(&self, caller: &Caller, txn: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+    async fn read_txn(&self, caller: &Caller, txn: &pb::TxnRequest) -> Result<(pb::TxnResponse, Seat), Error> {
         if !check::is_serializable(txn) {
             self.0.node.read_barrier().await?;
         }
         let may = |machine: &Machine, who: &Who| machine.permit_txn(who, txn);
-        self.0.read_as(caller, may, || self.0.node.read_txn_now(txn)).await
+        let node = &self.0.node;
+        self.0.read_as(caller, may, async || self.0.room.read(node, || node.select_txn(txn)).await).await
     }
 }
 

@@ -9,7 +9,9 @@
 use super::door::Door;
 use super::identity::Origin;
 use super::sniff::Sniffed;
+use super::tally::Outbound;
 use super::urls::Url;
+use crate::meter;
 use crate::tls::Acceptor;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
@@ -230,10 +232,11 @@ impl Server {
             Err(e) => {
                 let from = from.map(|from| from.to_string()).unwrap_or_default();
                 tracing::warn!("remote-addr" = from, "server-name" = "", error = %e, "rejected connection on client endpoint");
+                meter::HANDSHAKES_FAILED.with(&["client", e.reason()]).inc();
                 return;
             }
         };
-        let origin = Arc::new(Origin { from, common_name: io.common_name() });
+        let origin = Arc::new(Origin { from, common_name: io.common_name(), is_tls: io.is_tls() });
         let sniffed = tokio::time::timeout(HEADER_TIMEOUT, Sniffed::new(io)).await;
         let Ok(Ok(io)) = sniffed else { return };
         if io.is_http2() { self.http2(io, &origin).await } else { self.http1(io, &origin).await }
@@ -275,7 +278,7 @@ impl Server {
         &self,
         request: http::Request<hyper::body::Incoming>,
         origin: &Arc<Origin>,
-    ) -> impl Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Send + use<> {
+    ) -> impl Future<Output = Result<http::Response<Outbound>, Infallible>> + Send + use<> {
         let (door, origin) = (self.door.clone(), Arc::clone(origin));
         async move { Ok(door.answer(request, &origin).await) }
     }

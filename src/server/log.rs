@@ -7,17 +7,21 @@
 //! Events come from `tracing`, become a line in the thread that told them, and wait in a bounded queue for the one thread that writes
 //! each output. When a reader of standard error stops reading, the queue fills, further lines are dropped, and the count
 //! of them is written once it reads again. Lists and computed fields travel as `List` and [`object`]. Left out: zap's sampling,
-//! rotation, journald's socket.
+//! journald's socket.
 
 #![expect(clippy::disallowed_methods, reason = "a log line carries the time of day")]
 
 use super::config::LogConfig;
+use super::rotate::Rotating;
 use super::settings::Notice;
+use crate::meter::LOG_DROPPED;
 use serde_json::Map;
 use serde_json::Value;
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -32,8 +36,10 @@ use tracing::field::Field;
 use tracing::field::Visit;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
+use tracing_subscriber::Registry;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 
 /// Lines that may wait for one output.
 const QUEUE_LINES: usize = 8192;
@@ -57,25 +63,71 @@ pub(super) fn start(config: &LogConfig) -> Result<Log, String> {
         let to: Box<dyn Write + Send> = match output.as_str() {
             "default" | "stderr" => Box::new(std::io::stderr()),
             "stdout" => Box::new(std::io::stdout()),
-            path => Box::new(open_append(path)?),
+            path => match config.rotation {
+                Some(rotation) => Box::new(Rotating::open(path, rotation)?),
+                None => Box::new(open_append(path)?),
+            },
         };
         sinks.push(Sink::start(to, config.console).map_err(|e| format!("cannot start the log's thread: {e}"))?);
     }
     let log = Log { sinks: sinks.into() };
-    let layer =
-        ToSinks { sinks: Arc::clone(&log.sinks), console: config.console, least: Severity::named(&config.level) };
-    let filter = match config.level.as_str() {
-        "debug" => LevelFilter::DEBUG,
-        "info" => LevelFilter::INFO,
-        "warn" => LevelFilter::WARN,
-        _ => LevelFilter::ERROR,
-    };
+    let level = Arc::new(Threshold::new(Severity::named(&config.level)));
+    let layer = ToSinks { sinks: Arc::clone(&log.sinks), console: config.console, level: Arc::clone(&level) };
+    let (filter, handle) = reload::Layer::new(level.filter());
     // A second start in one process (tests) keeps the first log.
-    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(layer));
+    if tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(layer)).is_ok() {
+        let _first = TOGGLE.set(Toggle { level, handle });
+    }
     Ok(log)
 }
 
-fn open_append(path: &str) -> Result<std::fs::File, String> {
+/// The running log's level.
+static TOGGLE: OnceLock<Toggle> = OnceLock::new();
+
+struct Toggle {
+    level: Arc<Threshold>,
+    handle: reload::Handle<LevelFilter, Registry>,
+}
+
+/// Switches to level debug, or back to the configured one; the name of the level from now on.
+pub(super) fn toggle_debug() -> &'static str {
+    let Some(Toggle { level, handle }) = TOGGLE.get() else { return "" };
+    level.toggle();
+    // Fails only if the log is gone.
+    let _ = handle.reload(level.filter());
+    level.now().name()
+}
+
+/// The least level that is logged.
+struct Threshold {
+    configured: Severity,
+    is_debug: AtomicBool,
+}
+
+impl Threshold {
+    fn new(configured: Severity) -> Threshold {
+        Threshold { configured, is_debug: AtomicBool::new(false) }
+    }
+
+    fn toggle(&self) {
+        self.is_debug.fetch_xor(true, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Severity {
+        if self.is_debug.load(Ordering::Relaxed) { Severity::Debug } else { self.configured }
+    }
+
+    fn filter(&self) -> LevelFilter {
+        match self.now() {
+            Severity::Debug => LevelFilter::DEBUG,
+            Severity::Info => LevelFilter::INFO,
+            Severity::Warn => LevelFilter::WARN,
+            Severity::Error | Severity::Panic | Severity::Fatal => LevelFilter::ERROR,
+        }
+    }
+}
+
+pub(super) fn open_append(path: &str) -> Result<std::fs::File, String> {
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
@@ -303,7 +355,7 @@ fn caller(metadata: &Metadata<'_>) -> String {
 struct ToSinks {
     sinks: Arc<[Sink]>,
     console: bool,
-    least: Severity,
+    level: Arc<Threshold>,
 }
 
 impl<S: Subscriber> Layer<S> for ToSinks {
@@ -315,7 +367,7 @@ impl<S: Subscriber> Layer<S> for ToSinks {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let line = Line::of(event);
-        if line.severity < self.least {
+        if line.severity < self.level.now() {
             return;
         }
         let text: Arc<str> = line.render(self.console).into();
@@ -348,6 +400,7 @@ impl Sink {
     fn push(&self, line: &Arc<str>) {
         if self.queue.try_send(Job::Line(Arc::clone(line))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            LOG_DROPPED.inc();
         }
     }
 
@@ -435,7 +488,8 @@ mod tests {
 
     fn log_to(output: &Output, console: bool, level: &str) -> (Log, impl Subscriber + use<>) {
         let sinks: Arc<[Sink]> = [Sink::start(Box::new(output.clone()), console).expect("a thread")].into();
-        let layer = ToSinks { sinks: Arc::clone(&sinks), console, least: Severity::named(level) };
+        let level = Arc::new(Threshold::new(Severity::named(level)));
+        let layer = ToSinks { sinks: Arc::clone(&sinks), console, level };
         (Log { sinks }, tracing_subscriber::registry().with(layer))
     }
 

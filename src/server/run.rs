@@ -17,11 +17,12 @@ use super::listen;
 use super::listen::Bounds;
 use super::listen::Socket;
 use super::log;
-use super::systemd;
+use super::systemd::Manager;
 use super::urls;
 use super::urls::Url;
 use crate::error::Error;
 use crate::golang;
+use crate::meter;
 use crate::node;
 use crate::node::Network;
 use crate::node::Node;
@@ -50,8 +51,8 @@ pub(super) enum End {
     Signal(i32),
 }
 
-/// Runs a member until it is told to stop. `notify` is systemd's socket.
-pub(super) async fn run(config: Config, notify: Option<String>) -> End {
+/// Runs a member until it is told to stop.
+pub(super) async fn run(config: Config, manager: Manager) -> End {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(e) => return fatal(&format!("cannot watch for signals: {e}")),
@@ -68,7 +69,9 @@ pub(super) async fn run(config: Config, notify: Option<String>) -> End {
         Ok(security) => security,
         Err(e) => return fatal(&e),
     };
+    toggle_log_on_signal();
     tell_start(&config);
+    meter::EXTENSIVE.store(config.metrics_extensive, std::sync::atomic::Ordering::Relaxed);
     let network = Network { listeners: sockets.peers, acceptor: sockets.peer_acceptor, dial: sockets.dial };
     let node = tokio::select! {
         node = Node::start(node_config(&config), network) => node,
@@ -89,21 +92,54 @@ pub(super) async fn run(config: Config, notify: Option<String>) -> End {
         front.guard_peers();
         front
     };
-    let serving =
-        Serving::start(&config, front, sockets.clients, sockets.metrics, sockets.lab, sockets.client_acceptor);
-    if let Some(socket) = notify {
-        match systemd::ready(&socket) {
-            Ok(()) => tracing::info!("successfully notified init daemon"),
-            Err(e) => tracing::error!(error = %e, "failed to notify systemd for readiness"),
-        }
-    }
+    let serving = Serving::start(&config, front, sockets.listen, sockets.client_acceptor);
+    tell_ready(&manager, &node);
     tokio::select! {
         why = node.stopped() => {
             serving.end().await;
             stopped_by_itself(&config, &node, why).await
         }
-        number = signals.next() => stop(&config, &node, serving, signals, number).await,
+        number = signals.next() => {
+            // Of use to the manager, and of none to the member.
+            let _ = manager.tell("STOPPING=1");
+            stop(&config, &node, serving, signals, number).await
+        }
     }
+}
+
+/// SIGUSR1 switches the log to level debug, and back.
+fn toggle_log_on_signal() {
+    let Ok(mut wanted) = signal(SignalKind::user_defined1()) else { return };
+    tokio::spawn(async move {
+        while wanted.recv().await.is_some() {
+            let level = log::toggle_debug();
+            tracing::warn!("log-level" = level, "the log's level is another now");
+        }
+    });
+}
+
+/// Says that this member serves, and from then on that it lives.
+fn tell_ready(manager: &Manager, node: &Node) {
+    if !manager.is_there() {
+        return;
+    }
+    tracing::info!("notifying init daemon");
+    match manager.tell("READY=1") {
+        Ok(()) => tracing::info!("successfully notified init daemon"),
+        Err(e) => tracing::error!(error = %e, "failed to notify systemd for readiness"),
+    }
+    let Some(pause) = manager.watchdog else { return };
+    let (manager, node) = (manager.clone(), node.clone());
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(pause / 2);
+        loop {
+            every.tick().await;
+            // Silence is what the manager acts on.
+            if node.since_tick() < pause {
+                let _ = manager.tell("WATCHDOG=1");
+            }
+        }
+    });
 }
 
 /// etcd's last words when a start fails.
@@ -150,6 +186,7 @@ pub(super) fn node_config(config: &Config) -> node::Config {
         compaction_pause_ms: millis(config.compaction_pause),
         downgrade_check_ms: millis(config.downgrade_check),
         checks: config.checks(),
+        warn_apply: config.warning_apply,
         defragment_above_bytes: config.defragment_above_bytes,
     }
 }
@@ -158,12 +195,19 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The bound sockets that are not for peers.
+#[derive(Default)]
+struct Listen {
+    clients: Vec<Socket>,
+    http: Vec<Socket>,
+    metrics: Vec<Socket>,
+    lab: Option<(Socket, String)>,
+}
+
 /// Everything that must be bound and read before the member starts.
 struct Sockets {
     peers: Vec<tokio::net::TcpListener>,
-    clients: Vec<Socket>,
-    metrics: Vec<Socket>,
-    lab: Option<(Socket, String)>,
+    listen: Listen,
     peer_acceptor: Acceptor,
     client_acceptor: Acceptor,
     dial: Option<Arc<tokio_rustls::rustls::ClientConfig>>,
@@ -173,12 +217,14 @@ impl Sockets {
     fn open(config: &Config) -> Result<Sockets, String> {
         tracing::info!("listen-peer-urls" = %log::list(&urls::texts(&config.listen_peer_urls)), "configuring peer listeners");
         let peer_files = with_auto(config, &config.peer_tls, "peer", &config.listen_peer_urls)?;
-        let peer_acceptor = acceptor(&peer_files, &config.listen_peer_urls, true)?;
+        let peer_acceptor = acceptor(config, &peer_files, &config.listen_peer_urls, true)?;
         let dial = dial(config, &peer_files)?;
         let peers = config.listen_peer_urls.iter().map(bind_peer).collect::<Result<Vec<_>, _>>()?;
         tracing::info!("listen-client-urls" = %log::list(&urls::texts(&config.listen_client_urls)), "configuring client listeners");
         let client_files = with_auto(config, &config.client_tls, "client", &config.listen_client_urls)?;
-        let client_acceptor = acceptor(&client_files, &config.listen_client_urls, false)?;
+        let for_clients =
+            [&config.listen_client_urls[..], &config.listen_client_http_urls, &config.listen_metrics_urls];
+        let client_acceptor = acceptor(config, &client_files, &for_clients.concat(), false)?;
         let bind = |urls: &[Url]| urls.iter().map(Socket::bind).collect::<Result<Vec<_>, _>>();
         let lab = match &config.lab {
             Some(lab_config) => Some((bind_lab(&lab_config.listen)?, lab::read_token(&lab_config.token_file)?)),
@@ -186,9 +232,12 @@ impl Sockets {
         };
         Ok(Sockets {
             peers,
-            clients: bind(&config.listen_client_urls)?,
-            metrics: bind(&config.listen_metrics_urls)?,
-            lab,
+            listen: Listen {
+                clients: bind(&config.listen_client_urls)?,
+                http: bind(&config.listen_client_http_urls)?,
+                metrics: bind(&config.listen_metrics_urls)?,
+                lab,
+            },
             peer_acceptor,
             client_acceptor,
             dial,
@@ -228,7 +277,7 @@ fn with_auto(config: &Config, files: &TlsFiles, side: &str, listen: &[Url]) -> R
     Ok(TlsFiles { cert_file, key_file, ..files.clone() })
 }
 
-fn acceptor(files: &TlsFiles, listen: &[Url], is_peer: bool) -> Result<Acceptor, String> {
+fn acceptor(config: &Config, files: &TlsFiles, listen: &[Url], is_peer: bool) -> Result<Acceptor, String> {
     if !listen.iter().any(Url::is_secure) {
         return Ok(Acceptor::plain());
     }
@@ -241,6 +290,8 @@ fn acceptor(files: &TlsFiles, listen: &[Url], is_peer: bool) -> Result<Acceptor,
         allowed_cn: files.allowed_cn.clone(),
         allowed_hostname: files.allowed_hostname.clone(),
         check_client_address: is_peer && !files.skip_san_verification,
+        crl: some_path(&files.crl_file),
+        offer: config.tls_offer.clone(),
         alpn,
     };
     Acceptor::tls(&server).map_err(|e| e.to_string())
@@ -265,6 +316,7 @@ fn dial(config: &Config, files: &TlsFiles) -> Result<Option<Arc<tokio_rustls::ru
         key: some_path(key),
         // Certificates that members make for themselves vouch for nobody; etcd takes them as they are, too.
         insecure_skip_verify: files.auto && files.trusted_ca_file.as_os_str().is_empty(),
+        offer: config.tls_offer.clone(),
         alpn: Vec::new(),
     };
     tls::client_config(&client).map(Some).map_err(|e| e.to_string())
@@ -315,9 +367,7 @@ impl Serving {
     fn start(
         config: &Config,
         front: impl FnOnce(watch::Receiver<bool>) -> Front,
-        clients: Vec<Socket>,
-        metrics: Vec<Socket>,
-        lab: Option<(Socket, String)>,
+        listen: Listen,
         acceptor: Acceptor,
     ) -> Serving {
         let mut serving = Serving::none();
@@ -330,17 +380,22 @@ impl Serving {
         };
         tracing::info!("ready to serve client requests");
         let door = Door::clients(&front);
-        for socket in clients {
-            tell_serving(socket.url());
-            let acceptor = if socket.url().is_secure() { acceptor.clone() } else { Acceptor::plain() };
-            serving.add(socket, door.clone(), acceptor, bounds);
+        let secured = |socket: &Socket| if socket.url().is_secure() { acceptor.clone() } else { Acceptor::plain() };
+        let (grpc, http) = if listen.http.is_empty() { (door.clone(), door) } else { door.parted() };
+        let traffic = if listen.http.is_empty() { "grpc+http" } else { "grpc" };
+        for (sockets, door, traffic) in [(listen.clients, grpc, traffic), (listen.http, http, "http")] {
+            for socket in sockets {
+                tell_serving(socket.url(), traffic);
+                let acceptor = secured(&socket);
+                serving.add(socket, door.clone(), acceptor, bounds);
+            }
         }
-        for socket in metrics {
+        for socket in listen.metrics {
             tracing::info!(address = socket.url().as_str(), "serving metrics");
-            let acceptor = if socket.url().is_secure() { acceptor.clone() } else { Acceptor::plain() };
+            let acceptor = secured(&socket);
             serving.add(socket, Door::Metrics(front.clone()), acceptor, bounds);
         }
-        if let Some((socket, token)) = lab {
+        if let Some((socket, token)) = listen.lab {
             tracing::info!(address = socket.url().address(), "serving the lab");
             serving.add(socket, Door::lab(&front, &token), Acceptor::plain(), bounds);
         }
@@ -359,8 +414,7 @@ impl Serving {
     }
 }
 
-fn tell_serving(url: &Url) {
-    let traffic = "grpc+http";
+fn tell_serving(url: &Url, traffic: &str) {
     if url.is_secure() {
         tracing::info!(traffic, address = url.address(), "serving client traffic securely");
     } else {

@@ -60,6 +60,7 @@ pub(super) enum WordsError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     set: BTreeMap<&'static str, String>,
+    of_a_file: bool,
 }
 
 impl Settings {
@@ -120,7 +121,17 @@ impl Settings {
         Ok(false)
     }
 
-    fn put(&mut self, flag: &'static Flag, value: String) -> Result<(), (String, String)> {
+    /// Nothing yet, to be filled from a configuration file.
+    pub(super) fn of_a_file() -> Settings {
+        Settings { of_a_file: true, ..Settings::default() }
+    }
+
+    /// Whether a file says all this: some defaults are others then.
+    pub(super) fn is_of_a_file(&self) -> bool {
+        self.of_a_file
+    }
+
+    pub(super) fn put(&mut self, flag: &'static Flag, value: String) -> Result<(), (String, String)> {
         match flag.kind.check(&value) {
             Ok(()) => {
                 self.set.insert(flag.name, value);
@@ -223,6 +234,11 @@ impl Settings {
         }
     }
 
+    /// The value of a flag, if it is not empty.
+    pub(super) fn given(&self, name: &str) -> Option<String> {
+        Some(self.text(name)).filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
     pub(super) fn is(&self, name: &str) -> bool {
         golang::parse_bool(self.text(name)).expect("checked when set")
     }
@@ -259,7 +275,7 @@ impl Settings {
 }
 
 /// The environment variable of a flag.
-fn variable(flag: &str) -> String {
+pub(super) fn variable(flag: &str) -> String {
     format!("ETCD_{}", flag.to_ascii_uppercase().replace('-', "_"))
 }
 
@@ -400,8 +416,8 @@ mod tests {
                 "--memory-mlock has no effect: not part of this release"
             ]
         );
-        let refused = settings("--discovery-srv example.com").settle(&mut Vec::new()).expect_err("wrong cluster");
-        assert!(refused.starts_with("--discovery-srv cannot be used: "), "{refused}");
+        let refused = settings("--discovery-endpoints a:1").settle(&mut Vec::new()).expect_err("wrong cluster");
+        assert!(refused.starts_with("--discovery-endpoints cannot be used: "), "{refused}");
         settings("--discovery-fallback exit --proxy off").settle(&mut Vec::new()).expect("the defaults are harmless");
     }
 }

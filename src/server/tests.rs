@@ -237,6 +237,41 @@ async fn a_connection_too_many_waits_for_its_turn() {
     member.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_answer_keeps_its_room_until_the_client_has_taken_it() {
+    let member =
+        Member::start("--experimental-lab-max-range-bytes=1048576 --heartbeat-interval=1 --election-timeout=10").await;
+    let value = bytes::Bytes::from(vec![b'v'; 500_000]);
+    // More than a client's window takes.
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        let put = pb::PutRequest { key: key.into(), value: value.clone(), ..Default::default() };
+        member.kv().await.put(put).await.expect("put");
+    }
+    member.put("small", "1").await;
+    let all = pb::RangeRequest { key: "a".into(), range_end: "g".into(), serializable: true, ..Default::default() };
+    // A client that reads no further than its window.
+    let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Range");
+    let mut lazy = tonic::client::Grpc::new(member.channel(&member.clients).await);
+    lazy.ready().await.expect("served");
+    let codec = tonic_prost::ProstCodec::<pb::RangeRequest, pb::RangeResponse>::default();
+    let taken = lazy.server_streaming(Request::new(all.clone()), path, codec).await.expect("an answer begins");
+    let refused = member.kv().await.range(all.clone()).await.expect_err("there is no room");
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));
+    let read = pb::TxnRequest {
+        success: vec![pb::RequestOp { request: Some(pb::request_op::Request::RequestRange(all.clone())) }],
+        ..Default::default()
+    };
+    let refused = member.kv().await.txn(read.clone()).await.expect_err("nor for a transaction that reads");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let one = pb::RangeRequest { key: "small".into(), ..Default::default() };
+    assert_eq!(member.kv().await.range(one).await.expect("small answers need none").get_ref().count, 1);
+    drop(taken);
+    let answer = member.kv().await.range(all).await.expect("there is room again").into_inner();
+    assert!(answer.kvs.len() == 6 && answer.kvs.iter().all(|kv| kv.value == value));
+    assert!(member.kv().await.txn(read).await.expect("room").get_ref().succeeded);
+    member.stop().await;
+}
+
 fn limits() -> Limits {
     let Ok(Words::Run(settings)) = Settings::parse(&[]) else { panic!("no words are good words") };
     Limits::of(&Config::from_settings(&settings, &mut Vec::new()).expect("the defaults"))

@@ -8,6 +8,7 @@ use crate::proto::etcdserverpb::compare::CompareResult;
 use crate::proto::etcdserverpb::compare::CompareTarget;
 use crate::proto::etcdserverpb::compare::TargetUnion;
 use crate::proto::etcdserverpb::request_op::Request;
+use crate::proto::walpb::ConfChange;
 use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -22,6 +23,8 @@ pub(super) enum Ask {
     KeepAlive(i64),
     /// Change this member's peer URLs.
     UpdateMember(usize),
+    /// Change who is a member.
+    Change(ConfChange),
 }
 
 /// What clients know of the cluster.

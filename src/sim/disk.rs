@@ -191,6 +191,12 @@ impl SimDisk {
         self.0.lock().full = false;
     }
 
+    /// Whether nothing is wrong with it, nor about to be.
+    pub(super) fn is_sound(&self) -> bool {
+        let state = self.0.lock();
+        state.trouble.is_none() && state.struck.is_none() && !state.full
+    }
+
     /// The trouble that has come, if any.
     pub(super) fn struck(&self) -> Option<Trouble> {
         self.0.lock().struck

@@ -41,33 +41,41 @@ impl World {
         if self.healing {
             return Ok(());
         }
-        if !self.bout_goes_on() {
+        if self.drill.is_some() || !self.bout_goes_on() {
             self.after(LOOK_US, Event::Fault);
             return Ok(());
         }
         let next = self.up_to(BOUT_US);
         self.after(next, Event::Fault);
-        let who = self.dice.random_range(0..self.places.len());
+        let there: Vec<usize> = (0..self.places.len()).filter(|who| !self.places[*who].removed).collect();
+        let who = there[self.dice.random_range(0..there.len())];
         let name = match self.dice.random_range(0..100) {
-            0..=14 => self.kill(who, true),
-            15..=21 => self.kill(who, false),
-            22..=36 => self.trouble(who),
-            37..=48 => self.pause(who),
-            49..=66 => self.cut(who),
-            67..=73 => self.slow(who),
-            74..=80 => self.storm(),
-            81..=87 => self.lead(who),
-            88..=93 => self.lose_store(who),
+            0..=11 => self.kill(who, true),
+            12..=19 => self.kill(who, false),
+            20..=32 => self.trouble(who),
+            33..=43 => self.pause(who),
+            44..=57 => self.cut(who),
+            58..=63 => self.slow(who),
+            64..=69 => self.storm(),
+            70..=74 => self.lead(who),
+            75..=79 => self.rivals(who),
+            80..=82 => self.refuse_link(who),
+            83..=86 => self.drill(),
+            87..=93 => self.lose_store(who),
             94..=96 => self.kill_all(),
             97..=98 => self.rot_store(who),
             _ => self.rot(who),
         };
         if let Some(name) = name {
-            self.report.faults += 1;
-            *self.report.by_fault.entry(name).or_default() += 1;
-            self.tape.note(self.now, who, self.report.faults, || format!("FAULT: {name}"));
+            self.count_fault(who, name);
         }
         Ok(())
+    }
+
+    pub(super) fn count_fault(&mut self, who: usize, name: &'static str) {
+        self.report.faults += 1;
+        *self.report.by_fault.entry(name).or_default() += 1;
+        self.tape.note(self.now, who, self.report.faults, || format!("FAULT: {name}"));
     }
 
     /// Whether a fault is due now, and if so, when the next.
@@ -94,6 +102,9 @@ impl World {
 
     fn kill_all(&mut self) -> Option<&'static str> {
         let all: Vec<usize> = (0..self.places.len()).filter(|who| self.places[*who].alive.is_some()).collect();
+        if all.is_empty() {
+            return None;
+        }
         all.into_iter().for_each(|who| self.die(who, true));
         Some("power loss everywhere")
     }
@@ -102,12 +113,8 @@ impl World {
     fn trouble(&mut self, who: usize) -> Option<&'static str> {
         let (trouble, name) = match self.dice.random_range(0..4) {
             0 => (Trouble::SyncFails, "failing sync"),
-            1 => {
-                // It may fill up later than that; then it stays so until faults are over.
-                let time = self.up_to(2_000_000);
-                self.after(time, Event::Undo(Fault::FullDisk(who)));
-                (Trouble::Full, "full disk")
-            }
+            // For how long is drawn when it is full.
+            1 => (Trouble::Full, "full disk"),
             _ => (Trouble::PowerLoss, "power loss at a disk call"),
         };
         let calls = self.dice.random_range(1..12);
@@ -183,7 +190,7 @@ impl World {
 
     /// Leadership moves: by transfer, or because somebody campaigns.
     fn lead(&mut self, who: usize) -> Option<&'static str> {
-        let leader = self.places.iter().position(|place| place.alive.as_ref().is_some_and(|alive| alive.leads()))?;
+        let leader = self.leader()?;
         let (transfer, to) = (self.dice.random(), self.places[who].alive.as_ref()?.id);
         let (whom, input) = if transfer { (leader, Input::Transfer(MemberId(to.0))) } else { (who, Input::Campaign) };
         self.places[whom].alive.as_mut()?.inbox.push(input);
@@ -191,27 +198,29 @@ impl World {
         Some(if transfer { "leader transfer" } else { "forced election" })
     }
 
-    /// The store is gone at the next start, where the log can bring it back.
+    /// The store is gone at the next start: the log brings it back, or another member.
     fn lose_store(&mut self, who: usize) -> Option<&'static str> {
-        self.log_is_whole(who)?;
+        self.may_lose_state(who)?;
         self.die(who, true);
         self.places[who].shelf.clear();
+        self.places[who].spoiled = true;
         self.report.count("a store is lost", 1);
         Some("lost store")
     }
 
-    /// Nothing, unless the log of a member goes back to the beginning: then it can fill a store.
-    fn log_is_whole(&self, who: usize) -> Option<()> {
+    /// Nothing, unless the log of a member goes back to the beginning, or the others are a quorum that has kept its state.
+    fn may_lose_state(&self, who: usize) -> Option<()> {
         let alive = self.places[who].alive.as_ref()?;
-        let may_be_released = self.places.len() == 1 || alive.hands.log_from > 0;
-        (!may_be_released).then_some(())
+        let is_whole = alive.hands.log_from == 0 && self.places.len() > 1;
+        (is_whole || self.is_spare(who)).then_some(())
     }
 
-    /// A row of the store rots while its member is down; the log can bring it back.
+    /// A row of the store rots while its member is down; the log can bring it back, or another member.
     fn rot_store(&mut self, who: usize) -> Option<&'static str> {
-        self.log_is_whole(who)?;
+        self.may_lose_state(who)?;
         self.die(who, false);
         let rotten = self.places[who].shelf.rot(&mut self.dice);
+        self.places[who].spoiled = true;
         self.report.count("a store rots", u64::from(rotten));
         Some("rotten store")
     }
@@ -219,7 +228,7 @@ impl World {
     /// The log of one member of several is damaged while it is down: a bit flips, or what was written to one place is found in another. It may
     /// refuse to start ever after.
     fn rot(&mut self, who: usize) -> Option<&'static str> {
-        if self.places.len() < 3 || self.places.iter().any(|place| place.rotten) {
+        if self.places.len() < 3 || !self.is_spare(who) {
             return None;
         }
         self.places[who].alive.as_ref()?;
@@ -236,7 +245,7 @@ impl World {
             Fault::SlowDisk(who) => self.places[who].sync_us = 300,
             Fault::SlowApply(who) => self.places[who].apply_us = 300,
             Fault::FullDisk(who) => self.places[who].disk.make_room(),
-            Fault::Storm if self.healing => {}
+            Fault::Storm if self.healing || self.drill.is_some() => {}
             Fault::Storm => self.net.weather = self.plan.weather,
         }
     }
@@ -251,11 +260,12 @@ impl World {
         for who in 0..self.places.len() {
             let place = &mut self.places[who];
             place.disk.make_room();
+            place.dies_voting = false;
             (place.paused, place.sync_us, place.apply_us) = (place.paused.min(self.now), 300, 300);
             if place.disk.struck().is_none() {
                 place.disk.process_ends();
             }
-            if place.alive.is_none() && !place.refused {
+            if place.alive.is_none() && !place.refused && !place.removed {
                 self.after(1000, Event::Start(who));
             }
         }

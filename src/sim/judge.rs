@@ -4,13 +4,15 @@
 //! revision, and no answer is older than what anybody had been told before the question was asked. The rules follow Raft's figure 3
 //! and the guarantees that etcd documents; each complaint names the rule.
 
+use super::hands::Fact;
 use super::member::Alive;
 use super::member::ELECTION_MS;
-use super::member::Fact;
 use super::model::LeaseFate;
 use super::model::Model;
+use super::roster::Row;
 use crate::apply::Reply;
 use crate::error::Error;
+use crate::membership::Member;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
@@ -41,6 +43,8 @@ fn rule(holds: bool, broken: impl FnOnce() -> String) -> Verdict {
 pub(super) struct Known {
     pub(super) revision: i64,
     pub(super) compacted: i64,
+    /// The last entry whose answer was told.
+    pub(super) index: u64,
 }
 
 /// What one member has promised.
@@ -86,7 +90,7 @@ impl Judge {
             promises: vec![Promise::default(); members],
             commits: vec![0; members],
             sums: BTreeMap::new(),
-            known: Known { revision: 1, compacted: 0 },
+            known: Known { revision: 1, compacted: 0, index: 0 },
             refused: BTreeSet::new(),
             expiries: BTreeSet::new(),
             expired: 0,
@@ -95,11 +99,26 @@ impl Judge {
         }
     }
 
+    /// One more place for a member.
+    pub(super) fn joined(&mut self) {
+        self.promises.push(Promise::default());
+        self.commits.push(0);
+    }
+
     // What raft promises.
 
     pub(super) fn fact(&mut self, now: u64, who: usize, fact: Fact) -> Verdict {
         match fact {
-            Fact::Shows { term, leads, commit } => self.shows(who, term, leads, commit),
+            Fact::Shows { term, leads, commit, learner } => {
+                rule(!leads || !learner, || format!("m{who} leads term {term}, and is a learner"))?;
+                self.shows(who, term, leads, commit)
+            }
+            Fact::Campaigns { term, learner } => {
+                rule(!learner, || format!("m{who} asks for votes of term {term}, and is a learner"))
+            }
+            Fact::Disloyal { for_whom } => {
+                Err(format!("m{who} would vote for {for_whom:x}, and hears from the leader"))
+            }
             Fact::Appended { index, term, before, sum } => self.appended(index, term, before, sum),
             Fact::Voted { term, for_whom } => {
                 let first = *self.votes.entry((who, term)).or_insert(for_whom);
@@ -113,7 +132,7 @@ impl Judge {
             }
             Fact::Withdrawn { last } => {
                 let promise = &mut self.promises[who];
-                promise.last = if last.0 < promise.last.0 { last } else { promise.last };
+                promise.last = if last.0 <= promise.last.0 { last } else { promise.last };
                 Ok(())
             }
             Fact::Committed(entry) => self.committed(now, who, entry),
@@ -244,7 +263,7 @@ impl Judge {
     }
 
     /// The whole state against the model, once all is applied.
-    pub(super) fn whole(&mut self, who: usize, alive: &Alive, voters: usize) -> Verdict {
+    pub(super) fn whole(&mut self, who: usize, alive: &Alive) -> Verdict {
         let index = alive.applied().0;
         rule(index == self.model.index(), || format!("m{who} has applied {index} of {} entries", self.model.index()))?;
         self.same_state(who, index, alive)?;
@@ -257,8 +276,17 @@ impl Judge {
         let auth = (machine.auth().is_enabled(), machine.auth().revision());
         let expected = self.model.rights.summary();
         rule(auth == expected, || format!("m{who} says {auth:?} of authentication, the log {expected:?}"))?;
-        let conf = machine.conf_state();
-        rule(conf.voters.len() == voters && conf.learners.is_empty(), || format!("m{who} has lost voters: {conf:?}"))?;
+        let (conf, roster) = (machine.conf_state(), &self.model.roster);
+        let of = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        let (voters, learners) = (of(&conf.voters), of(&conf.learners));
+        let all: BTreeSet<u64> = roster.rows.keys().copied().collect();
+        let expected = (roster.voters(), all.difference(&roster.voters()).copied().collect());
+        rule((voters, learners) == expected, || format!("m{who} has other voters than the log: {conf:?}"))?;
+        let found = machine.members().iter().map(|member| {
+            let Member { name, peer_urls, is_learner, .. } = member.clone();
+            (member.id.0, Row { name, peer_urls, is_learner })
+        });
+        rule(found.eq(roster.rows.clone()), || format!("m{who} has other members than the log: {:?}", roster.rows))?;
         drop(machine);
         let all = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         let found = crate::apply::range(&alive.machine, &all).map_err(|e| format!("m{who} cannot read: {e}"))?;
@@ -281,7 +309,7 @@ impl Judge {
         let Some(expected) = self.model.expected(request) else {
             return Err(format!("request {request} is answered and was never committed"));
         };
-        let revision = self.model.revision_at(expected.index).unwrap_or(0);
+        let (index, revision) = (expected.index, self.model.revision_at(expected.index).unwrap_or(0));
         let no_space = quota && *reply == Err(Error::NoSpace);
         rule(no_space || same(reply, &expected.reply), || {
             format!("request {request} is answered {reply:?}; the log says {:?}", expected.reply)
@@ -293,6 +321,7 @@ impl Judge {
             self.known.compacted = self.known.compacted.max(self.model.compacted());
         }
         self.known.revision = self.known.revision.max(revision);
+        self.known.index = self.known.index.max(index);
         Ok(())
     }
 
@@ -301,6 +330,22 @@ impl Judge {
         let committed = self.model.expected(request).is_some();
         self.refused.insert(request);
         rule(!committed, || format!("request {request} is committed, and then refused"))
+    }
+
+    /// Whether this reader may, judged at a member that has applied `applied`.
+    pub(super) fn read_judged(
+        &self,
+        ask: &pb::RangeRequest,
+        (user, auth_revision): (&str, u64),
+        (known, applied): (Known, u64),
+        verdict: &Result<(), Error>,
+    ) -> Verdict {
+        rule(ask.serializable || applied >= known.index, || {
+            format!("a read is judged by the rights at entry {applied}, and {} was known", known.index)
+        })?;
+        let range = KeyRange::parse(&ask.key, &ask.range_end);
+        let expected = self.model.rights_at(applied).judge_read(user, auth_revision, range);
+        rule(*verdict == expected, || format!("{user:?} asks to read {ask:?}: {verdict:?}; the log says {expected:?}"))
     }
 
     /// The answer to a range.
@@ -364,6 +409,11 @@ impl Judge {
     /// A client hears that its revoke was done.
     pub(super) fn lease_revoked(&mut self, id: i64, now: u64) {
         self.gone.entry(id).or_insert(now);
+    }
+
+    /// Whether nobody has led in this term or a later one.
+    pub(super) fn is_news(&self, term: u64) -> bool {
+        self.leaders.last_key_value().is_none_or(|(last, _)| *last < term)
     }
 
     /// Who has led in how many terms.

@@ -5,10 +5,12 @@
 //! | raft thread | [`Alive::turn`]: inputs, ticks, [`Replica::turn`], the log on the simulated disk |
 //! | apply thread | [`Alive::apply`]: one entry, then [`replica::tell`] |
 //! | store thread | [`Alive::store_step`]: one piece of work of [`replica::behind`] |
-//! | boot | [`start`]: open the log, open the store, check that they meet |
+//! | boot | [`start`]: open the log, then the state by [`replica::state`] |
 //! | lease duty | [`Alive::lease_look`], and [`Look`] |
 
 use super::disk::SimDisk;
+use super::hands::Hands;
+use super::hands::Todo;
 use super::snapshots::Builder;
 use super::snapshots::Receipt;
 use super::snapshots::Shelf;
@@ -24,17 +26,17 @@ use crate::consensus::Role;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::lease;
+use crate::membership::Changed;
 use crate::membership::Members;
 use crate::probe::Listeners;
-use crate::probe::Probe;
 use crate::proto::mvccpb::Event;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
+use crate::proto::raftpb::MessageType;
 use crate::proto::walpb::Snapshot;
 use crate::replica;
 use crate::replica::Audience;
-use crate::replica::Outside;
 use crate::replica::Proposal;
 use crate::replica::Replica;
 use crate::replica::Ticker;
@@ -42,15 +44,14 @@ use crate::replica::behind;
 use crate::replica::behind::Marks;
 use crate::replica::behind::Stored;
 use crate::replica::behind::Work;
-use crate::replica::install::Installs;
-use crate::replica::install::Manifest;
 use crate::replica::install::carry_out;
-use crate::replica::install::settle;
 use crate::replica::leases;
 use crate::replica::leases::Look;
 use crate::replica::leases::Pulse;
 use crate::replica::leases::Standing;
 use crate::replica::start::Held;
+use crate::replica::state::Found;
+use crate::replica::state::open_state;
 use crate::types::ClusterId;
 use crate::types::Index;
 use crate::types::LeaseId;
@@ -60,7 +61,6 @@ use crate::types::Revision;
 use crate::types::Term;
 use crate::wal;
 use crate::wal::Metadata;
-use crate::wal::Preparation;
 use crate::wal::Wal;
 use crate::watch;
 use parking_lot::Mutex;
@@ -117,157 +117,8 @@ pub(super) enum Input {
     /// A snapshot whose image is kept here.
     Received(Box<Message>, Receipt),
     SnapshotSent(MemberId, bool),
-}
-
-/// What raft hands to the state machine.
-enum Todo {
-    Entry(Entry),
-    Install(Snapshot),
-}
-
-/// What a member did that the judge wants to know.
-pub(super) enum Fact {
-    Shows {
-        term: u64,
-        leads: bool,
-        commit: u64,
-    },
-    Appended {
-        index: u64,
-        term: u64,
-        before: Option<u64>,
-        sum: u32,
-    },
-    /// All of this is synced: the last entry, and the hard state.
-    Promised {
-        last: (u64, u64),
-        hard_state: HardState,
-    },
-    /// From here on the log is written otherwise: what was promised after this entry is not any more.
-    Withdrawn {
-        last: (u64, u64),
-    },
-    Voted {
-        term: u64,
-        for_whom: u64,
-    },
-    Committed(Entry),
-}
-
-/// Log, network and judge, as raft's turn reaches them.
-pub(super) struct Hands {
-    wal: Wal,
-    disk: SimDisk,
-    preparation: Option<Preparation>,
-    /// How long one sync takes now.
-    pub(super) sync_us: u64,
-    /// How long this turn has taken so far.
-    took_us: u64,
-    out: Vec<(u64, Message)>,
-    handed: Vec<Todo>,
-    installs: Mutex<Installs>,
-    /// The log does not hold what comes before this any more.
-    pub(super) log_from: u64,
-    pub(super) facts: Vec<Fact>,
-    /// What was appended and not synced: nobody may count on it yet, so it may also be lost and written otherwise.
-    unsynced: Vec<Fact>,
-    /// The term of each entry in the log.
-    terms: BTreeMap<u64, u64>,
-    hard_state: HardState,
-    shown: (u64, bool, u64),
-}
-
-impl Hands {
-    fn last(&self) -> (u64, u64) {
-        self.terms.last_key_value().map_or((0, 0), |(index, term)| (*index, *term))
-    }
-}
-
-impl Outside for Hands {
-    fn show(&mut self, consensus: &Consensus) {
-        let shows = (consensus.term().0, consensus.role() == Role::Leader, consensus.commit().0);
-        if shows != self.shown {
-            self.shown = shows;
-            let (term, leads, commit) = shows;
-            self.facts.push(Fact::Shows { term, leads, commit });
-        }
-    }
-
-    fn send(&mut self, messages: Vec<Message>) {
-        use crate::proto::raftpb::MessageType;
-        for message in messages {
-            match message.msg_type() {
-                MessageType::MsgRequestVoteResponse if !message.reject => {
-                    self.facts.push(Fact::Voted { term: message.term, for_whom: message.to });
-                }
-                MessageType::MsgRequestVote => {
-                    self.facts.push(Fact::Voted { term: message.term, for_whom: message.from });
-                }
-                _ => {}
-            }
-            self.out.push((self.took_us, message));
-        }
-    }
-
-    fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), Error> {
-        if let Some(first) = entries.first().filter(|first| first.index <= self.last().0) {
-            let kept = first.index - 1;
-            self.facts.push(Fact::Withdrawn { last: (kept, self.terms.get(&kept).copied().unwrap_or(0)) });
-        }
-        self.wal.append(entries, hard_state)?;
-        for entry in entries {
-            let (index, term) = (entry.index, entry.term);
-            let _replaced = self.terms.split_off(&index);
-            let before = self.terms.get(&(index - 1)).copied();
-            let sum = crc32c::crc32c(&entry.data);
-            self.unsynced.push(Fact::Appended { index, term, before, sum });
-            self.terms.insert(index, term);
-        }
-        if let Some(hard_state) = hard_state {
-            self.hard_state = *hard_state;
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self, _: &[Entry], _: &mut Probe) -> Result<(), Error> {
-        self.took_us += self.sync_us;
-        self.wal.sync()?;
-        self.facts.append(&mut self.unsynced);
-        self.facts.push(Fact::Promised { last: self.last(), hard_state: self.hard_state });
-        Ok(())
-    }
-
-    fn hand_on(&mut self, committed: Vec<Entry>) {
-        self.facts.extend(committed.iter().cloned().map(Fact::Committed));
-        self.handed.extend(committed.into_iter().map(Todo::Entry));
-    }
-
-    fn accept(&mut self, mark: &Snapshot) -> Result<(), Error> {
-        self.installs.lock().accept(mark)?;
-        if self.last().0 > mark.index {
-            self.facts.push(Fact::Withdrawn { last: (mark.index, mark.term) });
-        }
-        self.terms = BTreeMap::from([(mark.index, mark.term)]);
-        self.log_from = mark.index;
-        Ok(())
-    }
-
-    fn install(&mut self, mark: Snapshot) {
-        self.handed.push(Todo::Install(mark));
-    }
-
-    fn mark(&mut self, mark: &Snapshot) -> Result<(), Error> {
-        self.wal.save_snapshot_mark(mark)
-    }
-
-    fn note(&mut self, _: &Snapshot, _: &[u8]) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn release_to(&mut self, index: Index) -> Result<(), Error> {
-        self.log_from = index.0;
-        self.wal.release_to(index)
-    }
+    /// This member's process has ended, as far as its connections tell.
+    Lost(MemberId),
 }
 
 /// A member that runs.
@@ -300,10 +151,12 @@ pub(super) struct Alive {
     pub(super) marks_out: BTreeMap<u64, (Millis, Vec<LeaseId>)>,
     ticker: Ticker,
     pub(super) pulse: Pulse,
+    /// The leader, if a message of its term has come since it was told that its process has ended; and the ticks since the last one.
+    hears: Option<(u64, Term, usize)>,
     /// The end of its log was cut off when it began.
     pub(super) was_torn: bool,
-    /// Its store was damaged, and it began a new one.
-    pub(super) was_rebuilt: bool,
+    /// Its store was of no use, and it began a new one: why.
+    pub(super) rebuilt: Option<String>,
 }
 
 /// What a start needs to know.
@@ -316,6 +169,20 @@ pub(super) struct Start<'a> {
     pub(super) seeds: (u64, u64),
     pub(super) now: Millis,
     pub(super) checkpoint_ms: Option<u64>,
+}
+
+/// What became of a start.
+pub(super) enum Started {
+    Alive(Box<Alive>),
+    /// The log is whole and the state is gone.
+    Lost(Box<Lost>),
+}
+
+/// A member that waits for another's state.
+pub(super) struct Lost {
+    pub(super) why: String,
+    pub(super) held: Held,
+    pub(super) wal: Wal,
 }
 
 /// What came out of one turn.
@@ -335,20 +202,18 @@ pub(super) struct Turn {
 ///
 /// # Errors
 /// What the server would refuse to start with.
-pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
+pub(super) fn start(with: Start<'_>) -> Result<Started, Error> {
     let Start { id, founders, disk, shelf, limits, seeds, now, checkpoint_ms } = with;
+    let cluster = founders.cluster();
     let (wal, held, was_torn) = open_log(id, founders, disk)?;
-    let (shared, member) = (Arc::new(disk.clone()) as Arc<dyn Disk>, Path::new(MEMBER_DIR));
-    let installs = Mutex::new(Installs::new(shared.clone(), member, Manifest::load(&*shared, member)?));
-    let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None };
-    let trouble = settle(&installs, &held, &mut builder)?;
-    let store_dir = installs.lock().manifest().store_dir(member);
-    if let Some(why) = trouble {
-        return Err(Error::Damaged(format!("{MEMBER_DIR}: the accepted image is of no use: {why}")));
-    }
-    let (store, machine, was_rebuilt) = open_state(shelf, &store_dir, founders, limits, &held)?;
+    let shared = Arc::new(disk.clone()) as Arc<dyn Disk>;
+    let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None, cluster, limits };
+    let (store, machine, installs, rebuilt) = match open_state(shared, Path::new(MEMBER_DIR), &held, &mut builder)? {
+        Found::State { state: (store, machine), installs, rebuilt } => (store, machine, installs, rebuilt),
+        Found::Lost(why) => return Ok(Started::Lost(Box::new(Lost { why, held, wal }))),
+    };
     let (applied, _) = machine.applied();
-    let hands = hands(disk, wal, installs, &held);
+    let hands = Hands::new(disk, wal, Mutex::new(installs), &held);
     let config = consensus::Config {
         id,
         election_ticks: ELECTION_TICKS,
@@ -359,7 +224,7 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
     };
     let consensus = Consensus::new(&config, held.into_initial(machine.conf_state().clone()), Listeners::default())?;
     let few = watch::Limits { queue_responses: 4, queue_bytes: 2000, ..watch::Limits::default() };
-    Ok(Alive {
+    Ok(Started::Alive(Box::new(Alive {
         id,
         replica: Replica::new(consensus, (id.0 << 48) | (seeds.1 >> 24)),
         hands,
@@ -370,7 +235,7 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
         inbox: Vec::new(),
         todo: VecDeque::new(),
         shelf: shelf.clone(),
-        cluster: founders.cluster(),
+        cluster,
         limits,
         keep_log_until: Millis(0),
         received: Vec::new(),
@@ -383,12 +248,13 @@ pub(super) fn start(with: Start<'_>) -> Result<Alive, Error> {
         marks_out: BTreeMap::new(),
         ticker: Ticker::new(now, TICK_MS),
         pulse: Pulse { ticked: now, ..Pulse::default() },
+        hears: None,
         was_torn,
-        was_rebuilt,
-    })
+        rebuilt,
+    })))
 }
 
-/// The member's log, begun if there is none; and whether its end was cut off.
+/// The member's log, begun if there is none; and whether its end was cut off. Who joins later begins with nothing in it.
 fn open_log(id: MemberId, founders: &Members, disk: &SimDisk) -> Result<(Wal, Held, bool), Error> {
     let (dir, shared) = (Path::new(WAL_DIR), Arc::new(disk.clone()) as Arc<dyn Disk>);
     if !wal::exists(&*shared, dir) {
@@ -398,64 +264,11 @@ fn open_log(id: MemberId, founders: &Members, disk: &SimDisk) -> Result<(Wal, He
     let (mut wal, replay) = Wal::open(shared, dir, SEGMENT_BYTES, None)?;
     let start = (Index(replay.start.index), Term(replay.start.term));
     let mut held = Held { start, base: Index(0), entries: replay.entries, hard_state: replay.hard_state };
-    if held.begin(founders) {
+    if founders.get(id).is_some() && held.begin(founders) {
         wal.append(&held.entries, Some(&held.hard_state))?;
         wal.sync()?;
     }
     Ok((wal, held, replay.torn.is_some()))
-}
-
-fn hands(disk: &SimDisk, wal: Wal, installs: Mutex<Installs>, held: &Held) -> Hands {
-    let mut terms: BTreeMap<u64, u64> = held.entries.iter().map(|entry| (entry.index, entry.term)).collect();
-    terms.insert(held.start.0.0, held.start.1.0);
-    let found = |entry: &Entry| Fact::Appended {
-        index: entry.index,
-        term: entry.term,
-        before: terms.get(&(entry.index - 1)).copied(),
-        sum: crc32c::crc32c(&entry.data),
-    };
-    Hands {
-        wal,
-        disk: disk.clone(),
-        preparation: None,
-        sync_us: 0,
-        took_us: 0,
-        out: Vec::new(),
-        handed: Vec::new(),
-        installs,
-        log_from: held.start.0.0,
-        facts: held.entries.iter().map(found).collect(),
-        unsynced: Vec::new(),
-        terms,
-        hard_state: held.hard_state,
-        shown: (0, false, 0),
-    }
-}
-
-/// The state of a store that can be used, or of a new one that the log fills. A store that lacks what the log does not hold any more, or is ahead
-/// of the log, is a broken rule.
-fn open_state(
-    shelf: &Shelf,
-    dir: &Path,
-    founders: &Members,
-    limits: Limits,
-    held: &Held,
-) -> Result<(Arc<SimStore>, Machine, bool), Error> {
-    let store = shelf.open(dir);
-    match Machine::open(store.clone(), founders.cluster(), limits) {
-        Ok(machine) => {
-            let meets = held.meets(machine.applied().0);
-            meets.map_err(|why| Error::Damaged(format!("the store does not go with the log: {why}")))?;
-            Ok((store, machine, false))
-        }
-        Err(Error::Damaged(_)) if held.goes_on_from() == Index(0) => {
-            let store = Arc::new(SimStore::default());
-            shelf.put(dir, store.clone());
-            let machine = Machine::open(store.clone(), founders.cluster(), limits)?;
-            Ok((store, machine, true))
-        }
-        Err(why) => Err(why),
-    }
 }
 
 impl Alive {
@@ -480,6 +293,7 @@ impl Alive {
     /// One round of the raft thread. On an error, what was done before it still counts.
     pub(super) fn turn(&mut self, now: Millis) -> (Turn, Result<(), Error>) {
         self.hands.took_us = 0;
+        self.hands.loyal_against.clear();
         let result = self.round(now);
         let turn = Turn {
             took_us: self.hands.took_us,
@@ -506,6 +320,7 @@ impl Alive {
         self.pulse.stalls += u64::from(due.stalled);
         for _ in 0..due.count {
             self.replica.consensus.tick();
+            self.hears = self.hears.map(|(leader, term, ticks)| (leader, term, ticks + 1));
         }
         let applied = self.applied();
         self.replica.turn(now, applied, &mut self.hands)?;
@@ -521,7 +336,12 @@ impl Alive {
         match input {
             Input::Propose(proposal) => self.replica.propose(proposal),
             Input::Read(waiter) => self.replica.read(waiter),
-            Input::Peer(message) => self.replica.step(message),
+            Input::Peer(message) => self.hear(message),
+            Input::Lost(member) => {
+                self.hears = self.hears.filter(|(leader, ..)| *leader != member.0);
+                self.hands.loyal_against.clear();
+                self.replica.peer_lost(member, now);
+            }
             Input::Unreachable(member) => consensus.report_unreachable(member),
             Input::Transfer(to) => consensus.transfer_leader(to),
             Input::Campaign => drop(consensus.campaign()),
@@ -536,6 +356,23 @@ impl Alive {
             Input::SnapshotSent(to, arrived) => consensus.report_snapshot(to, arrived),
         }
         Ok(())
+    }
+
+    /// Hands a message to raft, and keeps in mind for the judge what this member knew of its leader when it came.
+    fn hear(&mut self, message: Message) {
+        let (from, term, kind) = (message.from, message.term, message.msg_type());
+        let now = self.replica.consensus.term();
+        // A request for the term that has begun is a late one.
+        if kind == MessageType::MsgRequestPreVote && term > now.0 {
+            let hears = self.hears.is_some_and(|(_, heard, ticks)| heard == now && ticks < ELECTION_TICKS);
+            *self.hands.loyal_against.entry((from, term)).or_insert(true) &= hears;
+        }
+        self.replica.step(message);
+        let is_leaders = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        let consensus = &self.replica.consensus;
+        if is_leaders && consensus.leader().0 == from && consensus.term().0 == term {
+            self.hears = Some((from, consensus.term(), 0));
+        }
     }
 
     fn take_answers(&mut self) -> Vec<Waiter> {
@@ -589,15 +426,17 @@ impl Alive {
             leases::reign_began(&mut self.timers, now, term, sees, self.machine.read().leases(), ELECTION_MS);
         }
         let (began, is_compaction) = (done.new_leader, done.outcome.compacted.is_some());
+        let is_removed = done.outcome.members == Some(Changed::Removed(self.id));
         let mut audience = Everybody { timers: &mut self.timers, hub: &self.hub, now, answer: None };
         replica::tell(done, &mut audience);
         let (request, reply) = audience.answer.expect("every entry is answered");
-        Ok(Some(Step::Applied(Box::new(Applied { entry, request, reply, began, is_compaction }))))
+        Ok(Some(Step::Applied(Box::new(Applied { entry, request, reply, began, is_compaction, is_removed }))))
     }
 
     /// Puts the state of an accepted snapshot in the place of this one, as `node/install.rs` does.
     fn install(&mut self, mark: &Snapshot) -> Result<(), Error> {
-        let mut builder = Builder { disk: self.hands.disk.clone(), shelf: self.shelf.clone(), built: None };
+        let (disk, shelf) = (self.hands.disk.clone(), self.shelf.clone());
+        let mut builder = Builder { disk, shelf, built: None, cluster: self.cluster, limits: self.limits };
         carry_out(&self.hands.installs, mark, &mut builder)?;
         let store = builder.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
         let machine = Machine::open(store.clone(), self.cluster, self.limits)?;
@@ -709,6 +548,8 @@ pub(super) struct Applied {
     /// A leader's first entry: its term.
     pub(super) began: Option<Term>,
     pub(super) is_compaction: bool,
+    /// It is no member any more.
+    pub(super) is_removed: bool,
 }
 
 /// Those who hear of applied entries. The answer is the world's to give, at once: events are in the watchers' queues by then.

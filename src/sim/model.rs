@@ -4,6 +4,8 @@
 //! be told; every answer is kept by request, so that what a client heard can be held against what it should have heard.
 
 use super::rights::Rights;
+use super::rights::is_about_rights;
+use super::roster::Roster;
 use crate::apply::Reply;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
@@ -49,6 +51,9 @@ pub(super) struct Model {
     revisions: Vec<i64>,
     expected: BTreeMap<u64, Expected>,
     pub(super) rights: Rights,
+    /// What rights were before, up to which entry.
+    rights_before: Vec<(u64, Rights)>,
+    pub(super) roster: Roster,
 }
 
 /// A transaction's changes before they count.
@@ -74,6 +79,12 @@ impl Model {
     /// The revision after entry `index`.
     pub(super) fn revision_at(&self, index: u64) -> Option<i64> {
         self.revisions.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// Who had which rights after entry `index`.
+    pub(super) fn rights_at(&self, index: u64) -> &Rights {
+        let later = self.rights_before.partition_point(|(last, _)| *last < index);
+        self.rights_before.get(later).map_or(&self.rights, |(_, rights)| rights)
     }
 
     pub(super) fn compacted(&self) -> i64 {
@@ -136,8 +147,10 @@ impl Model {
             self.expected.insert(id, Expected { index: entry.index, reply });
         }
         if entry.entry_type() == EntryType::EntryConfChange {
-            id = ConfChange::decode(entry.data.clone()).map_or(0, |change| change.id);
-            self.expected.insert(id, Expected { index: entry.index, reply: Ok(Reply::Done) });
+            let change = ConfChange::decode(entry.data.clone()).expect("a client of the simulator made it");
+            id = change.id;
+            let reply = self.roster.change(&change);
+            self.expected.insert(id, Expected { index: entry.index, reply });
         }
         self.revisions.push(self.revision());
         (id, fate)
@@ -150,8 +163,13 @@ impl Model {
     fn run(&mut self, request: pb::InternalRaftRequest, fate: &mut Option<LeaseFate>) -> Result<Reply, Error> {
         self.rights.judge(&request, |lease| self.keys_of(lease))?;
         let header = self.header();
+        let before = is_about_rights(&request).then(|| (self.index(), self.rights.clone()));
         if let Some(reply) = self.rights.run(&request, header) {
+            self.rights_before.extend(before);
             return reply;
+        }
+        if let Some(says) = &request.cluster_member_attr_set {
+            return self.roster.publish(says);
         }
         if let Some(put) = request.put {
             self.check_put(&put)?;

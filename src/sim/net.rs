@@ -21,7 +21,8 @@ use std::collections::BTreeSet;
 enum Way {
     /// In a stream, and in which of its lives.
     Stream(StreamKind, u64),
-    Post,
+    /// Alone, and how often all posts had been lost before.
+    Post(u64),
 }
 
 /// Bytes on their way.
@@ -54,12 +55,16 @@ pub(super) struct Weather {
     pub(super) delay_us: u64,
 }
 
+/// So many members there may ever be in one run.
+pub(super) const MEMBERS_MAX: usize = 12;
+
 /// All links.
 pub(super) struct Net {
     ids: Vec<u64>,
     /// By sender, receiver and kind.
     streams: Vec<Stream>,
     cuts: BTreeSet<(usize, usize)>,
+    posts_lost: u64,
     pub(super) weather: Weather,
 }
 
@@ -70,18 +75,40 @@ fn kind_of(message: &Message) -> StreamKind {
 
 impl Net {
     pub(super) fn new(ids: Vec<u64>, weather: Weather) -> Net {
-        let mut streams = Vec::new();
-        for from in &ids {
-            for to in &ids {
-                streams.extend(StreamKind::ALL.map(|kind| Stream::new(kind, *from, *to)));
-            }
+        let stream = || StreamKind::ALL.map(|kind| Stream::new(kind, 0, 0));
+        let streams = (0..MEMBERS_MAX * MEMBERS_MAX).flat_map(|_| stream()).collect();
+        let mut net = Net { ids: Vec::new(), streams, cuts: BTreeSet::new(), posts_lost: 0, weather };
+        ids.into_iter().for_each(|id| net.join(id));
+        net
+    }
+
+    /// One more member.
+    pub(super) fn join(&mut self, id: u64) {
+        self.ids.push(id);
+        self.hang_up(self.ids.len() - 1);
+    }
+
+    /// The connections of these two break.
+    pub(super) fn hang_up_pair(&mut self, one: usize, other: usize) {
+        for kind in StreamKind::ALL {
+            self.renew(one, other, kind);
+            self.renew(other, one, kind);
         }
-        Net { ids, streams, cuts: BTreeSet::new(), weather }
+    }
+
+    /// Loses all posts that are under way.
+    pub(super) fn lose_posts(&mut self) {
+        self.posts_lost += 1;
+    }
+
+    /// Whether nobody is cut off from anybody.
+    pub(super) fn is_whole(&self) -> bool {
+        self.cuts.is_empty()
     }
 
     fn stream(&mut self, from: usize, to: usize, kind: StreamKind) -> &mut Stream {
         let kind = StreamKind::ALL.iter().position(|other| *other == kind).expect("ALL has both");
-        let place = (from * self.ids.len() + to) * StreamKind::ALL.len() + kind;
+        let place = (from * MEMBERS_MAX + to) * StreamKind::ALL.len() + kind;
         &mut self.streams[place]
     }
 
@@ -109,10 +136,7 @@ impl Net {
     /// The process at `member` is gone: all its connections break.
     pub(super) fn hang_up(&mut self, member: usize) {
         for other in 0..self.ids.len() {
-            for kind in StreamKind::ALL {
-                self.renew(member, other, kind);
-                self.renew(other, member, kind);
-            }
+            self.hang_up_pair(member, other);
         }
     }
 
@@ -139,7 +163,7 @@ impl Net {
         let doubled = doubled && message.msg_type != MessageType::MsgPropose as i32;
         if posted {
             Encoder::new(StreamKind::Message).encode(message, &mut bytes);
-            let packet = Packet { from, to, way: Way::Post, bytes: bytes.freeze() };
+            let packet = Packet { from, to, way: Way::Post(self.posts_lost), bytes: bytes.freeze() };
             let again = doubled.then(|| (now + 3 * delay(), packet.clone()));
             return [(now + delay(), packet)].into_iter().chain(again).collect();
         }
@@ -173,8 +197,8 @@ impl Net {
                     false => Ok(Vec::new()),
                 }
             }
-            Way::Post if cut => Ok(Vec::new()),
-            Way::Post => {
+            Way::Post(lost) if cut || *lost < self.posts_lost => Ok(Vec::new()),
+            Way::Post(_) => {
                 let mut decoder = Decoder::new(StreamKind::Message, self.ids[*to], self.ids[*from]);
                 decode(&mut decoder, bytes, dice)
             }

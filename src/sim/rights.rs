@@ -22,6 +22,7 @@ pub(super) const ROOT: &str = "root";
 const SETUP: u64 = 10;
 
 /// Who may do what, as the log says.
+#[derive(Clone)]
 pub(super) struct Rights {
     enabled: bool,
     revision: u64,
@@ -111,18 +112,23 @@ impl Rights {
         }
         // Root may do with the keys of a lease what it likes, at whatever revision it was identified.
         let of_lease = |id| if self.is_root(user) { Vec::new() } else { of_lease(id) };
-        for wanted in wants_of(request, &of_lease) {
-            if revision == 0 {
-                return Err(Error::UserEmpty);
-            }
-            if revision < self.revision {
-                return Err(Error::AuthOldRevision);
-            }
-            if !self.is_root(user) && !self.allows(user, &wanted) {
-                return Err(Error::PermissionDenied);
-            }
+        wants_of(request, &of_lease).iter().try_for_each(|wanted| self.judge_keys(user, revision, wanted))
+    }
+
+    /// Whether this user, as it was known at auth revision `revision`, may read all of this.
+    pub(super) fn judge_read(&self, user: &str, revision: u64, range: KeyRange) -> Result<(), Error> {
+        if self.enabled { self.judge_keys(user, revision, &Wants { write: false, range }) } else { Ok(()) }
+    }
+
+    fn judge_keys(&self, user: &str, revision: u64, wanted: &Wants) -> Result<(), Error> {
+        if revision == 0 {
+            return Err(Error::UserEmpty);
         }
-        Ok(())
+        if revision < self.revision {
+            return Err(Error::AuthOldRevision);
+        }
+        let may = self.is_root(user) || self.allows(user, wanted);
+        may.then_some(()).ok_or(Error::PermissionDenied)
     }
 
     /// Every key of the range is in some permission: its first key is, and wherever one permission ends, another goes on.
@@ -241,6 +247,11 @@ pub(super) fn is_about_rights(request: &pb::InternalRaftRequest) -> bool {
 /// Who asks, while users are asked for.
 pub(super) fn user(dice: &mut StdRng) -> &'static str {
     [ROOT, ROOT, "u1", "u1", "u2", ""][dice.random_range(0..6)]
+}
+
+/// Who asks while users are not asked for, should they be when it is served.
+pub(super) fn user_later(number: u64) -> &'static str {
+    [ROOT, "u1", "u2", ""][number as usize % 4]
 }
 
 fn some(dice: &mut StdRng, of: [&str; 2]) -> String {

@@ -10,11 +10,14 @@
 use super::disk::SimDisk;
 use super::disk::Trouble;
 use super::judge::Verdict;
+use super::member::Alive;
 use super::member::Input;
 use super::member::MEMBER_DIR;
 use super::store::SimStore;
 use super::world::Event;
 use super::world::World;
+use crate::apply::Limits;
+use crate::apply::Machine;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::image;
@@ -24,7 +27,9 @@ use crate::proto::raftpb::SnapshotMetadata;
 use crate::proto::walpb::Snapshot as Mark;
 use crate::replica::install::Intake;
 use crate::replica::install::Stores;
+use crate::replica::state::States;
 use crate::types::ClusterId;
+use crate::types::Index;
 use crate::types::MemberId;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -38,6 +43,8 @@ use std::sync::Arc;
 const PIECE_BYTES: usize = 4096;
 /// When the sender gives up waiting.
 const PATIENCE_US: u64 = 3_000_000;
+/// How many disk calls an install may take.
+const INSTALL_CALLS: u32 = 40;
 /// How long a leader keeps the log for a follower that a snapshot is on its way to.
 pub(super) const KEEP_LOG_MS: u64 = 1500;
 
@@ -89,6 +96,8 @@ pub(super) struct Builder {
     pub(super) shelf: Shelf,
     /// The one that was built last.
     pub(super) built: Option<Arc<SimStore>>,
+    pub(super) cluster: ClusterId,
+    pub(super) limits: Limits,
 }
 
 impl Stores for Builder {
@@ -109,6 +118,22 @@ impl Stores for Builder {
     fn retire(&mut self, dir: &Path) -> Result<(), Error> {
         self.shelf.remove(dir);
         if self.disk.exists(dir) { self.disk.remove(dir) } else { Ok(()) }
+    }
+}
+
+impl States for Builder {
+    type State = (Arc<SimStore>, Machine);
+
+    fn open(&mut self, dir: &Path) -> Result<(Self::State, Index), Error> {
+        let store = self.shelf.open(dir);
+        let machine = Machine::open(store.clone(), self.cluster, self.limits)?;
+        let (applied, _) = machine.applied();
+        Ok(((store, machine), applied))
+    }
+
+    fn put_aside(&mut self, dir: &Path) -> Result<(), Error> {
+        self.shelf.remove(dir);
+        Ok(())
     }
 }
 
@@ -141,21 +166,16 @@ impl World {
         let Some(to) = self.net.place(message.to) else { return Ok(()) };
         let alive = self.alive(who);
         alive.keep_log_until = clock.plus(KEEP_LOG_MS);
-        let frozen = alive.machine.read().freeze();
-        let ((index, term), conf_state) = (frozen.applied, frozen.conf_state.clone());
-        let is_member = conf_state.voters.contains(&message.to) || conf_state.learners.contains(&message.to);
-        if !is_member || alive.replica.consensus.term().0 != message.term {
-            return Ok(());
-        }
-        let scratch = SimDisk::new();
-        let mut file = scratch.create(Path::new("/image")).expect("nothing was ordered for this disk");
-        let bytes = match image::write(&alive.machine, frozen, file.as_mut()) {
-            Ok(bytes) => bytes,
+        let is_of_term = alive.replica.consensus.term().0 == message.term;
+        let (metadata, image) = match image_of(alive) {
+            Ok(image) => image,
             Err(why) => return self.failed(who, why),
         };
-        let mut image = vec![0; usize::try_from(bytes).expect("small")];
-        file.read_at(0, &mut image).expect("nothing was ordered for this disk");
-        let metadata = SnapshotMetadata { conf_state: Some(conf_state), index: index.0, term: term.0 };
+        let (index, conf_state) = (Index(metadata.index), metadata.conf_state.clone().unwrap_or_default());
+        let is_member = conf_state.voters.contains(&message.to) || conf_state.learners.contains(&message.to);
+        if !is_member || !is_of_term {
+            return Ok(());
+        }
         message.snapshot = Some(Snapshot { metadata: Some(metadata), ..Snapshot::default() });
         self.tape.note(self.now, who, index.0, || format!("sends m{to} a snapshot of all up to {index}"));
         self.report.count("a snapshot is sent", 1);
@@ -180,13 +200,16 @@ impl World {
         let cluster = self.founders.cluster();
         let disk = self.alive(to).disk().clone();
         let received = if breaks { Err(Error::Damaged("it broke off".into())) } else { Ok(()) };
-        let received = received.and_then(|()| receive(&disk, &message, &image, number, cluster));
+        let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone()).unwrap_or_default();
+        let mark = Mark { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state };
+        let received = received.and_then(|()| receive(&disk, &mark, &image, number, cluster));
         match received {
             Ok(()) => {
                 self.tape.note(self.now, to, number, || format!("has a snapshot from m{from}"));
                 let receipt = Receipt { arrived: true, ..failure };
                 self.alive(to).inbox.push(Input::Received(Box::new(message), receipt));
                 self.wake(to);
+                self.endanger_install(to);
             }
             Err(why) => {
                 self.tape.note(self.now, to, number, || format!("loses a snapshot from m{from}: {why}"));
@@ -197,6 +220,15 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Power may go at any disk call between here and the moment at which the image has become the store.
+    fn endanger_install(&mut self, who: usize) {
+        if !self.healing && self.drill.is_none() && self.dice.random_range(0..3) == 0 {
+            let calls = self.dice.random_range(1..INSTALL_CALLS);
+            self.places[who].disk.order(calls, Trouble::PowerLoss);
+            self.count_fault(who, "power loss in an install");
+        }
     }
 
     /// What raft made of a snapshot.
@@ -212,13 +244,26 @@ impl World {
     }
 }
 
+/// A member's state as it is now, and what a snapshot says of it.
+///
+/// # Errors
+/// Those of reading the state.
+pub(super) fn image_of(alive: &Alive) -> Result<(SnapshotMetadata, Vec<u8>), Error> {
+    let frozen = alive.machine.read().freeze();
+    let ((index, term), conf_state) = (frozen.applied, frozen.conf_state.clone());
+    let scratch = SimDisk::new();
+    let mut file = scratch.create(Path::new("/image"))?;
+    let bytes = image::write(&alive.machine, frozen, file.as_mut())?;
+    let mut image = vec![0; usize::try_from(bytes).expect("small")];
+    file.read_at(0, &mut image)?;
+    Ok((SnapshotMetadata { conf_state: Some(conf_state), index: index.0, term: term.0 }, image))
+}
+
 /// Writes the image, reads all of it, keeps it.
-fn receive(disk: &SimDisk, message: &Message, bytes: &[u8], number: u64, cluster: ClusterId) -> Result<(), Error> {
-    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone()).unwrap_or_default();
-    let mark = Mark { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state };
+pub(super) fn receive(disk: &SimDisk, mark: &Mark, bytes: &[u8], number: u64, cluster: ClusterId) -> Result<(), Error> {
     let mut intake = Intake::begin(Arc::new(disk.clone()), Path::new(MEMBER_DIR), number)?;
     bytes.chunks(PIECE_BYTES).try_for_each(|piece| intake.write(piece))?;
     let reader = image::Snapshot::new(intake.open()?)?.into_reader()?;
-    image::check(&reader, &mark, cluster)?;
+    image::check(&reader, mark, cluster)?;
     intake.keep(mark.index)
 }

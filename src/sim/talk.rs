@@ -14,11 +14,16 @@ use super::world::NOBODY;
 use super::world::Place;
 use super::world::World;
 use crate::apply::Reply;
+use crate::auth::Access;
+use crate::auth::Who;
 use crate::error::Error;
+use crate::membership::Member;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::walpb::ConfChange;
+use crate::proto::walpb::conf_change::Type;
 use crate::replica::Proposal;
 use crate::types::Index;
+use crate::types::KeyRange;
 use crate::types::Term;
 use bytes::Bytes;
 use prost::Message as _;
@@ -27,6 +32,9 @@ use rand::Rng;
 /// How long clients wait for an answer, and members for a leader.
 const CLIENT_PATIENCE_US: u64 = 1_500_000;
 pub(super) const PROPOSAL_PATIENCE_MS: u64 = 1000;
+
+/// Clients beside the usual ones: one that asks each new leader at once, and the operator.
+pub(super) const SPECIAL_CLIENTS: usize = 2;
 
 /// A client and what it waits for.
 #[derive(Default)]
@@ -41,6 +49,8 @@ pub(super) struct Op {
     known: Known,
     pub(super) asked: u64,
     request: u64,
+    /// Who reads, and the auth revision at which that was found out, if it was before the read is served.
+    reader: (&'static str, Option<u64>),
 }
 
 impl World {
@@ -76,8 +86,11 @@ impl World {
             self.tape.note(self.now, NOBODY, op, || format!("client {client} gives up waiting for {op}"));
             self.forget(op);
         }
+        if client == self.operators() {
+            return self.operate(client);
+        }
         let think = 1 + self.up_to(self.plan.think_us);
-        if self.silent {
+        if self.silent || client == self.hasty() {
             return Ok(());
         }
         let who = self.dice.random_range(0..self.places.len());
@@ -92,15 +105,45 @@ impl World {
             number: self.asked,
             auth: self.plan.auth,
         };
-        let ask = view.ask(&mut self.dice);
+        let mut ask = view.ask(&mut self.dice);
+        let is_learner = self.places[who].alive.as_ref().is_some_and(|alive| alive.replica.consensus.is_learner());
+        if let (Ask::Read(read), true) = (&mut ask, is_learner) {
+            // Of a learner nothing else is to be had.
+            read.serializable = true;
+        }
         self.ask(client, who, ask);
         Ok(())
     }
 
-    fn ask(&mut self, client: usize, who: usize, ask: Ask) {
+    pub(super) fn hasty(&self) -> usize {
+        self.plan.clients
+    }
+
+    pub(super) fn operators(&self) -> usize {
+        self.plan.clients + 1
+    }
+
+    /// Somebody has just heard of a new leader, and asks it at once.
+    pub(super) fn leader_is_new(&mut self, who: usize) {
+        let client = self.hasty();
+        if !self.silent && self.clients[client].waits.is_none() && self.dice.random() {
+            let (key, range_end) = ("k".into(), "l".into());
+            self.ask(client, who, Ask::Read(pb::RangeRequest { key, range_end, ..Default::default() }));
+        }
+    }
+
+    pub(super) fn ask(&mut self, client: usize, who: usize, ask: Ask) {
         self.asked += 1;
         let (number, request) = (self.asked, self.new_request());
-        let op = Op { client, ask: ask.clone(), known: self.judge.known, asked: self.now, request };
+        let at_once = self.alive(who).auth();
+        let reader = match at_once {
+            (true, revision) => {
+                let early: bool = self.dice.random();
+                (rights::user(&mut self.dice), early.then_some(revision))
+            }
+            _ => (rights::user_later(number), None),
+        };
+        let op = Op { client, ask: ask.clone(), known: self.judge.known, asked: self.now, request, reader };
         self.tape.note(self.now, who, number, || {
             format!("client {client} asks {number}, request {request}: {}", short(&ask))
         });
@@ -113,8 +156,12 @@ impl World {
                 self.alive(who).requests.insert(request, Waits::Client(number));
                 self.propose(who, request, *write, None);
             }
-            Ask::UpdateMember(member) => {
-                let change = self.new_address(member, request);
+            Ask::UpdateMember(_) | Ask::Change(_) => {
+                let change = match ask {
+                    Ask::Change(change) => ConfChange { id: request, ..change },
+                    Ask::UpdateMember(member) => self.new_address(member, request),
+                    _ => unreachable!("matched above"),
+                };
                 self.alive(who).requests.insert(request, Waits::Client(number));
                 self.submit(who, request, change.encode_to_vec().into(), true, None);
             }
@@ -144,8 +191,10 @@ impl World {
     }
 
     fn new_address(&self, member: usize, request: u64) -> ConfChange {
-        let mut changed = self.founders.by_name(&format!("m{member}")).expect("a founder").clone();
-        changed.peer_urls = vec![format!("http://10.1.{member}.{}:{}", request % 250, 1000 + request)];
+        let id = self.places[member].id;
+        let peer_urls = vec![format!("http://10.1.{member}.{}:{}", request % 250, 1000 + request)];
+        let name = self.judge.model.roster.rows.get(&id.0).map(|row| row.name.clone()).unwrap_or_default();
+        let changed = Member { id, name, peer_urls, ..Member::default() };
         ConfChange { id: request, ..changed.change_to_update() }
     }
 
@@ -168,15 +217,50 @@ impl World {
     }
 
     fn serve_read(&mut self, who: usize, number: u64) -> Verdict {
-        let Some(Op { ask: Ask::Read(ask), known, .. }) = self.ops.get(&number) else { return Ok(()) };
-        let alive = self.places[who].alive.as_ref().expect("checked by the caller");
-        let answer = crate::apply::range(&alive.machine, ask);
-        let (known, ask) = (*known, ask.clone());
+        let Some(Op { ask: Ask::Read(ask), known, reader, .. }) = self.ops.get(&number) else { return Ok(()) };
+        let (known, ask, reader) = (*known, ask.clone(), *reader);
         self.report.reads += 1;
+        if !self.may_read(who, number, &ask, known, reader)? {
+            self.done(number);
+            return Ok(());
+        }
+        let alive = self.places[who].alive.as_ref().expect("checked by the caller");
+        let answer = crate::apply::range(&alive.machine, &ask);
         self.tape.note(self.now, who, number, || format!("answers read {number}: {}", rows(&answer)));
         self.judge.read(&ask, known, &answer)?;
         self.done(number);
         Ok(())
+    }
+
+    /// Whether the reader has the right, as `server/identity.rs` asks it: once the member has come as far as the read must see.
+    fn may_read(
+        &mut self,
+        who: usize,
+        number: u64,
+        ask: &pb::RangeRequest,
+        known: Known,
+        (user, at): (&str, Option<u64>),
+    ) -> Result<bool, String> {
+        let alive = self.places[who].alive.as_ref().expect("checked by the caller");
+        let machine = alive.machine.read();
+        let (applied, now) = (machine.applied().0.0, machine.auth().revision());
+        let revision = if user.is_empty() { 0 } else { at.unwrap_or(now) };
+        let verdict = match machine.auth().is_enabled() {
+            true => {
+                let who = Who { user: user.to_owned(), revision };
+                let range = KeyRange::parse(&ask.key, &ask.range_end);
+                let permitted = machine.auth().permit(&who, &range, Access::Read);
+                permitted.and(if revision != 0 && revision != now { Err(Error::AuthOldRevision) } else { Ok(()) })
+            }
+            false => Ok(()),
+        };
+        drop(machine);
+        self.judge.read_judged(ask, (user, revision), (known, applied), &verdict)?;
+        self.report.count("a read is denied", u64::from(verdict.is_err()));
+        if let Err(why) = &verdict {
+            self.tape.note(self.now, who, number, || format!("denies read {number} of {user:?}: {why}"));
+        }
+        Ok(verdict.is_ok())
     }
 
     /// An entry was applied for which somebody waits here.
@@ -203,8 +287,18 @@ impl World {
         self.report.count("a request is denied", u64::from(is_denied));
         self.report.count("rights change", u64::from(matches!(reply, Ok(Reply::Auth(_)))));
         let op = self.ops.get(&number).expect("looked up above");
-        if matches!(op.ask, Ask::UpdateMember(_)) && reply.is_ok() {
-            self.report.count("a member changes its address", 1);
+        let change = match &op.ask {
+            Ask::UpdateMember(_) => "a member changes its address",
+            Ask::Change(change) => match change.r#type() {
+                Type::AddLearnerNode => "a learner is added",
+                Type::RemoveNode => "a member is removed",
+                _ if change.context.windows(9).any(|part| part == b"isPromote") => "a learner is promoted",
+                _ => "a voter is added",
+            },
+            _ => "",
+        };
+        if !change.is_empty() && reply.is_ok() {
+            self.report.count(change, 1);
         }
         if let (Ask::Write(write), Ok(_)) = (&op.ask, &reply) {
             if let Some(grant) = &write.lease_grant {
@@ -329,5 +423,6 @@ fn short(ask: &Ask) -> String {
         Ask::Read(range) => format!("get {:?} at {}", range.key, range.revision),
         Ask::KeepAlive(id) => format!("keep lease {id} alive"),
         Ask::UpdateMember(member) => format!("new address of m{member}"),
+        Ask::Change(change) => format!("{:?} {:x}", change.r#type(), change.node_id),
     }
 }

@@ -109,13 +109,14 @@ fn runs_by_hand() {
     }
 }
 
-/// `cargo test --release --lib sim::tests::planted_bugs_by_hand -- --ignored --nocapture`
+/// `cargo test --release --lib sim::tests::planted_bugs_by_hand -- --ignored --nocapture`; `SIM_BUG=Vote` plants those whose name has that in it.
 #[test]
 #[ignore = "takes minutes"]
 fn planted_bugs_by_hand() {
     let most = given("SIM_RUNS", 300);
     let mut missed = Vec::new();
-    for bug in Bug::ALL {
+    let wanted = std::env::var("SIM_BUG").unwrap_or_default();
+    for bug in Bug::ALL.into_iter().filter(|bug| format!("{bug:?}").contains(&wanted)) {
         let size = if given("SIM_LONG", 0) == 1 { Size::LONG } else { Size::SHORT };
         match seeds_until_found(bug, size, most) {
             Some((seeds, what)) => eprintln!("{bug:?}: {seeds} seeds: {}", what.lines().next().unwrap_or_default()),

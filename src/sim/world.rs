@@ -6,25 +6,33 @@ use super::Report;
 use super::Size;
 use super::disk::SimDisk;
 use super::disk::Trouble;
+use super::failover::Act;
+use super::failover::Drill;
 use super::faults::Bout;
 use super::faults::Fault;
+use super::hands::Fact;
 use super::judge::Judge;
 use super::judge::Verdict;
+use super::lost::Gift;
 use super::member;
 use super::member::Alive;
 use super::member::Applied;
 use super::member::Input;
 use super::member::MEMBER_DIR;
+use super::member::Started;
 use super::member::Step;
 use super::member::TICK_MS;
 use super::member::Waits;
 use super::net::Net;
 use super::net::Packet;
+use super::operator::Operator;
+use super::operator::REMOVED_STOPS_AFTER_US;
 use super::snapshots::Parcel;
 use super::snapshots::Receipt;
 use super::snapshots::Shelf;
 use super::talk::Client;
 use super::talk::Op;
+use super::talk::SPECIAL_CLIENTS;
 use super::tape::Tape;
 use super::watcher::Watcher;
 use crate::apply::Limits;
@@ -40,6 +48,9 @@ use rand::rngs::StdRng;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
+
+/// How long a disk stays full, at most.
+const FULL_US: u64 = 1_000_000;
 
 /// Nobody in particular, on the tape.
 pub(super) const NOBODY: usize = usize::MAX;
@@ -64,6 +75,17 @@ pub(super) enum Event {
     Fault,
     Undo(Fault),
     Start(usize),
+    /// A member notices that this one's process has ended.
+    Lost(usize, u64, usize),
+    /// A member's turn to replace a leader may have come.
+    Due(usize, u64),
+    /// A member without state asks another for it, or gets it.
+    Beg(usize, u64),
+    State(Box<Gift>),
+    Campaign(usize),
+    Drill(Act),
+    /// A removed member stops.
+    Retire(usize),
 }
 
 /// An event that waits for its time; of two at the same time, the one that was queued first comes first.
@@ -96,10 +118,19 @@ impl Eq for Queued {}
 
 /// A place for a member: its disk and store stay when it dies.
 pub(super) struct Place {
+    pub(super) id: MemberId,
     pub(super) disk: SimDisk,
     pub(super) shelf: Shelf,
     pub(super) alive: Option<Alive>,
+    /// It runs, and waits for another member's state.
+    pub(super) lost: Option<Box<member::Lost>>,
     pub(super) life: u64,
+    /// Its state was harmed, so that it may have to begin anew.
+    pub(super) spoiled: bool,
+    /// It is no member any more.
+    pub(super) removed: bool,
+    /// It loses its power right after the next vote that it sends.
+    pub(super) dies_voting: bool,
     /// Stopped until then.
     pub(super) paused: u64,
     /// Its raft thread waits for the disk until then.
@@ -114,6 +145,36 @@ pub(super) struct Place {
     pub(super) refused: bool,
     pub(super) sync_us: u64,
     pub(super) apply_us: u64,
+}
+
+impl Place {
+    pub(super) fn new(id: MemberId, dice: &mut StdRng) -> Place {
+        Place {
+            id,
+            disk: SimDisk::new(),
+            shelf: Shelf::default(),
+            alive: None,
+            lost: None,
+            life: 0,
+            spoiled: false,
+            removed: false,
+            dies_voting: false,
+            paused: 0,
+            busy: 0,
+            turn_queued: false,
+            apply_queued: false,
+            drift: dice.random_range(-DRIFT_MOST..DRIFT_MOST),
+            rotten: false,
+            refused: false,
+            sync_us: 300,
+            apply_us: 300,
+        }
+    }
+
+    /// Its disk and its state machine are as fast as ever.
+    pub(super) fn is_quick(&self) -> bool {
+        self.sync_us == 300 && self.apply_us == 300
+    }
 }
 
 pub(super) struct World {
@@ -137,6 +198,8 @@ pub(super) struct World {
     /// Faults are over: everything must come back.
     pub(super) healing: bool,
     pub(super) bout: Bout,
+    pub(super) drill: Option<Drill>,
+    pub(super) operator: Operator,
     /// Nobody asks any more.
     pub(super) silent: bool,
 }
@@ -147,28 +210,15 @@ impl World {
         let founders: Founders =
             (0..plan.members).map(|n| (format!("m{n}"), vec![format!("http://10.0.0.{n}:2380")])).collect();
         let founders = Members::bootstrap(&founders, "simulation").expect("the names differ");
-        let ids = (0..plan.members).map(|n| founders.by_name(&format!("m{n}")).expect("a founder").id.0).collect();
-        let place = |dice: &mut StdRng| Place {
-            disk: SimDisk::new(),
-            shelf: Shelf::default(),
-            alive: None,
-            life: 0,
-            paused: 0,
-            busy: 0,
-            turn_queued: false,
-            apply_queued: false,
-            drift: dice.random_range(-DRIFT_MOST..DRIFT_MOST),
-            rotten: false,
-            refused: false,
-            sync_us: 300,
-            apply_us: 300,
-        };
-        let places = (0..plan.members).map(|_| place(&mut dice)).collect();
+        let ids: Vec<MemberId> =
+            (0..plan.members).map(|n| founders.by_name(&format!("m{n}")).expect("a founder").id).collect();
+        let places = ids.iter().map(|id| Place::new(*id, &mut dice)).collect();
         let judge = Judge::new(plan.members);
         let watchers = (0..plan.watchers).map(|_| Watcher::new(&judge.model, &mut dice)).collect();
         World {
-            net: Net::new(ids, plan.weather),
-            clients: (0..plan.clients).map(|_| Client::default()).collect(),
+            net: Net::new(ids.iter().map(|id| id.0).collect(), plan.weather),
+            operator: Operator::of(&plan),
+            clients: (0..plan.clients + SPECIAL_CLIENTS).map(|_| Client::default()).collect(),
             plan,
             dice,
             now: 0,
@@ -186,6 +236,7 @@ impl World {
             report: Report::default(),
             healing: false,
             bout: Bout::default(),
+            drill: None,
             silent: false,
         }
     }
@@ -208,7 +259,7 @@ impl World {
         for who in 0..self.places.len() {
             self.at(0, Event::Start(who));
         }
-        for client in 0..self.clients.len() {
+        for client in 0..self.plan.clients {
             let start = 400_000 + self.up_to(50_000);
             self.at(start, Event::Client(client));
         }
@@ -217,6 +268,7 @@ impl World {
             self.at(start, Event::Watch(watcher));
         }
         self.at(500_000, Event::Fault);
+        self.at(600_000, Event::Client(self.operators()));
         while self.asked < self.plan.ops || self.report.faults < self.plan.faults {
             self.step()?;
         }
@@ -234,6 +286,8 @@ impl World {
             | Event::Flush(who, life)
             | Event::Store(who, life)
             | Event::Renew(who, life, _)
+            | Event::Due(who, life)
+            | Event::Lost(who, life, _)
             | Event::Leases(who, life) => {
                 if self.places[*who].life != *life || self.places[*who].alive.is_none() {
                     return Ok(());
@@ -248,6 +302,12 @@ impl World {
             }
             Event::Arrive(packet) => Some(packet.to),
             Event::Parcel(parcel) => Some(parcel.to),
+            Event::Beg(who, life) => {
+                if self.places[*who].life != *life || self.places[*who].lost.is_none() {
+                    return Ok(());
+                }
+                Some(*who)
+            }
             _ => None,
         };
         if let Some(until) = who.map(|who| self.places[who].paused).filter(|until| *until > self.now) {
@@ -270,6 +330,13 @@ impl World {
             Event::Fault => return self.fault(),
             Event::Undo(fault) => self.undo(fault),
             Event::Start(who) => return self.start(who),
+            Event::Lost(who, _, peer) => self.notices_loss(who, peer),
+            Event::Due(who, _) => self.wake(who),
+            Event::Beg(who, life) => return self.beg(who, life),
+            Event::State(gift) => return self.state_comes(*gift),
+            Event::Campaign(who) => self.campaign(who),
+            Event::Drill(act) => return self.drill_goes_on(act),
+            Event::Retire(who) => self.retire(who),
         }
         Ok(())
     }
@@ -288,17 +355,17 @@ impl World {
     // Members.
 
     fn start(&mut self, who: usize) -> Verdict {
-        if self.places[who].alive.is_some() {
+        let place = &self.places[who];
+        if place.alive.is_some() || place.lost.is_some() || place.removed {
             return Ok(());
         }
         let seeds = (self.dice.random(), self.dice.random());
         let quota_bytes = if who == 0 { self.plan.quota } else { None };
         let (now, checkpoint_ms) = (self.clock(who), self.plan.checkpoint_ms);
         let place = &mut self.places[who];
-        let id = self.founders.by_name(&format!("m{who}")).expect("a founder").id;
         let limits = Limits { quota_bytes, cache_bytes: 4096 };
         let started = member::start(member::Start {
-            id,
+            id: place.id,
             founders: &self.founders,
             disk: &place.disk,
             shelf: &place.shelf,
@@ -307,24 +374,37 @@ impl World {
             now,
             checkpoint_ms,
         });
-        let alive = match started {
-            Ok(alive) => alive,
-            Err(why) => return self.start_failed(who, why),
-        };
         place.life += 1;
+        (place.busy, place.turn_queued, place.apply_queued) = (0, false, false);
+        match started {
+            Ok(Started::Alive(alive)) => self.started(who, *alive),
+            Ok(Started::Lost(lost)) => self.has_lost_state(who, lost),
+            Err(why) => self.start_failed(who, why),
+        }
+    }
+
+    fn started(&mut self, who: usize, alive: Alive) -> Verdict {
         self.report.count("a start", 1);
         self.report.count("a torn tail is cut off", u64::from(alive.was_torn));
-        self.report.count("a store is rebuilt", u64::from(alive.was_rebuilt));
+        self.report.count("a store is rebuilt", u64::from(alive.rebuilt.is_some()));
         // While it was down, what was sent to it was lost: its connections begin anew.
         self.net.hang_up(who);
         let place = &mut self.places[who];
-        (place.busy, place.turn_queued, place.apply_queued) = (0, false, false);
+        let was_spoiled = std::mem::take(&mut place.spoiled) || place.rotten;
+        if let Some(why) = alive.rebuilt.as_ref().filter(|_| !was_spoiled) {
+            return Err(format!("m{who} cannot use its store, though nothing has harmed it: {why}"));
+        }
         let life = place.life;
         let (end, applied) = (alive.log_end().0, alive.applied());
         self.judge.started(who, &alive)?;
+        let is_removed = alive.machine.read().members().is_removed(alive.id);
         self.places[who].alive = Some(alive);
         self.tape.note(self.now, who, end.0, || format!("starts: log to {end:?}, applied {applied}"));
-        self.facts(who)?;
+        let _voted = self.facts(who)?;
+        if is_removed {
+            self.retire(who);
+            return Ok(());
+        }
         let first = self.up_to(TICK_MS * 1000);
         self.after(first, Event::Tick(who, life));
         self.after(10_000, Event::Flush(who, life));
@@ -351,6 +431,16 @@ impl World {
     /// The member's process ends; with `power`, its machine loses power as well. It comes back by itself.
     pub(super) fn die(&mut self, who: usize, power: bool) {
         let back = if self.healing { 1000 } else { self.dice.random_range(10_000..1_500_000) };
+        self.end(who, power);
+        self.after(back, Event::Start(who));
+    }
+
+    /// The member's process ends, for now or for good.
+    pub(super) fn end(&mut self, who: usize, power: bool) {
+        if self.places[who].disk.struck() == Some(Trouble::Full) {
+            let full = self.up_to(FULL_US);
+            self.after(full, Event::Undo(Fault::FullDisk(who)));
+        }
         let place = &mut self.places[who];
         place.life += 1;
         match power {
@@ -360,7 +450,7 @@ impl World {
         let is_behind = place.shelf.after_stop(power, &mut self.dice);
         self.report.count("a store is set back", u64::from(is_behind));
         let dead = place.alive.take();
-        place.paused = 0;
+        (place.lost, place.paused, place.dies_voting) = (None, 0, false);
         self.net.hang_up(who);
         self.tape
             .note(self.now, who, u64::from(power), || format!("is gone{}", if power { ", its power too" } else { "" }));
@@ -369,12 +459,15 @@ impl World {
                 self.forget(number);
             }
         }
-        self.after(back, Event::Start(who));
+        // A machine without power says nothing to those who wait for it.
+        if !power {
+            self.tell_of_loss(who);
+        }
     }
 
     /// The member's disk failed it: it must stop.
     pub(super) fn failed(&mut self, who: usize, why: Error) -> Verdict {
-        let struck = self.places[who].alive.as_ref().and_then(|alive| alive.disk().struck());
+        let struck = self.places[who].disk.struck();
         if struck.is_none() {
             return Err(format!("m{who} stops: {why}"));
         }
@@ -425,7 +518,7 @@ impl World {
                 self.at(time, Event::Arrive(packet));
             }
         }
-        self.facts(who)?;
+        let voted = self.facts(who)?;
         for (request, why) in turn.failed {
             self.refuse(who, request, &why)?;
         }
@@ -446,12 +539,27 @@ impl World {
         if turn.handed {
             self.wake_apply(who, life, turn.took_us);
         }
+        self.watch_for_loss(who);
+        if voted && self.places[who].dies_voting {
+            self.dies_voting(who);
+            return Ok(());
+        }
         self.serve(who)
     }
 
-    fn facts(&mut self, who: usize) -> Verdict {
-        let facts = std::mem::take(&mut self.alive(who).hands.facts);
-        facts.into_iter().try_for_each(|fact| self.judge.fact(self.now, who, fact))
+    /// Tells the judge what a member has done. True if it gave its vote to somebody else.
+    fn facts(&mut self, who: usize) -> Result<bool, String> {
+        let (facts, id) = (std::mem::take(&mut self.alive(who).hands.facts), self.places[who].id);
+        let (mut voted, mut leads) = (false, false);
+        for fact in facts {
+            voted |= matches!(fact, Fact::Voted { for_whom, .. } if for_whom != id.0);
+            leads |= matches!(fact, Fact::Shows { leads: true, term, .. } if self.judge.is_news(term));
+            self.judge.fact(self.now, who, fact)?;
+        }
+        if leads {
+            self.leader_is_new(who);
+        }
+        Ok(voted)
     }
 
     fn wake_apply(&mut self, who: usize, life: u64, later: u64) {
@@ -467,7 +575,7 @@ impl World {
         self.places[who].apply_queued = false;
         for _ in 0..self.dice.random_range(1..20) {
             let alive = self.places[who].alive.as_mut().expect("checked by the caller");
-            let Applied { entry, request, reply, began, is_compaction } = match alive.apply(clock) {
+            let Applied { entry, request, reply, began, is_compaction, is_removed } = match alive.apply(clock) {
                 Ok(Some(Step::Applied(applied))) => *applied,
                 Ok(Some(Step::Installed(index))) => {
                     self.installed(who, index)?;
@@ -486,7 +594,11 @@ impl World {
             if began == Some(alive.standing().term) && alive.leads() {
                 self.judge.reign_began(who, alive, clock)?;
             }
-            if let Some(waits) = alive.requests.remove(&request) {
+            let waits = alive.requests.remove(&request);
+            if is_removed {
+                self.after(REMOVED_STOPS_AFTER_US, Event::Retire(who));
+            }
+            if let Some(waits) = waits {
                 self.applied(who, waits, request, reply)?;
             }
         }
@@ -521,7 +633,7 @@ impl World {
     }
 
     fn arrive(&mut self, packet: &Packet) -> Verdict {
-        if self.places[packet.to].alive.is_none() {
+        if self.places[packet.to].alive.is_none() || self.turns_away(packet.from, packet.to) {
             return Ok(());
         }
         let messages = self.net.arrive(packet, &mut self.dice).map_err(|e| format!("the codec fails: {e}"))?;
@@ -578,7 +690,9 @@ impl World {
         self.run_for(20_000_000, "members do not catch up", |_| World::is_level)?;
         for (who, place) in self.places.iter().enumerate() {
             if let Some(alive) = &place.alive {
-                self.judge.whole(who, alive, self.places.len())?;
+                if !place.removed && self.judge.model.roster.rows.contains_key(&place.id.0) {
+                    self.judge.whole(who, alive)?;
+                }
             }
         }
         for watcher in 0..self.watchers.len() {
@@ -599,12 +713,16 @@ impl World {
         if enough { Ok(()) } else { Err(format!("the run proves too little: {share} of 100 questions were answered")) }
     }
 
+    /// Whether all members have applied all.
     fn is_level(&self) -> bool {
+        let rows = &self.judge.model.roster.rows;
         let level = |place: &Place| match &place.alive {
+            _ if !rows.contains_key(&place.id.0) => true,
             Some(alive) => alive.applied().0 == self.judge.model.index(),
             None => place.refused,
         };
-        self.places.iter().all(level)
+        let is_there = |id: &u64| self.places.iter().any(|place| place.id.0 == *id);
+        self.places.iter().all(level) && rows.keys().all(is_there)
     }
 
     fn run_for<D: Fn(&World) -> bool>(&mut self, us: u64, otherwise: &str, done: impl FnOnce(&World) -> D) -> Verdict {

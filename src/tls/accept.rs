@@ -1,23 +1,28 @@
 //! Accepting a connection: plain as it is, TLS after a handshake that is bounded in time and in number.
 //!
 //! Half-open handshakes cost a client nothing and a server memory; unbounded, they stopped real etcd (GHSA-6vch-q96h-7gc3). So a
-//! handshake has ten seconds, and what exceeds [`HANDSHAKES_MAX`] at once is refused at the door.
+//! handshake has ten seconds, and of more than [`HANDSHAKES_MAX`] at once the oldest is cut off: whoever is honest is done within milliseconds, so the silent
+//! ones make room for each other and nobody is kept out.
 
 use super::Error;
 use super::config::ServerFiles;
 use super::config::server_config;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::CertificateError;
@@ -40,8 +45,47 @@ pub struct Acceptor(Option<Arc<Tls>>);
 struct Tls {
     acceptor: TlsAcceptor,
     check_client_address: bool,
-    room: Semaphore,
+    pending: Pending,
     timeout: Duration,
+}
+
+/// The handshakes in progress, by their age.
+struct Pending {
+    most: usize,
+    next: AtomicU64,
+    /// Dropping one cuts its handshake off.
+    all: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+}
+
+impl Pending {
+    fn new(most: usize) -> Pending {
+        Pending { most, next: AtomicU64::new(0), all: Mutex::default() }
+    }
+
+    /// Begins one, at the cost of the oldest if there are too many.
+    fn begin(&self) -> Turn<'_> {
+        let (stay, cut) = oneshot::channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut all = self.all.lock();
+        all.insert(number, stay);
+        while all.len() > self.most {
+            all.pop_first();
+        }
+        Turn { pending: self, number, cut }
+    }
+}
+
+/// A handshake in progress, until it is dropped.
+struct Turn<'a> {
+    pending: &'a Pending,
+    number: u64,
+    cut: oneshot::Receiver<()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.pending.all.lock().remove(&self.number);
+    }
 }
 
 impl Acceptor {
@@ -64,7 +108,7 @@ impl Acceptor {
         Ok(Acceptor(Some(Arc::new(Tls {
             acceptor: TlsAcceptor::from(server_config(files)?),
             check_client_address: files.check_client_address && !list,
-            room: Semaphore::new(handshakes),
+            pending: Pending::new(handshakes),
             timeout,
         }))))
     }
@@ -84,9 +128,12 @@ impl Acceptor {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let Some(tls) = &self.0 else { return Ok(Stream::Plain(io)) };
-        let _room = tls.room.try_acquire().map_err(|_| HandshakeError::TooMany)?;
-        let shaken = tokio::time::timeout(tls.timeout, tls.acceptor.accept(io));
-        let stream = shaken.await.map_err(|_| HandshakeError::Timeout)?.map_err(|e| HandshakeError::from_io(&e))?;
+        let mut turn = tls.pending.begin();
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(tls.timeout, tls.acceptor.accept(io)) => shaken,
+            _ = &mut turn.cut => return Err(HandshakeError::TooMany),
+        };
+        let stream = shaken.map_err(|_| HandshakeError::Timeout)?.map_err(|e| HandshakeError::from_io(&e))?;
         let stream = Stream::Tls(Box::new(stream));
         if let (true, Some(from), Some(cert)) = (tls.check_client_address, from, stream.peer_certificate()) {
             let names = AltNames::of(cert);
@@ -117,6 +164,12 @@ pub enum HandshakeError {
     /// Valid, but not of an allowed name.
     #[error("client certificate authentication failed")]
     NotAllowed,
+    /// On the revocation list.
+    #[error("transport: certificate revoked")]
+    Revoked,
+    /// There is a revocation list, and it cannot be read.
+    #[error("transport: the certificate revocation list cannot be read")]
+    NoRevocationList,
     /// Valid, but for another address than it came from.
     #[error("tls: {address:?} does not match any of DNSNames {names:?}")]
     WrongAddress { address: String, names: Vec<String> },
@@ -129,7 +182,7 @@ pub enum HandshakeError {
     /// The client took too long.
     #[error("tls: the client did not finish the handshake in time")]
     Timeout,
-    /// More handshakes in progress than may be.
+    /// More handshakes in progress than may be, and this was the oldest.
     #[error("tls: too many handshakes in progress")]
     TooMany,
     /// The client hung up.
@@ -141,6 +194,28 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// A word for it, for counting.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            HandshakeError::NotTls => "not-tls",
+            HandshakeError::NoCertificate => "no-certificate",
+            HandshakeError::UnknownAuthority => "unknown-authority",
+            HandshakeError::Expired => "expired",
+            HandshakeError::WrongUsage => "wrong-usage",
+            HandshakeError::NotAllowed => "not-allowed",
+            HandshakeError::Revoked => "revoked",
+            HandshakeError::NoRevocationList => "no-revocation-list",
+            HandshakeError::WrongAddress { .. } => "wrong-address",
+            HandshakeError::RefusedByClient(_) => "refused-by-client",
+            HandshakeError::Incompatible(_) => "incompatible",
+            HandshakeError::Timeout => "timeout",
+            HandshakeError::TooMany => "too-many",
+            HandshakeError::Closed => "closed",
+            HandshakeError::Other(_) => "other",
+        }
+    }
+
     fn from_io(e: &io::Error) -> HandshakeError {
         match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => HandshakeError::from_tls(tls),
@@ -173,6 +248,8 @@ impl HandshakeError {
                 HandshakeError::WrongUsage
             }
             CertificateError::ApplicationVerificationFailure => HandshakeError::NotAllowed,
+            CertificateError::Revoked => HandshakeError::Revoked,
+            CertificateError::UnknownRevocationStatus => HandshakeError::NoRevocationList,
             other => HandshakeError::Other(format!("failed to verify certificate: {other:?}")),
         }
     }

@@ -7,7 +7,9 @@ use super::accept::common_name;
 use super::files::Pair;
 use super::files::read_roots;
 use super::files::system_roots;
+use super::offer::Offer;
 use super::provider;
+use super::revoked::Revoked;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +48,10 @@ pub struct ServerFiles {
     /// Peer listeners: a client certificate with SANs must name the address that the client comes from. Off with
     /// `--peer-skip-client-san-verification`, on client listeners, and where there is an allow-list.
     pub check_client_address: bool,
+    /// `--client-crl-file`, `--peer-crl-file`: certificates that are refused all the same.
+    pub crl: Option<PathBuf>,
+    /// Versions and cipher suites.
+    pub offer: Offer,
     /// Protocols offered by ALPN. Peers use none: a real etcd's transport offers none.
     pub alpn: Vec<Vec<u8>>,
 }
@@ -61,6 +67,8 @@ pub struct ClientFiles {
     pub key: Option<PathBuf>,
     /// Takes any certificate. Encrypted, but anybody may be at the other end.
     pub insecure_skip_verify: bool,
+    /// Versions and cipher suites.
+    pub offer: Offer,
     /// Protocols offered by ALPN (`h2` for gRPC, none for peers).
     pub alpn: Vec<Vec<u8>>,
 }
@@ -72,7 +80,8 @@ pub struct ClientFiles {
 pub fn server_config(files: &ServerFiles) -> Result<Arc<rustls::ServerConfig>, Error> {
     both_or_none(&files.cert, &files.key)?;
     let pair = Pair::load(&files.cert, &files.key)?;
-    let builder = rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = rustls::ServerConfig::builder_with_provider(files.offer.provider())
+        .with_protocol_versions(&files.offer.versions())?;
     let mut config = match client_verifier(files)? {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
@@ -87,7 +96,8 @@ pub fn server_config(files: &ServerFiles) -> Result<Arc<rustls::ServerConfig>, E
 /// # Errors
 /// [`Error`] naming the file at fault.
 pub fn client_config(files: &ClientFiles) -> Result<Arc<rustls::ClientConfig>, Error> {
-    let builder = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = rustls::ClientConfig::builder_with_provider(files.offer.provider())
+        .with_protocol_versions(&files.offer.versions())?;
     let builder = if files.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider())))
     } else {
@@ -126,22 +136,27 @@ fn client_verifier(files: &ServerFiles) -> Result<Option<Arc<dyn ClientCertVerif
     let hostname =
         |name: &String| ServerName::try_from(name.clone()).map_err(|_| Error::BadAllowedHostname(name.clone()));
     let hostnames = files.allowed_hostname.iter().map(hostname).collect::<Result<Vec<_>, _>>()?;
-    if files.allowed_cn.is_empty() && hostnames.is_empty() {
+    let revoked = files.crl.as_deref().map(Revoked::load).transpose()?;
+    if files.allowed_cn.is_empty() && hostnames.is_empty() && revoked.is_none() {
         return Ok(Some(inner));
     }
-    Ok(Some(Arc::new(AllowList { inner, cns: files.allowed_cn.clone(), hostnames })))
+    Ok(Some(Arc::new(MoreRules { inner, cns: files.allowed_cn.clone(), hostnames, revoked })))
 }
 
-/// A verified client certificate must also carry an allowed name.
+/// A verified client certificate must also carry an allowed name, if there is a list of them, and must not be revoked.
 #[derive(Debug)]
-struct AllowList {
+struct MoreRules {
     inner: Arc<dyn ClientCertVerifier>,
     cns: Vec<String>,
     hostnames: Vec<ServerName<'static>>,
+    revoked: Option<Revoked>,
 }
 
-impl AllowList {
+impl MoreRules {
     fn allows(&self, cert: &CertificateDer<'_>) -> bool {
+        if self.cns.is_empty() && self.hostnames.is_empty() {
+            return true;
+        }
         if let Some(cn) = common_name(cert)
             && self.cns.contains(&cn)
         {
@@ -152,7 +167,7 @@ impl AllowList {
     }
 }
 
-impl ClientCertVerifier for AllowList {
+impl ClientCertVerifier for MoreRules {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }
@@ -164,6 +179,17 @@ impl ClientCertVerifier for AllowList {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.inner.verify_client_cert(cert, intermediates, now)?;
+        if let Some(revoked) = &self.revoked {
+            let chain: Vec<&CertificateDer<'_>> = std::iter::once(cert).chain(intermediates).collect();
+            match revoked.has(&chain) {
+                Ok(false) => {}
+                Ok(true) => return Err(CertificateError::Revoked.into()),
+                Err(why) => {
+                    tracing::warn!(error = why, "nobody is let in: the certificate revocation list cannot be read");
+                    return Err(CertificateError::UnknownRevocationStatus.into());
+                }
+            }
+        }
         if self.allows(cert) { Ok(verified) } else { Err(CertificateError::ApplicationVerificationFailure.into()) }
     }
 

@@ -41,7 +41,7 @@ struct Loaded {
 
 /// What tells one content of a file from the next without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     modified: SystemTime,
     len: u64,
 }
@@ -88,7 +88,7 @@ impl ResolvesClientCert for Pair {
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some(Stamp { modified: meta.modified().ok()?, len: meta.len() })
 }

@@ -12,13 +12,17 @@
 use super::Error;
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
+use rcgen::CertificateRevocationListParams;
 use rcgen::DistinguishedName;
 use rcgen::DnType;
 use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::IsCa;
 use rcgen::Issuer;
+use rcgen::KeyIdMethod;
 use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
+use rcgen::RevokedCertParams;
+use rcgen::SerialNumber;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -119,6 +123,29 @@ impl Authority {
     #[must_use]
     pub fn own(&self) -> &Issued {
         &self.own
+    }
+
+    /// A list, in DER, of these certificates (PEM) as revoked.
+    ///
+    /// # Errors
+    /// [`Error::Make`] if one of them is none.
+    pub fn revoke(&self, certificates: &[&[u8]]) -> Result<Vec<u8>, Error> {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |pem: &&[u8]| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(pem).map_err(|e| Error::Make(e.to_string()))?;
+            let cert = pem.parse_x509().map_err(|e| Error::Make(e.to_string()))?;
+            let serial_number = SerialNumber::from_slice(&cert.tbs_certificate.serial.to_bytes_be());
+            Ok(RevokedCertParams { serial_number, revocation_time: now, reason_code: None, invalidity_date: None })
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + Duration::days(30),
+            crl_number: SerialNumber::from(1u64),
+            issuing_distribution_point: None,
+            revoked_certs: certificates.iter().map(revoked).collect::<Result<_, Error>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.issuer).map_err(failed)?.der().to_vec())
     }
 
     /// Makes a certificate.

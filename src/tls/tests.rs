@@ -166,8 +166,8 @@ async fn silent_clients_are_bounded_in_time_and_number() {
     let (_silent, far) = tokio::io::duplex(64);
     let (_second, too_many) = tokio::io::duplex(64);
     let (first, second) = tokio::join!(acceptor.accept(far, None), acceptor.accept(too_many, None));
-    assert_eq!(first.err(), Some(HandshakeError::Timeout));
-    assert_eq!(second.err(), Some(HandshakeError::TooMany));
+    assert_eq!(first.err(), Some(HandshakeError::TooMany), "the oldest makes room");
+    assert_eq!(second.err(), Some(HandshakeError::Timeout));
 }
 
 #[tokio::test]

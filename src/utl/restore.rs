@@ -5,6 +5,7 @@
 //! it fails. Source: etcd `etcdutl/snapshot/v3_snapshot.go` (`Restore`).
 
 use super::Failed;
+use super::reading;
 use super::status;
 use crate::apply::image::position;
 use crate::cmdline::args::Args;
@@ -131,7 +132,8 @@ impl Plan {
 pub(crate) fn run(args: &Args, _: &str, _: &mut dyn Write, err: &mut dyn Write) -> Result<(), Failed> {
     let plan = Plan::new(args)?;
     log(err, "restoring snapshot", &plan.fields())?;
-    let snapshot = status::open("open", &plan.snapshot)?;
+    drop(status::open("open", &plan.snapshot)?);
+    let snapshot = reading::open(&plan.snapshot, if plan.skip_hash_check { 1 } else { 2 })?;
     if !plan.skip_hash_check {
         if !snapshot.has_checksum() {
             return Err(Failed::new("snapshot missing hash but --skip-hash-check=false"));
@@ -199,6 +201,8 @@ fn restore(plan: &Plan, snapshot: Snapshot, err: &mut dyn Write) -> Result<Revis
 
 /// Writes a log whose beginning is etcd's: metadata, the founders, a hard state that commits them, and the mark.
 fn write_log(dir: &Path, metadata: Metadata, entries: &[Entry], conf_state: ConfState) -> Result<(), Error> {
+    // The folder of a bare name is this one.
+    let dir = if dir.parent() == Some(Path::new("")) { &Path::new(".").join(dir) } else { dir };
     let mut log = Wal::create(Arc::new(RealDisk), dir, metadata, wal::SEGMENT_BYTES)?;
     let index = entries.len() as u64;
     let vote = conf_state.voters.first().copied().unwrap_or_default();
@@ -208,7 +212,7 @@ fn write_log(dir: &Path, metadata: Metadata, entries: &[Entry], conf_state: Conf
 }
 
 /// A line of log, as etcdutl writes them on a console.
-fn log(err: &mut dyn Write, message: &str, fields: &Value) -> Result<(), Failed> {
+pub(super) fn log(err: &mut dyn Write, message: &str, fields: &Value) -> Result<(), Failed> {
     let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     let now = time::OffsetDateTime::now_utc().format(&format).unwrap_or_default();
     match fields.as_object().is_some_and(|fields| fields.is_empty()) {

@@ -35,10 +35,15 @@ fn snapshot(path: &Path) {
 }
 
 #[test]
-fn it_tells_its_version_and_what_it_cannot_do_yet() {
+fn it_tells_its_version_and_what_a_command_lacks() {
     assert_eq!(ran(&["version"]).1, "etcdutl version: 3.6.14\nAPI version: 3.6\n");
-    fails(&["defrag"], 1, "etcdutl defrag is not built yet: it comes with a later release of etcd-lab");
-    assert!(!ran(&["--help"]).1.contains("defrag"), "the help names only what works");
+    fails(&["backup", "--data-dir", "d"], 1, "required flag(s) \"backup-dir\" not set");
+    let saved = "In order to download snapshot use: `etcdctl snapshot save ...`";
+    fails(&["snapshot", "save", "f"], 128, saved);
+    assert!(!ran(&["snapshot"]).1.contains("save"), "what moved is not in the help");
+    let wrong = "wrong target version format, expected \"X.Y\", got \"3\"";
+    fails(&["migrate", "--data-dir", "d", "--target-version", "3"], 128, wrong);
+    fails(&["defrag"], 1, "required flag(s) \"data-dir\" not set");
     fails(&["bogus"], 1, "unknown command \"bogus\" for \"etcdutl\"");
     assert!(ran(&["snapshot"]).1.contains("\nAvailable Commands:\n  restore"));
     assert!(ran(&["help", "snapshot", "restore"]).1.contains("--bump-revision int"));

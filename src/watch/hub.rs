@@ -11,6 +11,7 @@ use super::queue::Watcher;
 use super::queue::header;
 use super::tree::Tree;
 use crate::error::Error;
+use crate::meter::EVENTS;
 use crate::planted::Bug;
 use crate::planted::is_planted;
 use crate::proto::etcdserverpb as pb;
@@ -278,6 +279,7 @@ impl Hub {
     pub(super) fn publish(&mut self, revision: Revision, events: &[Event]) -> Vec<Arc<Wake>> {
         assert!(revision > self.current, "revision {revision} comes after {}", self.current);
         self.current = revision;
+        EVENTS.add(events.len() as u64);
         let mut hits: Vec<(Address, u32)> = Vec::new();
         for (place, event) in (0..).zip(events) {
             let key: &[u8] = event.kv.as_ref().map_or(&[], |kv| &kv.key);

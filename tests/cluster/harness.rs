@@ -118,6 +118,13 @@ impl Process {
         }
     }
 
+    /// A figure of its memory, in KiB: `VmRSS` is what it has now, `VmHWM` the most that it had.
+    pub(crate) fn memory_kib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Waits for its end; `None` if it still runs after this time.
     pub(crate) async fn ends(&mut self, within: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + within;

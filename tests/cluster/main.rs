@@ -11,6 +11,7 @@
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
 
+mod abuse;
 mod auth;
 mod bad_input;
 mod bench;
@@ -19,11 +20,15 @@ mod catchup;
 mod chaos;
 mod checker;
 mod client;
+mod commands;
 mod corruption;
 mod differ;
 mod etcdctl;
 mod failpoints;
+mod floods;
 mod foreign;
+mod gateway;
+mod gateway_tls;
 mod harness;
 mod hashkv;
 mod http;
@@ -32,16 +37,22 @@ mod journeys;
 mod kills;
 mod leases;
 mod locks;
+mod long_commands;
 mod maintenance;
 mod member_commands;
 mod membership;
+mod metrics;
 mod mixed;
+mod offline;
 mod ports;
+mod prometheus;
 mod seeded;
+mod service;
 mod small_print;
 mod snapshots;
 mod terminate;
 mod tls;
+mod tls_matrix;
 mod watch_rules;
 mod watches;
 mod writers;

@@ -14,10 +14,12 @@ use crate::harness::turn;
 use etcd_lab::proto::etcdserverpb as pb;
 use etcd_lab::proto::mvccpb::Event;
 use etcd_lab::proto::mvccpb::event::EventType;
+use futures::StreamExt as _;
 use pb::request_op::Request as Op;
 use pb::watch_create_request::FilterType;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use std::time::Instant;
 use tonic::Code;
 use tonic::Request;
 
@@ -362,6 +364,49 @@ fn slow_readers_hold_up_nobody_and_miss_nothing() {
         assert_eq!((cancelled.compact_revision, header_revision(&cancelled)), (at, 0));
         let told = lost.checker.watches[&0].events.len();
         assert!(lost.checker.watches[&0].events == fast.checker.watches[&0].events[..told], "none missing before that");
+    });
+}
+
+/// The 99th of a hundred latencies, over 4,000 puts of 1 KiB, 16 under way at a time.
+async fn put_p99(client: &Client) -> Duration {
+    let value = "v".repeat(1024);
+    let timed = async |n: u32| {
+        let began = Instant::now();
+        write(client, &format!("a{n:04}"), &value).await;
+        began.elapsed()
+    };
+    let mut taken: Vec<Duration> = futures::stream::iter(0..4_000).map(timed).buffer_unordered(16).collect().await;
+    taken.sort();
+    taken[taken.len() * 99 / 100]
+}
+
+/// etcd #18109. Measures: with and without, in turn, and the median of the ratios.
+#[test]
+#[ignore = "measures, so it wants a machine to itself: .ci/long"]
+fn stalled_watchers_do_not_slow_puts() {
+    const WATCHERS: usize = 100;
+    turn(LIMIT * 5, async {
+        let cluster = Cluster::start(1).await;
+        let client = &cluster.client;
+        put_p99(client).await;
+        let mut ratios = Vec::new();
+        for _ in 0..9 {
+            let without = put_p99(client).await;
+            let mut stalled = Vec::new();
+            for _ in 0..WATCHERS {
+                let mut watching = Watching::open(client, 0);
+                watching.created(pb::WatchCreateRequest { range_end: "b".into(), ..watch("a", 0) }).await;
+                stalled.push(watching);
+            }
+            // Until no window has room any more, and no queue.
+            put_p99(client).await;
+            let with = put_p99(client).await;
+            eprintln!("p99 of a put: {without:?} alone, {with:?} beside {WATCHERS} stalled watchers");
+            ratios.push(with.as_secs_f64() / without.as_secs_f64());
+        }
+        ratios.sort_by(f64::total_cmp);
+        eprintln!("ratios {ratios:.2?}");
+        assert!(ratios[ratios.len() / 2] <= 1.1, "{ratios:.2?}");
     });
 }
 

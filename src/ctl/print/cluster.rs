@@ -310,6 +310,7 @@ impl Answer for PerEndpoint<StatusResponse> {
             page.quoted("StorageVersion", status.storage_version.as_bytes());
             page.field("DBSize", status.db_size);
             page.field("DBSizeInUse", status.db_size_in_use);
+            page.field("DBSizeQuota", status.db_size_quota);
             page.field("Leader", status.leader);
             page.field("IsLearner", status.is_learner);
             page.field("RaftIndex", status.raft_index);

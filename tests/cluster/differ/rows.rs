@@ -7,7 +7,6 @@ use serde::Deserialize;
 use std::path::Path;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct File {
     difference: Vec<Row>,
 }

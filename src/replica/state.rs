@@ -1,0 +1,110 @@
+//! Where a start gets its state from, and how a member that has lost its own takes another's.
+//!
+//! ```text
+//! an accepted image becomes the store ──▶ the store opens and goes with the log ──▶ here
+//!                                          └─ no ──▶ the log goes back to the beginning ──▶ a new store, which the log fills
+//!                                                     └─ no ──▶ lost: another member's state, then once more from the top
+//! ```
+//!
+//! The log decides: it is what the member has promised. The state only saves time, and any member's will do, because what is applied was
+//! agreed on.
+
+use super::install::Installs;
+use super::install::Manifest;
+use super::install::Stores;
+use super::install::settle;
+use super::start::Held;
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::proto::raftpb::HardState;
+use crate::proto::walpb::Snapshot as Mark;
+use crate::types::Index;
+use crate::types::Term;
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens stores; on disk, or simulated.
+pub trait States: Stores {
+    /// A state that can be used.
+    type State;
+
+    /// Opens the store in `dir`, or begins one; with it, up to where it goes.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if that is not the store's fault: the member must stop. Anything else: the store is of no use.
+    fn open(&mut self, dir: &Path) -> Result<(Self::State, Index), Error>;
+
+    /// Puts a store that is of no use out of the way, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    fn put_aside(&mut self, dir: &Path) -> Result<(), Error>;
+}
+
+/// What a start has found.
+pub enum Found<S> {
+    /// The state to go on with. If the store was of no use, why: then this one is new, and the log fills it.
+    State { state: S, installs: Installs, rebuilt: Option<String> },
+    /// Why there is none: the store is of no use, and the log does not go back to the beginning. See [`adopt`].
+    Lost(String),
+}
+
+/// Opens the store that the manifest names, after it was made from an accepted image if there is one; or begins a new one where it cannot be
+/// used and the log can fill it.
+///
+/// # Errors
+/// [`Error::Storage`]: the member must stop.
+pub fn open_state<S: States>(
+    disk: Arc<dyn Disk>,
+    member: &Path,
+    held: &Held,
+    states: &mut S,
+) -> Result<Found<S::State>, Error> {
+    let (manifest, mut trouble) = match Manifest::load(&*disk, member) {
+        Ok(manifest) => (manifest, None),
+        Err(Error::Damaged(why)) => (Manifest::default(), Some(why)),
+        Err(why) => return Err(why),
+    };
+    let installs = Mutex::new(Installs::new(disk, member, manifest));
+    trouble = settle(&installs, held, states)?.or(trouble);
+    let installs = installs.into_inner();
+    let dir = installs.manifest().store_dir(member);
+    let why = match states.open(&dir) {
+        Ok((state, applied)) => match held.meets(applied) {
+            Ok(()) => return Ok(Found::State { state, installs, rebuilt: None }),
+            Err(why) => why,
+        },
+        // A failing disk, a second process, a newer format: not the store's fault, and not for us to repair.
+        Err(Error::Storage(why)) => return Err(Error::Storage(why)),
+        Err(e) => e.to_string(),
+    };
+    let why = trouble.map_or(why.clone(), |trouble| format!("{trouble}; {why}"));
+    if held.goes_on_from() > Index(0) {
+        return Ok(Found::Lost(why));
+    }
+    states.put_aside(&dir)?;
+    let (state, _) = states.open(&dir)?;
+    Ok(Found::State { state, installs, rebuilt: Some(why) })
+}
+
+/// Makes another member's state, whose image is kept here, what the next start takes its own from. First the manifest names it, then the log says
+/// what it must: `write` puts the mark and the hard state there, and syncs. Returns up to where it goes.
+///
+/// # Errors
+/// [`Error::Damaged`] if the state does not go with the log; those of `write`, and [`Error::Storage`].
+pub fn adopt(
+    held: &Held,
+    mark: &Mark,
+    disk: &dyn Disk,
+    member: &Path,
+    write: impl FnOnce(&HardState) -> Result<(), Error>,
+) -> Result<Index, Error> {
+    let index = Index(mark.index);
+    let hard_state = held.adopt(index, Term(mark.term)).map_err(Error::Damaged)?;
+    Manifest::anew(mark).save(disk, member)?;
+    if let Some(hard_state) = hard_state {
+        write(&hard_state)?;
+    }
+    Ok(index)
+}

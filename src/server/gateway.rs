@@ -1,0 +1,208 @@
+//! The JSON gateway: what a client POSTs below `/v3/` becomes a gRPC call to this very server, and the call's answer becomes JSON.
+//!
+//! ```text
+//! POST /v3/kv/range {"key":"YQ=="} ──▶ /etcdserverpb.KV/Range, one gRPC frame ──▶ the service ──▶ frames ──▶ {"header":…,"kvs":…}
+//! ```
+//!
+//! No call is known here by name: paths are a table ([`paths`]), messages are read and written by their descriptors. So whatever holds for a gRPC call (rights,
+//! limits, learners) holds for its JSON form, because it is one. Fields are written as in the `.proto` files and read so or in camel case; bytes are base64,
+//! 64-bit integers text, what is zero is left out. A certificate's name is no user here: a gateway's certificate would be everybody's (CVE-2018-16886).
+//!
+//! Errors have the members of 3.5's and of 3.6's form, so that clients of both read them. Left out: `Grpc-Timeout`.
+//! Source: etcd `server/embed/serve.go`, grpc-gateway v1 `runtime`; contract-server 10.2.
+
+mod json;
+mod paths;
+mod replies;
+#[cfg(test)]
+mod tests;
+
+pub(super) use json::Failure;
+pub(super) use json::Transcoded;
+
+use super::door::Services;
+use super::identity::Origin;
+use super::inbound::From;
+use super::inbound::Inbound;
+use crate::proto;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use http_body_util::Full;
+use http_body_util::LengthLimitError;
+use http_body_util::Limited;
+use hyper::body::Incoming;
+use prost_reflect::DescriptorPool;
+use prost_reflect::MethodDescriptor;
+use replies::Replies;
+use std::sync::Arc;
+use std::sync::LazyLock;
+use tonic::Code;
+use tonic::Status;
+use tonic::body::Body;
+
+/// All services and messages. Decoded when the first call comes.
+pub(super) static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).expect("checked by a test"));
+
+/// Whether a path is the gateway's, be it known or not.
+pub(super) fn is_below(path: &str) -> bool {
+    path.starts_with("/v3/") || path.starts_with("/v3beta/")
+}
+
+/// Answers one request below `/v3/`.
+pub(super) async fn answer(services: &Services, request: Request<Incoming>, origin: &Arc<Origin>) -> Response<Body> {
+    let path = request.uri().path();
+    let path = path.strip_prefix("/v3beta/").map_or_else(|| path.to_owned(), |rest| format!("/v3/{rest}"));
+    let Some(method) = paths::method(&path).and_then(described) else {
+        return text(StatusCode::NOT_FOUND, "Not Found\n");
+    };
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    }
+    let (parts, body) = request.into_parts();
+    let call = match call(&method, &parts.headers, body, services.message_bytes_max()).await {
+        Ok(call) => call,
+        Err(status) => return refusal(&status),
+    };
+    let response = services.call(call, origin).await;
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return if method.is_server_streaming() { stream_refusal(&status) } else { refusal(&status) };
+    }
+    let replies = Replies::new(response.into_body(), method.output());
+    if method.is_server_streaming() { stream(replies).await } else { single(replies).await }
+}
+
+fn described(path: &str) -> Option<MethodDescriptor> {
+    let (service, name) = path.strip_prefix('/')?.split_once('/')?;
+    POOL.get_service_by_name(service)?.methods().find(|method| method.name() == name)
+}
+
+/// The gRPC call that a request stands for.
+async fn call(
+    method: &MethodDescriptor,
+    headers: &HeaderMap,
+    body: Incoming,
+    bytes_max: usize,
+) -> Result<Request<Inbound>, Status> {
+    let body = if method.is_client_streaming() {
+        From::Json(Box::new(Transcoded::new(body, method.input(), bytes_max)))
+    } else {
+        // JSON of a message is at most so much larger: base64, names, quotes.
+        let read = Limited::new(body, bytes_max.saturating_mul(2)).collect().await;
+        let whole = read.map_err(|e| match e.downcast_ref::<LengthLimitError>() {
+            Some(_) => Status::resource_exhausted(format!("grpc: received message larger than max ({bytes_max})")),
+            None => Status::invalid_argument(e.to_string()),
+        })?;
+        From::Once(Some(json::first_frame(&method.input(), &whole.to_bytes())?))
+    };
+    let mut request = Request::new(Inbound::new(body));
+    let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+    *request.uri_mut() = path.parse().map_err(|_| Status::internal("a method without a path"))?;
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = metadata(headers);
+    Ok(request)
+}
+
+/// What of a request's header goes with the call: the token, and `Grpc-Metadata-X` as `x`. The mark of a gateway is always set.
+fn metadata(headers: &HeaderMap) -> HeaderMap {
+    let mut metadata = HeaderMap::new();
+    for (name, value) in headers {
+        let Some(inner) = name.as_str().strip_prefix("grpc-metadata-") else { continue };
+        let reserved = inner.starts_with("grpc") || matches!(inner, "content-type" | "te" | "host");
+        if let Some(inner) = HeaderName::from_bytes(inner.as_bytes()).ok().filter(|_| !reserved) {
+            metadata.append(inner, value.clone());
+        }
+    }
+    if let Some(token) = headers.get(http::header::AUTHORIZATION) {
+        metadata.insert(http::header::AUTHORIZATION, token.clone());
+    }
+    metadata.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    metadata.insert(http::header::TE, HeaderValue::from_static("trailers"));
+    let accept = headers.get(http::header::ACCEPT).cloned();
+    metadata.insert("grpcgateway-accept", accept.unwrap_or_else(|| HeaderValue::from_static("*/*")));
+    metadata
+}
+
+async fn single(mut replies: Replies) -> Response<Body> {
+    match replies.next().await {
+        Some(Ok(message)) => json_answer(StatusCode::OK, json::write(&message)),
+        Some(Err(status)) => refusal(&status),
+        None => refusal(&Status::internal("the call ended without an answer")),
+    }
+}
+
+/// One line for each message. The head waits for the first, because a refusal is the head's business.
+async fn stream(mut replies: Replies) -> Response<Body> {
+    match replies.next().await {
+        Some(Ok(message)) => {
+            let body = Body::new(replies.into_lines(&message));
+            with_type(Response::new(body), "application/json")
+        }
+        Some(Err(status)) => stream_refusal(&status),
+        None => json_answer(StatusCode::OK, Vec::new()),
+    }
+}
+
+fn refusal(status: &Status) -> Response<Body> {
+    let (code, message) = (status.code() as i32, status.message());
+    let body = serde_json::json!({ "error": message, "code": code, "message": message });
+    json_answer(http_status(status.code()), body.to_string().into_bytes())
+}
+
+fn stream_refusal(status: &Status) -> Response<Body> {
+    json_answer(http_status(status.code()), stream_error(status).into_bytes())
+}
+
+/// How a stream tells why it ends.
+fn stream_error(status: &Status) -> String {
+    let (code, http) = (status.code() as i32, http_status(status.code()));
+    let error = serde_json::json!({
+        "grpc_code": code, "http_code": http.as_u16(), "message": status.message(),
+        "http_status": http.canonical_reason().unwrap_or_default(), "code": code,
+    });
+    serde_json::json!({ "error": error }).to_string()
+}
+
+fn json_answer(status: StatusCode, body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(body))));
+    *response.status_mut() = status;
+    with_type(response, "application/json")
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(Bytes::from_static(body.as_bytes()))));
+    *response.status_mut() = status;
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    with_type(response, "text/plain; charset=utf-8")
+}
+
+fn with_type(mut response: Response<Body>, content_type: &'static str) -> Response<Body> {
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Source: grpc-gateway `HTTPStatusFromCode`.
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::Cancelled => StatusCode::REQUEST_TIMEOUT,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

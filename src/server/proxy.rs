@@ -1,0 +1,205 @@
+//! `etcd gateway start`: a door for clients that know one address only. Bytes go to one of several members, whoever can be reached; nothing of them is understood.
+//!
+//! Members take turns. One that cannot be reached is left out until `--retry-delay` has passed. `etcd grpc-proxy` is another thing, which understands and
+//! caches: it is not part of this server. Source: etcd `server/etcdmain/gateway.go`, `server/proxy/tcpproxy/userspace.go`.
+
+#![expect(clippy::disallowed_methods, reason = "members that cannot be reached are left out for a while")]
+
+use super::listen::bind_tcp;
+use super::urls::Url;
+use crate::golang;
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+
+/// Connections that are passed on at a time.
+const CONNECTIONS_MAX: usize = 10_000;
+
+/// How long a member may take to answer a dial.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What `etcd grpc-proxy` says.
+pub(super) const NO_GRPC_PROXY: &str = "etcd grpc-proxy is not part of this release: there is no caching or coalescing proxy here. \
+    Let clients use all members (--endpoints), or run `etcd gateway start` to pass connections on";
+
+pub(super) const USAGE: &str = "\
+Usage:
+
+  etcd gateway start [--listen-addr HOST:PORT] [--endpoints HOST:PORT,...] [--retry-delay TIME]
+    Pass TCP connections on to members. Defaults: 127.0.0.1:23790, 127.0.0.1:2379, 1m0s.
+";
+
+/// What the words after `gateway start` say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    listen: String,
+    endpoints: Vec<String>,
+    retry: Duration,
+}
+
+impl Plan {
+    /// Reads the words after `etcd gateway`.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn parse(words: &[String]) -> Result<Plan, String> {
+        let mut rest = words.iter();
+        match rest.next().map(String::as_str) {
+            Some("start") => {}
+            Some(other) => return Err(format!("unknown command {other:?} for \"etcd gateway\"")),
+            None => return Err("a command is missing: etcd gateway start".into()),
+        }
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        let mut plan = Plan { listen: local(23790), endpoints: vec![local(2379)], retry: Duration::from_secs(60) };
+        while let Some(word) = rest.next() {
+            let flag = word.strip_prefix("--").ok_or_else(|| format!("unknown word {word:?}"))?;
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, value.to_owned()),
+                None => (flag, rest.next().cloned().ok_or_else(|| format!("flag needs an argument: --{flag}"))?),
+            };
+            match name {
+                "listen-addr" => plan.listen = value,
+                "endpoints" => plan.endpoints = value.split(',').map(address).collect::<Result<_, _>>()?,
+                "retry-delay" => {
+                    let nanos = golang::parse_nanos(&value).ok().and_then(|nanos| u64::try_from(nanos).ok());
+                    plan.retry = Duration::from_nanos(nanos.ok_or_else(|| format!("{value:?} is no time"))?);
+                }
+                "discovery-srv" | "discovery-srv-name" | "insecure-discovery" | "trusted-ca-file" => {
+                    return Err(format!("--{name} is not part of this release: name the members in --endpoints"));
+                }
+                other => return Err(format!("unknown flag: --{other}")),
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// `host:port`, also of a URL.
+fn address(text: &str) -> Result<String, String> {
+    let address = text.trim().split_once("://").map_or(text.trim(), |(_, address)| address);
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address.to_owned()),
+        _ => Err(format!("endpoint {text:?} is not HOST:PORT")),
+    }
+}
+
+/// A member, and since when it cannot be reached.
+struct Member {
+    address: String,
+    down: Mutex<Option<Instant>>,
+}
+
+/// Passes connections on until the process ends.
+///
+/// # Errors
+/// The address cannot be bound.
+pub(super) async fn run(plan: Plan) -> Result<(), String> {
+    let url = Url::parse(&format!("http://{}", plan.listen))?;
+    let listener = TcpListener::from_std(bind_tcp(&url)?).map_err(|e| e.to_string())?;
+    tracing::info!(address = plan.listen, endpoints = plan.endpoints.join(","), "ready to proxy client requests");
+    serve(listener, plan).await;
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, plan: Plan) {
+    let down = || Mutex::new(None);
+    let members: Arc<[Member]> = plan.endpoints.into_iter().map(|address| Member { address, down: down() }).collect();
+    let (turn, room) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX)));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let mut client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(e) => {
+                tracing::warn!(error = %e, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (members, first) = (Arc::clone(&members), turn.fetch_add(1, Ordering::Relaxed));
+        tokio::spawn(async move {
+            if let Some(mut member) = reach(&members, first, plan.retry).await {
+                // Either side may end it, in its own way.
+                let _ended = copy_bidirectional(&mut client, &mut member).await;
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// A connection to the first member in turn that can be reached; one that could not be a moment ago is asked only if no other is left.
+async fn reach(members: &[Member], first: usize, retry: Duration) -> Option<TcpStream> {
+    let in_turn = || (0..members.len()).map(|step| &members[(first + step) % members.len()]);
+    let is_out = |member: &Member| member.down.lock().is_some_and(|since| since.elapsed() < retry);
+    let (out, good): (Vec<&Member>, Vec<&Member>) = in_turn().partition(|member| is_out(member));
+    for member in good.into_iter().chain(out) {
+        let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(&member.address)).await;
+        match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                if member.down.lock().take().is_some() {
+                    tracing::info!(address = member.address, "activated");
+                }
+                return Some(stream);
+            }
+            Err(e) => {
+                *member.down.lock() = Some(Instant::now());
+                tracing::warn!(address = member.address, error = %e, "deactivated endpoint");
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::io::AsyncWriteExt as _;
+
+    fn plan(text: &str) -> Result<Plan, String> {
+        Plan::parse(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_words_are_etcds() {
+        let plan_ = plan("start --endpoints=http://a:1,b:2 --listen-addr 127.0.0.1:9 --retry-delay 10s").expect("good");
+        assert_eq!((plan_.endpoints, plan_.listen), (vec!["a:1".into(), "b:2".into()], "127.0.0.1:9".into()));
+        assert_eq!(plan("start").expect("defaults").listen, "127.0.0.1:23790");
+        for words in ["", "stop", "start x", "start --endpoints=a", "start --bogus=1", "start --discovery-srv=x"] {
+            plan(words).expect_err(words);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_gone_is_passed_over_and_comes_back_into_turn() {
+        let member = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        let door = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = door.local_addr().expect("bound");
+        let endpoints = vec![gone.to_string(), member.local_addr().expect("bound").to_string()];
+        let serving = tokio::spawn(serve(door, Plan { listen: String::new(), endpoints, retry: Duration::ZERO }));
+        for _ in 0..3 {
+            let mut client = TcpStream::connect(address).await.expect("open");
+            client.write_all(b"ping").await.expect("sent");
+            let (mut passed, _) = member.accept().await.expect("passed on");
+            let mut word = [0; 4];
+            passed.read_exact(&mut word).await.expect("read");
+            passed.write_all(b"pong").await.expect("sent");
+            drop(passed);
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.expect("ended");
+            assert_eq!((&word, answer.as_slice()), (b"ping", &b"pong"[..]));
+        }
+        serving.abort();
+    }
+}

@@ -1,0 +1,64 @@
+//! A file that is read to its end, with a bar that shows how far that is.
+
+use super::Failed;
+use crate::cmdline::progress::Bar;
+use crate::disk::DiskFile;
+use crate::disk::RealDisk;
+use crate::error::Error;
+use crate::image::Snapshot;
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+
+/// Opens a snapshot that will be read `passes` times from end to end.
+///
+/// # Errors
+/// As [`Snapshot::new`].
+pub(super) fn open(path: &str, passes: u64) -> Result<Snapshot, Failed> {
+    let file = RealDisk.open_to_read(Path::new(path))?;
+    let bar = Bar::new(file.len()?.saturating_mul(passes));
+    Ok(Snapshot::new(Box::new(Reading { file, progress: Mutex::new((0, Some(bar))) }))?)
+}
+
+/// Counts what is read.
+struct Reading {
+    file: Box<dyn DiskFile>,
+    /// Bytes so far, and the bar until it is done with.
+    progress: Mutex<(u64, Option<Bar>)>,
+}
+
+impl DiskFile for Reading {
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        self.file.write_at(offset, data)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize, Error> {
+        let count = self.file.read_at(offset, into)?;
+        let (done, bar) = &mut *self.progress.lock();
+        *done += count as u64;
+        if let Some(bar) = bar {
+            bar.show(*done, &mut io::stderr());
+        }
+        Ok(count)
+    }
+
+    fn len(&self) -> Result<u64, Error> {
+        self.file.len()
+    }
+
+    fn set_len(&mut self, len: u64) -> Result<(), Error> {
+        self.file.set_len(len)
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync()
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(bar) = self.progress.get_mut().1.take() {
+            bar.end(&mut io::stderr());
+        }
+    }
+}
