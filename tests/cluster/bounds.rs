@@ -17,7 +17,7 @@ use std::time::Instant;
 
 const MB: u64 = 1 << 20;
 const SMALL_CACHE: &str = "--experimental-lab-cache-bytes=2097152";
-const LARGE_CACHE: &str = "--experimental-lab-cache-bytes=402653184";
+const LARGE_CACHE: &str = "--experimental-lab-cache-bytes=134217728";
 
 /// The resident memory of a member, in bytes.
 fn resident(cluster: &mut Cluster, member: usize) -> u64 {
@@ -40,18 +40,37 @@ async fn put_times(cluster: &Cluster, member: usize) -> (Duration, Duration) {
 }
 
 #[test]
-fn a_follower_that_stands_still_slows_nobody_and_the_log_kept_for_it_is_bounded() {
+fn a_follower_that_stands_still_slows_nobody() {
+    turn(Duration::from_secs(120), async {
+        let mut cluster = Cluster::start(3).await;
+        let leader = cluster.leader().await;
+        let follower = (leader + 1) % 3;
+        let (usual, longest) = put_times(&cluster, leader).await;
+        cluster.pause(follower);
+        // So that what is on its way to it fills the sockets between.
+        fill(&cluster.client, leader, "bulk/", 100, &"b".repeat(48 << 10)).await;
+        let (without, longest_without) = put_times(&cluster, leader).await;
+        eprintln!("{usual:?} (at most {longest:?}); one stands still: {without:?} ({longest_without:?})");
+        assert!(without < 5 * usual + Duration::from_millis(20), "{without:?} instead of {usual:?}");
+        cluster.resume(follower);
+        cluster.assert_equal_hashes().await;
+    });
+}
+
+/// 375 MB through three logs: by hand, `cargo test --test cluster bounds:: -- --ignored --nocapture`.
+#[test]
+#[ignore = "writes gigabytes"]
+fn the_log_kept_for_a_follower_that_stands_still_is_bounded() {
     const VALUE: usize = 48 << 10;
     const ROUND: usize = 500;
     const ROUNDS: usize = 16;
     // What the log holds (64 MiB), what may come until it is released again (64), what the store has still to write (64), and the program.
     const BOUND: u64 = 300 * MB;
     assert!((VALUE * ROUND * ROUNDS) as u64 > BOUND + 70 * MB, "a log without a bound would be seen");
-    turn(Duration::from_secs(300), async {
-        let mut cluster = Cluster::start_with(&etcd_bin(), 3, if is_ours() { &[SMALL_CACHE] } else { &[] }).await;
+    turn(Duration::from_secs(600), async {
+        let mut cluster = Cluster::start_with(&etcd_bin(), 3, &[SMALL_CACHE]).await;
         let leader = cluster.leader().await;
         let follower = (leader + 1) % 3;
-        let (usual, longest) = put_times(&cluster, leader).await;
         let begun = resident(&mut cluster, leader);
         cluster.pause(follower);
         let mut most = 0;
@@ -59,25 +78,17 @@ fn a_follower_that_stands_still_slows_nobody_and_the_log_kept_for_it_is_bounded(
             fill(&cluster.client, leader, "bulk/", ROUND, &"b".repeat(VALUE)).await;
             most = most.max(resident(&mut cluster, leader));
         }
-        assert_eq!(cluster.leader().await, leader, "the same leads all the time");
-        let (without, longest_without) = put_times(&cluster, leader).await;
-        eprintln!(
-            "leader: {} MB before, at most {} MB while {} MB were put; a put took {usual:?} (at most {longest:?}), with a follower \
-             that stands still {without:?} ({longest_without:?})",
-            begun / MB,
-            most / MB,
-            (VALUE * ROUND * ROUNDS) as u64 / MB
-        );
+        let put = (VALUE * ROUND * ROUNDS) as u64;
+        eprintln!("{} MB before, at most {} MB while {} MB were put", begun / MB, most / MB, put / MB);
         assert!(most < BOUND, "{} MB", most / MB);
-        assert!(without < 5 * usual + Duration::from_millis(20), "{without:?} instead of {usual:?}");
         cluster.resume(follower);
         cluster.assert_equal_hashes().await;
     });
 }
 
-/// A member with 128 MB of history that was read once since it was started.
+/// A member with 32 MB of history that was read once since it was started.
 async fn read_all(cache: &str) -> u64 {
-    const KEYS: usize = 2_000;
+    const KEYS: usize = 500;
     let mut cluster = Cluster::start_with(&etcd_bin(), 1, &[cache]).await;
     fill(&cluster.client, 0, "k/", KEYS, &"v".repeat(64 << 10)).await;
     cluster.terminate(0).await;
@@ -96,10 +107,10 @@ fn the_flag_for_the_cache_bounds_what_reads_leave_in_memory() {
     }
     turn(Duration::from_secs(180), async {
         let (small, large) = (read_all(SMALL_CACHE).await, read_all(LARGE_CACHE).await);
-        eprintln!("with 2 MiB {} MB, with 384 MiB {} MB", small / MB, large / MB);
-        // All 128 MB fit into either half of the large one.
-        assert!(large > small + 100 * MB, "{} MB and {} MB", small / MB, large / MB);
-        assert!(small < 110 * MB, "{} MB", small / MB);
+        eprintln!("with 2 MiB {} MB, with 128 MiB {} MB", small / MB, large / MB);
+        // All 32 MB fit into either half of the large one.
+        assert!(large > small + 24 * MB, "{} MB and {} MB", small / MB, large / MB);
+        assert!(small < 100 * MB, "{} MB", small / MB);
     });
 }
 
@@ -121,10 +132,10 @@ fn space_comes_back_on_the_disk_after_compaction_and_defragmentation() {
         let member = cluster.spec(0).data_dir.join("member");
         let stored = || on_disk(&member) - on_disk(&member.join("wal"));
         let empty = stored();
-        fill(&cluster.client, 0, "k/", 1_500, &"v".repeat(64 << 10)).await;
+        fill(&cluster.client, 0, "k/", 400, &"v".repeat(64 << 10)).await;
         let filled = until(READY_WITHIN, "all is in the store", async || {
             let bytes = stored();
-            if bytes > 90 * MB { Ok(bytes) } else { Err(format!("{} MB", bytes / MB)) }
+            if bytes > 24 * MB { Ok(bytes) } else { Err(format!("{} MB", bytes / MB)) }
         })
         .await;
         let all = pb::DeleteRangeRequest { key: "k/".into(), range_end: "k0".into(), ..Default::default() };
@@ -136,7 +147,7 @@ fn space_comes_back_on_the_disk_after_compaction_and_defragmentation() {
         let left = stored();
         let status = cluster.client.status(0).await.expect("a status");
         eprintln!("{} MB, filled {} MB, left {} MB; db size {}", empty / MB, filled / MB, left / MB, status.db_size);
-        assert!(left < empty + 20 * MB, "{} MB of {} are left", left / MB, filled / MB);
-        assert!(status.db_size < 20 << 20, "{}", status.db_size);
+        assert!(left < empty + 12 * MB, "{} MB of {} are left", left / MB, filled / MB);
+        assert!(status.db_size < 1 << 20, "{}", status.db_size);
     });
 }
