@@ -51,7 +51,7 @@ async fn served(client: &Client) -> Duration {
 
 fn tell(attack: &str, took: Duration, before: f64, after: f64) {
     let megabytes = |bytes: f64| bytes / 1024.0 / 1024.0;
-    println!(
+    eprintln!(
         "{attack}: a put of a new client took {took:?}; resident {:.0} -> {:.0} MiB",
         megabytes(before),
         megabytes(after)

@@ -336,7 +336,7 @@ fn a_hundred_clients_that_ask_for_everything_stay_within_the_budget() {
         }
         let most = cluster.process(0).memory_kib("VmHWM");
         let (grown, would) = ((most - before) << 10, CLIENTS * DATA);
-        println!("{CLIENTS} clients x {} MiB: {} MiB more at most", DATA >> 20, grown >> 20);
+        eprintln!("{CLIENTS} clients x {} MiB: {} MiB more at most", DATA >> 20, grown >> 20);
         if is_ours() {
             // What the allocator keeps for next time counts too; one copy for each client would be `would`, and an encoded one beside it as much again.
             assert!(grown < would / 3, "{} MiB", grown >> 20);

@@ -368,6 +368,7 @@ fn slow_readers_hold_up_nobody_and_miss_nothing() {
 }
 
 /// The 99th of a hundred latencies, over 4,000 puts of 1 KiB, 16 under way at a time.
+#[expect(clippy::disallowed_methods, reason = "what is measured is time")]
 async fn put_p99(client: &Client) -> Duration {
     let value = "v".repeat(1024);
     let timed = async |n: u32| {
