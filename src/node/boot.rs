@@ -340,7 +340,10 @@ struct Opener<'a> {
 impl Stores for Opener<'_> {
     fn build(&mut self, dir: &Path, image: &Path, mark: &SnapshotMark) -> Result<(), Error> {
         tracing::info!(index = mark.index, "found a snapshot that was accepted before the last stop");
-        self.sled.build(dir, image, mark)
+        self.sled.build(dir, image, mark)?;
+        // It is opened like any other, and sled opens a store once.
+        self.sled.built = None;
+        Ok(())
     }
 
     fn retire(&mut self, dir: &Path) -> Result<(), Error> {

@@ -260,6 +260,7 @@ impl World {
             5 => Op::Proclaim(election::ProclaimRequest { leader: None, value: "v".into() }),
             6 => Op::Resign(election::ResignRequest { leader: None }),
             7 => Op::Campaign { name, lease: NO_LEASE, value: "v" },
+            8 => Op::Observe(name),
             _ => Op::Leader(name),
         }
     }
