@@ -9,6 +9,9 @@ use super::step::Step;
 use super::step::Watching;
 use super::stream::settle;
 use crate::harness::Cluster;
+use crate::harness::READY_WITHIN;
+use crate::harness::until;
+use crate::http;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -51,11 +54,24 @@ pub(super) struct Pair {
     pub(super) ended: Vec<(u8, i64)>,
 }
 
+/// A leader writes the cluster's version a little after it was elected; until then a downgrade is answered otherwise.
+async fn has_a_version(cluster: &Cluster) {
+    let address = cluster.spec(0).client_url.trim_start_matches("http://").to_owned();
+    until(READY_WITHIN, "the cluster has a version", async || {
+        let told = http::get(&address, "/version").await.map_err(|e| e.to_string())?.body;
+        if told.contains("not_decided") { Err(told) } else { Ok(()) }
+    })
+    .await;
+}
+
 impl Pair {
     pub(super) async fn start(ours: &Path, theirs: &Path) -> Pair {
         // Each refusal is a line otherwise.
         let flags = ["--log-level", "error"];
         let clusters = [Cluster::start_with(ours, 1, &flags).await, Cluster::start_with(theirs, 1, &flags).await];
+        for cluster in &clusters {
+            has_a_version(cluster).await;
+        }
         let [ours, theirs] = [&clusters[0], &clusters[1]].map(|cluster| cluster.spec(0).client_url.clone());
         let (ours, theirs) = (Server::connect(&ours).await, Server::connect(&theirs).await);
         Pair { ours, theirs, _clusters: clusters, steps: 0, unexplained: Vec::new(), ended: Vec::new() }
