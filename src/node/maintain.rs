@@ -136,7 +136,12 @@ impl Node {
         let defragmented = self.inner.runtime.spawn(async move {
             let _counted = Defragmenting::begin(&node.inner.defragmenting);
             let (answer, done) = oneshot::channel();
-            node.inner.writes.force(Write::Renew(answer));
+            {
+                // What was removed a moment ago is not copied: the store hears of it first.
+                let mut machine = node.inner.machine.write();
+                hand_over(&node.inner, &mut machine)?;
+                node.inner.writes.force(Write::Renew(answer));
+            }
             done.await.map_err(|_| Error::Stopped)??;
             node.inner.machine.write().defragmented();
             Ok(())
