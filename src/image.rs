@@ -28,8 +28,10 @@ use crate::engine::Row;
 use crate::engine::Table;
 use crate::error::Error;
 use crate::lease;
+use crate::membership::Member;
 use crate::membership::Members;
 use crate::mvcc::Import;
+use crate::proto::raftpb::ConfState;
 use crate::proto::walpb::Snapshot as Mark;
 use crate::types::ClusterId;
 use crate::types::Index;
@@ -204,7 +206,25 @@ pub fn import(reader: &Reader, engine: &dyn Engine, own: Batch, bump: u64) -> Re
 pub fn install(reader: &Reader, engine: &dyn Engine, mark: &Mark) -> Result<Revision, Error> {
     let conf_state = mark.conf_state.clone().unwrap_or_default();
     let own = position(Index(mark.index), Term(mark.term), &conf_state);
-    fill(reader, engine, own, 0, |table| matches!(table, Table::Cluster | Table::Members | Table::MembersRemoved))
+    let revision =
+        fill(reader, engine, own, 0, |table| matches!(table, Table::Cluster | Table::Members | Table::MembersRemoved))?;
+    tell_learners(engine, &conf_state)?;
+    Ok(revision)
+}
+
+/// Makes the members' rows say who is a learner as raft has it. etcd before 3.5.20 does not write a promotion into its database (#19557): a
+/// voter would be a learner here for ever.
+fn tell_learners(engine: &dyn Engine, conf_state: &ConfState) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    for (key, row) in engine.scan(Table::Members, &[], usize::MAX)? {
+        let mut member = Member::from_json(&row)?;
+        let (voter, learner) = (conf_state.voters.contains(&member.id.0), conf_state.learners.contains(&member.id.0));
+        if (voter || learner) && member.is_learner != learner {
+            member.is_learner = learner;
+            batch.put(Table::Members, key, member.to_json());
+        }
+    }
+    engine.write(&batch)
 }
 
 /// Reads an image to its end without keeping it: whether it is one, and whose members it has.

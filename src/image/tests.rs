@@ -7,6 +7,7 @@ use crate::disk::RealDisk;
 use crate::membership::Founders;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::ConfState;
+use crate::types::MemberId;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -207,4 +208,21 @@ fn a_wrong_file_is_refused_with_the_reason() {
     let mut flipped = saved;
     flipped[5000] ^= 1;
     assert!(why(&flipped).contains("expected sha256 ["));
+}
+
+#[test]
+fn who_is_a_learner_is_what_raft_says_and_not_the_row() {
+    let engine = Memory::default();
+    let mut batch = Batch::default();
+    for (id, is_learner) in [(1, false), (2, true), (3, false), (4, true)] {
+        let member = Member { id: MemberId(id), is_learner, ..Member::default() };
+        batch.put(Table::Members, format!("{id:016x}"), member.to_json());
+    }
+    engine.write(&batch).expect("memory");
+    // Nothing is said of 4: it is not in raft's configuration at all.
+    let conf_state = ConfState { voters: vec![1, 2], learners: vec![3], ..ConfState::default() };
+    tell_learners(&engine, &conf_state).expect("members");
+    let rows = engine.scan(Table::Members, &[], 10).expect("memory");
+    let learners = rows.iter().map(|(_, row)| Member::from_json(row).expect("a member").is_learner);
+    assert_eq!(learners.collect::<Vec<_>>(), [false, false, true, true]);
 }
