@@ -25,6 +25,7 @@ pub mod cmdline;
 pub mod consensus;
 pub mod ctl;
 pub mod disk;
+pub mod dns;
 pub mod engine;
 pub mod error;
 pub mod failpoint;

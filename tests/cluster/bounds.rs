@@ -18,10 +18,7 @@ const LARGE_CACHE: &str = "--experimental-lab-cache-bytes=134217728";
 
 /// The resident memory of a member, in bytes.
 fn resident(cluster: &mut Cluster, member: usize) -> u64 {
-    let pid = cluster.process(member).id();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("/proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+    cluster.process(member).memory_kib("VmRSS") << 10
 }
 
 #[test]
