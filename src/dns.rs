@@ -205,9 +205,13 @@ fn name_at(answer: &[u8], mut at: usize) -> Option<(String, usize)> {
     Some((labels.join("."), end.unwrap_or(at + 1)))
 }
 
-/// A name server for tests: what it answers is what `knows` says of a name, as priority, weight, port and host. Ends with the process.
+/// One SRV record as a test writes it: priority, weight, port and host.
 #[cfg(test)]
-pub(crate) fn serving(knows: fn(&str) -> &'static [(u16, u16, u16, &'static str)]) -> SocketAddr {
+pub(crate) type Written = (u16, u16, u16, &'static str);
+
+/// A name server for tests: what it answers is what `knows` says of a name. Ends with the process.
+#[cfg(test)]
+pub(crate) fn serving(knows: fn(&str) -> &'static [Written]) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let address = socket.local_addr().expect("bound");
     std::thread::spawn(move || {
