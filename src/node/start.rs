@@ -91,6 +91,7 @@ impl Node {
             id,
             cluster,
             started,
+            pace: super::pace::Pace::default(),
             inbox: Mailbox::new(super::INBOX_MAX),
             watches: watch::Shared::with_limits(machine.store().revision(), watch_limits(&config)),
             auth: super::auth::Gate::new(machine.auth(), config.token_ttl_ms),
