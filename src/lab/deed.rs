@@ -245,7 +245,7 @@ fn link(word: &str, args: &[&str], names: &[String]) -> Option<Result<Deed, Stri
 }
 
 /// What one member, or its process, is told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     Process { member: usize, action: Action },
     Control { member: usize, control: Control },
@@ -322,16 +322,8 @@ impl Board {
                 let set = Control::SetDisk(lab::SetDisk { sync_delay_us: ms * 1000 });
                 Ok((vec![control(*member, set)], undo_do(Deed::SlowDisk { member: *member, ms: before })))
             }
-            Deed::Hold | Deed::Go { .. } => {
-                let undo = if self.held { Deed::Hold } else { Deed::Go { slower: self.slower } };
-                match deed {
-                    Deed::Go { slower } => (self.held, self.slower) = (false, *slower),
-                    _ => self.held = true,
-                }
-                let set = self.clock();
-                let undo = matches!(deed, Deed::Hold).then_some(Undo::Do(undo));
-                Ok((everyone.filter(|i| runs(picture, *i).is_ok()).map(|i| control(i, set.clone())).collect(), undo))
-            }
+            Deed::Hold => Ok(self.set_clock(true, self.slower, picture)),
+            Deed::Go { slower } => Ok(self.set_clock(false, *slower, picture)),
             Deed::Tick { member } => {
                 self.must_be_held()?;
                 let whom = |i: &usize| member.is_none_or(|m| m == *i) && runs(picture, *i).is_ok();
@@ -347,6 +339,14 @@ impl Board {
                 Ok((vec![control(*member, step(lab::step::What::Drop(*id)))], None))
             }
         }
+    }
+
+    /// Holding is undone by letting go; a speed is set back with the keys that set it.
+    fn set_clock(&mut self, held: bool, slower: u32, picture: &Picture) -> (Vec<Order>, Option<Undo>) {
+        let undo = (held && !self.held).then_some(Undo::Do(Deed::Go { slower: self.slower }));
+        (self.held, self.slower) = (held, slower);
+        let running = (0..picture.members.len()).filter(|i| runs(picture, *i).is_ok());
+        (running.map(|member| Order::Control { member, control: self.clock() }).collect(), undo)
     }
 
     /// Takes a deed back.

@@ -5,7 +5,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "an answer is waited for with a limit")]
 
+use crate::lab::Board;
+use crate::lab::Deed;
 use crate::lab::Error;
+use crate::lab::Picture;
+use crate::lab::deed::Order;
+use crate::lab::deed::Undo;
 use crate::lab::deed::WORDS;
 use crate::lab::observe;
 use crate::lab::preflight;
@@ -31,6 +36,34 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct Line {
     pub text: String,
     pub answer: oneshot::Sender<Result<String, String>>,
+}
+
+/// What is in force in a lab without a screen, and how to take it back.
+#[derive(Default)]
+pub struct Deeds {
+    pub board: Board,
+    undo: Vec<(String, Undo)>,
+}
+
+impl Deeds {
+    /// Decides a line: what to say, and the orders to carry out.
+    ///
+    /// # Errors
+    /// Why it is not done, in a sentence.
+    pub fn take(&mut self, text: &str, picture: &Picture) -> Result<(String, Vec<Order>), String> {
+        if text.trim() == "undo" {
+            let (line, undo) = self.undo.pop().ok_or("nothing to undo")?;
+            return Ok((format!("undone: {line}"), self.board.undo(undo, picture)?));
+        }
+        let names = picture.member_names();
+        let deed = Deed::parse(text, &names)?;
+        let (orders, undo) = self.board.decide(&deed, picture)?;
+        let line = deed.line(&names);
+        let can = if undo.is_some() { "; undo it with: etcd-lab fault undo" } else { "" };
+        let said = format!("done: {line}{can}");
+        self.undo.extend(undo.map(|undo| (line, undo)));
+        Ok((said, orders))
+    }
 }
 
 fn socket(folder: &Path) -> PathBuf {

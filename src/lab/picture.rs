@@ -269,6 +269,8 @@ pub struct Picture {
     pub shown: Data,
     /// Oldest first.
     pub feed: VecDeque<Line>,
+    /// How many lines the feed has had.
+    pub told: u64,
     /// Names of members, by raft's id, as the members tell them.
     names: BTreeMap<u64, String>,
 }
@@ -291,6 +293,7 @@ impl Picture {
             if m.is_heard(was) && !m.is_heard(now) && !m.is_paused() {
                 let line =
                     Line { at: now, tone: Tone::Bad, text: format!("{} is silent: nothing heard from it", m.name) };
+                self.told += 1;
                 push(&mut self.feed, line);
             }
         }
@@ -323,6 +326,7 @@ impl Picture {
 
     /// Writes a line into the feed.
     pub fn say(&mut self, tone: Tone, text: String) {
+        self.told += 1;
         push(&mut self.feed, Line { at: self.now, tone, text });
     }
 
@@ -373,6 +377,12 @@ impl Picture {
     #[must_use]
     pub fn member_names(&self) -> Vec<String> {
         self.members.iter().map(|m| m.name.clone()).collect()
+    }
+
+    /// Every watcher of every member that has answered: the member's place, and the watcher.
+    pub fn watchers(&self) -> impl Iterator<Item = (usize, &lab::Watcher)> {
+        let looks = self.members.iter().enumerate().filter_map(|(i, m)| Some((i, m.look.as_ref()?)));
+        looks.flat_map(|(i, look)| look.watchers.iter().map(move |w| (i, w)))
     }
 
     /// Which members have this entry on disk, as their own reports or the leader's `match` say.
