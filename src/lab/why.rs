@@ -187,7 +187,10 @@ impl Picture {
         if let Process::Ended { how, .. } = &m.process {
             return vec![
                 format!("{} has no process: {how}.", m.name),
-                format!("Its own words are at the end of its log: etcd-lab shell -- tail {}/etcd.log", m.name),
+                format!(
+                    "Its own words are at the end of its log: etcd-lab shell -- sh -c 'tail $ETCD_LAB/{}/etcd.log'",
+                    m.name
+                ),
                 format!("Start it: etcd-lab fault start {}", m.name),
             ];
         }

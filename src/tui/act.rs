@@ -11,6 +11,7 @@ use crate::lab::picture::wires;
 use crate::lab::picture::wires::End;
 use crate::tui::Cmd;
 use crate::tui::Model;
+use crate::tui::data;
 use crate::tui::keys::Does;
 use crate::tui::model::Item;
 use crate::tui::model::Overlay;
@@ -61,13 +62,10 @@ impl Model {
 pub fn words(picture: &Picture, l: &wires::Line) -> String {
     let name = |m: usize| picture.members.get(m).map_or("?", |m| m.name.as_str());
     let what = match l.wire.r#type {
-        3 => format!(
-            "{} entries after {} (term {}), commit {}",
-            l.wire.entries, l.wire.index, l.wire.log_term, l.wire.commit
-        ),
+        3 => format!("after {} (t{}), commit {}", l.wire.index, l.wire.log_term, l.wire.commit),
         4 if l.wire.reject => format!("refused at {}, try {}", l.wire.index, l.wire.reject_hint),
-        4 => format!("has it up to {}", l.wire.index),
-        5 | 17 => format!("its log ends at {} (term {})", l.wire.index, l.wire.log_term),
+        4 => format!("has up to {}", l.wire.index),
+        5 | 17 => format!("log {} (t{})", l.wire.index, l.wire.log_term),
         8 => format!("commit {}", l.wire.commit),
         _ => String::new(),
     };
@@ -87,6 +85,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
             model.overlay = Some(Overlay::Prompt { what: Question::Put, text, fresh: true });
         }
         Does::Why => model.overlay = why(model),
+        Does::Compare => return data::compare(model),
         Does::Hold => {
             model.goal = None;
             let deed = if model.board.held { Deed::Go { slower: model.board.slower } } else { Deed::Hold };
@@ -249,7 +248,7 @@ pub(super) fn break_menu(model: &Model) -> Option<Overlay> {
     lines.push(("spread".into(), "election timers run out one after the other".into(), false));
     let items: Vec<Item> = lines.into_iter().map(|(line, text, edit)| item(model, picture, line, text, edit)).collect();
     let choice = items.iter().position(|i| i.unfit.is_none()).unwrap_or(0);
-    Some(Overlay::Menu { title: format!("break {n}"), items, choice })
+    Some(Overlay::Menu { title: format!("break {n}"), items, choice, of_member: true })
 }
 
 /// The menu of the marked message.
@@ -271,7 +270,7 @@ pub(super) fn message_menu(model: &mut Model) -> Option<Overlay> {
     let name = &picture.members[l.to].name;
     let items = [("deliver", "let it arrive now"), ("drop", "lose it")];
     let items = items.map(|(word, what)| item(model, picture, format!("{word} {name} {id}"), what.into(), false));
-    Some(Overlay::Menu { title: words(picture, l), items: items.into(), choice: 0 })
+    Some(Overlay::Menu { title: words(picture, l), items: items.into(), choice: 0, of_member: false })
 }
 
 fn item(model: &Model, picture: &Picture, line: String, text: String, edit: bool) -> Item {

@@ -106,6 +106,8 @@ pub enum Overlay {
         title: String,
         items: Vec<Item>,
         choice: usize,
+        /// It is about the selected member, and left and right go to another.
+        of_member: bool,
     },
     /// `fresh`: the text is a suggestion, which the first letter replaces.
     Prompt {
@@ -491,7 +493,10 @@ fn step_wire(model: &mut Model, by: isize) {
 }
 
 fn sideways(model: &mut Model, does: Does) {
-    if let Some(Overlay::Menu { .. }) = model.overlay {
+    if let Some(Overlay::Menu { of_member, .. }) = model.overlay {
+        if !of_member {
+            return;
+        }
         let by = if does == Does::Left { model.members().len().saturating_sub(1) } else { 1 };
         model.selected = (model.selected + by) % model.members().len().max(1);
         model.overlay = act::break_menu(model);

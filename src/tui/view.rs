@@ -231,6 +231,13 @@ fn tab_line(model: &Model, page: &mut Page, area: Rect) {
     let word = |(key, word, does)| if is_here(does) { format!("[{key} {word}]") } else { format!(" {key} {word}") };
     let mut words: Vec<String> = keys::tabs(here).map(word).collect();
     let total = |words: &[String]| words.iter().map(|w| w.width()).sum::<usize>();
+    if total(&words) > usize::from(area.width) {
+        // A question mark and a q are understood without their words.
+        let short = words.len().saturating_sub(2);
+        for word in &mut words[short..] {
+            word.truncate(2);
+        }
+    }
     while words.len() > 2 && total(&words) > usize::from(area.width) {
         words.remove(words.len() - 3);
     }

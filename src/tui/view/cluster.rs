@@ -58,10 +58,11 @@ fn member(picture: &Picture, m: &MemberView, selected: bool, wide: bool) -> Stri
         Some(s) => (s.version.clone(), bytes(s.db_size as f64), bytes(s.db_in_use as f64)),
         None => ("-".into(), "-".into(), "-".into()),
     };
+    let revision = m.look.as_ref().map_or(0, |l| l.revision).max(m.revision);
     let mut line = format!(
         "{mark}{:<6} {letter} {word:<13} {version:<8} {url:<15} {size:>8} {in_use:>8} {:>9}",
         m.name,
-        if m.state.is_some() { m.revision.to_string() } else { "-".into() }
+        if m.state.is_some() { revision.to_string() } else { "-".into() }
     );
     if wide {
         let pid = match m.process {

@@ -28,8 +28,8 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
 /// LIVE, HELD, SLOW or REPLAY, or why it is none of them.
 fn state(model: &Model, picture: &Picture) -> String {
     if let Some(replay) = &model.replay {
-        let how = if model.play.running { format!("plays at {}%", model.play.percent) } else { "Space plays".into() };
-        return format!("REPLAY {} of {} ({how})", clock(picture.now), clock(replay.end()));
+        let how = if model.play.running { format!(" at {}%", model.play.percent) } else { String::new() };
+        return format!("REPLAY {} of {}{how}", clock(picture.now), clock(replay.end()));
     }
     let heard = picture.members.iter().any(|m| m.is_heard(picture.now));
     let spoken = picture.members.iter().any(|m| m.heard.is_some());

@@ -44,7 +44,9 @@ pub(super) fn draw(model: &Model, page: &mut Page, area: Rect) {
         None => {}
         Some(Overlay::Help { scroll }) => help(model, page, area, *scroll),
         Some(Overlay::Why { title, lines, scroll }) => why(page, area, title, lines, *scroll),
-        Some(Overlay::Menu { title, items, choice }) => menu(page, area, title, items, *choice),
+        Some(Overlay::Menu { title, items, choice, of_member }) => {
+            menu(page, area, title, (items, *choice), *of_member)
+        }
         Some(Overlay::Prompt { what, text, fresh }) => prompt(page, area, *what, text, *fresh),
         Some(Overlay::Command { text }) => command_line(page, area, text),
         Some(Overlay::Answer { text }) => learn::answer(model, page, area, text),
@@ -103,7 +105,7 @@ fn folded(line: &str, width: usize) -> Vec<String> {
     lines
 }
 
-fn menu(page: &mut Page, area: Rect, title: &str, items: &[Item], choice: usize) {
+fn menu(page: &mut Page, area: Rect, title: &str, (items, choice): (&[Item], usize), of_member: bool) {
     let inside = window(page, area, title, 76, items.len() as u16 + 5);
     let room = usize::from(inside.height.saturating_sub(3)).max(1);
     let skip = choice.saturating_sub(room.saturating_sub(1));
@@ -122,7 +124,11 @@ fn menu(page: &mut Page, area: Rect, title: &str, items: &[Item], choice: usize)
         let says = item.unfit.clone().unwrap_or_else(|| format!("$ {}", item.shell));
         page.line(inside, last.saturating_sub(1), &says, page.theme.busy());
     }
-    page.line(inside, last, "← → another member   Enter do it   Esc back   later: u undoes", page.theme.faint());
+    let keys = match of_member {
+        true => "← → another member   Enter do it   Esc back   later: u undoes",
+        false => "Enter do it   Esc back",
+    };
+    page.line(inside, last, keys, page.theme.faint());
 }
 
 /// A text being typed; its end is what is seen.

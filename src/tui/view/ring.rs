@@ -263,7 +263,7 @@ fn inspector(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
             p.state().as_str_name().to_lowercase()
         )
     }));
-    page.rule(area, &format!("{} (Tab: next)", m.name));
+    page.rule(area, &format!("{} (→: next)", m.name));
     for (row, y) in rows.iter().zip(1..) {
         page.line(area, y, row, Style::new());
     }

@@ -5,7 +5,7 @@
 //!  change      P   D   P   P   T2  P     T2: two keys in one revision
 //!  w0 n2      [●]  ·  [●] [●]  >          [●] told  · not its keys  > comes next  X its history is gone
 //!
-//!  watcher  member  range           state    next  behind
+//!  watcher  member  state    next  behind  range
 //!  lease    left ██████████░░░░░░
 //! ```
 
@@ -81,9 +81,8 @@ fn tape(
         }
     }
     let rows = 2 + lanes as u16;
-    let floor = if floor == 0 { "nothing is compacted".into() } else { format!("compacted below {floor}") };
-    let text = format!(" P put  C create  D delete  l with a lease  ● told  · not its keys  > is next   {floor}");
-    page.line(area, rows, &text, page.theme.faint());
+    let text = " P put  C create  D delete  l with a lease  ● told  · not its keys  > is next";
+    page.line(area, rows, text, page.theme.faint());
     rows + 2
 }
 
@@ -119,12 +118,14 @@ fn change_word(changes: &[Change]) -> String {
 
 fn table(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers: &[(usize, &Watcher)]) -> u16 {
     let total: u32 = picture.members.iter().filter_map(|m| m.look.as_ref()).map(|l| l.watchers_total).sum();
-    page.rule(area, &format!("watchers: {total}"));
+    let floor = picture.members.iter().filter_map(|m| m.look.as_ref()).map(|l| l.compact_revision).max().unwrap_or(0);
+    let floor = if floor == 0 { "nothing is compacted".into() } else { format!("compacted below {floor}") };
+    page.rule(area, &format!("watchers: {total}, {floor}"));
     if watchers.is_empty() {
         page.line(area, 1, " Nobody watches. In a shell (0): etcdctl watch --prefix '' &", page.theme.faint());
         return 3;
     }
-    page.line(area, 1, "   id member  range                    from   next  behind  state", page.theme.faint());
+    page.line(area, 1, "   id member  state      from   next  behind  range", page.theme.faint());
     let rows = watchers.len().min(usize::from(area.height.saturating_sub(6)).max(1));
     let skip = model.watcher.min(watchers.len() - 1).saturating_sub(rows.saturating_sub(1));
     for ((i, (member, w)), row) in watchers.iter().enumerate().skip(skip).take(rows).zip(2..) {
@@ -132,19 +133,19 @@ fn table(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers
         let revision = m.look.as_ref().map_or(0, |l| l.revision);
         let behind = if w.synced || w.cancelled { 0 } else { (revision + 1).saturating_sub(w.next_revision) };
         let (state, style) = match (w.cancelled, w.synced) {
-            (true, _) => ("CANCELLED: compacted", page.theme.bad()),
+            (true, _) => ("CANCELLED", page.theme.bad()),
             (_, true) => ("synced", Style::new()),
-            _ => ("UNSYNCED: reads history", page.theme.busy()),
+            _ => ("UNSYNCED", page.theme.busy()),
         };
         let waits = if w.queued > 0 { format!(", {} wait", w.queued) } else { String::new() };
         let mark = if i == model.watcher { "▸" } else { " " };
         let from = if w.start_revision == 0 { "now".into() } else { w.start_revision.to_string() };
         let line = format!(
-            "{mark}{:>4} {:<7} {:<24} {from:>4} {:>6} {behind:>7}  {state}{waits}{}",
+            "{mark}{:>4} {:<7} {state:<9} {from:>5} {:>6} {behind:>7}  {}{waits}{}",
             w.watch_id,
             m.name,
-            range_words(w),
             w.next_revision,
+            range_words(w),
             filters(w)
         );
         page.line(area, row, &line, if i == model.watcher { style.patch(page.theme.marked()) } else { style });

@@ -3,7 +3,7 @@
 //! ```text
 //!  sent          n1            n2            n3           what
 //! ▸00:41.2        ├───── V? ───▶│             ┊           t4 its log ends at 12 (term 3)   arrived +21 ms
-//!  00:41.2        ├──────┊───────── V? ──────┤            HELD at n3, number 7
+//!  00:41.2        ├──────┊───────── V? ──────┤            HELD at n3 (7)
 //!  00:41.3        ┊  ◀── V+ ───┤             ┊
 //! ```
 //!
@@ -75,7 +75,7 @@ fn one(picture: &Picture, l: &Line, marked: bool, page: &mut Page, area: Rect, l
     let end = match &l.end {
         End::Unknown => "… nobody has said".to_string(),
         End::Held { id } => {
-            format!("HELD at {}, number {id}", picture.members.get(l.to).map_or("?", |m| m.name.as_str()))
+            format!("HELD at {} ({id})", picture.members.get(l.to).map_or("?", |m| m.name.as_str()))
         }
         End::Arrived { at } => match at.0.saturating_sub(l.at.0) {
             0 => "arrived".into(),
