@@ -43,6 +43,8 @@ use std::collections::VecDeque;
 
 /// A member that has said nothing for so long is drawn as silent. Its timer speaks ten times a second.
 const SILENT_MS: u64 = 1_500;
+/// The same while its clock is held or slow: then it speaks only when it is asked, once a second.
+const SILENT_HELD_MS: u64 = 4_000;
 /// Log entries kept of each member.
 const LOG_MAX: usize = 1_000;
 /// Lines kept of the feed.
@@ -177,7 +179,9 @@ impl MemberView {
     /// Whether what we know of it is fresh.
     #[must_use]
     pub fn is_heard(&self, now: Millis) -> bool {
-        self.tap == Tap::Open && self.heard.is_some_and(|at| now.0.saturating_sub(at.0) < SILENT_MS)
+        let ticks = self.clock.is_none_or(|c| !c.held && c.slower <= 1);
+        let limit = if ticks { SILENT_MS } else { SILENT_HELD_MS };
+        self.tap == Tap::Open && self.heard.is_some_and(|at| now.0.saturating_sub(at.0) < limit)
     }
 
     /// Its role, if it has said so and we still hear it.
@@ -431,7 +435,13 @@ impl Picture {
         let m = &mut self.members[member];
         match kind {
             Kind::Snapshot(s) => self.snapshot(member, s),
-            Kind::State(s) => m.state = Some(s),
+            Kind::State(s) => {
+                // Who leads no more knows nothing of the others.
+                if s.role() != Role::Leader {
+                    m.progress.clear();
+                }
+                m.state = Some(s);
+            }
             Kind::Timer(t) => m.timer = Some(t),
             Kind::Progress(p) => drop(m.progress.insert(p.peer, p)),
             Kind::Votes(v) => m.votes = Some(v),
@@ -546,6 +556,7 @@ impl Picture {
         let now = self.now;
         let m = &mut self.members[member];
         m.clock = look.clock.or(m.clock);
+        m.heard = m.heard.map(|_| now);
         (m.look, m.looked) = (Some(look), Some(now));
     }
 

@@ -10,8 +10,6 @@ use crate::lab::observe::connect;
 use crate::lab::observe::with_token;
 use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
-use crate::proto::etcdserverpb::AlarmRequest;
-use crate::proto::etcdserverpb::AlarmType;
 use crate::proto::etcdserverpb::StatusRequest;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::lab::LookRequest;
@@ -117,21 +115,24 @@ async fn status(url: &str) -> Option<Survey> {
     let endpoint = Endpoint::from_shared(url.to_owned()).ok()?.connect_timeout(ANSWER);
     let mut client = MaintenanceClient::new(endpoint.connect().await.ok()?);
     let status = client.status(StatusRequest::default()).await.ok()?.into_inner();
-    // The member's own list: without a leader it still answers.
-    let alarms = client.alarm(AlarmRequest::default()).await.map(|a| a.into_inner().alarms).unwrap_or_default();
-    let named = |a: crate::proto::etcdserverpb::AlarmMember| {
-        let what = AlarmType::try_from(a.alarm).map_or("?", |alarm| alarm.as_str_name());
-        (a.member_id, what.to_owned())
-    };
+    // Not by asking for alarms: etcd puts that question through the log, and a look must not change what it looks at.
+    let alarms = status.errors.iter().filter_map(|e| alarm(e)).collect();
     Some(Survey {
         version: status.version,
         db_size: status.db_size,
         db_in_use: status.db_size_in_use,
         quota: status.db_size_quota,
         errors: status.errors,
-        alarms: alarms.into_iter().map(named).collect(),
+        alarms,
         metrics: metrics(url).await.map(|text| chosen(&text)).unwrap_or_default(),
     })
+}
+
+/// `memberID:123 alarm:NOSPACE `, as a status lists an alarm among its errors.
+fn alarm(error: &str) -> Option<(u64, String)> {
+    let kind = error.split("alarm:").nth(1)?.trim();
+    let id = error.strip_prefix("memberID:").and_then(|rest| rest.split(' ').next()?.parse().ok());
+    Some((id.unwrap_or(0), kind.to_owned()))
 }
 
 async fn metrics(url: &str) -> Option<String> {
@@ -157,6 +158,12 @@ fn chosen(text: &str) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alarm_is_read_from_the_status() {
+        assert_eq!(alarm("memberID:123 alarm:NOSPACE "), Some((123, "NOSPACE".into())));
+        assert_eq!(alarm("etcdserver: no leader"), None);
+    }
 
     #[test]
     fn the_shown_metrics_are_read_and_nothing_else() {

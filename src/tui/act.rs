@@ -18,9 +18,12 @@ use crate::tui::model::Overlay;
 use crate::tui::model::Question;
 use crate::tui::model::Screen;
 use crate::tui::replay;
+use crate::types::Millis;
 
 /// The clock's speeds: so many times slower than the world's.
 pub const SLOWER: [u32; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
+/// Steps that go on by themselves are so far apart.
+const STEP_MS: u64 = 100;
 /// A deed that nobody undoes is forgotten after so many others.
 const UNDO_MAX: usize = 100;
 
@@ -29,13 +32,22 @@ const UNDO_MAX: usize = 100;
 pub struct Goal {
     commit: u64,
     leader: Option<(usize, u64)>,
+    /// The next step is made then.
+    due: Millis,
+    /// The message that the last step has let arrive: until its receiver has said so, it still seems to wait.
+    last: Option<(usize, u64)>,
 }
 
 impl Goal {
     fn now(picture: &Picture) -> Goal {
         let states = picture.members.iter().filter_map(|m| m.state.as_ref());
         let term = |l: usize| picture.members[l].state.as_ref().map_or(0, |s| s.term);
-        Goal { commit: states.map(|s| s.commit).max().unwrap_or(0), leader: picture.leader().map(|l| (l, term(l))) }
+        Goal {
+            commit: states.map(|s| s.commit).max().unwrap_or(0),
+            leader: picture.leader().map(|l| (l, term(l))),
+            due: picture.now,
+            last: None,
+        }
     }
 
     fn reached(self, picture: &Picture) -> bool {
@@ -196,16 +208,28 @@ pub(super) fn tick(model: &mut Model) -> Option<Cmd> {
         model.changed = true;
         return None;
     }
+    if picture.now < goal.due || goal.last.is_some() && goal.last == oldest(picture) {
+        return None;
+    }
+    model.goal = Some(Goal { due: picture.now.plus(STEP_MS), last: oldest(picture), ..goal });
     step(model)
+}
+
+/// The message that has waited longest at the door of a member that can hear.
+fn oldest(picture: &Picture) -> Option<(usize, u64)> {
+    let hears = |m: usize| picture.members.get(m).is_some_and(|m| !m.is_paused());
+    picture.wires.held().find(|(l, _)| hears(l.to)).map(|(l, id)| (l.to, id))
 }
 
 /// The oldest message that waits arrives; if none does, every clock ticks once.
 fn step(model: &mut Model) -> Option<Cmd> {
     let picture = model.picture.as_ref()?;
-    let first = picture.wires.held().find(|(l, _)| picture.members.get(l.to).is_some_and(|m| !m.is_paused()));
+    let first = oldest(picture).and_then(|(member, id)| {
+        let line = picture.wires.held().find(|(l, held)| (l.to, *held) == (member, id));
+        line.map(|(l, _)| (member, id, words(picture, l)))
+    });
     match first {
-        Some((l, id)) => {
-            let (member, text) = (l.to, words(picture, l));
+        Some((member, id, text)) => {
             let cmd = deed_now(model, &Deed::Deliver { member, id })?;
             model.notify(Tone::Plain, format!("arrives: {text}"));
             Some(cmd)

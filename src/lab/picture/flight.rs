@@ -172,6 +172,7 @@ fn is_routine(kind: u32) -> bool {
 pub fn code(wire: &Wire) -> String {
     let verdict = if wire.reject { "-" } else { "+" };
     match wire.r#type {
+        2 => "ask".into(),
         3 => format!("+{}", wire.entries),
         4 => if wire.reject { "no" } else { "ack" }.into(),
         5 => "V?".into(),
@@ -194,6 +195,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("hb ok", "heartbeat, and its answer"),
     ("+3 ack no", "3 new log entries; stored; refused"),
     ("+0", "no entry: how far the log is committed"),
+    ("ask", "a request that a follower hands to its leader"),
     ("P? P+ P-", "could I win? (pre-vote); yes; no"),
     ("V? V+ V-", "vote for me; granted; refused"),
     ("SNAP", "a whole snapshot"),

@@ -42,6 +42,8 @@ pub struct Line {
     pub to: usize,
     pub wire: Wire,
     pub end: End,
+    /// Its sender has told of it; else only its receiver has, whose word came first.
+    is_told: bool,
 }
 
 impl Line {
@@ -85,11 +87,21 @@ impl Wires {
     }
 
     pub(super) fn sent(&mut self, now: Millis, from: usize, to: usize, wire: Wire) {
+        // Members speak on streams of their own: the receiver may have been heard before the sender.
+        let skip = self.lines.len().saturating_sub(MATCH_MAX);
+        if let Some(line) = self.lines.iter_mut().skip(skip).find(|l| !l.is_told && l.is(from, to, &wire)) {
+            line.is_told = true;
+            return;
+        }
+        self.add(now, from, to, wire, true);
+    }
+
+    fn add(&mut self, now: Millis, from: usize, to: usize, wire: Wire, is_told: bool) {
         if self.lines.len() == WIRES_MAX {
             self.lines.pop_front();
         }
         self.last += 1;
-        self.lines.push_back(Line { number: self.last, at: now, from, to, wire, end: End::Unknown });
+        self.lines.push_back(Line { number: self.last, at: now, from, to, wire, end: End::Unknown, is_told });
     }
 
     /// Says what became of the oldest such message that is still under way; one that nobody has told of before is noted.
@@ -99,7 +111,7 @@ impl Wires {
         match self.lines.iter_mut().skip(skip).find(fits) {
             Some(line) => line.end = end,
             None => {
-                self.sent(now, from, to, wire);
+                self.add(now, from, to, wire, false);
                 self.lines.back_mut().expect("just added").end = end;
             }
         }
@@ -150,6 +162,16 @@ mod tests {
         wires.end(Millis(10), 0, 1, wire(7), End::Arrived { at: Millis(10) });
         let ends: Vec<_> = wires.iter().map(|l| l.end.clone()).collect();
         assert_eq!(ends, [End::Arrived { at: Millis(10) }, End::Unknown]);
+    }
+
+    #[test]
+    fn a_receiver_that_is_heard_first_is_the_same_message() {
+        let mut wires = Wires::default();
+        wires.end(Millis(1), 0, 1, wire(7), End::Held { id: 40 });
+        wires.sent(Millis(2), 0, 1, wire(7));
+        assert_eq!(wires.iter().count(), 1);
+        wires.sent(Millis(3), 0, 1, wire(7));
+        assert_eq!(wires.iter().count(), 2, "sent again");
     }
 
     #[test]
