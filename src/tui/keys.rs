@@ -280,6 +280,26 @@ pub fn bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
     here.filter(move |b| !b.does.is_tab()).map(|b| (b.key.name(), b.bar))
 }
 
+/// What keys of the table do in a recording, where it is another word; the bar shows these and no others.
+const IN_REPLAY: [(Does, &str); 8] = [
+    (Does::Hold, "play, pause"),
+    (Does::Step, "on"),
+    (Does::StepBack, "back"),
+    (Does::RunOn, "10 s on"),
+    (Does::Slower, "slower"),
+    (Does::Faster, "faster"),
+    (Does::Why, "why…"),
+    (Does::Back, "leave"),
+];
+
+/// What the bar says on a screen that shows a recording.
+pub fn replay_bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
+    IN_REPLAY.iter().filter_map(move |(does, word)| {
+        let key = KEYS.iter().find(|b| b.does == *does && b.places.contains(&place))?;
+        Some((key.key.name(), *word))
+    })
+}
+
 /// The line of screens: key, word, and what it does.
 pub fn tabs(place: Place) -> impl Iterator<Item = (String, &'static str, Does)> {
     let here = KEYS.iter().filter(move |b| b.places.contains(&place) && !b.bar.is_empty());

@@ -189,7 +189,11 @@ fn bars(model: &Model, page: &mut Page, area: Rect) {
     if place == Place::Ending || area.height == 0 {
         return;
     }
-    let words: Vec<_> = keys::bar(place).map(|(key, word)| format!("{key} {word}")).collect();
+    let words: Vec<(String, &str)> = match model.replay.is_some() && model.overlay.is_none() {
+        true => keys::replay_bar(place).collect(),
+        false => keys::bar(place).collect(),
+    };
+    let words = words.into_iter().map(|(key, word)| format!("{key} {word}"));
     let mut line = String::from(" ");
     for word in words {
         if line.width() + word.width() > usize::from(area.width) {
