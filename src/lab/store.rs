@@ -2,8 +2,6 @@
 //!
 //! Keys are no folders; a separator makes them so. A folder with a million keys costs one page: its rest is skipped by asking on behind it.
 
-#![expect(clippy::disallowed_methods, reason = "answers are waited for with a limit")]
-
 use crate::proto::etcdserverpb::HashKvRequest;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::RangeResponse;

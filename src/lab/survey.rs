@@ -3,8 +3,6 @@
 //!
 //! All of it is asked of the member itself. What it does not answer is absent, and the screens say since when.
 
-#![expect(clippy::disallowed_methods, reason = "asks once a second")]
-
 use crate::lab::observe::Report;
 use crate::lab::observe::connect;
 use crate::lab::observe::with_token;
