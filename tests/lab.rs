@@ -169,9 +169,10 @@ fn a_first_walk_hold_step_break_and_go_back() {
 fn a_partition_from_another_terminal_is_shown_and_undone() {
     let mut lab = Lab::open(&["--ascii", "--theme", "mono"], 24, 80);
     lab.live();
+    let state = lab.folder.path().to_owned();
     let fault = |line: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_etcd-lab"));
-        let output = command.arg("fault").args(line).env("XDG_STATE_HOME", lab.folder.path()).output();
+        let output = command.arg("fault").args(line).env("XDG_STATE_HOME", &state).output();
         let output = output.expect("it runs");
         (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
