@@ -14,6 +14,8 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 use tempfile::TempDir;
@@ -22,7 +24,11 @@ use tempfile::TempDir;
 const WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// One lab at a time: a lab looks for free ports, and two that look at once might find the same.
+static TURN: Mutex<()> = Mutex::new(());
+
 struct Lab {
+    _turn: MutexGuard<'static, ()>,
     folder: TempDir,
     child: Box<dyn Child + Send + Sync>,
     keys: Box<dyn Write + Send>,
@@ -32,6 +38,7 @@ struct Lab {
 
 impl Lab {
     fn open(args: &[&str], rows: u16, cols: u16) -> Lab {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = TempDir::new().expect("a temporary directory");
         let pair = native_pty_system().openpty(PtySize { rows, cols, ..PtySize::default() }).expect("a terminal");
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_etcd-lab"));
@@ -51,7 +58,7 @@ impl Lab {
             }
         });
         let keys = pair.master.take_writer().expect("writable");
-        Lab { folder, child, keys, screen, master: pair.master }
+        Lab { _turn: turn, folder, child, keys, screen, master: pair.master }
     }
 
     fn text(&self) -> String {
