@@ -412,8 +412,8 @@ impl App {
         drop(writeln!(std::io::stderr(), "{}", shell::greeting(&record)));
         let ended = self.wait_for(command).await;
         let failed = |source| Error::System { what: "cannot use this terminal", source };
+        // Empty like the screen that it enters. Clearing it would ask the terminal for its cursor, and not every one answers.
         self.terminal = ratatui::try_init().map_err(failed)?;
-        self.terminal.clear().map_err(failed)?;
         self.keyboard.resume();
         self.measure();
         let said = ended.map(|()| "back from the shell".to_string()).map_err(|e| format!("no shell: {e}"));
