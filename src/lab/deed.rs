@@ -86,6 +86,8 @@ impl Deed {
     /// A sentence that says what would be right.
     pub fn parse(line: &str, names: &[String]) -> Result<Deed, String> {
         let line = line.trim();
+        // What was shown for a shell may be pasted here as well.
+        let line = line.strip_prefix("etcd-lab fault ").unwrap_or(line);
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let args: Vec<&str> = rest.split_whitespace().collect();
         let usage = WORDS.iter().find(|w| w.0 == word);
@@ -110,7 +112,7 @@ impl Deed {
                 Some(slower @ 1..=1000) => Ok(Deed::Go { slower }),
                 _ => Err(wrong()),
             },
-            "partition" => partition(rest, names),
+            "partition" => partition(&rest.replace('\'', ""), names),
             "cut" | "delay" | "loss" => link(word, &args, names).ok_or_else(wrong)?,
             "slow-disk" => match args[..] {
                 [name, time] => Ok(Deed::SlowDisk { member: member(name)?, ms: millis(time).ok_or_else(wrong)? }),
@@ -178,7 +180,7 @@ impl Deed {
             Some(Process::Running { pid } | Process::Paused { pid, .. }) => Some(*pid),
             _ => None,
         };
-        let line = format!("etcd-lab fault {}", self.line(&names));
+        let line = pasted(&self.line(&names));
         let signal = match self {
             Deed::Process { member, action } => {
                 let signal = match action {
@@ -193,6 +195,15 @@ impl Deed {
             _ => None,
         };
         signal.map_or(line.clone(), |signal| format!("{line}   (shell: {signal})"))
+    }
+}
+
+/// A deed's line as a shell takes it: groups are quoted, since a shell has another use for the bar between them.
+#[must_use]
+pub fn pasted(line: &str) -> String {
+    match line.split_once(' ') {
+        Some((word, groups)) if groups.contains('|') => format!("etcd-lab fault {word} '{groups}'"),
+        _ => format!("etcd-lab fault {line}"),
     }
 }
 

@@ -33,6 +33,11 @@ fn every_word_of_the_table_is_read_and_written_back() {
         let line = format!("{word} {shape}");
         let deed = Deed::parse(&line, &names()).unwrap_or_else(|why| panic!("{line}: {why}"));
         assert_eq!(deed.line(&names()), line.trim());
+        // A shell that has taken its quotes away hands us the same words.
+        let words = pasted(line.trim()).replace('\'', "");
+        assert_eq!(words, format!("etcd-lab fault {}", line.trim()));
+        assert_eq!(pasted(line.trim()).contains('\''), line.contains('|'));
+        assert_eq!(Deed::parse(&pasted(&line), &names()), Ok(deed));
     }
 }
 

@@ -10,6 +10,7 @@ use crate::lab::Picture;
 use crate::lab::SIZES;
 use crate::lab::ask;
 use crate::lab::deed::Order;
+use crate::lab::deed::pasted;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
 use crate::lab::observe::Report;
@@ -224,7 +225,7 @@ async fn watch(
                 };
                 // Who asked may be gone.
                 drop(line.answer.send(told));
-                Some(Report::Did { line: format!("etcd-lab fault {}", line.text) })
+                Some(Report::Did { line: pasted(&line.text) })
             }
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),

@@ -5,6 +5,7 @@
 use crate::lab::Deed;
 use crate::lab::Picture;
 use crate::lab::deed::Undo;
+use crate::lab::deed::pasted;
 use crate::lab::picture::Pace;
 use crate::lab::picture::Tone;
 use crate::lab::picture::wires;
@@ -148,7 +149,7 @@ fn decide(model: &mut Model, deed: &Deed) -> Result<Cmd, String> {
         model.undo.drain(..surplus);
     }
     model.notify(Tone::Plain, format!("{shell}{can}"));
-    Ok(Cmd::Do { orders, line: Some(format!("etcd-lab fault {line}")) })
+    Ok(Cmd::Do { orders, line: Some(pasted(&line)) })
 }
 
 /// A line from another terminal.

@@ -235,7 +235,7 @@ fn everything_has_a_name_and_names_are_completed() {
     let cmd = press(&mut script.model, &[Key::Enter]);
     // The script's members have told their ids.
     assert!(
-        matches!(&cmd, Some(Cmd::Do { line: Some(line), .. }) if line == "etcd-lab fault partition n1 | n2,n3"),
+        matches!(&cmd, Some(Cmd::Do { line: Some(line), .. }) if line == "etcd-lab fault partition 'n1 | n2,n3'"),
         "{cmd:?}"
     );
     assert!(frame(&script.model, 80, 24).contains("4 ways broken"));
