@@ -6,6 +6,7 @@ use crate::chaos::TOKEN;
 use crate::chaos::with_doors;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
+use crate::harness::alone;
 use crate::harness::is_ours;
 use crate::harness::turn;
 use crate::harness::until;
@@ -150,7 +151,7 @@ fn a_slow_clock_slows_raft_and_not_the_world() {
     if !is_ours() {
         return;
     }
-    turn(LIMIT, async {
+    alone(LIMIT, async {
         let (cluster, doors) = with_doors(3, &[]).await;
         let mut doors = Doors::open(&doors).await;
         until(READY_WITHIN, "a first write", async || cluster.client.put(0, "a", "0").await).await;
