@@ -24,14 +24,16 @@ Usage:
   etcd-lab up --nodes 3             start a cluster without a screen; it says what to type elsewhere
   etcd-lab down                     end the cluster that `up` started
   etcd-lab shell                    a shell with the cluster's etcd, etcdctl and etcdutl on its PATH
-  etcd-lab show --json              what every member reports, as JSON
+  etcd-lab fault kill n2            break the cluster that runs; without a word, all faults; `fault undo` takes one back
+  etcd-lab replay FILE              show a recording: last.labrec in a lab's folder
+  etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: ring, wire, logs, watch, data, cluster
   etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes
   etcd-lab mdbook                   the preprocessor of the book (see book/book.toml)
   etcd-lab bench --help             measure a server: ours, another, or one against the other
   etcd-lab etcd|etcdctl|etcdutl …   the server and its clients
   etcd-lab --version | --help
 
-Of the lab: --folder PATH (where its members live), --ascii, --theme dark|light|mono, --plain (no screen)
+Of the lab: --folder PATH (where its members live), --ascii, --theme dark|light|contrast|mono, --plain (no screen)
 ";
 
 const TEST_HELP: &str = "usage: etcd-lab test LAB [--etcd-dir DIR] [--junit FILE] [--json FILE]\n";
@@ -76,6 +78,8 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "down" => lab::up::down(rest, &mut out, &mut err),
         "show" => lab::up::show(rest, &mut out, &mut err),
         "shell" => lab::shell::shell(rest, &mut out, &mut err),
+        "fault" => lab::orders::fault(rest, &mut out, &mut err),
+        "replay" => tui::run::replay(rest, &mut out, &mut err),
         "member-guard" => lab::member::guard(&args[1..], &mut err),
         "test" => test(rest),
         "node" => lab::up::own_program().map_or(1, |program| lab::setup::node(rest, &program, &mut out, &mut err)),

@@ -20,6 +20,7 @@ mod summary;
 
 pub use inbound::Refused;
 pub use summary::request as summary_of;
+pub(crate) use summary::wire as wire_of;
 
 use crate::error::Error;
 use crate::planted::Bug;
@@ -59,6 +60,8 @@ const INFLIGHT_MAX: usize = 512;
 const UNCOMMITTED_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Committed entries handed out at once.
 const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The longest election timer that the lab may set.
+const TIMER_TICKS_MAX: u32 = 1000;
 /// Entries that an observer is told when it connects.
 const TAIL_ENTRIES: usize = 200;
 
@@ -194,6 +197,10 @@ impl Consensus {
         self.step_raft(|raw| {
             let _more = raw.tick();
         });
+        self.tell_timer();
+    }
+
+    fn tell_timer(&mut self) {
         let (raft, tick_ms) = (&self.raw.raft, self.tick_ms);
         self.probe.tell(|| {
             Kind::Timer(lab::Timer {
@@ -503,6 +510,17 @@ impl Consensus {
     fn draw_timeout(&mut self) {
         let timeout = self.random.random_range(self.election_ticks..2 * self.election_ticks);
         self.raw.raft.set_randomized_election_timeout(timeout);
+    }
+
+    /// For the lab: the election timer begins anew and runs out after so many ticks. False if that is no sensible number.
+    pub fn set_timer(&mut self, ticks: u32) -> bool {
+        let sensible = (1..=TIMER_TICKS_MAX).contains(&ticks);
+        if sensible {
+            self.raw.raft.set_randomized_election_timeout(ticks as usize);
+            self.raw.raft.election_elapsed = 0;
+            self.tell_timer();
+        }
+        sensible
     }
 
     /// Tells the observers what is sent, and clears what etcd would misread.

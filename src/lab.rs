@@ -9,27 +9,38 @@
 //! member      one process: flags, start, signals, the guard that ends it with its parent
 //! cluster     a thread that owns the processes ─┐
 //! observe     a task for each member's stream  ─┴─ Report ─▶ picture   (what the screens and `show --json` print)
-//! ask         a put, and "campaign now"
+//! survey      once a second, what is no event ─┘      │
+//! deed        what a learner can do: line, orders, undo; orders takes such lines from other terminals
+//! store       the key space, folder by folder          ├─▶ why         "why is it not ...?", computed from the picture
+//! ask         a put, and what members are told         └─▶ recording   the reports in a file, and back
 //! up, shell   the commands without a screen
 //! ```
 //!
-//! Left out for now: more than one cluster at once on one screen, faults on links and disks (they come with the lab
-//! clock), members on other machines.
+//! Left out for now: more than one cluster at once on one screen, members on other machines, faults that need the disk of a stopped
+//! member, broken certificates and configurations.
 
 pub mod ask;
 pub mod cluster;
+pub mod deed;
 pub mod guide;
 pub mod member;
 pub mod observe;
+pub mod orders;
 pub mod picture;
 pub mod preflight;
+pub mod recording;
 pub mod setup;
 pub mod shell;
+pub mod store;
+pub mod survey;
 pub mod up;
+pub mod why;
 pub mod workdir;
 
 pub use cluster::Action;
 pub use cluster::Cluster;
+pub use deed::Board;
+pub use deed::Deed;
 pub use observe::Report;
 pub use picture::Picture;
 

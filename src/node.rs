@@ -20,11 +20,13 @@ mod handler;
 mod image;
 mod install;
 mod join;
+mod lab;
 mod leases;
 mod lost;
 mod mailbox;
 mod maintain;
 mod members;
+mod pace;
 mod raft_thread;
 mod send;
 mod snap_file;
@@ -57,11 +59,9 @@ use crate::lease;
 use crate::meter;
 use crate::mvcc::Selection;
 use crate::mvcc::Store;
-use crate::peer::LinkRule;
 use crate::peer::Peers;
-use crate::probe::Listeners;
 use crate::proto::etcdserverpb as pb;
-use crate::proto::lab;
+use crate::proto::lab as proto;
 use crate::replica::Proposal;
 use crate::replica::leases::Standing;
 use crate::store::Renewable;
@@ -144,7 +144,9 @@ enum Input {
     Transfer(MemberId),
     Campaign(oneshot::Sender<bool>),
     /// For an observer that connects.
-    Snapshot(oneshot::Sender<(lab::Snapshot, broadcast::Receiver<lab::Telemetry>)>),
+    Snapshot(oneshot::Sender<(proto::Snapshot, broadcast::Receiver<proto::Telemetry>)>),
+    /// What only the lab asks for.
+    Lab(lab::Order),
     /// For a graceful stop: the follower that is furthest.
     BestFollower(oneshot::Sender<Option<MemberId>>),
     /// How far each member's log is known to be; nothing unless this member leads.
@@ -174,6 +176,8 @@ struct Inner {
     cluster: ClusterId,
     config: Config,
     started: Instant,
+    /// What the lab has done to this member's clock.
+    pace: pace::Pace,
     inbox: Mailbox<Input>,
     machine: RwLock<Machine>,
     watches: watch::Shared,
@@ -243,8 +247,9 @@ struct Published {
 }
 
 impl Inner {
+    /// The lab's clock, which is the world's unless the lab holds it or slows it down.
     fn now(&self) -> Millis {
-        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Millis(u64::try_from(self.pace.lab(self.started.elapsed()).as_millis()).unwrap_or(u64::MAX))
     }
 
     fn leader(&self) -> MemberId {
@@ -414,10 +419,10 @@ impl Node {
         // Forgotten however this future ends: answered, late, or dropped with its client.
         let _forget = Forget { inner, id };
         self.hand_in(rank, Input::Propose(proposal))?;
-        match tokio::time::timeout(limit, waiter).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Error::Stopped),
-            Err(_) => Err(inner.timeout_error(began, reign)),
+        match inner.within(limit, waiter).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(Error::Stopped),
+            None => Err(inner.timeout_error(began, reign)),
         }
     }
 
@@ -438,7 +443,7 @@ impl Node {
             inner.applied.reach(index).await;
             Ok(())
         };
-        let confirmed = tokio::time::timeout(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout));
+        let confirmed = inner.within(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout));
         confirmed.inspect_err(|_| meter::READ_INDEXES_FAILED.inc())
     }
 
@@ -597,50 +602,6 @@ impl Node {
     #[must_use]
     pub fn ready(&self) -> signal::Receiver<bool> {
         self.inner.ready.subscribe()
-    }
-
-    /// Starts an election on this member now. False if it may not win one, or leads already.
-    pub async fn campaign(&self) -> bool {
-        let (answer, done) = oneshot::channel();
-        self.inner.inbox.force(Input::Campaign(answer));
-        done.await.unwrap_or(false)
-    }
-
-    /// Sets the lab's rule for the link to another member; whether there is such a link.
-    #[must_use]
-    pub fn set_link(&self, rule: &lab::SetLink) -> bool {
-        let peer = MemberId(rule.peer);
-        let known =
-            peer != self.inner.id && self.read(|machine| machine.members().iter().any(|member| member.id == peer));
-        let Some(peers) = self.inner.peers.get().filter(|_| known) else { return false };
-        let drop_out_percent = u8::try_from(rule.drop_out_percent.min(100)).unwrap_or(100);
-        let delay_out = Duration::from_micros(rule.delay_out_us);
-        peers.rules().set(peer, LinkRule { cut_out: rule.cut_out, cut_in: rule.cut_in, drop_out_percent, delay_out });
-        true
-    }
-
-    /// Telemetry from now on, its opening snapshot first. [`Listeners::leave`] must be called when the observer goes.
-    ///
-    /// # Errors
-    /// [`Error::Stopped`].
-    pub async fn observe(&self) -> Result<(lab::Telemetry, broadcast::Receiver<lab::Telemetry>, Listeners), Error> {
-        let listeners = self.inner.tap.listeners.clone();
-        listeners.join();
-        let (answer, snapshot) = oneshot::channel();
-        self.inner.inbox.force(Input::Snapshot(answer));
-        let Ok((mut snapshot, stream)) = snapshot.await else {
-            listeners.leave();
-            return Err(Error::Stopped);
-        };
-        self.read(|machine| {
-            snapshot.revision = machine.store().revision().0;
-            snapshot.members = Some(telemetry::members(machine.members()));
-        });
-        snapshot.name = self.inner.config.name.clone();
-        snapshot.version = crate::types::ETCD_VERSION.into();
-        snapshot.cluster_id = self.inner.cluster.0;
-        let opening = lab::Event { kind: Some(lab::event::Kind::Snapshot(snapshot)) };
-        Ok((self.inner.tap.private(opening), stream, listeners))
     }
 
     /// How long ago the raft thread last looked at its clock.

@@ -35,7 +35,10 @@ use crate::consensus::Consensus;
 use crate::consensus::Light;
 use crate::consensus::Ready;
 use crate::consensus::Refused;
+use crate::consensus::wire_of;
 use crate::error::Error;
+use crate::proto::lab;
+use crate::proto::lab::event::Kind;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Message;
 use crate::proto::walpb::ConfChange;
@@ -93,8 +96,13 @@ impl<W> Replica<W> {
 
     /// Takes a peer's message; what is wrong with it is told to observers by [`Consensus::step`].
     pub fn step(&mut self, message: Message) {
-        if let Some(message) = self.proposals.keep_forwarded(&self.consensus, message) {
-            let _dropped = self.consensus.step(message);
+        let wire = self.consensus.probe.on().then(|| wire_of(&message));
+        match self.proposals.keep_forwarded(&self.consensus, message) {
+            Some(message) => {
+                let _dropped = self.consensus.step(message);
+            }
+            // It waits with this member's own.
+            None => self.consensus.probe.tell(|| Kind::Received(lab::Received { wire })),
         }
     }
 

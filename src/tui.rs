@@ -1,21 +1,26 @@
 //! The terminal interface: model, update, view.
 //!
 //! ```text
-//!  ┌ header: LIVE, size, term, leader ──────────────┐   key ─▶ keys.rs ─▶ ┐
-//!  │                                                │   report ─────────▶ ├─ update(&mut Model, Msg) -> Option<Cmd>
-//!  │ Learn (1), Ring (2) or Logs (3)                │   tick ───────────▶ ┘            │
+//!  ┌ header: screen, LIVE or HELD, term, leader ────┐   key ─▶ keys.rs ─▶ ┐
+//!  │ Learn (1), Ring or Wire (2), Logs (3),         │   report ─────────▶ ├─ update(&mut Model, Msg) -> Option<Cmd>
+//!  │ Watch (4), Data (5), Cluster (6)               │   tick ───────────▶ ┘            │
 //!  │                                                │                                  ▼
 //!  ├ feed: what happens, in words ──────────────────┤                      view(&Model, &mut Frame)
-//!  └ bar: the keys of this place ───────────────────┘
+//!  └ bars: the keys of this place, the screens ─────┘
 //! ```
 //!
 //! `update` and `view` are pure; [`run`](mod@run) alone touches the terminal, the clock and the processes. Every screen can be
-//! tested, and later replayed, from messages.
+//! tested, and replayed, from messages.
+//! What keys do to the cluster is in `act`, by name in `command`, on the Data screen in `data`, in a recording in `replay`.
 
+pub mod act;
+pub mod command;
+pub mod data;
 pub mod keys;
 pub mod learn;
 pub mod look;
 pub mod model;
+pub mod replay;
 pub mod run;
 pub mod view;
 

@@ -150,6 +150,16 @@ impl KeyRange {
         }
     }
 
+    /// The wire's pair for this range: [`KeyRange::parse`] of it is the same range.
+    #[must_use]
+    pub fn to_wire(&self) -> (Bytes, Bytes) {
+        match self {
+            KeyRange::Single(key) => (key.clone(), Bytes::new()),
+            KeyRange::Interval(from, to) => (from.clone(), to.clone()),
+            KeyRange::From(from) => (from.clone(), Bytes::from_static(b"\0")),
+        }
+    }
+
     /// Whether `key` is meant.
     #[must_use]
     pub fn contains(&self, key: &[u8]) -> bool {

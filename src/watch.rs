@@ -107,6 +107,27 @@ pub struct Counts {
     pub pending: usize,
 }
 
+/// One watcher as the lab shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub stream: u64,
+    pub watch_id: i64,
+    pub range: KeyRange,
+    pub start: Revision,
+    /// It has been told everything below.
+    pub next: Revision,
+    /// It gets what happens as it happens; else it reads history.
+    pub synced: bool,
+    /// Compaction has overtaken it, and its client has not let go of it yet.
+    pub cancelled: bool,
+    pub no_put: bool,
+    pub no_delete: bool,
+    pub prev_kv: bool,
+    pub progress_notify: bool,
+    /// Responses with events that wait in its whole stream.
+    pub queued: usize,
+}
+
 /// The hub behind its lock; cheap to clone.
 #[derive(Clone)]
 pub struct Shared(Arc<Mutex<Hub>>);
@@ -157,6 +178,12 @@ impl Shared {
     pub fn open_stream(&self) -> Stream {
         let (id, wake, limits) = self.0.lock().open();
         Stream { hub: Arc::clone(&self.0), id, wake, limits, pieces: Mutex::default() }
+    }
+
+    /// At most `max` watchers for the lab to show, oldest stream first, and how many there are.
+    #[must_use]
+    pub fn look(&self, max: usize) -> (Vec<Seen>, usize) {
+        self.0.lock().look(max)
     }
 
     /// How much there is to watch.

@@ -22,6 +22,8 @@ use crate::lab::preflight::Plan;
 use crate::lab::workdir::Record;
 use crate::lab::workdir::WorkDir;
 use rustix::process::Signal;
+use serde::Deserialize;
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::Child;
@@ -53,7 +55,7 @@ pub enum Action {
 }
 
 /// What happened to one member's process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// It runs.
     Started { pid: u32 },

@@ -8,7 +8,10 @@
 
 use crate::lab::Error;
 use crate::lab::cluster::Change;
+use crate::lab::store::Shown;
+use crate::lab::survey::Survey;
 use crate::lab::workdir::Record;
+use crate::proto::lab::LookResponse;
 use crate::proto::lab::ObserveRequest;
 use crate::proto::lab::Telemetry;
 use crate::proto::lab::lab_client::LabClient;
@@ -40,6 +43,14 @@ pub enum Report {
     Lost { member: usize, why: String },
     /// The member itself.
     Telemetry { member: usize, event: Box<Telemetry> },
+    /// What a member answered when it was asked for what is no event.
+    Looked { member: usize, look: Box<LookResponse> },
+    /// What etcd's own services say of a member.
+    Surveyed { member: usize, survey: Box<Survey> },
+    /// An answer for the Data screen.
+    Shown(Box<Shown>),
+    /// The learner has done this: the line that stands for it.
+    Did { line: String },
     /// Something that the user should read.
     Note { text: String },
 }

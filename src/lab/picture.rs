@@ -6,20 +6,27 @@
 //! ```text
 //! Report ──▶ learn ──▶ members   state, log, votes, progress of each       members.rs is this file
 //!                  ├─▶ flights   messages on their way                     flight.rs
+//!                  ├─▶ wires     messages as lines, and who holds which     wires.rs
 //!                  └─▶ feed      what happened, in words                   words.rs
 //! ```
 //!
-//! Left out: history. A recording keeps the reports themselves.
+//! Left out: history, but for the newest messages (wires.rs) and revisions. A recording keeps the reports themselves.
 
 pub mod flight;
 pub mod json;
+pub mod wires;
 mod words;
 
 use crate::lab::cluster::Change;
 use crate::lab::observe::Report;
+use crate::lab::store::Shown;
+use crate::lab::survey::Survey;
 use crate::lab::workdir::Record;
+use crate::proto::lab;
+use crate::proto::lab::Clock;
 use crate::proto::lab::EntryKind;
 use crate::proto::lab::LogEntry;
+use crate::proto::lab::LookResponse;
 use crate::proto::lab::Members;
 use crate::proto::lab::Progress;
 use crate::proto::lab::Role;
@@ -36,10 +43,14 @@ use std::collections::VecDeque;
 
 /// A member that has said nothing for so long is drawn as silent. Its timer speaks ten times a second.
 const SILENT_MS: u64 = 1_500;
+/// The same while its clock is held or slow: then it speaks only when it is asked, once a second.
+const SILENT_HELD_MS: u64 = 4_000;
 /// Log entries kept of each member.
 const LOG_MAX: usize = 1_000;
 /// Lines kept of the feed.
 const FEED_MAX: usize = 1_000;
+/// Revisions kept of the tape.
+const TAPE_MAX: usize = 500;
 
 /// What the operating system says about a member's process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,6 +123,16 @@ pub struct MemberView {
     pub revision: u64,
     /// The last sync of its log, in microseconds.
     pub sync_us: Option<u32>,
+    /// The lab's clock, as it goes in this member.
+    pub clock: Option<Clock>,
+    /// Its watchers, leases and links, as it answered last.
+    pub look: Option<LookResponse>,
+    /// When that was.
+    pub looked: Option<Millis>,
+    /// What etcd's own services said of it last.
+    pub survey: Option<Survey>,
+    /// When that was.
+    pub surveyed: Option<Millis>,
     /// Up to here the feed has told what was applied.
     told: u64,
 }
@@ -134,6 +155,11 @@ impl MemberView {
             log: BTreeMap::new(),
             revision: 0,
             sync_us: None,
+            clock: None,
+            look: None,
+            looked: None,
+            survey: None,
+            surveyed: None,
             told: 0,
         }
     }
@@ -153,7 +179,9 @@ impl MemberView {
     /// Whether what we know of it is fresh.
     #[must_use]
     pub fn is_heard(&self, now: Millis) -> bool {
-        self.tap == Tap::Open && self.heard.is_some_and(|at| now.0.saturating_sub(at.0) < SILENT_MS)
+        let ticks = self.clock.is_none_or(|c| !c.held && c.slower <= 1);
+        let limit = if ticks { SILENT_MS } else { SILENT_HELD_MS };
+        self.tap == Tap::Open && self.heard.is_some_and(|at| now.0.saturating_sub(at.0) < limit)
     }
 
     /// Its role, if it has said so and we still hear it.
@@ -169,6 +197,9 @@ impl MemberView {
         self.votes = None;
         self.progress.clear();
         self.log.clear();
+        self.clock = None;
+        self.look = None;
+        self.survey = None;
         self.told = 0;
     }
 
@@ -205,6 +236,26 @@ pub struct Line {
     pub text: String,
 }
 
+/// The Data screen's answers: the newest of each kind.
+#[derive(Clone, Debug, Default)]
+pub struct Data {
+    pub listing: Option<crate::lab::store::Listing>,
+    pub key: Option<crate::lab::store::Key>,
+    pub compared: Option<(i64, Vec<crate::lab::store::Hashed>)>,
+    pub failed: Option<String>,
+}
+
+/// The lab's clock over all members that we hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as the world's.
+    Live,
+    Held,
+    Slow(u32),
+    /// Not the same everywhere: a member has started, or was not reached.
+    Mixed,
+}
+
 /// Everything that was reported.
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
@@ -214,8 +265,16 @@ pub struct Picture {
     pub members: Vec<MemberView>,
     /// Messages on their way.
     pub flights: Flights,
+    /// The newest messages, and what became of them.
+    pub wires: wires::Wires,
+    /// What each of the newest revisions changed.
+    pub tape: BTreeMap<u64, Vec<lab::Change>>,
+    /// What the Data screen was told last.
+    pub shown: Data,
     /// Oldest first.
     pub feed: VecDeque<Line>,
+    /// How many lines the feed has had.
+    pub told: u64,
     /// Names of members, by raft's id, as the members tell them.
     names: BTreeMap<u64, String>,
 }
@@ -238,6 +297,7 @@ impl Picture {
             if m.is_heard(was) && !m.is_heard(now) && !m.is_paused() {
                 let line =
                     Line { at: now, tone: Tone::Bad, text: format!("{} is silent: nothing heard from it", m.name) };
+                self.told += 1;
                 push(&mut self.feed, line);
             }
         }
@@ -247,20 +307,30 @@ impl Picture {
     pub fn learn(&mut self, report: Report) {
         match report {
             Report::Note { text } => self.say(Tone::Bad, text),
+            Report::Did { line } => self.say(Tone::Plain, format!("you: {line}")),
+            Report::Shown(shown) => self.shown(*shown),
             Report::Process { member, .. }
             | Report::Connected { member }
             | Report::Lost { member, .. }
+            | Report::Looked { member, .. }
+            | Report::Surveyed { member, .. }
             | Report::Telemetry { member, .. }
                 if member >= self.members.len() => {}
             Report::Process { member, change } => self.process(member, change),
             Report::Connected { member } => self.members[member].tap = Tap::Open,
             Report::Lost { member, why } => self.lost(member, why),
             Report::Telemetry { member, event } => self.telemetry(member, *event),
+            Report::Looked { member, look } => self.looked(member, *look),
+            Report::Surveyed { member, survey } => {
+                let m = &mut self.members[member];
+                (m.survey, m.surveyed) = (Some(*survey), Some(self.now));
+            }
         }
     }
 
     /// Writes a line into the feed.
     pub fn say(&mut self, tone: Tone, text: String) {
+        self.told += 1;
         push(&mut self.feed, Line { at: self.now, tone, text });
     }
 
@@ -291,6 +361,32 @@ impl Picture {
             return self.members[place].name.clone();
         }
         self.names.get(&id).cloned().unwrap_or_else(|| format!("{id:x}"))
+    }
+
+    /// The lab's clock, as the members that we hear say.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        let heard = self.members.iter().filter(|m| !m.is_down() && !m.is_paused());
+        let mut clocks = heard.filter_map(|m| m.clock).map(|c| (c.held, c.slower.max(1)));
+        let Some(first) = clocks.next() else { return Pace::Live };
+        match (clocks.all(|c| c == first), first) {
+            (false, _) => Pace::Mixed,
+            (true, (true, _)) => Pace::Held,
+            (true, (false, 1)) => Pace::Live,
+            (true, (false, slower)) => Pace::Slow(slower),
+        }
+    }
+
+    /// The members' names, n1 first.
+    #[must_use]
+    pub fn member_names(&self) -> Vec<String> {
+        self.members.iter().map(|m| m.name.clone()).collect()
+    }
+
+    /// Every watcher of every member that has answered: the member's place, and the watcher.
+    pub fn watchers(&self) -> impl Iterator<Item = (usize, &lab::Watcher)> {
+        let looks = self.members.iter().enumerate().filter_map(|(i, m)| Some((i, m.look.as_ref()?)));
+        looks.flat_map(|(i, look)| look.watchers.iter().map(move |w| (i, w)))
     }
 
     /// Which members have this entry on disk, as their own reports or the leader's `match` say.
@@ -339,7 +435,13 @@ impl Picture {
         let m = &mut self.members[member];
         match kind {
             Kind::Snapshot(s) => self.snapshot(member, s),
-            Kind::State(s) => m.state = Some(s),
+            Kind::State(s) => {
+                // Who leads no more knows nothing of the others.
+                if s.role() != Role::Leader {
+                    m.progress.clear();
+                }
+                m.state = Some(s);
+            }
             Kind::Timer(t) => m.timer = Some(t),
             Kind::Progress(p) => drop(m.progress.insert(p.peer, p)),
             Kind::Votes(v) => m.votes = Some(v),
@@ -351,9 +453,12 @@ impl Picture {
                 m.told = m.told.max(a.index);
             }
             Kind::Members(members) => self.learn_names(members),
+            Kind::Clock(clock) => m.clock = Some(clock),
+            Kind::Freed(freed) => self.wires.freed(member, freed.id),
             Kind::Sent(_)
             | Kind::Received(_)
             | Kind::Dropped(_)
+            | Kind::Held(_)
             | Kind::Proposed(_)
             | Kind::Answered(_)
             | Kind::Link(_)
@@ -367,6 +472,7 @@ impl Picture {
         m.append(&s.tail);
         m.told = s.state.as_ref().map_or(0, |s| s.applied);
         m.state = s.state;
+        m.clock = s.clock;
         m.progress = s.progress.into_iter().map(|p| (p.peer, p)).collect();
         m.revision = s.revision;
         self.learn_names(s.members.unwrap_or_default());
@@ -404,7 +510,8 @@ impl Picture {
             }
             Change::Ended { how } => {
                 m.process = Process::Ended { how: how.clone(), since: now };
-                m.timer = None;
+                (m.timer, m.clock) = (None, None);
+                self.wires.door_closed(member);
                 (Tone::Bad, format!("{name} is down: {how}"))
             }
             Change::Failed { why } => {
@@ -420,11 +527,47 @@ impl Picture {
             Kind::Sent(s) => (&s.wire, flight::Told::Sent),
             Kind::Received(r) => (&r.wire, flight::Told::Received),
             Kind::Dropped(d) => (&d.wire, flight::Told::Dropped),
+            Kind::Held(h) => (&h.wire, flight::Told::Held),
             _ => return,
         };
-        let Some(wire) = wire else { return };
-        if let (Some(from), Some(to)) = (self.place(wire.from), self.place(wire.to)) {
-            self.flights.learn(self.now, from, to, wire, told);
+        let Some(wire) = *wire else { return };
+        let (Some(from), Some(to)) = (self.place(wire.from), self.place(wire.to)) else { return };
+        self.flights.learn(self.now, from, to, &wire, told);
+        let now = self.now;
+        match kind {
+            Kind::Received(_) => self.wires.end(now, from, to, wire, wires::End::Arrived { at: now }),
+            Kind::Dropped(d) => self.wires.end(now, from, to, wire, wires::End::Lost { why: d.reason.clone() }),
+            Kind::Held(h) => self.wires.end(now, from, to, wire, wires::End::Held { id: h.id }),
+            _ => self.wires.sent(now, from, to, wire),
+        }
+    }
+
+    fn looked(&mut self, member: usize, look: LookResponse) {
+        for change in &look.changes {
+            let changes = self.tape.entry(change.revision).or_default();
+            // Each member tells the same; one is enough.
+            if !changes.iter().any(|c| c.key == change.key) {
+                changes.push(change.clone());
+            }
+        }
+        while self.tape.len() > TAPE_MAX {
+            self.tape.pop_first();
+        }
+        let now = self.now;
+        let m = &mut self.members[member];
+        m.clock = look.clock.or(m.clock);
+        m.heard = m.heard.map(|_| now);
+        (m.look, m.looked) = (Some(look), Some(now));
+    }
+
+    fn shown(&mut self, shown: Shown) {
+        let data = &mut self.shown;
+        data.failed = None;
+        match shown {
+            Shown::Listing(listing) => data.listing = Some(listing),
+            Shown::Key(key) => data.key = Some(key),
+            Shown::Compared { revision, hashes } => data.compared = Some((revision, hashes)),
+            Shown::Failed(why) => data.failed = Some(why),
         }
     }
 }

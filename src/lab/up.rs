@@ -8,12 +8,24 @@ use crate::lab::Cluster;
 use crate::lab::Error;
 use crate::lab::Picture;
 use crate::lab::SIZES;
+use crate::lab::ask;
+use crate::lab::deed::Order;
+use crate::lab::deed::pasted;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
 use crate::lab::observe::Report;
+use crate::lab::orders;
+use crate::lab::orders::Deeds;
 use crate::lab::picture::Process;
+use crate::lab::picture::Tone;
+use crate::lab::picture::json::SCREENS;
+use crate::lab::picture::json::plain;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
+use crate::lab::recording::Recording;
+use crate::lab::recording::Replay;
+use crate::lab::store;
+use crate::lab::survey;
 use crate::lab::workdir::Running;
 use crate::lab::workdir::read_token;
 use crate::types::Millis;
@@ -77,7 +89,7 @@ impl Options {
             match name {
                 "--nodes" => options.nodes = Some(nodes(&value("1, 3 or 5")?)?),
                 "--folder" => options.folder = Some(value("a path")?.into()),
-                "--theme" => options.theme = Some(value("dark, light or mono")?),
+                "--theme" => options.theme = Some(value("dark, light, contrast or mono")?),
                 "--rm" => options.remove = true,
                 "--feed" => options.feed = true,
                 "--json" => options.json = true,
@@ -95,6 +107,28 @@ fn nodes(text: &str) -> Result<usize, Error> {
     n.ok_or_else(|| Error::Usage(format!("--nodes is {text:?}, but a lab has 1, 3 or 5 members")))
 }
 
+/// Prints a recording's feed, line by line: what a screen reader gets of it.
+///
+/// # Errors
+/// If nobody reads it.
+pub fn print_feed(recording: Recording, out: &mut dyn Write) -> Result<(), Error> {
+    let mut replay = Replay::new(recording);
+    let mut told = 0;
+    for place in 1..=replay.len() {
+        replay.seek(place);
+        // The feed forgets its oldest lines: each is printed when it comes.
+        while told < replay.picture.told {
+            let back = usize::try_from(replay.picture.told - told).unwrap_or(usize::MAX);
+            let feed = &replay.picture.feed;
+            if let Some(line) = feed.len().checked_sub(back).and_then(|i| feed.get(i)) {
+                print(out, &format!("{} {}", clock(line.at), line.text))?;
+            }
+            told += 1;
+        }
+    }
+    Ok(())
+}
+
 /// `etcd-lab up [--nodes N] [--folder PATH] [--rm] [--feed]`: runs a cluster until it is interrupted.
 pub fn up(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let ran = Options::parse(args, &["--nodes", "--folder", "--rm", "--feed"]).and_then(|o| run_up(&o, out));
@@ -107,9 +141,13 @@ pub fn down(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     finish(ran, err)
 }
 
-/// `etcd-lab show --json [--folder PATH]`: prints what the members of the running lab report.
+/// `etcd-lab show [SCREEN] [--json] [--folder PATH]`: prints what a screen would show of the lab that runs, as plain lines or as JSON.
 pub fn show(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let ran = Options::parse(args, &["--json", "--folder"]).and_then(|o| run_show(&o, out));
+    let (screen, rest) = match args.split_first() {
+        Some((name, rest)) if !name.starts_with('-') => (name.as_str(), rest),
+        _ => ("ring", args),
+    };
+    let ran = Options::parse(rest, &["--json", "--folder"]).and_then(|o| run_show(screen, &o, out));
     finish(ran, err)
 }
 
@@ -171,19 +209,37 @@ async fn watch(
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let _observers = observe::observe(&cluster.record, token, &to);
+    let (line, mut lines) = mpsc::channel(16);
+    orders::serve(cluster.folder(), token, line)?;
+    let mut deeds = Deeds::default();
     let mut picture = Picture::new(&cluster.record);
     let (start, mut led) = (Instant::now(), false);
     loop {
         let report = tokio::select! {
             report = reports.recv() => report,
+            Some(line) = lines.recv() => {
+                let decided = deeds.take(&line.text, &picture);
+                let told = match decided {
+                    Ok((said, list)) => carry_out(cluster, token, list).await.map(|()| said),
+                    Err(why) => Err(why),
+                };
+                // Who asked may be gone.
+                drop(line.answer.send(told));
+                Some(Report::Did { line: pasted(&line.text) })
+            }
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
             _ = hangup.recv() => return Ok(()),
         };
         picture.tick(Millis(start.elapsed().as_millis() as u64));
+        if let Some(Report::Connected { member }) = report
+            && let Err(why) = carry_out(cluster, token, deeds.board.greet(member, &picture)).await
+        {
+            picture.say(Tone::Bad, why);
+        }
         report.into_iter().for_each(|r| picture.learn(r));
-        let lines = std::mem::take(&mut picture.feed);
-        for line in lines.iter().filter(|_| feed) {
+        let said = std::mem::take(&mut picture.feed);
+        for line in said.iter().filter(|_| feed) {
             print(out, &format!("{}  {}", clock(line.at), line.text))?;
         }
         if !led && let Some(leader) = picture.leader() {
@@ -198,6 +254,17 @@ async fn watch(
             return Err(Error::Refused(format!("all members have ended; the reason is in {log}")));
         }
     }
+}
+
+async fn carry_out(cluster: &Cluster, token: &str, list: Vec<Order>) -> Result<(), String> {
+    let mut controls = Vec::new();
+    for order in list {
+        match order {
+            Order::Process { member, action } => cluster.act(member, action),
+            Order::Control { member, control } => controls.push((member, control)),
+        }
+    }
+    ask::carry_out(&cluster.record, token, controls).await
 }
 
 fn run_down(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
@@ -216,15 +283,30 @@ fn run_down(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
     print(out, &format!("ended the lab in {}", running.folder.display()))
 }
 
-fn run_show(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
-    if !options.json {
-        return Err(Error::Usage("show prints JSON: etcd-lab show --json".into()));
-    }
+fn run_show(screen: &str, options: &Options, out: &mut dyn Write) -> Result<(), Error> {
+    let no_screen = || Error::Usage(format!("there is no screen {screen:?}; they are {}", SCREENS.join(", ")));
     let running = Running::find(options.folder.as_deref(), &preflight::bases())?;
-    let picture = observe::runtime()?.block_on(glance(&running, &running.token()?));
-    let mut json = picture.to_json();
+    let picture = observe::runtime()?.block_on(async {
+        let token = running.token()?;
+        let mut picture = glance(&running, &token).await;
+        for (member, m) in running.record.members.iter().enumerate() {
+            for report in survey::ask(member, m, &token, &mut 1).await {
+                picture.learn(report);
+            }
+        }
+        if screen == "data" {
+            let urls: Vec<String> = running.record.members.iter().map(|m| m.client_url.clone()).collect();
+            let all = store::Ask::List { prefix: Vec::new(), from: Vec::new(), at: 0 };
+            picture.learn(Report::Shown(Box::new(store::ask(&urls, all).await)));
+        }
+        Ok::<_, Error>(picture)
+    })?;
+    let mut json = picture.screen_json(screen).ok_or_else(no_screen)?;
     json["folder"] = running.folder.display().to_string().into();
-    print(out, &format!("{json:#}"))
+    match options.json {
+        true => print(out, &format!("{json:#}")),
+        false => plain(&json).iter().try_for_each(|line| print(out, line)),
+    }
 }
 
 /// Listens until every member that can be reached has said what it knows.
@@ -245,7 +327,7 @@ async fn glance(running: &Running, token: &str) -> Picture {
         picture.tick(Millis(start.elapsed().as_millis() as u64));
         match &report {
             Report::Telemetry { member, .. } | Report::Lost { member, .. } => answered[*member] = true,
-            Report::Process { .. } | Report::Connected { .. } | Report::Note { .. } => {}
+            _ => {}
         }
         picture.learn(report);
         if answered.iter().all(|a| *a) {

@@ -160,10 +160,10 @@ impl Node {
     }
 
     async fn in_time<T>(&self, ask: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        match timeout(self.inner.request_timeout(), ask).await {
-            Ok(answer) => answer,
-            Err(_) if self.inner.leader().is_none() => Err(Error::NoLeader),
-            Err(_) => Err(Error::Timeout),
+        match self.inner.within(self.inner.request_timeout(), ask).await {
+            Some(answer) => answer,
+            None if self.inner.leader().is_none() => Err(Error::NoLeader),
+            None => Err(Error::Timeout),
         }
     }
 

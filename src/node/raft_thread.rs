@@ -10,6 +10,7 @@ use super::Input;
 use super::ReadWaiter;
 use super::apply_thread::Work;
 use super::install::Verdict;
+use super::lab::Desk;
 use super::mailbox::Mailbox;
 use super::mailbox::duration;
 use super::send;
@@ -43,9 +44,11 @@ use std::time::Instant;
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 pub(crate) struct RaftThread {
-    inner: Arc<Inner>,
-    replica: Replica<ReadWaiter>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) replica: Replica<ReadWaiter>,
     hands: Hands,
+    /// Messages that wait for the lab's clock.
+    pub(super) desk: Desk,
     /// Who waits to hear what raft made of a snapshot.
     verdicts: Vec<(Verdict, Result<(), Refused>)>,
 }
@@ -58,7 +61,7 @@ impl RaftThread {
         apply: Arc<Mailbox<Work>>,
     ) -> RaftThread {
         let hands = Hands { inner: inner.clone(), wal, apply, seen: (Term(0), MemberId::NONE), now: Millis(0) };
-        RaftThread { inner, replica, hands, verdicts: Vec::new() }
+        RaftThread { inner, replica, hands, desk: Desk::default(), verdicts: Vec::new() }
     }
 
     /// Runs until the inbox is closed or the disk fails.
@@ -75,7 +78,8 @@ impl RaftThread {
         let mut inputs = Vec::new();
         loop {
             let next = ticker.next();
-            let wait = duration(self.inner.now(), self.replica.due().map_or(next, |due| due.min(next)));
+            let due = [self.replica.due(), self.desk.due()].into_iter().flatten().fold(next, Millis::min);
+            let wait = self.inner.pace.real(duration(self.inner.now(), due));
             if !self.inner.inbox.take_all(&mut inputs, wait) {
                 return Ok(());
             }
@@ -83,6 +87,7 @@ impl RaftThread {
                 self.take(input)?;
             }
             let now = self.inner.now();
+            self.let_on(now);
             self.tick(ticker.due(now), now);
             self.hands.now = now;
             self.replica.turn(now, self.inner.applied.get(), &mut self.hands)?;
@@ -115,7 +120,9 @@ impl RaftThread {
         match input {
             Input::Propose(proposal) => self.replica.propose(proposal),
             Input::Read(waiter) => self.replica.read(waiter),
+            Input::Peer(message) if self.inner.pace.delays() || !self.desk.is_empty() => self.keep_back(*message),
             Input::Peer(message) => self.replica.step(*message),
+            Input::Lab(order) => self.obey(order),
             Input::Unreachable(member) => consensus.report_unreachable(member),
             Input::Lost(member) => self.replica.peer_lost(member, self.inner.now()),
             Input::ConfChange(index, change, answer) => {
@@ -215,7 +222,10 @@ impl Outside for Hands {
     }
 
     fn sync(&mut self, entries: &[Entry], probe: &mut Probe) -> Result<(), Error> {
-        let began = Instant::now();
+        let (began, delay) = (Instant::now(), self.inner.pace.sync_delay());
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
         self.wal.sync()?;
         let took = began.elapsed();
         meter::WAL_FSYNC.time(took);

@@ -91,6 +91,7 @@ impl Node {
             id,
             cluster,
             started,
+            pace: super::pace::Pace::default(),
             inbox: Mailbox::new(super::INBOX_MAX),
             watches: watch::Shared::with_limits(machine.store().revision(), watch_limits(&config)),
             auth: super::auth::Gate::new(machine.auth(), config.token_ttl_ms),
@@ -127,8 +128,7 @@ impl Node {
         let node = Node { inner };
         node.check_before_start().await?;
         node.connect(&listening, &reachable)?;
-        let read_seed = (id.0 << 48) | (rand::random::<u64>() >> 24);
-        node.start_threads(Replica::new(consensus, read_seed), wal)?;
+        node.start_threads(Replica::new(consensus, (id.0 << 48) | (rand::random::<u64>() >> 24)), wal)?;
         node.start_duties();
         if node.read(|machine| machine.members().is_removed(id)) {
             node.inner.fail(Error::Removed);

@@ -54,7 +54,7 @@ impl Inner {
             elected: Millis(published.leader_since_ms.load(Ordering::Acquire)),
             election_ms: self.config.election_ms(),
             has_leader: !leader.is_none(),
-            never_led: reign % 2 == 0 && published.reign.load(Ordering::Acquire) == reign,
+            never_led: reign.is_multiple_of(2) && published.reign.load(Ordering::Acquire) == reign,
             connected: leader.is_none() || self.connected_since(started),
         };
         waited.why()

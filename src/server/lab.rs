@@ -13,11 +13,15 @@ use futures::stream::unfold;
 use sha2::Digest as _;
 use sha2::Sha256;
 use std::path::Path;
+use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
+
+/// A disk slower than this cannot be told from one that hangs.
+const SYNC_DELAY_MAX: Duration = Duration::from_secs(10);
 
 /// The Lab service.
 pub(super) struct Service {
@@ -71,6 +75,11 @@ impl Lab for Service {
         Ok(Response::new(stream.boxed()))
     }
 
+    async fn look(&self, request: Request<lab::LookRequest>) -> Result<Response<lab::LookResponse>, Status> {
+        self.admit(&request)?;
+        Ok(Response::new(self.front.node.look(request.into_inner().since_revision).await?))
+    }
+
     async fn control(&self, request: Request<lab::ControlRequest>) -> Result<Response<lab::ControlResponse>, Status> {
         self.admit(&request)?;
         match request.into_inner().action {
@@ -84,9 +93,23 @@ impl Lab for Service {
                 let why_not = if ok { "" } else { "no such member, or this one" }.to_owned();
                 Ok(Response::new(lab::ControlResponse { ok, why_not }))
             }
+            Some(Action::SetClock(set)) => Ok(Response::new(said(self.front.node.set_clock(set).await))),
+            Some(Action::Step(step)) => match step.what {
+                Some(what) => Ok(Response::new(said(self.front.node.step(what).await))),
+                None => Err(Status::invalid_argument("what step?")),
+            },
+            Some(Action::SetTimer(set)) => Ok(Response::new(said(self.front.node.set_timer(set.timeout_ticks).await))),
+            Some(Action::SetDisk(set)) => {
+                self.front.node.set_sync_delay(Duration::from_micros(set.sync_delay_us).min(SYNC_DELAY_MAX));
+                Ok(Response::new(said(Ok(()))))
+            }
             None => Err(Status::invalid_argument("no action is given, or one that this release does not know")),
         }
     }
+}
+
+fn said(done: Result<(), String>) -> lab::ControlResponse {
+    lab::ControlResponse { ok: done.is_ok(), why_not: done.err().unwrap_or_default() }
 }
 
 /// One observer: the opening picture, then events, with a count of what it was too slow for.

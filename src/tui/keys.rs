@@ -1,7 +1,7 @@
-//! Every key, once: dispatch, the bar at the bottom and the help are all made from this table.
+//! Every key, once: dispatch, the bars at the bottom and the help are all made from this table.
 //!
 //! A key means one thing in one place; a test holds that. Nothing that breaks something is a single letter: faults are
-//! behind the Break menu. Space is left for Hold (the lab clock).
+//! behind the Break menu and the command line.
 
 /// A key press, as the lab knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +29,16 @@ pub enum Place {
     Picker,
     Learn,
     Ring,
+    Wire,
     Logs,
+    Watch,
+    Data,
+    Cluster,
     Help,
-    Break,
+    Why,
+    Menu,
     Prompt,
+    Command,
     /// The options of a guess.
     Guess,
     Quit,
@@ -45,7 +51,7 @@ pub enum Place {
 pub enum Does {
     /// The main action of the place.
     Accept,
-    /// Leaves the overlay.
+    /// Leaves the overlay, or the replay.
     Back,
     Next,
     Previous,
@@ -67,14 +73,36 @@ pub enum Does {
     ShowLearn,
     ShowRing,
     ShowLogs,
-    /// A screen that a later release brings.
-    Later,
+    ShowWatch,
+    ShowData,
+    ShowCluster,
+    /// Ring to Wire, and back.
+    Flip,
     Shell,
     Help,
     Break,
     Write,
     Undo,
     Freeze,
+    Hold,
+    Step,
+    StepBack,
+    /// Steps until something is decided.
+    RunOn,
+    Slower,
+    Faster,
+    Why,
+    Command,
+    Filter,
+    /// Completes the command line.
+    Complete,
+    /// Heartbeats are shown, or not.
+    Routine,
+    /// The next form of a value.
+    Format,
+    Older,
+    Newer,
+    Compare,
     Quit,
     End,
     Rub,
@@ -87,6 +115,16 @@ impl Does {
         use Does::*;
         matches!(self, Next | Previous | Up | Down | PageUp | PageDown | Oldest | Newest)
             || matches!(self, NextStep | PreviousStep | Run | Check | Hint)
+    }
+
+    /// Whether it stands in the line of screens, below the bar of a place.
+    #[must_use]
+    pub fn is_tab(self) -> bool {
+        use Does::*;
+        matches!(
+            self,
+            ShowLearn | ShowRing | ShowLogs | ShowWatch | ShowData | ShowCluster | Shell | Command | Help | Quit
+        )
     }
 }
 
@@ -102,81 +140,132 @@ pub struct Binding {
     pub does: Does,
 }
 
-use Place::Break;
+const fn k(key: Key, places: &'static [Place], bar: &'static str, what: &'static str, does: Does) -> Binding {
+    Binding { key, places, bar, what, does }
+}
+
+const fn c(key: char, places: &'static [Place], bar: &'static str, what: &'static str, does: Does) -> Binding {
+    k(Key::Char(key), places, bar, what, does)
+}
+
+use Place::Cluster;
+use Place::Command;
+use Place::Data;
 use Place::Ending;
 use Place::Guess;
 use Place::Help;
 use Place::Learn;
 use Place::Logs;
+use Place::Menu;
 use Place::Picker;
 use Place::Prompt;
 use Place::Quit;
 use Place::Ring;
+use Place::Watch;
+use Place::Why;
+use Place::Wire;
 
-const SCREENS: &[Place] = &[Learn, Ring, Logs];
-const PICTURES: &[Place] = &[Ring, Logs];
-const LISTS: &[Place] = &[Picker, Break, Guess, Quit, Help];
-const OVERLAYS: &[Place] = &[Help, Break, Prompt, Guess, Quit];
+/// Every place.
+pub const PLACES: [Place; 16] =
+    [Picker, Learn, Ring, Wire, Logs, Watch, Data, Cluster, Help, Why, Menu, Prompt, Command, Guess, Quit, Ending];
+const SCREENS: &[Place] = &[Learn, Ring, Wire, Logs, Watch, Data, Cluster];
+const PICTURES: &[Place] = &[Ring, Wire, Logs, Watch, Data, Cluster];
+/// Where up and down select a member.
+const MEMBERS: &[Place] = &[Ring, Logs, Cluster];
+const LISTS: &[Place] = &[Picker, Menu, Guess, Quit, Help, Why];
+const OVERLAYS: &[Place] = &[Help, Why, Menu, Prompt, Command, Guess, Quit];
 
-/// The table.
+/// The table. Its order is the order in the bar.
 #[rustfmt::skip]
 pub const KEYS: &[Binding] = &[
-    Binding { key: Key::Enter,       places: &[Picker],       bar: "start",   what: "start the cluster", does: Does::Accept },
-    Binding { key: Key::Enter,       places: &[Break, Prompt, Quit], bar: "do it", what: "do what is marked", does: Does::Accept },
-    Binding { key: Key::Enter,       places: &[Guess],        bar: "lock it", what: "lock the guess that is marked", does: Does::Accept },
-    Binding { key: Key::Enter,       places: &[Learn],        bar: "do",      what: "run, answer or guess what is marked", does: Does::Accept },
-    Binding { key: Key::Tab,         places: &[Learn],        bar: "mark",    what: "mark the next thing to do", does: Does::Next },
-    Binding { key: Key::BackTab,     places: &[Learn],        bar: "",        what: "mark the one before", does: Does::Previous },
-    Binding { key: Key::Char('r'),   places: &[Learn],        bar: "run",     what: "run the marked command", does: Does::Run },
-    Binding { key: Key::Char('c'),   places: &[Learn],        bar: "check",   what: "look at the checks now, and say what they see", does: Does::Check },
-    Binding { key: Key::Char('h'),   places: &[Learn],        bar: "hint",    what: "a hint; the fourth is the solution", does: Does::Hint },
-    Binding { key: Key::Char('n'),   places: &[Learn],        bar: "next",    what: "the next step", does: Does::NextStep },
-    Binding { key: Key::Char('0'),   places: &[Learn],        bar: "shell",   what: "a shell with the lab's etcdctl; `exit` returns", does: Does::Shell },
-    Binding { key: Key::Char('p'),   places: &[Learn],        bar: "prev",    what: "the step before", does: Does::PreviousStep },
-    Binding { key: Key::Down,        places: &[Learn],        bar: "",        what: "scroll down", does: Does::Down },
-    Binding { key: Key::Up,          places: &[Learn],        bar: "",        what: "scroll up", does: Does::Up },
-    Binding { key: Key::PageDown,    places: &[Learn],        bar: "",        what: "scroll down by a screen", does: Does::PageDown },
-    Binding { key: Key::PageUp,      places: &[Learn],        bar: "",        what: "scroll up by a screen", does: Does::PageUp },
-    Binding { key: Key::Home,        places: &[Learn],        bar: "",        what: "the beginning of the step", does: Does::Oldest },
-    Binding { key: Key::End,         places: &[Learn],        bar: "",        what: "its end", does: Does::Newest },
-    Binding { key: Key::Char('1'),   places: PICTURES,        bar: "learn",   what: "screen Learn: a lab, step by step", does: Does::ShowLearn },
-    Binding { key: Key::Char('1'),   places: &[Learn],        bar: "",        what: "screen Learn: a lab, step by step", does: Does::ShowLearn },
-    Binding { key: Key::Char('2'),   places: &[Learn, Logs],  bar: "ring",    what: "screen Ring: members, roles, messages", does: Does::ShowRing },
-    Binding { key: Key::Char('2'),   places: &[Ring],         bar: "",        what: "screen Ring: members, roles, messages", does: Does::ShowRing },
-    Binding { key: Key::Char('3'),   places: &[Learn, Ring],  bar: "logs",    what: "screen Logs: entries side by side", does: Does::ShowLogs },
-    Binding { key: Key::Char('3'),   places: &[Logs],         bar: "",        what: "screen Logs: entries side by side", does: Does::ShowLogs },
-    Binding { key: Key::Char('w'),   places: PICTURES,        bar: "write",   what: "write a key", does: Does::Write },
-    Binding { key: Key::Char('!'),   places: SCREENS,         bar: "break…",  what: "break the selected member: a menu", does: Does::Break },
-    Binding { key: Key::Char('u'),   places: SCREENS,         bar: "undo",    what: "undo the last fault", does: Does::Undo },
-    Binding { key: Key::Tab,         places: PICTURES,        bar: "member",  what: "select the next member", does: Does::Next },
-    Binding { key: Key::Tab,         places: &[Break],        bar: "member",  what: "the next member", does: Does::Right },
-    Binding { key: Key::BackTab,     places: PICTURES,        bar: "",        what: "select the previous member", does: Does::Previous },
-    Binding { key: Key::Left,        places: &[Logs],         bar: "entry",   what: "an older entry", does: Does::Left },
-    Binding { key: Key::Right,       places: &[Logs],         bar: "",        what: "a newer entry", does: Does::Right },
-    Binding { key: Key::Home,        places: &[Logs],         bar: "",        what: "the oldest entry that we know", does: Does::Oldest },
-    Binding { key: Key::End,         places: &[Logs],         bar: "",        what: "the newest entry, and follow it", does: Does::Newest },
-    Binding { key: Key::Down,        places: PICTURES,        bar: "",        what: "select the next member", does: Does::Next },
-    Binding { key: Key::Up,          places: PICTURES,        bar: "",        what: "select the previous member", does: Does::Previous },
-    Binding { key: Key::Right,       places: &[Ring],         bar: "",        what: "select the next member", does: Does::Next },
-    Binding { key: Key::Left,        places: &[Ring],         bar: "",        what: "select the previous member", does: Does::Previous },
-    Binding { key: Key::Down,        places: LISTS,           bar: "down",    what: "the next line", does: Does::Next },
-    Binding { key: Key::Up,          places: LISTS,           bar: "up",      what: "the previous line", does: Does::Previous },
-    Binding { key: Key::Right,       places: &[Picker],       bar: "",        what: "more members", does: Does::Next },
-    Binding { key: Key::Left,        places: &[Picker],       bar: "",        what: "fewer members", does: Does::Previous },
-    Binding { key: Key::Right,       places: &[Break],        bar: "",        what: "the next member", does: Does::Right },
-    Binding { key: Key::Left,        places: &[Break],        bar: "",        what: "the previous member", does: Does::Left },
-    Binding { key: Key::Char('f'),   places: SCREENS,         bar: "freeze",  what: "freeze the drawing; the cluster goes on", does: Does::Freeze },
-    Binding { key: Key::Char('0'),   places: PICTURES,        bar: "shell",   what: "a shell with the lab's etcdctl; `exit` returns", does: Does::Shell },
-    Binding { key: Key::Char('4'),   places: SCREENS,         bar: "",        what: "Watch (a later release)", does: Does::Later },
-    Binding { key: Key::Char('5'),   places: SCREENS,         bar: "",        what: "Data (a later release)", does: Does::Later },
-    Binding { key: Key::Char('6'),   places: SCREENS,         bar: "",        what: "Cluster (a later release)", does: Does::Later },
-    Binding { key: Key::Backspace,   places: &[Prompt],       bar: "",        what: "delete the last character", does: Does::Rub },
-    Binding { key: Key::Esc,         places: OVERLAYS,        bar: "back",    what: "back to the screen", does: Does::Back },
-    Binding { key: Key::Char('q'),   places: &[Help],         bar: "",        what: "back to the screen", does: Does::Back },
-    Binding { key: Key::Char('?'),   places: &[Picker, Learn, Ring, Logs], bar: "help", what: "keys, and the words on the screen", does: Does::Help },
-    Binding { key: Key::Char('?'),   places: &[Help],         bar: "",        what: "back to the screen", does: Does::Back },
-    Binding { key: Key::Char('q'),   places: &[Picker, Learn, Ring, Logs], bar: "quit", what: "leave; asks what becomes of the folder", does: Does::Quit },
-    Binding { key: Key::Ctrl('c'),   places: &[Picker, Learn, Ring, Logs, Help, Break, Prompt, Guess, Quit, Ending], bar: "", what: "leave at once; the folder is kept", does: Does::End },
+    k(Key::Enter,     &[Picker],       "start",   "start the cluster", Does::Accept),
+    k(Key::Enter,     &[Menu, Prompt, Command, Quit], "do it", "do what is marked", Does::Accept),
+    k(Key::Enter,     &[Guess],        "lock it", "lock the guess that is marked", Does::Accept),
+    k(Key::Enter,     &[Learn],        "do",      "run, answer or guess what is marked", Does::Accept),
+    k(Key::Enter,     &[Wire],         "message…", "the marked message: deliver it, or lose it, if it is held", Does::Accept),
+    k(Key::Enter,     &[Data],         "open",    "open the marked folder or key", Does::Accept),
+    k(Key::Tab,       &[Learn],        "mark",    "mark the next thing to do", Does::Next),
+    k(Key::BackTab,   &[Learn],        "",        "mark the one before", Does::Previous),
+    c('r',            &[Learn],        "run",     "run the marked command", Does::Run),
+    c('c',            &[Learn],        "check",   "look at the checks now, and say what they see", Does::Check),
+    c('h',            &[Learn],        "hint",    "a hint; the fourth is the solution", Does::Hint),
+    c('n',            &[Learn],        "next",    "the next step", Does::NextStep),
+    c('p',            &[Learn],        "prev",    "the step before", Does::PreviousStep),
+    k(Key::Down,      &[Learn],        "",        "scroll down", Does::Down),
+    k(Key::Up,        &[Learn],        "",        "scroll up", Does::Up),
+    k(Key::PageDown,  &[Learn],        "",        "scroll down by a screen", Does::PageDown),
+    k(Key::PageUp,    &[Learn],        "",        "scroll up by a screen", Does::PageUp),
+    k(Key::Home,      &[Learn],        "",        "the beginning of the step", Does::Oldest),
+    k(Key::End,       &[Learn],        "",        "its end", Does::Newest),
+    c('/',            &[Data],         "go to",   "go to a folder or prefix", Does::Filter),
+    k(Key::Right,     &[Data],         "",        "open the marked folder or key", Does::Accept),
+    k(Key::Left,      &[Data],         "back",    "the folder above", Does::Left),
+    k(Key::PageDown,  &[Data],         "page",    "the folder's next page", Does::PageDown),
+    k(Key::Home,      &[Data],         "",        "the folder's first page", Does::Oldest),
+    c('-',            &[Data],         "older",   "the whole key space one revision earlier", Does::Older),
+    c('+',            &[Data],         "newer",   "one revision later", Does::Newer),
+    c('=',            &[Data],         "now",     "the newest revision", Does::Newest),
+    c('v',            &[Data],         "as…",     "the value as text, JSON or hex", Does::Format),
+    c('m',            &[Data, Cluster], "agree?", "do all members have the same? (etcdctl endpoint hashkv)", Does::Compare),
+    c('h',            &[Wire],         "heartbeats", "show heartbeats, too, or not", Does::Routine),
+    c('/',            &[Wire],         "filter",  "show only messages with this in their line", Does::Filter),
+    k(Key::Left,      &[Logs],         "entry",   "an older entry", Does::Left),
+    k(Key::Right,     &[Logs],         "",        "a newer entry", Does::Right),
+    k(Key::Home,      &[Logs],         "",        "the oldest entry that we know", Does::Oldest),
+    c(' ',            SCREENS,         "hold",    "hold the lab's clock, and let it go on; in a replay: play, pause", Does::Hold),
+    c('.',            PICTURES,        "step",    "held: one step, which is the oldest message that waits, or else a tick", Does::Step),
+    c('.',            &[Learn],        "",        "held: one step, which is the oldest message that waits, or else a tick", Does::Step),
+    c('w',            PICTURES,        "write",   "write a key", Does::Write),
+    c('!',            SCREENS,         "break…",  "break the selected member or its links: a menu", Does::Break),
+    c('u',            SCREENS,         "undo",    "undo the last fault", Does::Undo),
+    c('y',            &[Ring, Wire, Logs, Watch, Cluster], "why…", "why is it not …? computed from what is reported", Does::Why),
+    k(Key::Tab,       &[Ring],         "wire",    "the ring's other side: Wire, messages as lines", Does::Flip),
+    k(Key::Tab,       &[Wire],         "ring",    "back to the Ring", Does::Flip),
+    c('>',            PICTURES,        "until…",  "held: steps until an entry is committed or a leader is elected", Does::RunOn),
+    c('>',            &[Learn],        "",        "held: steps until an entry is committed or a leader is elected", Does::RunOn),
+    c('[',            PICTURES,        "slower",  "the clock goes slower, down to 1/1000; a replay, too", Does::Slower),
+    c('[',            &[Learn],        "",        "the clock goes slower, down to 1/1000", Does::Slower),
+    c(']',            PICTURES,        "faster",  "the clock goes faster, up to the world's; a replay beyond it", Does::Faster),
+    c(']',            &[Learn],        "",        "the clock goes faster, up to the world's", Does::Faster),
+    c(',',            PICTURES,        "",        "back: shows what was recorded, one event earlier", Does::StepBack),
+    c(',',            &[Learn],        "",        "back: shows what was recorded, one event earlier", Does::StepBack),
+    k(Key::Tab,       &[Logs, Cluster], "member", "select the next member", Does::Next),
+    k(Key::Tab,       &[Watch],        "",        "the next line", Does::Next),
+    k(Key::Tab,       &[Data],         "",        "the next line", Does::Next),
+    k(Key::Tab,       &[Command],      "complete", "complete the word", Does::Complete),
+    k(Key::Tab,       &[Menu],         "member",  "the next member", Does::Right),
+    k(Key::BackTab,   &[Logs, Cluster], "",       "select the previous member", Does::Previous),
+    k(Key::End,       &[Logs, Wire],   "",        "the newest, and follow it", Does::Newest),
+    k(Key::Down,      MEMBERS,         "",        "select the next member", Does::Next),
+    k(Key::Up,        MEMBERS,         "",        "select the previous member", Does::Previous),
+    k(Key::Right,     &[Ring],         "member",  "select the next member", Does::Next),
+    k(Key::Left,      &[Ring],         "",        "select the previous member", Does::Previous),
+    k(Key::Down,      &[Wire, Watch, Data], "down", "the next line", Does::Next),
+    k(Key::Up,        &[Wire, Watch, Data], "up", "the previous line", Does::Previous),
+    k(Key::Down,      LISTS,           "down",    "the next line", Does::Next),
+    k(Key::Up,        LISTS,           "up",      "the previous line", Does::Previous),
+    k(Key::Right,     &[Picker],       "",        "more members", Does::Next),
+    k(Key::Left,      &[Picker],       "",        "fewer members", Does::Previous),
+    k(Key::Right,     &[Menu],         "",        "the next member", Does::Right),
+    k(Key::Left,      &[Menu],         "",        "the previous member", Does::Left),
+    c('f',            SCREENS,         "",        "freeze the drawing; the cluster goes on", Does::Freeze),
+    k(Key::Esc,       SCREENS,         "",        "leave the replay, back to what is now", Does::Back),
+    k(Key::Backspace, &[Prompt, Command], "",     "delete the last character", Does::Rub),
+    k(Key::Esc,       OVERLAYS,        "back",    "back to the screen", Does::Back),
+    c('q',            &[Help, Why],    "",        "back to the screen", Does::Back),
+    c('?',            &[Help],         "",        "back to the screen", Does::Back),
+    c('y',            &[Why],          "",        "back to the screen", Does::Back),
+    c('1',            SCREENS,         "learn",   "screen Learn: a lab, step by step", Does::ShowLearn),
+    c('2',            SCREENS,         "ring",    "screen Ring: members, roles, messages", Does::ShowRing),
+    c('3',            SCREENS,         "logs",    "screen Logs: entries side by side", Does::ShowLogs),
+    c('4',            SCREENS,         "watch",   "screen Watch: revisions, watchers, leases", Does::ShowWatch),
+    c('5',            SCREENS,         "data",    "screen Data: keys, values, history", Does::ShowData),
+    c('6',            SCREENS,         "cluster", "screen Cluster: members, sizes, alarms, metrics", Does::ShowCluster),
+    c('0',            SCREENS,         "shell",   "a shell with the lab's etcdctl; `exit` returns", Does::Shell),
+    c(':',            SCREENS,         "command", "everything by name, with completion", Does::Command),
+    c('?',            &[Picker, Learn, Ring, Wire, Logs, Watch, Data, Cluster], "help", "keys, and the words on the screen", Does::Help),
+    c('q',            &[Picker, Learn, Ring, Wire, Logs, Watch, Data, Cluster], "quit", "leave; asks what becomes of the folder", Does::Quit),
+    k(Key::Ctrl('c'), &PLACES,         "",        "leave at once; the folder is kept", Does::End),
 ];
 
 /// What a key does here.
@@ -188,7 +277,33 @@ pub fn lookup(place: Place, key: Key) -> Option<Does> {
 /// What the bar says here: key and word.
 pub fn bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
     let here = KEYS.iter().filter(move |b| b.places.contains(&place) && !b.bar.is_empty());
-    here.map(|b| (b.key.name(), b.bar))
+    here.filter(move |b| !b.does.is_tab()).map(|b| (b.key.name(), b.bar))
+}
+
+/// What keys of the table do in a recording, where it is another word; the bar shows these and no others.
+const IN_REPLAY: [(Does, &str); 8] = [
+    (Does::Hold, "play, pause"),
+    (Does::Step, "on"),
+    (Does::StepBack, "back"),
+    (Does::RunOn, "10 s on"),
+    (Does::Slower, "slower"),
+    (Does::Faster, "faster"),
+    (Does::Why, "why…"),
+    (Does::Back, "leave"),
+];
+
+/// What the bar says on a screen that shows a recording.
+pub fn replay_bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
+    IN_REPLAY.iter().filter_map(move |(does, word)| {
+        let key = KEYS.iter().find(|b| b.does == *does && b.places.contains(&place))?;
+        Some((key.key.name(), *word))
+    })
+}
+
+/// The line of screens: key, word, and what it does.
+pub fn tabs(place: Place) -> impl Iterator<Item = (String, &'static str, Does)> {
+    let here = KEYS.iter().filter(move |b| b.places.contains(&place) && !b.bar.is_empty());
+    here.filter(|b| b.does.is_tab()).map(|b| (b.key.name(), b.bar, b.does))
 }
 
 /// What the help says of a screen: key and sentence. Two keys that do the same share a line.
@@ -196,7 +311,7 @@ pub fn bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
 pub fn help(place: Place) -> Vec<(String, &'static str)> {
     let mut lines: Vec<(String, &'static str, Does)> = Vec::new();
     for b in KEYS.iter().filter(|b| b.places.contains(&place)) {
-        match lines.iter_mut().find(|l| l.2 == b.does && b.does != Does::Later) {
+        match lines.iter_mut().find(|l| l.2 == b.does) {
             Some(line) => line.0 = format!("{} {}", line.0, b.key.name()),
             None => lines.push((b.key.name(), b.what, b.does)),
         }
@@ -209,6 +324,7 @@ impl Key {
     #[must_use]
     pub fn name(self) -> String {
         match self {
+            Key::Char(' ') => "Space".into(),
             Key::Char(c) => c.to_string(),
             Key::Ctrl(c) => format!("^{}", c.to_ascii_uppercase()),
             Key::Enter => "Enter".into(),
@@ -232,8 +348,6 @@ impl Key {
 mod tests {
     use super::*;
 
-    const PLACES: [Place; 10] = [Picker, Learn, Ring, Logs, Help, Break, Prompt, Guess, Quit, Ending];
-
     #[test]
     fn no_key_shadows_another() {
         for place in PLACES {
@@ -247,21 +361,30 @@ mod tests {
 
     #[test]
     fn letters_typed_into_a_prompt_reach_it() {
-        for place in [Prompt, Guess] {
+        for place in [Prompt, Command, Guess] {
             assert!(!KEYS.iter().any(|b| matches!(b.key, Key::Char(_)) && b.places.contains(&place)), "{place:?}");
         }
     }
 
     #[test]
-    fn space_is_left_for_the_lab_clock_and_no_fault_is_one_letter() {
-        assert!(!KEYS.iter().any(|b| b.key == Key::Char(' ')));
+    fn no_fault_is_one_letter() {
+        for b in KEYS {
+            let harmless = !matches!(b.does, Does::Accept) || !matches!(b.key, Key::Char(_));
+            assert!(harmless, "{b:?}");
+        }
         assert_eq!(lookup(Ring, Key::Char('k')), None);
+        assert_eq!(lookup(Wire, Key::Char('d')), None);
     }
 
     #[test]
-    fn every_place_can_be_left() {
+    fn every_place_can_be_left_and_every_screen_reached() {
         for place in PLACES {
             assert!(lookup(place, Key::Ctrl('c')).is_some(), "{place:?}");
+        }
+        for place in SCREENS {
+            for key in "0123456:?!q ".chars() {
+                assert!(lookup(*place, Key::Char(key)).is_some(), "{key:?} in {place:?}");
+            }
         }
     }
 }

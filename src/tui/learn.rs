@@ -18,6 +18,7 @@ use crate::tui::Model;
 use crate::tui::keys::Does;
 use crate::tui::model::Overlay;
 use crate::tui::model::Screen;
+use crate::tui::model::bars;
 use crate::types::Millis;
 use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthChar as _;
@@ -386,8 +387,8 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
 
 /// Where the page is on the terminal as it is now.
 fn page(model: &Model) -> Option<Rect> {
-    // Header and bar, and the notice while there is one.
-    let around = 2 + u16::from(model.notice.is_some());
+    // Header and bars, and the notice while there is one.
+    let around = 1 + bars(model.area.1) + u16::from(model.notice.is_some());
     let body = Rect::new(0, 1, model.area.0, model.area.1.saturating_sub(around));
     Some(model.learn.as_ref()?.places(body).page)
 }

@@ -18,6 +18,8 @@ pub enum Theme {
     Dark,
     /// For light terminals.
     Light,
+    /// For dark terminals, at least 7 to 1.
+    Contrast,
     /// No colours; also `NO_COLOR`.
     Mono,
 }
@@ -26,16 +28,16 @@ impl Theme {
     /// The theme of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Theme> {
-        [("dark", Theme::Dark), ("light", Theme::Light), ("mono", Theme::Mono)]
-            .iter()
-            .find(|t| t.0 == name)
-            .map(|t| t.1)
+        let all =
+            [("dark", Theme::Dark), ("light", Theme::Light), ("contrast", Theme::Contrast), ("mono", Theme::Mono)];
+        all.iter().find(|t| t.0 == name).map(|t| t.1)
     }
 
     fn colour(self, dark: u8, light: u8) -> Style {
         match self {
             Theme::Dark => Style::new().fg(Color::Indexed(dark)),
             Theme::Light => Style::new().fg(Color::Indexed(light)),
+            Theme::Contrast => Style::new().fg(Color::Indexed(bright(dark))),
             Theme::Mono => Style::new(),
         }
     }
@@ -82,6 +84,16 @@ impl Theme {
     }
 }
 
+/// The colour of the same kind that stands out most from black: none of them is darker than 7 to 1.
+fn bright(colour: u8) -> u8 {
+    match colour {
+        75 => 123,
+        214 => 220,
+        177 => 219,
+        _ => 255,
+    }
+}
+
 /// A member's border by its role: double leads, bold stands for election, plain follows, dashed is down or not heard.
 #[must_use]
 pub fn border(role: Option<Role>) -> border::Set<'static> {
@@ -117,15 +129,17 @@ const SEVEN_BIT: &[(&str, &str)] = &[
     ("┏┓┗┛━┃", "*"),
     ("┌┐└┘├┤┬┴┼", "+"),
     ("─", "-"),
-    ("│▏▕", "|"),
+    ("│▏▕┊", "|"),
     ("┄┆", ":"),
     ("●", "o"),
     ("·░", "."),
     ("▒", "%"),
     ("▓", "&"),
     ("█▇", "#"),
-    ("▸→", ">"),
-    ("←", "<"),
+    ("▸→▶", ">"),
+    ("←◀", "<"),
+    ("▁", "_"),
+    ("✔", "y"),
     ("↑", "^"),
     ("↓", "v"),
     ("×", "x"),

@@ -2,14 +2,21 @@
 //!
 //! [`update`] is pure: no clock, no terminal, no process. What must be done outside comes back as a [`Cmd`].
 
-use crate::lab::Action;
+use crate::lab::Board;
 use crate::lab::Picture;
 use crate::lab::Report;
 use crate::lab::SIZES;
+use crate::lab::deed::Order;
+use crate::lab::deed::Undo;
 use crate::lab::picture::MemberView;
-use crate::lab::picture::Process;
 use crate::lab::picture::Tone;
+use crate::lab::recording::Replay;
+use crate::lab::store;
 use crate::lab::workdir::Record;
+use crate::tui::act;
+use crate::tui::command;
+use crate::tui::data;
+use crate::tui::data::DataView;
 use crate::tui::keys;
 use crate::tui::keys::Does;
 use crate::tui::keys::Key;
@@ -18,6 +25,7 @@ use crate::tui::learn;
 use crate::tui::learn::Heard;
 use crate::tui::learn::Learn;
 use crate::tui::look::Theme;
+use crate::tui::replay;
 use crate::types::Millis;
 
 /// Longest text in the prompt.
@@ -42,6 +50,8 @@ pub enum Msg {
     Answer(Result<String, String>),
     /// Something for the Learn screen.
     Learn(Heard),
+    /// A recording was read, or why not.
+    Replay(Result<Box<Replay>, String>),
 }
 
 /// What is to be done outside.
@@ -49,10 +59,12 @@ pub enum Msg {
 pub enum Cmd {
     /// Start a cluster.
     Start { nodes: usize },
-    /// Do this to a member's process.
-    Act { member: usize, action: Action },
-    /// Make a member stand for election.
-    Campaign { member: usize },
+    /// Tell members, or their processes. `line`: what the learner has done, if it was the learner.
+    Do { orders: Vec<Order>, line: Option<String> },
+    /// Ask for the Data screen, at the first of these that answers.
+    Data { urls: Vec<String>, ask: store::Ask },
+    /// Read back what was recorded of this lab.
+    Rewind,
     /// Write a key through the first endpoint that answers.
     Put { endpoints: Vec<String>, key: String, value: String },
     /// Run a block of the lab.
@@ -70,7 +82,12 @@ pub enum Cmd {
 pub enum Screen {
     Learn,
     Ring,
+    /// The Ring's other side.
+    Wire,
     Logs,
+    Watch,
+    Data,
+    Cluster,
 }
 
 /// What stands before the screen and has the keyboard.
@@ -79,13 +96,28 @@ pub enum Overlay {
     Help {
         scroll: u16,
     },
-    Break {
+    /// Lines that were computed; see [`crate::lab::why`].
+    Why {
+        title: String,
+        lines: Vec<String>,
+        scroll: u16,
+    },
+    Menu {
+        title: String,
+        items: Vec<Item>,
         choice: usize,
+        /// It is about the selected member, and left and right go to another.
+        of_member: bool,
     },
     /// `fresh`: the text is a suggestion, which the first letter replaces.
     Prompt {
+        what: Question,
         text: String,
         fresh: bool,
+    },
+    /// The command line.
+    Command {
+        text: String,
     },
     Quit {
         choice: usize,
@@ -100,32 +132,33 @@ pub enum Overlay {
     },
 }
 
-/// A line of the Break menu.
+/// What a prompt asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Process(Action),
-    Campaign,
+pub enum Question {
+    /// KEY VALUE to write.
+    Put,
+    /// Which messages to show.
+    WireFilter,
+    /// Which folder to go to.
+    DataPrefix,
 }
 
-/// The Break menu, in its order.
-pub const FAULTS: [(Fault, &str); 6] = [
-    (Fault::Process(Action::Kill), "kill -9: it dies without a word"),
-    (Fault::Process(Action::Pause), "stop it (SIGSTOP): it stands still, its sockets stay open"),
-    (Fault::Process(Action::Continue), "let it go on (SIGCONT)"),
-    (Fault::Process(Action::Stop), "shut it down (SIGTERM): it hands leadership over first"),
-    (Fault::Process(Action::Restart), "start it again, with the data that it has"),
-    (Fault::Campaign, "force an election: it asks for votes now"),
-];
+/// A line of a menu.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    pub text: String,
+    /// The command line that it stands for.
+    pub line: String,
+    /// What the learner could type in a shell instead.
+    pub shell: String,
+    /// Why it does not fit now.
+    pub unfit: Option<String>,
+    /// The line is not done but offered for editing.
+    pub edit: bool,
+}
 
 /// The answers to "leave?".
 pub const QUIT: [&str; 3] = ["leave, and remove the folder", "leave, and keep the folder", "stay"];
-
-/// A fault that can be undone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Done {
-    member: usize,
-    action: Action,
-}
 
 /// Everything that the screen knows.
 #[derive(Clone, Debug)]
@@ -156,14 +189,33 @@ pub struct Model {
     pub cursor: Option<u64>,
     /// One line for the user, until the next key.
     pub notice: Option<(Tone, String)>,
+    /// What the lab has put in force.
+    pub board: Board,
+    /// How to take the last deeds back: the line, and the undo.
+    pub(super) undo: Vec<(String, Undo)>,
+    /// The clock is stepped until this is no longer so.
+    pub goal: Option<act::Goal>,
+    /// What was recorded, instead of what is.
+    pub replay: Option<Box<Replay>>,
+    /// How a replay goes.
+    pub play: replay::Play,
+    /// The marked message; `None`: the newest.
+    pub wire: Option<u64>,
+    /// Heartbeats are shown on Wire.
+    pub routine: bool,
+    /// Only messages with this are shown on Wire.
+    pub filter: String,
+    /// The marked watcher.
+    pub watcher: usize,
+    /// The Data screen's place.
+    pub data: DataView,
     /// Colours.
     pub theme: Theme,
     /// 7-bit characters only.
     pub ascii: bool,
     /// The screen must be drawn again.
     pub changed: bool,
-    undo: Vec<Done>,
-    writes: u64,
+    pub(super) writes: u64,
 }
 
 impl Model {
@@ -184,10 +236,19 @@ impl Model {
             selected: 0,
             cursor: None,
             notice: None,
+            board: Board::default(),
+            undo: Vec::new(),
+            goal: None,
+            replay: None,
+            play: replay::Play::default(),
+            wire: None,
+            routine: false,
+            filter: String::new(),
+            watcher: 0,
+            data: DataView::default(),
             theme,
             ascii,
             changed: true,
-            undo: Vec::new(),
             writes: 0,
         }
     }
@@ -195,36 +256,38 @@ impl Model {
     /// What has the keyboard.
     #[must_use]
     pub fn place(&self) -> Place {
-        match (&self.overlay, self.ending || self.starting, self.screen) {
-            (_, true, _) => Place::Ending,
-            (Some(Overlay::Help { .. }), ..) => Place::Help,
-            (Some(Overlay::Break { .. }), ..) => Place::Break,
-            (Some(Overlay::Prompt { .. } | Overlay::Answer { .. }), ..) => Place::Prompt,
-            (Some(Overlay::Guess { .. }), ..) => Place::Guess,
-            (Some(Overlay::Quit { .. }), ..) => Place::Quit,
-            (None, ..) if self.picture.is_none() => Place::Picker,
-            (None, _, Screen::Learn) => Place::Learn,
-            (None, _, Screen::Ring) => Place::Ring,
-            (None, _, Screen::Logs) => Place::Logs,
+        match (&self.overlay, self.ending || self.starting) {
+            (_, true) => Place::Ending,
+            (Some(Overlay::Help { .. }), _) => Place::Help,
+            (Some(Overlay::Why { .. }), _) => Place::Why,
+            (Some(Overlay::Menu { .. }), _) => Place::Menu,
+            (Some(Overlay::Prompt { .. } | Overlay::Answer { .. }), _) => Place::Prompt,
+            (Some(Overlay::Command { .. }), _) => Place::Command,
+            (Some(Overlay::Guess { .. }), _) => Place::Guess,
+            (Some(Overlay::Quit { .. }), _) => Place::Quit,
+            (None, _) => self.base(),
         }
     }
 
-    /// What is drawn: the picture, or the frozen one.
+    /// The place below what stands before it.
+    #[must_use]
+    pub fn base(&self) -> Place {
+        match self.screen {
+            _ if self.shown().is_none() => Place::Picker,
+            Screen::Learn => Place::Learn,
+            Screen::Ring => Place::Ring,
+            Screen::Wire => Place::Wire,
+            Screen::Logs => Place::Logs,
+            Screen::Watch => Place::Watch,
+            Screen::Data => Place::Data,
+            Screen::Cluster => Place::Cluster,
+        }
+    }
+
+    /// What is drawn: the recording, the frozen picture, or the picture.
     #[must_use]
     pub fn shown(&self) -> Option<&Picture> {
-        self.frozen.as_deref().or(self.picture.as_ref())
-    }
-
-    /// Whether a line of the Break menu makes sense for a member now.
-    #[must_use]
-    pub fn fits(fault: Fault, m: &MemberView) -> bool {
-        let runs = matches!(m.process, Process::Running { .. });
-        match fault {
-            Fault::Process(Action::Kill | Action::Stop) => runs || m.is_paused(),
-            Fault::Process(Action::Pause) | Fault::Campaign => runs,
-            Fault::Process(Action::Continue) => m.is_paused(),
-            Fault::Process(Action::Restart) => true,
-        }
+        self.replay.as_ref().map(|r| &r.picture).or(self.frozen.as_deref()).or(self.picture.as_ref())
     }
 
     pub(super) fn notify(&mut self, tone: Tone, text: impl Into<String>) {
@@ -236,8 +299,8 @@ impl Model {
         self.picture.as_ref().map_or(Millis(0), |p| p.now)
     }
 
-    fn members(&self) -> &[MemberView] {
-        self.picture.as_ref().map_or(&[], |p| &p.members)
+    pub(super) fn members(&self) -> &[MemberView] {
+        self.shown().map_or(&[], |p| &p.members)
     }
 }
 
@@ -246,13 +309,15 @@ pub fn update(model: &mut Model, msg: Msg) -> Option<Cmd> {
     match msg {
         Msg::Tick(now) => {
             tick(model, now);
-            return learn::tick(model, now);
+            replay::tick(model, now);
+            return act::tick(model).or_else(|| data::tick(model)).or_else(|| learn::tick(model, now));
         }
         Msg::Report(report) => {
             // A frozen screen stays as it is; the picture behind it does not.
-            model.changed |= model.frozen.is_none();
+            model.changed |= model.frozen.is_none() && model.replay.is_none();
+            let greet = if let Report::Connected { member } = report { Some(member) } else { None };
             model.picture.as_mut()?.learn(report);
-            return None;
+            return greet.and_then(|member| act::greet(model, member));
         }
         Msg::Learn(heard) => {
             model.changed |= learn::is_news(model, &heard);
@@ -270,6 +335,8 @@ pub fn update(model: &mut Model, msg: Msg) -> Option<Cmd> {
         Msg::Answer(Ok(said)) => model.notify(Tone::Good, said),
         Msg::Answer(Err(why)) => model.notify(Tone::Bad, why),
         Msg::Resized { width, height } => model.area = (width, height),
+        Msg::Replay(Ok(found)) => replay::open(model, found),
+        Msg::Replay(Err(why)) => model.notify(Tone::Bad, why),
         Msg::Tick(_) | Msg::Report(_) | Msg::Learn(_) => {}
     }
     None
@@ -282,7 +349,8 @@ fn tick(model: &mut Model, now: Millis) {
     let next_second = picture.now.0 / 1000 != now.0 / 1000;
     let lines = picture.feed.len();
     picture.tick(now);
-    model.changed |= model.frozen.is_none() && (moving || next_second || picture.feed.len() != lines);
+    model.changed |=
+        model.frozen.is_none() && model.replay.is_none() && (moving || next_second || picture.feed.len() != lines);
 }
 
 fn started(model: &mut Model, record: &Record, folder: String, notices: Vec<String>) {
@@ -297,64 +365,85 @@ fn started(model: &mut Model, record: &Record, folder: String, notices: Vec<Stri
 fn press(model: &mut Model, key: Key) -> Option<Cmd> {
     let place = model.place();
     let does = keys::lookup(place, key);
-    if let (None, Place::Prompt | Place::Guess, Key::Char(c)) = (does, place, key) {
-        return type_char(model, c);
+    if let (None, Place::Prompt | Place::Command | Place::Guess, Key::Char(c)) = (does, place, key) {
+        type_char(model, c);
+        return None;
     }
+    let does = does?;
     model.notice = None;
-    match does? {
-        Does::ShowLearn => return learn::show(model),
-        does if place == Place::Learn && does.is_of_learn() => return learn::press(model, does),
+    match (place, does) {
+        (Place::Learn, does) if does.is_of_learn() => learn::press(model, does),
+        (Place::Data, does) if data::is_of_data(does) => data::press(model, does),
+        (_, Does::ShowLearn) => learn::show(model),
+        (_, Does::ShowData) => {
+            model.screen = Screen::Data;
+            data::refresh(model)
+        }
+        (_, does) => common(model, does),
+    }
+}
+
+/// What a key does that means the same on most screens.
+fn common(model: &mut Model, does: Does) -> Option<Cmd> {
+    match does {
         Does::Accept => return accept(model),
+        Does::Back if model.overlay.is_none() => replay::leave(model),
         Does::Back => model.overlay = None,
         Does::Next => step(model, 1),
         Does::Previous => step(model, -1),
-        Does::Left | Does::Right | Does::Newest | Does::Oldest => sideways(model, does?),
+        Does::Left | Does::Right | Does::Newest | Does::Oldest => sideways(model, does),
         Does::ShowRing => model.screen = Screen::Ring,
+        Does::Flip => model.screen = if model.screen == Screen::Ring { Screen::Wire } else { Screen::Ring },
         Does::ShowLogs => model.screen = Screen::Logs,
-        Does::Later => model.notify(Tone::Plain, "4 Watch, 5 Data, 6 Cluster: these screens come in a later release"),
-        Does::Shell => return Some(Cmd::Shell),
+        Does::ShowWatch => model.screen = Screen::Watch,
+        Does::ShowCluster => model.screen = Screen::Cluster,
         Does::Help => model.overlay = Some(Overlay::Help { scroll: 0 }),
-        Does::Break => model.overlay = Some(open_break(model)),
-        Does::Write => {
-            model.overlay = Some(Overlay::Prompt { text: format!("a {}", model.writes + 1), fresh: true });
+        Does::Command => model.overlay = Some(Overlay::Command { text: String::new() }),
+        Does::Complete => command::complete_overlay(model),
+        Does::Filter => {
+            let text = model.filter.clone();
+            model.overlay = Some(Overlay::Prompt { what: Question::WireFilter, text, fresh: false });
         }
-        Does::Undo => return undo(model),
+        Does::Routine => model.routine = !model.routine,
         Does::Freeze => {
             model.frozen = if model.frozen.is_some() { None } else { model.picture.clone().map(Box::new) };
         }
         Does::Quit if model.picture.is_none() => return quit(model, true),
         Does::Quit => model.overlay = Some(Overlay::Quit { choice: 0 }),
         Does::End => return quit(model, false),
-        Does::Rub => {
-            if let Some(Overlay::Prompt { fresh, .. }) = &mut model.overlay {
-                *fresh = false;
-            }
-            if let Some(Overlay::Prompt { text, .. } | Overlay::Answer { text }) = &mut model.overlay {
-                text.pop();
-            }
-        }
-        // These are the Learn screen's own.
-        Does::Up
-        | Does::Down
-        | Does::PageUp
-        | Does::PageDown
-        | Does::NextStep
-        | Does::PreviousStep
-        | Does::Run
-        | Does::Check
-        | Does::Hint => {}
+        Does::Rub => rub(model),
+        does => return act::press(model, does),
     }
     None
 }
 
-fn type_char(model: &mut Model, c: char) -> Option<Cmd> {
+/// Lines of keys below a screen in a terminal of this height.
+#[must_use]
+pub fn bars(height: u16) -> u16 {
+    if height >= 16 { 2 } else { 1 }
+}
+
+fn rub(model: &mut Model) {
+    if let Some(Overlay::Prompt { fresh, .. }) = &mut model.overlay {
+        *fresh = false;
+    }
+    if let Some(Overlay::Prompt { text, .. } | Overlay::Answer { text } | Overlay::Command { text }) =
+        &mut model.overlay
+    {
+        text.pop();
+    }
+}
+
+fn type_char(model: &mut Model, c: char) {
     let options = learn::options(model);
     match &mut model.overlay {
-        Some(Overlay::Prompt { fresh: true, .. }) => {
-            model.overlay = Some(Overlay::Prompt { text: String::new(), fresh: false });
-            return type_char(model, c);
+        Some(Overlay::Prompt { what, fresh: true, .. }) => {
+            model.overlay = Some(Overlay::Prompt { what: *what, text: String::new(), fresh: false });
+            type_char(model, c);
         }
-        Some(Overlay::Prompt { text, .. } | Overlay::Answer { text }) if text.len() < PROMPT_MAX && !c.is_control() => {
+        Some(Overlay::Prompt { text, .. } | Overlay::Answer { text } | Overlay::Command { text })
+            if text.len() < PROMPT_MAX && !c.is_control() =>
+        {
             text.push(c);
         }
         // An option's letter marks it.
@@ -363,44 +452,64 @@ fn type_char(model: &mut Model, c: char) -> Option<Cmd> {
         }
         _ => {}
     }
-    None
 }
 
-fn quit(model: &mut Model, remove: bool) -> Option<Cmd> {
+pub(super) fn quit(model: &mut Model, remove: bool) -> Option<Cmd> {
     model.ending = true;
     model.overlay = None;
     Some(Cmd::Quit { remove })
 }
 
-/// The menu opens on the first line that makes sense.
-fn open_break(model: &Model) -> Overlay {
-    let m = model.members().get(model.selected);
-    let choice = FAULTS.iter().position(|(f, _)| m.is_some_and(|m| Model::fits(*f, m)));
-    Overlay::Break { choice: choice.unwrap_or(0) }
-}
-
-/// Up and down: in a list its lines, on a screen the members.
+/// Up and down: in a list its lines, on a screen its members or lines.
 fn step(model: &mut Model, by: isize) {
     let cycle = |at: usize, len: usize| (at as isize + by).rem_euclid(len.max(1) as isize) as usize;
     let members = model.members().len();
-    let options = learn::options(model);
+    let (options, base) = (learn::options(model), model.base());
     match &mut model.overlay {
-        Some(Overlay::Help { scroll }) => *scroll = scroll.saturating_add_signed(by as i16),
-        Some(Overlay::Break { choice }) => *choice = cycle(*choice, FAULTS.len()),
+        Some(Overlay::Help { scroll } | Overlay::Why { scroll, .. }) => {
+            *scroll = scroll.saturating_add_signed(by as i16)
+        }
+        Some(Overlay::Menu { choice, items, .. }) => *choice = cycle(*choice, items.len()),
         Some(Overlay::Quit { choice }) => *choice = cycle(*choice, QUIT.len()),
         Some(Overlay::Guess { choice }) => *choice = cycle(*choice, options),
-        Some(Overlay::Prompt { .. } | Overlay::Answer { .. }) => {}
-        None if model.picture.is_none() => model.size = cycle(model.size, SIZES.len()),
+        Some(Overlay::Prompt { .. } | Overlay::Answer { .. } | Overlay::Command { .. }) => {}
+        None if base == Place::Picker => model.size = cycle(model.size, SIZES.len()),
+        None if model.screen == Screen::Wire => step_wire(model, by),
+        None if model.screen == Screen::Watch => {
+            let count = model.shown().map_or(0, |p| p.watchers().count());
+            model.watcher = cycle(model.watcher.min(count), count);
+        }
         None => model.selected = cycle(model.selected, members),
     }
 }
 
+/// The marked message: one later or earlier among those that are shown. Below the newest the mark follows.
+fn step_wire(model: &mut Model, by: isize) {
+    let numbers: Vec<u64> = model.wires().iter().map(|l| l.number).collect();
+    let last = numbers.len().saturating_sub(1);
+    let at = model.wire.map_or(last, |n| numbers.partition_point(|x| *x < n));
+    let to = at.saturating_add_signed(by).min(last);
+    model.wire = numbers.get(to).copied().filter(|_| to < last || by < 0);
+}
+
 fn sideways(model: &mut Model, does: Does) {
-    if let Some(Overlay::Break { .. }) = model.overlay {
+    if let Some(Overlay::Menu { of_member, .. }) = model.overlay {
+        if !of_member {
+            return;
+        }
         let by = if does == Does::Left { model.members().len().saturating_sub(1) } else { 1 };
         model.selected = (model.selected + by) % model.members().len().max(1);
-        model.overlay = Some(open_break(model));
+        model.overlay = act::break_menu(model);
         return;
+    }
+    match (model.screen, does) {
+        (Screen::Ring, Does::Left) => return step(model, -1),
+        (Screen::Ring, Does::Right) => return step(model, 1),
+        (Screen::Wire, _) => {
+            model.wire = None;
+            return;
+        }
+        _ => {}
     }
     let known = model.shown().into_iter().flat_map(|p| &p.members).flat_map(|m| m.log.keys().copied());
     let (mut first, mut last) = (u64::MAX, 0);
@@ -421,70 +530,28 @@ fn sideways(model: &mut Model, does: Does) {
 
 fn accept(model: &mut Model) -> Option<Cmd> {
     match model.overlay.take() {
-        None if model.picture.is_none() => {
+        None if model.base() == Place::Picker => {
             model.starting = true;
             Some(Cmd::Start { nodes: SIZES[model.size] })
         }
         None if model.screen == Screen::Learn => learn::act(model),
-        None | Some(Overlay::Help { .. }) => None,
+        None if model.screen == Screen::Wire => {
+            model.overlay = act::message_menu(model);
+            None
+        }
+        None | Some(Overlay::Help { .. } | Overlay::Why { .. }) => None,
         Some(Overlay::Answer { text }) => learn::answer(model, text),
         Some(Overlay::Guess { choice }) => learn::guess(model, choice),
-        Some(Overlay::Break { choice }) => do_fault(model, FAULTS[choice].0),
+        Some(Overlay::Menu { items, choice, .. }) => act::choose(model, items.into_iter().nth(choice)?),
+        Some(Overlay::Command { text }) => command::run(model, &text),
         Some(Overlay::Quit { choice: 0 }) => quit(model, true),
         Some(Overlay::Quit { choice: 1 }) => quit(model, false),
         Some(Overlay::Quit { .. }) => None,
-        Some(Overlay::Prompt { text, .. }) => put(model, text),
-    }
-}
-
-fn do_fault(model: &mut Model, fault: Fault) -> Option<Cmd> {
-    let member = model.selected;
-    let m = model.members().get(member)?;
-    if !Model::fits(fault, m) {
-        let why = format!("that does not fit: {} {}", m.name, if m.is_down() { "is down" } else { "runs" });
-        model.notify(Tone::Bad, why);
-        return None;
-    }
-    let Fault::Process(action) = fault else { return Some(Cmd::Campaign { member }) };
-    if matches!(action, Action::Kill | Action::Pause | Action::Stop) {
-        model.undo.push(Done { member, action });
-        model.notify(Tone::Plain, "done: press u to undo");
-    }
-    Some(Cmd::Act { member, action })
-}
-
-/// Undoes the newest fault that still holds.
-fn undo(model: &mut Model) -> Option<Cmd> {
-    while let Some(Done { member, action }) = model.undo.pop() {
-        let m = model.members().get(member)?;
-        let (holds, cure, what) = match action {
-            Action::Pause => (m.is_paused(), Action::Continue, "goes on"),
-            _ => (m.is_down(), Action::Restart, "starts again"),
-        };
-        if holds {
-            let text = format!("undone: {} {what}", m.name);
-            model.notify(Tone::Good, text);
-            return Some(Cmd::Act { member, action: cure });
+        Some(Overlay::Prompt { what: Question::Put, text, .. }) => act::put(model, &text),
+        Some(Overlay::Prompt { what: Question::WireFilter, text, .. }) => {
+            (model.filter, model.wire) = (text.trim().to_string(), None);
+            None
         }
+        Some(Overlay::Prompt { what: Question::DataPrefix, text, .. }) => data::go_to(model, text.trim()),
     }
-    model.notify(Tone::Plain, "nothing to undo");
-    None
-}
-
-fn put(model: &mut Model, text: String) -> Option<Cmd> {
-    let (key, value) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
-    let (key, value) = (key.to_string(), value.trim().to_string());
-    if key.is_empty() {
-        model.notify(Tone::Bad, "a key needs a name: press w and type KEY VALUE");
-        return None;
-    }
-    let picture = model.picture.as_ref()?;
-    let leader = picture.leader();
-    // The leader first, then the others that run: a client need not know who leads.
-    let mut order: Vec<usize> = (0..picture.members.len()).filter(|i| !picture.members[*i].is_down()).collect();
-    order.sort_by_key(|i| (Some(*i) != leader, picture.members[*i].is_paused()));
-    let endpoints = order.into_iter().map(|i| picture.members[i].client_url.clone()).collect();
-    model.writes += 1;
-    model.notify(Tone::Plain, format!("put {key} is on its way"));
-    Some(Cmd::Put { endpoints, key, value })
 }

@@ -10,6 +10,7 @@ use crate::lab::Cluster;
 use crate::lab::Error;
 use crate::lab::Report;
 use crate::lab::ask;
+use crate::lab::deed::Order;
 use crate::lab::guide::LentBed;
 use crate::lab::guide::Member;
 use crate::lab::guide::SHELF;
@@ -17,16 +18,24 @@ use crate::lab::guide::Session;
 use crate::lab::guide::shelved;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
+use crate::lab::orders;
+use crate::lab::picture::Pace;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
 use crate::lab::preflight::Screen;
+use crate::lab::recording::Recorder;
+use crate::lab::recording::Recording;
+use crate::lab::recording::Replay;
 use crate::lab::shell;
+use crate::lab::store;
+use crate::lab::survey;
 use crate::lab::up;
 use crate::lab::up::Options;
 use crate::lab::workdir::Record;
 use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::Msg;
+use crate::tui::act;
 use crate::tui::keys::Key;
 use crate::tui::learn::Heard;
 use crate::tui::look::Theme;
@@ -55,10 +64,12 @@ use tokio::task::JoinSet;
 
 /// A frame takes at least so long: ten a second.
 const FRAME: Duration = Duration::from_millis(100);
+/// What happened, in the work folder.
+const RECORDING: &str = "last.labrec";
 /// How long the keyboard's thread listens before it looks whether it should pause.
 const LISTEN: Duration = Duration::from_millis(50);
 
-/// `etcd-lab [--folder PATH] [--ascii] [--theme dark|light|mono] [--plain]`: opens the interface. Where nothing can be drawn (no
+/// `etcd-lab [--folder PATH] [--ascii] [--theme dark|light|contrast|mono] [--plain]`: opens the interface. Where nothing can be drawn (no
 /// terminal, a dumb one) a cluster of three runs with its feed as plain text.
 pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     match open(args, out) {
@@ -73,16 +84,44 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     }
 }
 
+/// `etcd-lab replay FILE [--ascii] [--theme …]`: a recording on all screens; nothing runs.
+pub fn replay(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let opened = match args.split_first() {
+        Some((file, rest)) if !file.starts_with('-') => {
+            Recording::read(Path::new(file)).and_then(|recording| open_on(rest, Some(recording), out))
+        }
+        _ => {
+            Err(Error::Usage("which recording? etcd-lab replay FILE (a lab writes last.labrec into its folder)".into()))
+        }
+    };
+    match opened {
+        Ok(_) => 0,
+        Err(e) => {
+            drop(writeln!(err, "Error: {e}"));
+            if matches!(e, Error::Usage(_)) { 2 } else { 1 }
+        }
+    }
+}
+
 fn open(args: &[String], out: &mut dyn Write) -> Result<String, Error> {
+    open_on(args, None, out)
+}
+
+fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -> Result<String, Error> {
     let mut options = Options::parse(args, &["--folder", "--ascii", "--theme", "--plain"])?;
     let screen =
         Screen::detect(std::io::stdout().is_terminal() && std::io::stdin().is_terminal(), |n| std::env::var(n).ok());
     let theme = match options.theme.as_deref() {
-        Some(name) => Theme::named(name).ok_or_else(|| Error::Usage("--theme is dark, light or mono".into()))?,
+        Some(name) => {
+            Theme::named(name).ok_or_else(|| Error::Usage("--theme is dark, light, contrast or mono".into()))?
+        }
         None if screen.colour => Theme::Dark,
         None => Theme::Mono,
     };
     if options.plain || !screen.full {
+        if let Some(recording) = recording {
+            return up::print_feed(recording, out).map(|()| String::new());
+        }
         drop(writeln!(
             out,
             "No screen to draw on: three members start, and what happens is told line by line. Ctrl-C ends it."
@@ -93,7 +132,10 @@ fn open(args: &[String], out: &mut dyn Write) -> Result<String, Error> {
     let runtime = observe::runtime()?;
     let terminal = ratatui::try_init().map_err(|source| Error::System { what: "cannot use this terminal", source })?;
     let restore = Restore;
-    let model = Model::new(theme, options.ascii || screen.ascii);
+    let mut model = Model::new(theme, options.ascii || screen.ascii);
+    if let Some(recording) = recording {
+        update(&mut model, Msg::Replay(Ok(Box::new(Replay::new(recording)))));
+    }
     let last = runtime.block_on(App::new(terminal, model, options).main());
     drop(restore);
     last
@@ -112,7 +154,7 @@ impl Drop for Restore {
 struct Live {
     cluster: Cluster,
     token: String,
-    _observers: JoinSet<()>,
+    _observers: [JoinSet<()>; 2],
 }
 
 struct App {
@@ -126,6 +168,9 @@ struct App {
     reports: mpsc::Receiver<Report>,
     answer: mpsc::Sender<Msg>,
     answers: mpsc::Receiver<Msg>,
+    line: mpsc::Sender<orders::Line>,
+    lines: mpsc::Receiver<orders::Line>,
+    recorder: Option<Recorder>,
     start: Instant,
     drawn: Option<Instant>,
 }
@@ -136,8 +181,24 @@ impl App {
         let (answer, answers) = mpsc::channel(64);
         let (pressed, keys) = mpsc::channel(64);
         let keyboard = Keyboard::listen(pressed);
-        let start = Instant::now();
-        App { terminal, model, options, live: None, keyboard, keys, to, reports, answer, answers, start, drawn: None }
+        let (line, lines) = mpsc::channel(16);
+        App {
+            terminal,
+            model,
+            options,
+            live: None,
+            keyboard,
+            keys,
+            to,
+            reports,
+            answer,
+            answers,
+            line,
+            lines,
+            recorder: None,
+            start: Instant::now(),
+            drawn: None,
+        }
     }
 
     /// Runs until the user leaves. Returns what to print afterwards.
@@ -152,7 +213,14 @@ impl App {
             let msg = tokio::select! {
                 Some(key) = self.keys.recv() => key,
                 Some(answer) = self.answers.recv() => answer,
-                Some(report) = self.reports.recv() => Msg::Report(report),
+                Some(report) = self.reports.recv() => {
+                    self.learn(&report);
+                    Msg::Report(report)
+                }
+                Some(line) = self.lines.recv() => {
+                    self.take_line(line).await?;
+                    continue;
+                }
                 _ = frames.tick() => Msg::Tick(self.now()),
                 _ = terminate.recv() => Msg::Key(Key::Ctrl('c')),
                 _ = hangup.recv() => Msg::Key(Key::Ctrl('c')),
@@ -196,21 +264,24 @@ impl App {
     async fn run(&mut self, cmd: Cmd) -> Result<Option<bool>, Error> {
         match (cmd, &self.live) {
             (Cmd::Start { nodes }, None) => self.start_cluster(nodes),
-            (Cmd::Act { member, action }, Some(live)) => live.cluster.act(member, action),
-            (Cmd::Campaign { member }, Some(live)) => {
-                let (m, token) = (&live.cluster.record.members[member], live.token.clone());
-                let (socket, name, answer) = (m.lab_socket.clone(), m.name.clone(), self.answer.clone());
+            (Cmd::Do { orders, line }, Some(_)) => self.carry_out(orders, line),
+            (Cmd::Data { urls, ask }, Some(_)) => {
+                let to = self.to.clone();
                 tokio::spawn(async move {
-                    let said = ask::campaign(&socket, &token).await;
-                    let said = said.map(|()| format!("{name} was told to stand for election"));
-                    let said = said.map_err(|why| format!("{name} does not stand for election: {why}"));
-                    drop(answer.send(Msg::Answer(said)).await);
+                    let shown = store::ask(&urls, ask).await;
+                    drop(to.send(Report::Shown(Box::new(shown))).await);
                 });
             }
+            (Cmd::Rewind, Some(_)) => {
+                let read = self.rewind();
+                update(&mut self.model, Msg::Replay(read));
+            }
             (Cmd::Put { endpoints, key, value }, Some(_)) => {
-                let answer = self.answer.clone();
+                let (answer, to) = (self.answer.clone(), self.to.clone());
+                let patient = self.model.picture.as_ref().is_some_and(|p| p.pace() != Pace::Live);
                 tokio::spawn(async move {
-                    let said = ask::put(&endpoints, &key, &value).await;
+                    drop(to.send(Report::Did { line: format!("etcdctl put {key} {value}") }).await);
+                    let said = ask::put(&endpoints, &key, &value, patient).await;
                     let said = said.map(|revision| format!("OK: put {key} made revision {revision}"));
                     let said = said.map_err(|why| format!("put {key} failed: {why}"));
                     drop(answer.send(Msg::Answer(said)).await);
@@ -224,6 +295,60 @@ impl App {
             _ => {}
         }
         Ok(None)
+    }
+
+    fn carry_out(&self, orders: Vec<Order>, line: Option<String>) {
+        let Some(live) = &self.live else { return };
+        let mut controls = Vec::new();
+        for order in orders {
+            match order {
+                Order::Process { member, action } => live.cluster.act(member, action),
+                Order::Control { member, control } => controls.push((member, control)),
+            }
+        }
+        let (record, token) = (live.cluster.record.clone(), live.token.clone());
+        let (answer, to) = (self.answer.clone(), self.to.clone());
+        tokio::spawn(async move {
+            if let Some(line) = line {
+                drop(to.send(Report::Did { line }).await);
+            }
+            if let Err(why) = ask::carry_out(&record, &token, controls).await {
+                drop(answer.send(Msg::Answer(Err(format!("not done: {why}")))).await);
+            }
+        });
+    }
+
+    /// A line from another terminal: done, or refused, as if it were typed here.
+    async fn take_line(&mut self, line: orders::Line) -> Result<(), Error> {
+        let said = match act::order(&mut self.model, &line.text) {
+            Ok((said, cmd)) => {
+                if let Some(cmd) = cmd {
+                    self.run(cmd).await?;
+                }
+                Ok(said)
+            }
+            Err(why) => Err(why),
+        };
+        // Who asked may be gone.
+        drop(line.answer.send(said));
+        Ok(())
+    }
+
+    fn rewind(&mut self) -> Result<Box<Replay>, String> {
+        let recorder = self.recorder.as_mut().ok_or("this lab is not recorded")?;
+        recorder.flush();
+        let recording = Recording::read(recorder.path()).map_err(|e| e.to_string())?;
+        Ok(Box::new(Replay::new(recording)))
+    }
+
+    fn learn(&mut self, report: &Report) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note(Millis(self.start.elapsed().as_millis() as u64), report);
+            if let Some(why) = recorder.ended.take() {
+                self.recorder = None;
+                update(&mut self.model, Msg::Answer(Err(why)));
+            }
+        }
     }
 
     /// Runs a block of the lab on a clone of the session as it is now.
@@ -269,8 +394,11 @@ impl App {
         let folder = plan.work.path().display().to_string();
         let cluster = Cluster::start(plan, &up::own_program()?, self.to.clone())?;
         let observers = observe::observe(&cluster.record, &token, &self.to);
+        let surveyors = survey::survey(&cluster.record, &token, &self.to);
+        orders::serve(cluster.folder(), &token, self.line.clone())?;
         let record = cluster.record.clone();
-        self.live = Some(Live { cluster, token, _observers: observers });
+        self.recorder = Some(Recorder::create(&cluster.folder().join(RECORDING), &record)?);
+        self.live = Some(Live { cluster, token, _observers: [observers, surveyors] });
         Ok(Msg::Started { record, folder, notices })
     }
 
@@ -284,8 +412,8 @@ impl App {
         drop(writeln!(std::io::stderr(), "{}", shell::greeting(&record)));
         let ended = self.wait_for(command).await;
         let failed = |source| Error::System { what: "cannot use this terminal", source };
+        // Empty like the screen that it enters. Clearing it would ask the terminal for its cursor, and not every one answers.
         self.terminal = ratatui::try_init().map_err(failed)?;
-        self.terminal.clear().map_err(failed)?;
         self.keyboard.resume();
         self.measure();
         let said = ended.map(|()| "back from the shell".to_string()).map_err(|e| format!("no shell: {e}"));
@@ -298,7 +426,18 @@ impl App {
         loop {
             tokio::select! {
                 ended = child.wait() => return ended.map(drop),
-                Some(report) = self.reports.recv() => self.behind(Msg::Report(report)),
+                Some(report) = self.reports.recv() => {
+                    self.learn(&report);
+                    self.behind(Msg::Report(report));
+                }
+                Some(line) = self.lines.recv() => {
+                    if let Ok(cmd) = act::order(&mut self.model, &line.text).map(|(said, cmd)| {
+                        drop(line.answer.send(Ok(said)));
+                        cmd
+                    }) {
+                        self.behind_cmd(cmd);
+                    }
+                }
                 Some(answer) = self.answers.recv() => self.behind(answer),
             }
         }
@@ -307,9 +446,16 @@ impl App {
     /// A message while another program has the screen: it is learnt, and checks go on. Nothing else can be asked for then.
     fn behind(&mut self, msg: Msg) {
         for msg in [Msg::Tick(self.now()), msg] {
-            if let Some(Cmd::Check { seq }) = update(&mut self.model, msg) {
-                self.check(seq);
-            }
+            let cmd = update(&mut self.model, msg);
+            self.behind_cmd(cmd);
+        }
+    }
+
+    fn behind_cmd(&self, cmd: Option<Cmd>) {
+        match cmd {
+            Some(Cmd::Check { seq }) => self.check(seq),
+            Some(Cmd::Do { orders, line }) => self.carry_out(orders, line),
+            _ => {}
         }
     }
 

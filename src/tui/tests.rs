@@ -3,9 +3,11 @@
 //! Each frame is a snapshot whose name is a claim; they were read before they were accepted.
 
 mod learn;
+mod screens;
 mod script;
 
 use crate::lab::Action;
+use crate::lab::deed::Order;
 use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::Msg;
@@ -29,6 +31,11 @@ fn frame(model: &Model, width: u16, height: u16) -> String {
 
 fn press(model: &mut Model, keys: &[Key]) -> Option<Cmd> {
     keys.iter().map(|key| update(model, Msg::Key(*key))).last().flatten()
+}
+
+/// What the learner does to one member's process.
+fn does(line: &str, member: usize, action: Action) -> Option<Cmd> {
+    Some(Cmd::Do { orders: vec![Order::Process { member, action }], line: Some(format!("etcd-lab fault {line}")) })
 }
 
 fn text(word: &str) -> Vec<Key> {
@@ -112,7 +119,7 @@ fn seven_bit_screens_carry_every_fact() {
     let ring = frame(&model, 80, 24);
     assert!(ring.is_ascii());
     insta::assert_snapshot!("crash_ascii_80x24", ring);
-    for key in ['3', '?', '!', 'w', 'q'] {
+    for key in ['3', '4', '5', '6', '?', '!', 'w', ':', 'q'] {
         model.ascii = false;
         press(&mut model, &[Key::Esc, Key::Char(key)]);
         for c in frame(&model, 120, 60).chars().filter(|c| !c.is_ascii()) {
@@ -146,13 +153,15 @@ fn a_stopped_member_is_told_from_a_dead_one() {
 #[test]
 fn faults_are_in_a_menu_and_can_be_undone() {
     let mut script = Script::steady(3);
-    press(&mut script.model, &[Key::Tab, Key::Char('!')]);
+    press(&mut script.model, &[Key::Right, Key::Char('!')]);
     insta::assert_snapshot!("break_80x24", frame(&script.model, 80, 24));
-    let kill = Cmd::Act { member: 1, action: Action::Kill };
-    assert_eq!(press(&mut script.model, &[Key::Enter]), Some(kill));
+    insta::assert_snapshot!("break_60x20", frame(&script.model, 60, 20));
+    assert_eq!(press(&mut script.model, &[Key::Enter]), does("kill n2", 1, Action::Kill));
+    let screen = frame(&script.model, 80, 24);
+    assert!(screen.contains("etcd-lab fault kill n2   (shell: kill -9 4002)   u undoes"), "{screen}");
     script.kill(1);
-    let restart = Cmd::Act { member: 1, action: Action::Restart };
-    assert_eq!(press(&mut script.model, &[Key::Char('u')]), Some(restart));
+    let restart = does("undo (start n2)", 1, Action::Restart);
+    assert_eq!(press(&mut script.model, &[Key::Char('u')]), restart);
     assert_eq!(press(&mut script.model, &[Key::Char('u')]), None, "once");
 }
 
@@ -161,14 +170,18 @@ fn a_fault_that_does_not_fit_is_refused() {
     let mut script = Script::steady(3);
     let keys = [Key::Char('!'), Key::Down, Key::Down, Key::Enter];
     assert_eq!(press(&mut script.model, &keys), None, "it runs: there is nothing to continue");
-    assert!(frame(&script.model, 80, 24).contains("does not fit"));
+    assert!(frame(&script.model, 80, 24).contains("does not fit: n1 does not stand still"));
 }
 
 #[test]
 fn an_election_can_be_forced() {
     let mut script = Script::steady(3);
-    let keys = [Key::Tab, Key::Tab, Key::Char('!'), Key::Up, Key::Up, Key::Down, Key::Enter];
-    assert_eq!(press(&mut script.model, &keys), Some(Cmd::Campaign { member: 2 }));
+    let keys =
+        [Key::Right, Key::Right, Key::Char('!'), Key::Down, Key::Down, Key::Down, Key::Down, Key::Down, Key::Enter];
+    let control = crate::proto::lab::control_request::Action::Campaign(crate::proto::lab::Campaign {});
+    let orders = vec![Order::Control { member: 2, control }];
+    let line = Some("etcd-lab fault campaign n3".into());
+    assert_eq!(press(&mut script.model, &keys), Some(Cmd::Do { orders, line }));
 }
 
 #[test]
@@ -237,8 +250,9 @@ fn the_help_names_every_key_and_every_word() {
 fn every_size_draws_without_panic() {
     let scripts = [Script::started(1), Script::election(), Script::steady(5), Script::crash()];
     for mut script in scripts {
-        for key in ['2', '3', '?', '!', 'w', 'q'] {
-            press(&mut script.model, &[Key::Esc, Key::Char(key)]);
+        for key in ['2', '\t', '3', '4', '5', '6', '?', '!', 'w', ':', 'y', 'q'] {
+            let key = if key == '\t' { Key::Tab } else { Key::Char(key) };
+            press(&mut script.model, &[Key::Esc, key]);
             for (width, height) in [(1, 1), (2, 3), (10, 4), (40, 10), (60, 20), (71, 21), (72, 22), (300, 90)] {
                 assert_eq!(frame(&script.model, width, height).lines().count(), usize::from(height));
             }

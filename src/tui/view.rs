@@ -1,19 +1,25 @@
 //! Draws a [`Model`]. Nothing here changes anything; what does not fit is left out, never an error.
 //!
 //! ```text
-//!  etcd-lab  LIVE  3 members  term 3  leader n1                 <- header
-//!  ...                                                          <- picker, ring, logs or list
+//!  etcd-lab  RING  LIVE  3 members  term 3  leader n1           <- header: which screen; LIVE, HELD, SLOW or REPLAY
+//!  ...                                                          <- picker, or a screen
 //!  ── what happens ─────────────────────────────────            <- feed
 //!  00:41.2 n1 is leader of term 3 (2 of 3 votes)
-//!  put a is on its way                                          <- notice, when there is one
-//!  2 ring  3 logs  w write  ! break…  ? help  q quit            <- bar
+//!  etcdctl put a 1   is on its way                              <- notice, when there is one
+//!  Space hold  . step  w write  ! break…                        <- bar: the keys of this place
+//!  1 learn [2 ring] 3 logs 4 watch 5 data 6 cluster ? help      <- the screens
 //! ```
 
+mod cluster;
+mod data;
+mod header;
 mod learn;
 mod list;
 mod logs;
 mod overlay;
 mod ring;
+mod watch;
+mod wire;
 
 use crate::lab::Picture;
 use crate::lab::SIZES;
@@ -27,6 +33,7 @@ use crate::tui::look;
 use crate::tui::look::Theme;
 use crate::tui::model::Model;
 use crate::tui::model::Screen;
+use crate::tui::model::bars as bars_of;
 use crate::types::Millis;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
@@ -48,25 +55,28 @@ pub fn view(model: &Model, frame: &mut Frame) {
     let area = frame.area();
     let buffer = frame.buffer_mut();
     let mut page = Page { buffer, theme: model.theme };
-    let (head, body, bar) = split(area);
+    let (head, body, bar) = split(area, model.shown().is_some());
     match model.shown() {
         None => picker(model, &mut page, area),
         Some(picture) => {
-            header(model, picture, &mut page, head);
+            header::draw(model, picture, &mut page, head);
             screen(model, picture, &mut page, body);
         }
     }
-    bar_line(model, &mut page, bar);
+    bars(model, &mut page, bar);
     overlay::draw(model, &mut page, area);
     if model.ascii {
         look::to_ascii(frame.buffer_mut());
     }
 }
 
-fn split(area: Rect) -> (Rect, Rect, Rect) {
-    let line = |y: u16| Rect { y, height: 1.min(area.height), ..area };
-    let body = Rect { y: area.y + 1, height: area.height.saturating_sub(2), ..area };
-    (line(area.y), body, line(area.bottom().saturating_sub(1)))
+/// Header, body, and one or two lines of keys.
+fn split(area: Rect, tabs: bool) -> (Rect, Rect, Rect) {
+    let bars = if tabs { bars_of(area.height) } else { 1 };
+    let head = Rect { height: 1.min(area.height), ..area };
+    let body = Rect { y: area.y + 1, height: area.height.saturating_sub(1 + bars), ..area };
+    let bar = Rect { y: area.bottom().saturating_sub(bars), height: bars.min(area.height), ..area };
+    (head, body, bar)
 }
 
 /// Where we draw, and in which colours. Everything is clipped to the place it is meant for.
@@ -104,40 +114,6 @@ impl Page<'_> {
     }
 }
 
-fn header(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
-    let heard = picture.members.iter().any(|m| m.is_heard(picture.now));
-    let spoken = picture.members.iter().any(|m| m.heard.is_some());
-    let state = match (model.ending, model.frozen.is_some(), heard, spoken) {
-        (true, ..) => "ENDING",
-        (_, true, ..) => "FROZEN (f goes on)",
-        (_, _, true, _) => "LIVE",
-        (_, _, false, true) => "NO DATA",
-        (_, _, false, false) => "STARTING",
-    };
-    let term = picture.term().map_or("-".to_string(), |t| t.to_string());
-    let leader = leader_words(picture);
-    let plural = if picture.members.len() == 1 { "member" } else { "members" };
-    let text = format!(" etcd-lab  {state}  {} {plural}  term {term}  {leader} ", picture.members.len());
-    let missed: u64 = picture.members.iter().map(|m| m.dropped).sum();
-    let missed = if missed == 0 { String::new() } else { format!(" {missed} events missed ") };
-    let pad = usize::from(area.width).saturating_sub(text.width() + missed.width());
-    page.line(area, 0, &format!("{text}{}{missed}", " ".repeat(pad)), page.theme.marked());
-}
-
-/// Who leads, as the leader itself says, or else as somebody says whom we hear.
-fn leader_words(picture: &Picture) -> String {
-    if let Some(leader) = picture.leader() {
-        return format!("leader {}", picture.members[leader].name);
-    }
-    let heard = || picture.members.iter().filter(|m| m.role(picture.now).is_some());
-    let states = heard().filter_map(|m| Some((m, m.state.as_ref()?)));
-    match states.max_by_key(|(_, s)| (s.term, s.leader != 0)) {
-        Some((m, s)) if s.leader != 0 => format!("leader {}, says {}", picture.name(s.leader), m.name),
-        Some(_) => "NO LEADER".into(),
-        None => "leader unknown".into(),
-    }
-}
-
 fn screen(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     if model.screen == Screen::Learn {
         let notice = u16::from(model.notice.is_some() || model.ending).min(area.height);
@@ -148,15 +124,19 @@ fn screen(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let small = area.width < FULL_WIDTH || area.height + 2 < FULL_HEIGHT;
     let notice = u16::from(model.notice.is_some() || model.ending);
     let feed_rows = match (small, area.height) {
-        (true, _) if model.screen == Screen::Logs => 4,
-        (true, h) => (h / 3).max(3),
-        (_, h) if h >= 34 => 10,
+        (true, h) if model.screen == Screen::Ring => (h / 3).max(3),
+        (true, _) => 4,
+        (_, h) if h >= 33 => 10,
         _ => 5,
     };
     let feed_rows = feed_rows.min(area.height / 2);
     let main = Rect { height: area.height - feed_rows, ..area };
     let below = Rect { y: main.bottom(), height: feed_rows - notice.min(feed_rows), ..area };
     match (model.screen, small) {
+        (Screen::Wire, _) => wire::draw(model, picture, page, main),
+        (Screen::Watch, _) => watch::draw(model, picture, page, main),
+        (Screen::Data, _) => data::draw(model, picture, page, main),
+        (Screen::Cluster, _) => cluster::draw(model, picture, page, main),
         (Screen::Ring, true) => list::draw(model, picture, page, main),
         (Screen::Ring, false) if main.width >= THEATRE => {
             let left = Rect { width: main.width - LOGS_BESIDE, ..main };
@@ -203,27 +183,74 @@ fn tone_style(theme: Theme, tone: Tone) -> Style {
     }
 }
 
-fn bar_line(model: &Model, page: &mut Page, area: Rect) {
+/// The keys of this place, and below them the screens.
+fn bars(model: &Model, page: &mut Page, area: Rect) {
     let place = model.place();
-    if place == Place::Ending {
+    if place == Place::Ending || area.height == 0 {
         return;
     }
-    // Help and quit stand last and must be seen on the narrowest screen.
-    let words: Vec<_> = keys::bar(place).map(|(key, word)| format!("{key} {word}")).collect();
-    let tail =
-        if matches!(place, Place::Picker | Place::Learn | Place::Ring | Place::Logs) { 2.min(words.len()) } else { 0 };
-    let (first, last) = words.split_at(words.len() - tail);
-    let room = usize::from(area.width).saturating_sub(last.iter().map(|w| w.width() + 2).sum::<usize>() + 1);
+    let words: Vec<(String, &str)> = match model.replay.is_some() && model.overlay.is_none() {
+        true => keys::replay_bar(place).collect(),
+        false => keys::bar(place).collect(),
+    };
+    let words = words.into_iter().map(|(key, word)| format!("{key} {word}"));
     let mut line = String::from(" ");
-    for word in first {
-        if line.width() + word.width() + 2 > room {
+    for word in words {
+        if line.width() + word.width() > usize::from(area.width) {
             break;
         }
-        line.push_str(word);
+        line.push_str(&word);
         line.push_str("  ");
     }
-    line.push_str(&last.join("  "));
-    page.line(area, 0, &line, page.theme.faint());
+    page.line(area, 0, line.trim_end(), page.theme.faint());
+    let tabs = Rect { y: area.bottom() - 1, height: 1, ..area };
+    if area.height > 1 || model.shown().is_none() {
+        // In the opening there is one line: what is left of it has help and quit.
+        let from = if area.height > 1 { 0 } else { line.trim_end().width() as u16 + 1 };
+        tab_line(
+            model,
+            page,
+            Rect { x: tabs.x + from.min(tabs.width), width: tabs.width.saturating_sub(from), ..tabs },
+        );
+    }
+}
+
+/// The screens by their numbers; this one in brackets. What does not fit is left out from the middle: help and quit must be seen.
+fn tab_line(model: &Model, page: &mut Page, area: Rect) {
+    let here = model.base();
+    let is_here = |does| {
+        use keys::Does;
+        let place = match does {
+            Does::ShowLearn => Place::Learn,
+            Does::ShowRing if here == Place::Wire => Place::Wire,
+            Does::ShowRing => Place::Ring,
+            Does::ShowLogs => Place::Logs,
+            Does::ShowWatch => Place::Watch,
+            Does::ShowData => Place::Data,
+            Does::ShowCluster => Place::Cluster,
+            _ => return false,
+        };
+        place == here
+    };
+    let word = |(key, word, does)| if is_here(does) { format!("[{key} {word}]") } else { format!(" {key} {word}") };
+    let mut words: Vec<String> = keys::tabs(here).map(word).collect();
+    let total = |words: &[String]| words.iter().map(|w| w.width()).sum::<usize>();
+    if total(&words) > usize::from(area.width) {
+        // A question mark and a q are understood without their words.
+        let short = words.len().saturating_sub(2);
+        for word in &mut words[short..] {
+            word.truncate(2);
+        }
+    }
+    while words.len() > 2 && total(&words) > usize::from(area.width) {
+        words.remove(words.len() - 3);
+    }
+    let mut column = 0;
+    for word in words {
+        let style = if word.starts_with('[') { page.theme.good() } else { page.theme.faint() };
+        page.at(area, column, 0, &word, style);
+        column += word.width() as u16;
+    }
 }
 
 /// The opening: one key starts a cluster.

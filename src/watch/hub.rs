@@ -3,6 +3,7 @@
 use super::Counts;
 use super::Limits;
 use super::Past;
+use super::Seen;
 use super::queue::Delivery;
 use super::queue::Item;
 use super::queue::Queue;
@@ -26,6 +27,24 @@ use std::sync::Arc;
 
 /// The id in an answer that is about no watcher, or about all of them.
 const NO_WATCH: i64 = -1;
+
+/// One that compaction has overtaken: what it watched is forgotten.
+fn overtaken(stream: u64, watch_id: i64, floor: Revision) -> Seen {
+    Seen {
+        stream,
+        watch_id,
+        range: KeyRange::Single(Bytes::new()),
+        start: Revision(0),
+        next: floor,
+        synced: false,
+        cancelled: true,
+        no_put: false,
+        no_delete: false,
+        prev_kv: false,
+        progress_notify: false,
+        queued: 0,
+    }
+}
 
 /// A watcher, over all streams.
 type Address = (u64, i64);
@@ -98,6 +117,40 @@ impl Hub {
             counts.pending += queue.pending();
         }
         counts
+    }
+
+    pub(super) fn look(&self, max: usize) -> (Vec<Seen>, usize) {
+        let current = self.current;
+        let of = |(stream, queue): (&u64, &Queue)| {
+            let (stream, queued) = (*stream, queue.pending());
+            let alive = queue.watchers.iter().map(move |(id, watcher)| Seen {
+                stream,
+                watch_id: *id,
+                range: watcher.range.clone(),
+                start: watcher.start,
+                next: if watcher.live { watcher.next.max(current.next()) } else { watcher.next },
+                synced: watcher.live,
+                cancelled: false,
+                no_put: watcher.no_put,
+                no_delete: watcher.no_delete,
+                prev_kv: watcher.prev_kv,
+                progress_notify: watcher.progress_notify,
+                queued,
+            });
+            alive.collect::<Vec<_>>()
+        };
+        let total = self.queues.values().map(Queue::held).sum();
+        let mut seen = Vec::new();
+        for pair in &self.queues {
+            if seen.len() >= max {
+                break;
+            }
+            seen.extend(of(pair));
+            let overtaken = pair.1.overtaken.iter().map(|id| overtaken(*pair.0, *id, self.floor));
+            seen.extend(overtaken);
+        }
+        seen.truncate(max);
+        (seen, total)
     }
 
     pub(super) fn has_room(&self, stream: u64) -> bool {

@@ -53,7 +53,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const PACE: Duration = Duration::from_millis(5);
 const CLIENTS: u64 = 5;
 const KEYS: u64 = 4;
-const TOKEN: &str = "chaos";
+pub(crate) const TOKEN: &str = "chaos";
 
 /// What a client asked.
 #[derive(Clone, Debug)]

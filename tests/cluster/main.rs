@@ -35,6 +35,7 @@ mod http;
 mod ids;
 mod journeys;
 mod kills;
+mod lab_clock;
 mod leases;
 mod locks;
 mod long_commands;

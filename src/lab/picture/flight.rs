@@ -28,6 +28,8 @@ pub enum Told {
     Received,
     /// Whoever dropped it.
     Dropped,
+    /// Its receiver: it waits for the lab's clock.
+    Held,
 }
 
 /// What became of a message.
@@ -39,6 +41,8 @@ pub enum Fate {
     Arrived,
     /// It was dropped.
     Lost,
+    /// It waits at its receiver's door for the lab's clock.
+    Held,
 }
 
 /// One message on its way.
@@ -79,7 +83,7 @@ impl Flight {
         let age = now.0.saturating_sub(self.since.0);
         let stops_at = match self.fate {
             Fate::Arrived => 1000,
-            Fate::Unknown => 850,
+            Fate::Unknown | Fate::Held => 850,
             Fate::Lost => 500,
         };
         (age * 1000 / FLIGHT_MS).min(stops_at)
@@ -87,7 +91,7 @@ impl Flight {
 
     fn is_over(&self, now: Millis) -> bool {
         let age = now.0.saturating_sub(self.since.0);
-        age > if self.fate == Fate::Arrived { FLIGHT_MS } else { FLIGHT_MS + WAIT_MS }
+        self.fate != Fate::Held && age > if self.fate == Fate::Arrived { FLIGHT_MS } else { FLIGHT_MS + WAIT_MS }
     }
 }
 
@@ -114,10 +118,15 @@ impl Flights {
             Told::Sent => Fate::Unknown,
             Told::Received => Fate::Arrived,
             Told::Dropped => Fate::Lost,
+            Told::Held => Fate::Held,
         };
         let same = |f: &&mut Flight| f.from == from && f.to == to && f.identity == identity;
         if let Some(known) = self.0.iter_mut().find(same) {
-            if known.fate == Fate::Unknown {
+            if known.fate == Fate::Held && fate != Fate::Held {
+                // It goes the last bit now.
+                known.since = Millis(now.0.saturating_sub(FLIGHT_MS * 850 / 1000));
+                known.fate = fate;
+            } else if known.fate == Fate::Unknown {
                 known.fate = fate;
             }
             return;
@@ -163,6 +172,7 @@ fn is_routine(kind: u32) -> bool {
 pub fn code(wire: &Wire) -> String {
     let verdict = if wire.reject { "-" } else { "+" };
     match wire.r#type {
+        2 => "ask".into(),
         3 => format!("+{}", wire.entries),
         4 => if wire.reject { "no" } else { "ack" }.into(),
         5 => "V?".into(),
@@ -185,6 +195,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("hb ok", "heartbeat, and its answer"),
     ("+3 ack no", "3 new log entries; stored; refused"),
     ("+0", "no entry: how far the log is committed"),
+    ("ask", "a request that a follower hands to its leader"),
     ("P? P+ P-", "could I win? (pre-vote); yes; no"),
     ("V? V+ V-", "vote for me; granted; refused"),
     ("SNAP", "a whole snapshot"),

@@ -1,14 +1,25 @@
-//! The picture as JSON, for `etcd-lab show --json`. Ids in hexadecimal, as etcd prints them; absent means: not reported.
+//! The picture as JSON and as plain lines: the twin of every screen, for `etcd-lab show`. Ids in hexadecimal, as etcd prints them; absent
+//! means: not reported.
 
 use crate::lab::picture::MemberView;
+use crate::lab::picture::Pace;
 use crate::lab::picture::Picture;
 use crate::lab::picture::Process;
 use crate::lab::picture::Tap;
+use crate::lab::picture::wires::End;
+use crate::lab::picture::wires::Line;
 use crate::lab::picture::words::role_word;
+use crate::proto::lab::Change;
+use crate::proto::lab::LeaseView;
 use crate::proto::lab::State;
+use crate::proto::lab::Watcher;
 use serde_json::Value;
 use serde_json::json;
 
+/// The screens that have a twin, by name.
+pub const SCREENS: [&str; 6] = ["ring", "wire", "logs", "watch", "data", "cluster"];
+/// Newest messages shown.
+const WIRES: usize = 100;
 /// Newest log entries shown of each member.
 const TAIL: usize = 20;
 
@@ -19,8 +30,110 @@ impl Picture {
         json!({
             "leader": self.leader().map(|l| self.members[l].name.clone()),
             "term": self.term(),
+            "clock": self.clock_json(),
             "members": self.members.iter().map(|m| self.member_json(m)).collect::<Vec<_>>(),
             "feed": self.feed.iter().map(|l| json!({ "at_ms": l.at.0, "text": l.text })).collect::<Vec<_>>(),
+        })
+    }
+
+    /// What one screen shows, as an object. `None`: there is no such screen.
+    #[must_use]
+    pub fn screen_json(&self, screen: &str) -> Option<Value> {
+        Some(match screen {
+            "ring" => self.to_json(),
+            "wire" => json!({ "clock": self.clock_json(), "messages": self.wires_json() }),
+            "logs" => json!({
+                "leader": self.leader().map(|l| self.members[l].name.clone()),
+                "members": self.members.iter().map(|m| self.member_json(m)).collect::<Vec<_>>(),
+                "why_newest_not_committed": self.newest_index().map(|i| self.why_not_committed(i)),
+            }),
+            "watch" => self.watch_json(),
+            "data" => self.data_json(),
+            "cluster" => self.cluster_json(),
+            _ => return None,
+        })
+    }
+
+    fn newest_index(&self) -> Option<u64> {
+        self.members.iter().filter_map(|m| m.log.keys().last()).max().copied()
+    }
+
+    fn clock_json(&self) -> Value {
+        match self.pace() {
+            Pace::Live => json!("live"),
+            Pace::Held => json!("held"),
+            Pace::Slow(slower) => json!(format!("1/{slower}")),
+            Pace::Mixed => json!("mixed"),
+        }
+    }
+
+    fn wires_json(&self) -> Vec<Value> {
+        let name = |m: usize| self.members.get(m).map(|m| m.name.clone());
+        let line = |l: &Line| {
+            let end = match &l.end {
+                End::Unknown => json!("unknown"),
+                End::Held { id } => json!({ "held": id }),
+                End::Arrived { at } => json!({ "arrived_ms": at.0 }),
+                End::Lost { why } => json!({ "lost": why }),
+            };
+            json!({
+                "sent_ms": l.at.0, "from": name(l.from), "to": name(l.to), "code": l.code(), "term": l.wire.term,
+                "index": l.wire.index, "entries": l.wire.entries, "commit": l.wire.commit, "end": end,
+            })
+        };
+        self.wires.iter().rev().take(WIRES).map(line).collect::<Vec<_>>().into_iter().rev().collect()
+    }
+
+    fn watch_json(&self) -> Value {
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        let watcher = |(member, w): (usize, &Watcher)| {
+            json!({
+                "id": w.watch_id, "member": self.members[member].name, "key": text(&w.key), "range_end": text(&w.range_end),
+                "from": w.start_revision, "next": w.next_revision, "synced": w.synced, "cancelled": w.cancelled,
+                "queued": w.queued, "why": self.why_watcher_behind(member, w),
+            })
+        };
+        let changes = self.tape.iter().map(|(revision, changes)| {
+            let change = |c: &Change| {
+                json!({ "key": text(&c.key), "deleted": c.deleted, "version": c.version, "lease": format!("{:x}", c.lease) })
+            };
+            json!({ "revision": revision, "changes": changes.iter().map(change).collect::<Vec<_>>() })
+        });
+        let lease = |member: &MemberView, l: &LeaseView| {
+            let left = (l.left_ms >= 0).then_some(l.left_ms);
+            json!({ "member": member.name, "id": format!("{:x}", l.id), "ttl_s": l.ttl_s, "left_ms": left, "keys": l.keys_total })
+        };
+        let looks = self.members.iter().filter_map(|m| Some((m, m.look.as_ref()?)));
+        let leases: Vec<Value> =
+            looks.clone().flat_map(|(m, look)| look.leases.iter().map(move |l| lease(m, l))).collect();
+        json!({
+            "revisions": looks.clone().map(|(m, l)| json!({ "member": m.name, "revision": l.revision, "compacted_below": l.compact_revision })).collect::<Vec<_>>(),
+            "watchers": self.watchers().map(watcher).collect::<Vec<_>>(),
+            "leases": leases,
+            "tape": changes.collect::<Vec<_>>(),
+        })
+    }
+
+    fn data_json(&self) -> Value {
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        let listing = self.shown.listing.as_ref().map(|l| {
+            let rows = l.rows.iter().map(|r| json!({ "key": text(&r.key), "folder": r.is_folder, "revision": r.mod_revision }));
+            json!({ "prefix": text(&l.prefix), "at": l.at, "newest": l.newest, "rows": rows.collect::<Vec<_>>(), "more": l.next.is_some() })
+        });
+        json!({ "listing": listing, "failed": self.shown.failed })
+    }
+
+    fn cluster_json(&self) -> Value {
+        let member = |(i, m): (usize, &MemberView)| {
+            json!({
+                "name": m.name, "id": m.id.map(|id| format!("{id:x}")), "role": m.role(self.now).map(role_word),
+                "process": process_json(&m.process), "survey": m.survey, "why_not_serving": self.why_unstarted(i),
+            })
+        };
+        json!({
+            "clock": self.clock_json(),
+            "members": self.members.iter().enumerate().map(member).collect::<Vec<_>>(),
+            "why_write_refused": self.why_write_refused(),
         })
     }
 
@@ -48,6 +161,51 @@ impl Picture {
             "tail": tail.map(entry).collect::<Vec<_>>(),
             "missed_events": m.dropped,
         })
+    }
+}
+
+/// An object as lines for a reader, one fact each, what belongs together further in.
+#[must_use]
+pub fn plain(value: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    plainly(value, 0, &mut lines);
+    lines
+}
+
+fn plainly(value: &Value, depth: usize, lines: &mut Vec<String>) {
+    let indent = "  ".repeat(depth);
+    let scalar = |v: &Value| match v {
+        Value::Null => Some("not reported".to_string()),
+        Value::String(text) => Some(text.clone()),
+        Value::Array(all) if all.is_empty() => Some("none".into()),
+        Value::Bool(_) | Value::Number(_) => Some(v.to_string()),
+        Value::Array(_) | Value::Object(_) => None,
+    };
+    match value {
+        Value::Object(fields) => {
+            for (name, v) in fields {
+                let name = name.replace('_', " ");
+                match scalar(v) {
+                    Some(text) => lines.push(format!("{indent}{name}: {text}")),
+                    None => {
+                        lines.push(format!("{indent}{name}:"));
+                        plainly(v, depth + 1, lines);
+                    }
+                }
+            }
+        }
+        Value::Array(all) => {
+            for (i, v) in all.iter().enumerate() {
+                match scalar(v) {
+                    Some(text) => lines.push(format!("{indent}{text}")),
+                    None => {
+                        lines.push(format!("{indent}{} of {}:", i + 1, all.len()));
+                        plainly(v, depth + 1, lines);
+                    }
+                }
+            }
+        }
+        other => lines.extend(scalar(other).map(|text| format!("{indent}{text}"))),
     }
 }
 

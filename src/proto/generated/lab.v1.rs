@@ -24,7 +24,7 @@ pub struct Telemetry {
 pub struct Event {
     #[prost(
         oneof = "event::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
     )]
     pub kind: ::core::option::Option<event::Kind>,
 }
@@ -66,6 +66,12 @@ pub mod event {
         Link(super::Link),
         #[prost(message, tag = "17")]
         Note(super::Note),
+        #[prost(message, tag = "18")]
+        Clock(super::Clock),
+        #[prost(message, tag = "19")]
+        Held(super::Held),
+        #[prost(message, tag = "20")]
+        Freed(super::Freed),
     }
 }
 /// Everything an observer needs to start drawing: sent once when it connects.
@@ -88,6 +94,8 @@ pub struct Snapshot {
     pub revision: u64,
     #[prost(uint64, tag = "8")]
     pub cluster_id: u64,
+    #[prost(message, optional, tag = "9")]
+    pub clock: ::core::option::Option<Clock>,
 }
 /// Raft's soft and hard state: told when any of it changes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -297,9 +305,135 @@ pub struct Note {
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
 }
+/// The lab's clock in this member: ticks, leases, time-outs and deliveries go by it. Told when it changes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Clock {
+    /// It stands still.
+    #[prost(bool, tag = "1")]
+    pub held: bool,
+    /// It goes so many times slower than the world's; 1: as fast.
+    #[prost(uint32, tag = "2")]
+    pub slower: u32,
+    /// What it shows.
+    #[prost(uint64, tag = "3")]
+    pub lab_ms: u64,
+}
+/// A message has come and waits before raft, because the clock is held or slow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Held {
+    /// Counts this member's held messages since its start.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub wire: ::core::option::Option<Wire>,
+}
+/// A message waits no longer. Received follows, unless it was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Freed {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(bool, tag = "2")]
+    pub dropped: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookRequest {
+    /// Changes from this revision on; 0: none.
+    #[prost(uint64, tag = "1")]
+    pub since_revision: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LookResponse {
+    #[prost(message, optional, tag = "1")]
+    pub clock: ::core::option::Option<Clock>,
+    #[prost(message, repeated, tag = "2")]
+    pub held: ::prost::alloc::vec::Vec<Held>,
+    #[prost(message, repeated, tag = "3")]
+    pub watchers: ::prost::alloc::vec::Vec<Watcher>,
+    /// How many there are; `watchers` is cut at 200.
+    #[prost(uint32, tag = "4")]
+    pub watchers_total: u32,
+    #[prost(message, repeated, tag = "5")]
+    pub leases: ::prost::alloc::vec::Vec<LeaseView>,
+    #[prost(uint32, tag = "6")]
+    pub leases_total: u32,
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
+    /// Below it nothing can be read; 0: everything can.
+    #[prost(uint64, tag = "8")]
+    pub compact_revision: u64,
+    /// Oldest first, whole revisions, at most 200.
+    #[prost(message, repeated, tag = "9")]
+    pub changes: ::prost::alloc::vec::Vec<Change>,
+    /// The rules on this member's links.
+    #[prost(message, repeated, tag = "10")]
+    pub links: ::prost::alloc::vec::Vec<SetLink>,
+    #[prost(uint64, tag = "11")]
+    pub sync_delay_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Watcher {
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    #[prost(int64, tag = "2")]
+    pub watch_id: i64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub range_end: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "5")]
+    pub start_revision: u64,
+    /// Told up to here; the next event has this revision or a later one.
+    #[prost(uint64, tag = "6")]
+    pub next_revision: u64,
+    /// It has everything and waits for what comes; otherwise it reads history.
+    #[prost(bool, tag = "7")]
+    pub synced: bool,
+    /// Its history was compacted away: it has been cancelled.
+    #[prost(bool, tag = "8")]
+    pub cancelled: bool,
+    #[prost(bool, tag = "9")]
+    pub no_put: bool,
+    #[prost(bool, tag = "10")]
+    pub no_delete: bool,
+    #[prost(bool, tag = "11")]
+    pub prev_kv: bool,
+    #[prost(bool, tag = "12")]
+    pub progress_notify: bool,
+    /// Responses that wait for the client, of the whole stream.
+    #[prost(uint32, tag = "13")]
+    pub queued: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseView {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+    #[prost(int64, tag = "2")]
+    pub ttl_s: i64,
+    /// By the leader's clock; -1 on others, which do not know.
+    #[prost(int64, tag = "3")]
+    pub left_ms: i64,
+    #[prost(uint32, tag = "4")]
+    pub keys_total: u32,
+    /// The first few.
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Change {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "3")]
+    pub deleted: bool,
+    #[prost(int64, tag = "4")]
+    pub version: i64,
+    #[prost(int64, tag = "5")]
+    pub lease: i64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ControlRequest {
-    #[prost(oneof = "control_request::Action", tags = "1, 2")]
+    #[prost(oneof = "control_request::Action", tags = "1, 2, 3, 4, 5, 6")]
     pub action: ::core::option::Option<control_request::Action>,
 }
 /// Nested message and enum types in `ControlRequest`.
@@ -312,7 +446,60 @@ pub mod control_request {
         /// Cut, slow or thin out the link to another member.
         #[prost(message, tag = "2")]
         SetLink(super::SetLink),
+        /// Hold, slow down or let go this member's clock.
+        #[prost(message, tag = "3")]
+        SetClock(super::SetClock),
+        /// While it is held: one step.
+        #[prost(message, tag = "4")]
+        Step(super::Step),
+        /// Set the election timer.
+        #[prost(message, tag = "5")]
+        SetTimer(super::SetTimer),
+        /// Make the disk slow.
+        #[prost(message, tag = "6")]
+        SetDisk(super::SetDisk),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetClock {
+    #[prost(bool, tag = "1")]
+    pub held: bool,
+    /// 1 to 1000.
+    #[prost(uint32, tag = "2")]
+    pub slower: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Step {
+    #[prost(oneof = "step::What", tags = "1, 2, 3")]
+    pub what: ::core::option::Option<step::What>,
+}
+/// Nested message and enum types in `Step`.
+pub mod step {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// The clock goes on by one tick.
+        #[prost(bool, tag = "1")]
+        Tick(bool),
+        /// The held message of this id reaches raft.
+        #[prost(uint64, tag = "2")]
+        Deliver(u64),
+        /// The held message of this id is lost.
+        #[prost(uint64, tag = "3")]
+        Drop(u64),
+    }
+}
+/// The election timer runs out after so many ticks without a leader, counted from now; drawn anew at the next change of
+/// role or term, as always.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetTimer {
+    #[prost(uint32, tag = "1")]
+    pub timeout_ticks: u32,
+}
+/// Every sync of the log takes so much longer; 0: no longer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetDisk {
+    #[prost(uint64, tag = "1")]
+    pub sync_delay_us: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Campaign {}
@@ -559,6 +746,25 @@ pub mod lab_client {
             req.extensions_mut().insert(GrpcMethod::new("lab.v1.Lab", "Control"));
             self.inner.unary(req, path, codec).await
         }
+        /// What does not come as events: watchers, leases, the newest changes, the messages that are held back.
+        pub async fn look(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LookRequest>,
+        ) -> std::result::Result<tonic::Response<super::LookResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/lab.v1.Lab/Look");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("lab.v1.Lab", "Look"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -591,6 +797,11 @@ pub mod lab_server {
             &self,
             request: tonic::Request<super::ControlRequest>,
         ) -> std::result::Result<tonic::Response<super::ControlResponse>, tonic::Status>;
+        /// What does not come as events: watchers, leases, the newest changes, the messages that are held back.
+        async fn look(
+            &self,
+            request: tonic::Request<super::LookRequest>,
+        ) -> std::result::Result<tonic::Response<super::LookResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct LabServer<T> {
@@ -742,6 +953,49 @@ pub mod lab_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ControlSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lab.v1.Lab/Look" => {
+                    #[allow(non_camel_case_types)]
+                    struct LookSvc<T: Lab>(pub Arc<T>);
+                    impl<T: Lab> tonic::server::UnaryService<super::LookRequest>
+                    for LookSvc<T> {
+                        type Response = super::LookResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LookRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Lab>::look(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LookSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,7 +1,9 @@
 //! A cluster that reports what we tell it to, in place of processes.
 
+use super::press;
 use crate::lab::Report;
 use crate::lab::cluster::Change;
+use crate::lab::survey::Survey;
 use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
 use crate::proto::lab;
@@ -10,6 +12,7 @@ use crate::proto::lab::Role;
 use crate::proto::lab::event::Kind;
 use crate::tui::Model;
 use crate::tui::Msg;
+use crate::tui::keys::Key;
 use crate::tui::look::Theme;
 use crate::tui::update;
 use crate::types::Millis;
@@ -19,6 +22,8 @@ const PORTS: [u16; 5] = [2379, 22379, 32379, 42379, 52379];
 
 pub(super) struct Script {
     pub(super) model: Model,
+    /// What was reported, and when.
+    pub(super) told: Vec<(Millis, Report)>,
     nodes: usize,
     now: u64,
     quiet: BTreeSet<usize>,
@@ -40,7 +45,7 @@ impl Script {
         let mut model = Model::new(Theme::Dark, false);
         let folder = "/home/ada/.local/state/etcd-lab/1".to_string();
         update(&mut model, Msg::Started { record, folder, notices: vec![] });
-        let mut script = Script { model, nodes, now: 0, quiet: BTreeSet::new() };
+        let mut script = Script { model, told: Vec::new(), nodes, now: 0, quiet: BTreeSet::new() };
         for member in 0..nodes {
             script.report(Report::Process { member, change: Change::Started { pid: 4001 + member as u32 } });
         }
@@ -134,6 +139,91 @@ impl Script {
         s
     }
 
+    /// Everybody's clock is held, or slow.
+    pub(super) fn clock(&mut self, held: bool, slower: u32) {
+        for member in 0..self.nodes {
+            self.tell(member, Kind::Clock(lab::Clock { held, slower, lab_ms: self.now }));
+        }
+    }
+
+    /// A held election: n2 has asked, and its requests wait at the doors of the others.
+    pub(super) fn held() -> Script {
+        let mut s = Script::steady(3);
+        press(&mut s.model, &[Key::Char(' ')]);
+        s.clock(true, 1);
+        s.state(1, Role::Candidate, 4, 2, 0);
+        for (to, id) in [(1, 11), (3, 7)] {
+            s.sent(2, to, 5, 4, 1);
+            s.tell(to as usize - 1, Kind::Held(lab::Held { id, wire: Some(wire(2, to, 5, 4, 1)) }));
+        }
+        s.pass(3_000);
+        s
+    }
+
+    /// Two watchers, a lease, a tape and a survey, as three members answered.
+    pub(super) fn watched() -> Script {
+        let mut s = Script::put();
+        let change = |revision, key: &'static str, deleted, version, lease| lab::Change {
+            revision,
+            key: key.as_bytes().into(),
+            deleted,
+            version,
+            lease,
+        };
+        let tape = vec![
+            change(2, "name", false, 1, 0),
+            change(3, "colour", false, 1, 0),
+            change(4, "a", false, 1, 0),
+            change(5, "colour", false, 2, 77),
+            change(6, "colour", true, 0, 0),
+            change(7, "b", false, 1, 0),
+            change(7, "c", false, 1, 0),
+        ];
+        let watcher = |watch_id, key: &'static str, next, synced| lab::Watcher {
+            stream: 1,
+            watch_id,
+            key: key.as_bytes().into(),
+            range_end: if key == "c" { b"d".as_slice().into() } else { "".into() },
+            start_revision: 2,
+            next_revision: next,
+            synced,
+            queued: u32::from(!synced) * 12,
+            ..Default::default()
+        };
+        for member in 0..s.nodes {
+            let watchers =
+                if member == 1 { vec![watcher(0, "c", 8, true), watcher(1, "name", 4, false)] } else { vec![] };
+            let left_ms = if member == 1 { 6_100 } else { -1 };
+            let lease = lab::LeaseView { id: 0x694d, ttl_s: 10, left_ms, keys_total: 1, keys: vec!["colour".into()] };
+            let look = lab::LookResponse {
+                watchers_total: watchers.len() as u32,
+                watchers,
+                leases_total: 1,
+                leases: vec![lease],
+                revision: 7,
+                compact_revision: 3,
+                changes: tape.clone(),
+                ..Default::default()
+            };
+            s.report(Report::Looked { member, look: Box::new(look) });
+            let metrics = [
+                ("etcd_disk_wal_fsync_duration_seconds_sum", 0.21),
+                ("etcd_disk_wal_fsync_duration_seconds_count", 100.0),
+                ("etcd_server_proposals_committed_total", 12.0),
+                ("process_resident_memory_bytes", 31_457_280.0),
+            ];
+            let survey = Survey {
+                version: "3.6.14".into(),
+                db_size: 24_576,
+                db_in_use: 18_432,
+                metrics: metrics.iter().map(|(k, v)| ((*k).to_string(), *v)).collect(),
+                ..Survey::default()
+            };
+            s.report(Report::Surveyed { member, survey: Box::new(survey) });
+        }
+        s
+    }
+
     pub(super) fn now(&self) -> Millis {
         Millis(self.now)
     }
@@ -179,11 +269,12 @@ impl Script {
         self.report(Report::Lost { member, why: "connection closed".into() });
     }
 
-    fn report(&mut self, report: Report) {
+    pub(super) fn report(&mut self, report: Report) {
+        self.told.push((Millis(self.now), report.clone()));
         update(&mut self.model, Msg::Report(report));
     }
 
-    fn tell(&mut self, member: usize, kind: Kind) {
+    pub(super) fn tell(&mut self, member: usize, kind: Kind) {
         let event = lab::Telemetry {
             member_id: member as u64 + 1,
             boot_id: 1,
@@ -193,12 +284,12 @@ impl Script {
         self.report(Report::Telemetry { member, event: Box::new(event) });
     }
 
-    fn state(&mut self, member: usize, role: Role, term: u64, vote: u64, leader: u64) {
+    pub(super) fn state(&mut self, member: usize, role: Role, term: u64, vote: u64, leader: u64) {
         let old = self.model.picture.as_ref().expect("started").members[member].state.unwrap_or_default();
         self.tell(member, Kind::State(lab::State { role: role.into(), term, vote, leader, ..old }));
     }
 
-    fn marks(&mut self, member: usize, last: u64, persisted: u64, commit: u64, applied: u64) {
+    pub(super) fn marks(&mut self, member: usize, last: u64, persisted: u64, commit: u64, applied: u64) {
         let old = self.model.picture.as_ref().expect("started").members[member].state.unwrap_or_default();
         let new = lab::State { first_index: 1, last_index: last, persisted, commit, applied, ..old };
         self.tell(member, Kind::State(new));
@@ -211,7 +302,7 @@ impl Script {
         self.marks(member, index, index, index, index);
     }
 
-    fn sent(&mut self, from: u64, to: u64, kind: u32, term: u64, index: u64) {
+    pub(super) fn sent(&mut self, from: u64, to: u64, kind: u32, term: u64, index: u64) {
         self.tell(from as usize - 1, Kind::Sent(lab::Sent { wire: Some(wire(from, to, kind, term, index)) }));
     }
 
@@ -220,7 +311,7 @@ impl Script {
     }
 }
 
-fn wire(from: u64, to: u64, kind: u32, term: u64, index: u64) -> lab::Wire {
+pub(super) fn wire(from: u64, to: u64, kind: u32, term: u64, index: u64) -> lab::Wire {
     lab::Wire { from, to, r#type: kind, term, index, entries: 1, ..Default::default() }
 }
 

@@ -1,16 +1,16 @@
-//! What stands before the screen: help, the Break menu, the prompt, "leave?".
+//! What stands before the screen: help, answers to why, menus, the command line, the prompt, "leave?".
 
 use super::Page;
 use super::learn;
-use super::standing;
+use super::wrap;
 use crate::lab::picture::flight::CODES;
+use crate::tui::command;
 use crate::tui::keys;
-use crate::tui::keys::Place;
-use crate::tui::model::FAULTS;
+use crate::tui::model::Item;
 use crate::tui::model::Model;
 use crate::tui::model::Overlay;
 use crate::tui::model::QUIT;
-use crate::tui::model::Screen;
+use crate::tui::model::Question;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::widgets::Block;
@@ -31,14 +31,24 @@ const GLOSSARY: &[(&str, &str)] = &[
     ("applied", "carried out in the key-value store: clients can read it"),
     ("revision", "counts changes of the store; not the same as the index"),
     ("match, next", "how far a follower has the leader's log; what it gets next"),
+    ("lab clock", "what ticks, leases and messages go by; you can hold it"),
+    ("held", "a message that waits at its receiver's door for the lab clock"),
+    ("watcher", "a client that is told what changes, revision by revision"),
+    ("synced", "a watcher that has everything and waits for what comes"),
+    ("lease", "a time to live; when it runs out, its keys are deleted"),
+    ("compacted", "history below this revision is gone"),
 ];
 
 pub(super) fn draw(model: &Model, page: &mut Page, area: Rect) {
     match &model.overlay {
         None => {}
         Some(Overlay::Help { scroll }) => help(model, page, area, *scroll),
-        Some(Overlay::Break { choice }) => break_menu(model, page, area, *choice),
-        Some(Overlay::Prompt { text, fresh }) => prompt(page, area, text, *fresh),
+        Some(Overlay::Why { title, lines, scroll }) => why(page, area, title, lines, *scroll),
+        Some(Overlay::Menu { title, items, choice, of_member }) => {
+            menu(page, area, title, (items, *choice), *of_member)
+        }
+        Some(Overlay::Prompt { what, text, fresh }) => prompt(page, area, *what, text, *fresh),
+        Some(Overlay::Command { text }) => command_line(page, area, text),
         Some(Overlay::Answer { text }) => learn::answer(model, page, area, text),
         Some(Overlay::Guess { choice }) => learn::guess(model, page, area, *choice),
         Some(Overlay::Quit { choice }) => quit(model, page, area, *choice),
@@ -57,12 +67,7 @@ pub(super) fn window(page: &mut Page, area: Rect, title: &str, width: u16, heigh
 }
 
 fn help(model: &Model, page: &mut Page, area: Rect, scroll: u16) {
-    let place = match (model.picture.is_some(), model.screen) {
-        (false, _) => Place::Picker,
-        (true, Screen::Learn) => Place::Learn,
-        (true, Screen::Ring) => Place::Ring,
-        (true, Screen::Logs) => Place::Logs,
-    };
+    let place = model.base();
     let mut lines: Vec<(String, bool)> = vec![("Keys".into(), true)];
     lines.extend(keys::help(place).into_iter().map(|(key, what)| (format!("{key:<13} {what}"), false)));
     lines.extend([(String::new(), false), ("Messages".into(), true)]);
@@ -79,40 +84,91 @@ fn help(model: &Model, page: &mut Page, area: Rect, scroll: u16) {
     }
 }
 
-fn break_menu(model: &Model, page: &mut Page, area: Rect, choice: usize) {
-    let Some(picture) = &model.picture else { return };
-    let Some(m) = picture.members.get(model.selected) else { return };
-    let (_, word) = standing(m, picture.now);
-    let inside = window(page, area, &format!("break {} ({word})", m.name), 66, FAULTS.len() as u16 + 4);
-    for (i, (fault, what)) in FAULTS.iter().enumerate() {
-        let mark = if i == choice { "▸" } else { " " };
-        let style = match (i == choice, Model::fits(*fault, m)) {
-            (true, _) => page.theme.marked(),
-            (false, true) => Style::new(),
-            (false, false) => page.theme.faint(),
-        };
-        let unfit = if Model::fits(*fault, m) { "" } else { " (not now)" };
-        page.line(inside, i as u16, &format!("{mark} {what}{unfit}"), style);
+fn why(page: &mut Page, area: Rect, title: &str, lines: &[String], scroll: u16) {
+    let width = 78.min(area.width);
+    let lines: Vec<String> = lines.iter().flat_map(|l| folded(l, usize::from(width.saturating_sub(4)))).collect();
+    let inside = window(page, area, title, width, lines.len() as u16 + 4);
+    let skip = usize::from(scroll).min(lines.len().saturating_sub(usize::from(inside.height)));
+    for (line, row) in lines.iter().skip(skip).zip(0..) {
+        let style = if line.ends_with('?') { page.theme.good() } else { Style::new() };
+        page.line(inside, row, line, style);
     }
-    page.line(
-        inside,
-        FAULTS.len() as u16 + 1,
-        "← → another member   Enter do it   Esc back   later: u undoes",
-        page.theme.faint(),
-    );
 }
 
-fn prompt(page: &mut Page, area: Rect, text: &str, fresh: bool) {
-    let inside = window(page, area, "write a key: KEY VALUE", 60, 5);
-    let x = page.line(inside, 0, "put ", page.theme.faint());
-    let column = x - inside.x;
-    // The end of a long text is what is being typed.
+/// Wrapped, and what goes on stands further in.
+fn folded(line: &str, width: usize) -> Vec<String> {
+    let indent = line.len() - line.trim_start().len();
+    let mut lines = wrap(line.trim_start(), width.saturating_sub(indent + 2));
+    for (i, line) in lines.iter_mut().enumerate() {
+        *line = format!("{}{line}", " ".repeat(if i == 0 { indent } else { indent + 2 }));
+    }
+    lines
+}
+
+fn menu(page: &mut Page, area: Rect, title: &str, (items, choice): (&[Item], usize), of_member: bool) {
+    let inside = window(page, area, title, 76, items.len() as u16 + 5);
+    let room = usize::from(inside.height.saturating_sub(3)).max(1);
+    let skip = choice.saturating_sub(room.saturating_sub(1));
+    for ((i, item), row) in items.iter().enumerate().skip(skip).take(room).zip(0..) {
+        let mark = if i == choice { "▸" } else { " " };
+        let style = match (i == choice, &item.unfit) {
+            (true, _) => page.theme.marked(),
+            (false, None) => Style::new(),
+            (false, Some(_)) => page.theme.faint(),
+        };
+        let unfit = if item.unfit.is_some() { " (not now)" } else { "" };
+        page.line(inside, row, &format!("{mark} {}{unfit}", item.text), style);
+    }
+    let last = inside.height.saturating_sub(1);
+    if let Some(item) = items.get(choice) {
+        let says = item.unfit.clone().unwrap_or_else(|| format!("$ {}", item.shell));
+        page.line(inside, last.saturating_sub(1), &says, page.theme.busy());
+    }
+    let keys = match of_member {
+        true => "← → another member   Enter do it   Esc back   later: u undoes",
+        false => "Enter do it   Esc back",
+    };
+    page.line(inside, last, keys, page.theme.faint());
+}
+
+/// A text being typed; its end is what is seen.
+fn typed(page: &mut Page, inside: Rect, column: u16, text: &str, style: Style) {
     let room = usize::from(inside.width.saturating_sub(column + 1));
     let tail: String = text.chars().skip(text.chars().count().saturating_sub(room)).collect();
-    let x = page.at(inside, column, 0, &tail, if fresh { page.theme.marked() } else { Style::new() });
+    let x = page.at(inside, column, 0, &tail, style);
     page.at(inside, x - inside.x, 0, "█", page.theme.busy());
-    let hint = if fresh { "Enter writes this; or type another" } else { "Enter writes it" };
+}
+
+fn prompt(page: &mut Page, area: Rect, what: Question, text: &str, fresh: bool) {
+    let (title, lead, hint) = match (what, fresh) {
+        (Question::Put, true) => ("write a key: KEY VALUE", "$ etcdctl put ", "Enter writes this; or type another"),
+        (Question::Put, false) => ("write a key: KEY VALUE", "$ etcdctl put ", "Enter writes it"),
+        (Question::WireFilter, _) => ("show only messages with…", "", "for example: n1 > n2, or V?; empty shows all"),
+        (Question::DataPrefix, _) => ("go to a folder or prefix", "", "for example /registry/; empty is the top"),
+    };
+    let inside = window(page, area, title, 60, 5);
+    let column = page.line(inside, 0, lead, page.theme.faint()) - inside.x;
+    typed(page, inside, column, text, if fresh { page.theme.marked() } else { Style::new() });
     page.line(inside, 2, hint, page.theme.faint());
+}
+
+fn command_line(page: &mut Page, area: Rect, text: &str) {
+    const SHOWN: u16 = 10;
+    let found = command::matching(text);
+    let rows = (found.len() as u16).min(SHOWN);
+    let inside = window(page, area, "command (Tab completes)", 78, SHOWN + 5);
+    let column = page.line(inside, 0, ":", page.theme.faint()) - inside.x;
+    typed(page, inside, column, text, Style::new());
+    for ((word, shape, what), row) in found.iter().zip(2..2 + rows) {
+        page.line(inside, row, &format!("{:<24} {what}", format!("{word} {shape}")), page.theme.faint());
+    }
+    let rest = found.len().saturating_sub(usize::from(rows));
+    if rest > 0 {
+        page.line(inside, 2 + rows, &format!("and {rest} more: type a letter"), page.theme.faint());
+    }
+    if found.is_empty() {
+        page.line(inside, 2, "no command begins like this", page.theme.bad());
+    }
 }
 
 fn quit(model: &Model, page: &mut Page, area: Rect, choice: usize) {

@@ -158,14 +158,18 @@ fn message(picture: &Picture, page: &mut Page, area: Rect, boxes: &[Rect], fligh
     }
     let at = ((way.len() - 1) as u64 * flight.travelled(picture.now) / 1000) as usize;
     let style = if flight.is_routine() { page.theme.faint() } else { page.theme.busy() };
-    let waits = flight.fate == Fate::Unknown && picture.now.0 > flight.since.0 + FLIGHT_MS;
+    let waits = match flight.fate {
+        Fate::Held => " held",
+        Fate::Unknown if picture.now.0 > flight.since.0 + FLIGHT_MS => "?",
+        _ => "",
+    };
     let dot = if flight.fate == Fate::Lost && flight.travelled(picture.now) == 500 { "×" } else { "●" };
     for trail in way[..at].iter().rev().take(2) {
         page.buffer[*trail].set_symbol("·").set_style(style);
     }
     let here = way[at];
     page.buffer[here].set_symbol(dot).set_style(style);
-    let label = format!("{}{}", flight.code, if waits { "?" } else { "" });
+    let label = format!("{}{waits}", flight.code);
     let leftwards = to.x < from.x;
     let x = if leftwards { here.x.saturating_sub(label.width() as u16) } else { here.x + 1 };
     for (c, dx) in label.chars().zip(0..) {
@@ -259,7 +263,7 @@ fn inspector(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
             p.state().as_str_name().to_lowercase()
         )
     }));
-    page.rule(area, &format!("{} (Tab: next)", m.name));
+    page.rule(area, &format!("{} (→: next)", m.name));
     for (row, y) in rows.iter().zip(1..) {
         page.line(area, y, row, Style::new());
     }

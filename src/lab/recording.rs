@@ -1,0 +1,394 @@
+//! A recording: the reports that made the picture, with their times, in one compressed file.
+//!
+//! The one idea: a screen is a function of the picture, and the picture of the reports; so a file of reports replays every screen. Each
+//! second is a gzip member of its own: a recording that was cut off is good up to there.
+//!
+//! ```text
+//! gzip( "LABREC1\n"  record.json length, record.json )  gzip( entry entry … )  gzip( … )
+//! entry: milliseconds (varint)  kind  member  length (varint)  payload (protobuf, or JSON)
+//! ```
+
+use crate::lab::Error;
+use crate::lab::Picture;
+use crate::lab::Report;
+use crate::lab::workdir::Record;
+use crate::types::Millis;
+use bytes::Buf as _;
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use prost::Message;
+use prost::encoding::decode_varint;
+use prost::encoding::encode_varint;
+use std::fs::File;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+const MAGIC: &[u8] = b"LABREC1\n";
+/// A recording ends at this size: a lab that is forgotten must not fill the disk.
+const FILE_MAX: u64 = 64 << 20;
+/// So much is gathered before it is written, unless a second has passed.
+const CHUNK: usize = 256 << 10;
+const FLUSH_MS: u64 = 1_000;
+/// The most that a recording may unpack to.
+const UNPACKED_MAX: u64 = 1 << 30;
+/// A copy of the picture is kept at most so many times, to go back to.
+const KEYFRAMES: usize = 100;
+
+/// Writes what is learnt.
+pub struct Recorder {
+    path: PathBuf,
+    file: File,
+    written: u64,
+    buffer: Vec<u8>,
+    flushed: Millis,
+    /// It stopped: the file is full, or the disk.
+    pub ended: Option<String>,
+}
+
+impl Recorder {
+    /// Begins a recording of a cluster.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn create(path: &Path, record: &Record) -> Result<Recorder, Error> {
+        let file = File::create(path).map_err(Error::file("cannot write", path))?;
+        let json = serde_json::to_vec(record).expect("strings and numbers only");
+        let mut buffer = MAGIC.to_vec();
+        encode_varint(json.len() as u64, &mut buffer);
+        buffer.extend(json);
+        let mut recorder =
+            Recorder { path: path.to_owned(), file, written: 0, buffer, flushed: Millis(0), ended: None };
+        recorder.flush();
+        Ok(recorder)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes one report.
+    pub fn note(&mut self, at: Millis, report: &Report) {
+        if self.ended.is_some() {
+            return;
+        }
+        encode(at, report, &mut self.buffer);
+        if self.buffer.len() >= CHUNK || at.0.saturating_sub(self.flushed.0) >= FLUSH_MS {
+            self.flushed = at;
+            self.flush();
+        }
+    }
+
+    /// Writes what was gathered.
+    pub fn flush(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        let packed = packed.write_all(&self.buffer).and_then(|()| packed.finish());
+        self.buffer.clear();
+        let written = packed.and_then(|bytes| {
+            self.written += bytes.len() as u64;
+            self.file.write_all(&bytes)
+        });
+        if let Err(e) = written {
+            self.ended = Some(format!("the recording ends here: {e}"));
+        } else if self.written > FILE_MAX {
+            self.ended = Some(format!("the recording ends here: it has {} MiB", FILE_MAX >> 20));
+        }
+    }
+}
+
+fn encode(at: Millis, report: &Report, out: &mut Vec<u8>) {
+    let json = |value: serde_json::Value| value.to_string().into_bytes();
+    let (kind, member, payload) = match report {
+        Report::Process { member, change } => (1, *member, json(serde_json::json!(change))),
+        Report::Connected { member } => (2, *member, Vec::new()),
+        Report::Lost { member, why } => (3, *member, why.clone().into_bytes()),
+        Report::Telemetry { member, event } => (4, *member, event.encode_to_vec()),
+        Report::Note { text } => (5, 0, text.clone().into_bytes()),
+        Report::Looked { member, look } => (6, *member, look.encode_to_vec()),
+        Report::Surveyed { member, survey } => (7, *member, json(serde_json::json!(survey))),
+        Report::Shown(shown) => (8, 0, json(serde_json::json!(shown))),
+        Report::Did { line } => (9, 0, line.clone().into_bytes()),
+    };
+    encode_varint(at.0, out);
+    out.extend([kind, u8::try_from(member).unwrap_or(u8::MAX)]);
+    encode_varint(payload.len() as u64, out);
+    out.extend(payload);
+}
+
+/// `None`: cut off, or of a later release.
+fn decode(from: &mut &[u8]) -> Option<(Millis, Report)> {
+    let at = Millis(decode_varint(from).ok()?);
+    if from.remaining() < 2 {
+        return None;
+    }
+    let (kind, member) = (from.get_u8(), usize::from(from.get_u8()));
+    let length = usize::try_from(decode_varint(from).ok()?).ok()?;
+    let payload = from.get(..length)?;
+    from.advance(length);
+    let text = || String::from_utf8_lossy(payload).into_owned();
+    let report = match kind {
+        1 => Report::Process { member, change: serde_json::from_slice(payload).ok()? },
+        2 => Report::Connected { member },
+        3 => Report::Lost { member, why: text() },
+        4 => Report::Telemetry { member, event: Box::new(Message::decode(payload).ok()?) },
+        5 => Report::Note { text: text() },
+        6 => Report::Looked { member, look: Box::new(Message::decode(payload).ok()?) },
+        7 => Report::Surveyed { member, survey: Box::new(serde_json::from_slice(payload).ok()?) },
+        8 => Report::Shown(Box::new(serde_json::from_slice(payload).ok()?)),
+        9 => Report::Did { line: text() },
+        _ => return None,
+    };
+    Some((at, report))
+}
+
+/// A recording, read whole.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    pub record: Record,
+    reports: Vec<(Millis, Report)>,
+}
+
+impl Recording {
+    /// Reads a file; one that was cut off, up to there.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no recording.
+    pub fn read(path: &Path) -> Result<Recording, Error> {
+        let file = File::open(path).map_err(Error::file("cannot read", path))?;
+        let mut bytes = Vec::new();
+        // What is whole before the end that is missing counts.
+        let read = MultiGzDecoder::new(file).take(UNPACKED_MAX).read_to_end(&mut bytes);
+        let no = || Error::Refused(format!("{} is no recording of etcd-lab", path.display()));
+        let mut rest = bytes.strip_prefix(MAGIC).ok_or_else(no)?;
+        drop(read);
+        let length = decode_varint(&mut rest).ok().and_then(|n| usize::try_from(n).ok()).ok_or_else(no)?;
+        let json = rest.get(..length).ok_or_else(no)?;
+        let record = serde_json::from_slice(json).map_err(|_| no())?;
+        rest.advance(length);
+        let mut reports = Vec::new();
+        while let Some(entry) = decode(&mut rest) {
+            reports.push(entry);
+        }
+        Ok(Recording { record, reports })
+    }
+
+    /// How many reports it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.reports.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.reports.is_empty()
+    }
+
+    /// When the last report came.
+    #[must_use]
+    pub fn end(&self) -> Millis {
+        self.reports.last().map_or(Millis(0), |(at, _)| *at)
+    }
+}
+
+/// A place in a recording, and the picture there.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    recording: Recording,
+    /// Copies of the picture, each with how many reports it has taken in.
+    keyframes: Vec<(usize, Picture)>,
+    every: usize,
+    /// So many reports are in the picture.
+    pub at: usize,
+    pub picture: Picture,
+}
+
+impl Replay {
+    /// At its beginning.
+    #[must_use]
+    pub fn new(recording: Recording) -> Replay {
+        let picture = Picture::new(&recording.record);
+        let every = (recording.len() / KEYFRAMES).max(500);
+        Replay { keyframes: vec![(0, picture.clone())], every, at: 0, picture, recording }
+    }
+
+    /// How many reports there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.recording.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.recording.is_empty()
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub fn end(&self) -> Millis {
+        self.recording.end()
+    }
+
+    /// Goes to where so many reports are taken in, forwards or back.
+    pub fn seek(&mut self, to: usize) {
+        let to = to.min(self.recording.len());
+        if to < self.at {
+            let kept = self.keyframes.iter().rev().find(|(at, _)| *at <= to);
+            (self.at, self.picture) = kept.cloned().expect("the first is at the beginning");
+        }
+        while self.at < to {
+            let (at, report) = self.recording.reports[self.at].clone();
+            self.picture.tick(at);
+            self.picture.learn(report);
+            self.at += 1;
+            if self.at.is_multiple_of(self.every) && self.keyframes.last().is_some_and(|(last, _)| *last < self.at) {
+                self.keyframes.push((self.at, self.picture.clone()));
+            }
+        }
+    }
+
+    /// Goes to a time.
+    pub fn seek_time(&mut self, at: Millis) {
+        let place = self.recording.reports.partition_point(|(when, _)| *when <= at);
+        self.seek(place);
+        // Nothing may have been told for a while.
+        self.picture.tick(at.min(self.end()));
+    }
+
+    /// Goes to the next event, or the one before: something that a person would call so, not a timer's tick.
+    pub fn step(&mut self, forwards: bool) {
+        let is_event = |i: &usize| is_event(&self.recording.reports[*i].1);
+        let found = match forwards {
+            true => (self.at..self.recording.len()).find(is_event).map(|i| i + 1),
+            false => (0..self.at.saturating_sub(1)).rev().find(is_event).map(|i| i + 1),
+        };
+        self.seek(found.unwrap_or(if forwards { self.recording.len() } else { 0 }));
+    }
+}
+
+fn is_event(report: &Report) -> bool {
+    use crate::proto::lab::event::Kind;
+    match report {
+        Report::Telemetry { event, .. } => match event.event.as_ref().and_then(|e| e.kind.as_ref()) {
+            Some(Kind::Timer(_) | Kind::Persisted(_) | Kind::Progress(_)) | None => false,
+            // Heartbeats are no event to step to.
+            Some(Kind::Sent(s)) => !s.wire.is_some_and(|w| matches!(w.r#type, 8 | 9)),
+            Some(Kind::Received(r)) => !r.wire.is_some_and(|w| matches!(w.r#type, 8 | 9)),
+            Some(_) => true,
+        },
+        Report::Looked { .. } | Report::Surveyed { .. } => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::cluster::Change;
+    use crate::lab::workdir::MemberRecord;
+    use crate::proto::lab;
+    use crate::proto::lab::event::Kind;
+
+    fn record() -> Record {
+        let member = MemberRecord {
+            name: "n1".into(),
+            pid: 0,
+            client_url: String::new(),
+            peer_url: String::new(),
+            lab_socket: "s".into(),
+            log: "l".into(),
+            data_dir: "d".into(),
+        };
+        Record { members: vec![member], ..Record::default() }
+    }
+
+    fn term(term: u64) -> Report {
+        let state = lab::State { term, ..lab::State::default() };
+        let event = lab::Event { kind: Some(Kind::State(state)) };
+        Report::Telemetry { member: 0, event: Box::new(lab::Telemetry { event: Some(event), ..Default::default() }) }
+    }
+
+    fn reports() -> Vec<Report> {
+        let mut all = vec![
+            Report::Process { member: 0, change: Change::Started { pid: 7 } },
+            Report::Connected { member: 0 },
+            Report::Did { line: "etcd-lab fault kill n1".into() },
+            Report::Looked { member: 0, look: Box::default() },
+            Report::Surveyed { member: 0, survey: Box::default() },
+            Report::Shown(Box::new(crate::lab::store::Shown::Failed("no".into()))),
+            Report::Note { text: "note".into() },
+            Report::Lost { member: 0, why: "gone".into() },
+        ];
+        all.extend((1..3_000).map(term));
+        all
+    }
+
+    fn written(path: &Path) {
+        let mut recorder = Recorder::create(path, &record()).expect("written");
+        for (i, report) in (0..).zip(reports()) {
+            recorder.note(Millis(i * 10), &report);
+        }
+        recorder.flush();
+        assert_eq!(recorder.ended, None);
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_any_place_shows_what_it_showed_then() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.labrec");
+        written(&path);
+        let recording = Recording::read(&path).expect("read");
+        assert_eq!((recording.len(), recording.end()), (reports().len(), Millis(30_060)));
+        let mut replay = Replay::new(recording.clone());
+        let mut direct = Picture::new(&record());
+        let mut pictures = Vec::new();
+        for (at, report) in &recording.reports {
+            direct.tick(*at);
+            direct.learn(report.clone());
+            pictures.push(format!("{:?} {:?}", direct.term(), direct.feed.len()));
+        }
+        // Forwards, back over a key frame, back by one.
+        for to in [2_900, 40, 1_999, 1_998, 3_007, 1] {
+            replay.seek(to);
+            assert_eq!(
+                format!("{:?} {:?}", replay.picture.term(), replay.picture.feed.len()),
+                pictures[to - 1],
+                "{to}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_recording_that_was_cut_off_is_good_up_to_there() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.labrec");
+        written(&path);
+        let bytes = std::fs::read(&path).expect("read");
+        std::fs::write(&path, &bytes[..bytes.len() * 2 / 3]).expect("written");
+        let cut = Recording::read(&path).expect("read").len();
+        assert!(cut > 100 && cut < reports().len(), "{cut}");
+        std::fs::write(&path, b"something else").expect("written");
+        assert!(Recording::read(&path).expect_err("refused").to_string().contains("is no recording"));
+    }
+
+    #[test]
+    fn a_step_goes_over_what_is_no_event() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.labrec");
+        written(&path);
+        let mut replay = Replay::new(Recording::read(&path).expect("read"));
+        replay.seek(3);
+        replay.step(true);
+        assert_eq!(replay.at, 6, "over the look and the survey");
+        replay.step(false);
+        assert_eq!(replay.at, 3);
+    }
+}

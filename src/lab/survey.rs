@@ -1,0 +1,175 @@
+//! Once a second, what members do not tell as events: watchers, leases, new changes (`lab.v1` Look), status and alarms (etcd's Maintenance),
+//! and a few of their metrics.
+//!
+//! All of it is asked of the member itself. What it does not answer is absent, and the screens say since when.
+
+use crate::lab::observe::Report;
+use crate::lab::observe::connect;
+use crate::lab::observe::with_token;
+use crate::lab::workdir::MemberRecord;
+use crate::lab::workdir::Record;
+use crate::proto::etcdserverpb::StatusRequest;
+use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use crate::proto::lab::LookRequest;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
+
+const EVERY: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_millis(800);
+/// Longest answer of `/metrics` that is read.
+const METRICS_MAX: usize = 1 << 20;
+
+/// What etcd's own services say of a member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Survey {
+    pub version: String,
+    pub db_size: i64,
+    pub db_in_use: i64,
+    pub quota: i64,
+    pub errors: Vec<String>,
+    /// `NOSPACE`, `CORRUPT`, with the member that has it.
+    pub alarms: Vec<(u64, String)>,
+    /// The metrics of [`METRICS`] that it has.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// The metrics that are shown. Of a histogram its `_sum` and `_count`.
+pub const METRICS: &[&str] = &[
+    "etcd_disk_wal_fsync_duration_seconds_sum",
+    "etcd_disk_wal_fsync_duration_seconds_count",
+    "etcd_disk_backend_commit_duration_seconds_sum",
+    "etcd_disk_backend_commit_duration_seconds_count",
+    "etcd_server_has_leader",
+    "etcd_server_leader_changes_seen_total",
+    "etcd_server_proposals_committed_total",
+    "etcd_server_proposals_applied_total",
+    "etcd_server_proposals_pending",
+    "etcd_server_proposals_failed_total",
+    "etcd_debugging_mvcc_keys_total",
+    "process_resident_memory_bytes",
+    "process_cpu_seconds_total",
+    "process_open_fds",
+];
+
+impl Survey {
+    /// The mean of a histogram, in milliseconds, since the member's start.
+    #[must_use]
+    pub fn mean_ms(&self, histogram: &str) -> Option<f64> {
+        let value = |end: &str| self.metrics.get(&format!("{histogram}_{end}")).copied();
+        let (sum, count) = (value("sum")?, value("count")?);
+        (count > 0.0).then(|| sum / count * 1000.0)
+    }
+}
+
+/// Asks all members until the set is dropped.
+#[must_use]
+pub fn survey(record: &Record, token: &str, to: &mpsc::Sender<Report>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for (member, m) in record.members.iter().enumerate() {
+        tasks.spawn(keep_asking(member, m.clone(), token.to_owned(), to.clone()));
+    }
+    tasks
+}
+
+async fn keep_asking(member: usize, m: MemberRecord, token: String, to: mpsc::Sender<Report>) {
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut since = 1;
+    while !to.is_closed() {
+        every.tick().await;
+        for report in ask(member, &m, &token, &mut since).await {
+            drop(to.send(report).await);
+        }
+    }
+}
+
+/// One round: what the member answers within its time.
+pub async fn ask(member: usize, m: &MemberRecord, token: &str, since: &mut u64) -> Vec<Report> {
+    let mut reports = Vec::new();
+    let look = async {
+        let request = with_token(LookRequest { since_revision: *since }, token)?;
+        Ok::<_, tonic::Status>(connect(&m.lab_socket).await?.look(request).await?.into_inner())
+    };
+    if let Ok(Ok(look)) = timeout(ANSWER, look).await {
+        *since = look.revision + 1;
+        reports.push(Report::Looked { member, look: Box::new(look) });
+    }
+    if let Ok(Some(survey)) = timeout(ANSWER, status(&m.client_url)).await {
+        reports.push(Report::Surveyed { member, survey: Box::new(survey) });
+    }
+    reports
+}
+
+async fn status(url: &str) -> Option<Survey> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).ok()?.connect_timeout(ANSWER);
+    let mut client = MaintenanceClient::new(endpoint.connect().await.ok()?);
+    let status = client.status(StatusRequest::default()).await.ok()?.into_inner();
+    // Not by asking for alarms: etcd puts that question through the log, and a look must not change what it looks at.
+    let alarms = status.errors.iter().filter_map(|e| alarm(e)).collect();
+    Some(Survey {
+        version: status.version,
+        db_size: status.db_size,
+        db_in_use: status.db_size_in_use,
+        quota: status.db_size_quota,
+        errors: status.errors,
+        alarms,
+        metrics: metrics(url).await.map(|text| chosen(&text)).unwrap_or_default(),
+    })
+}
+
+/// `memberID:123 alarm:NOSPACE `, as a status lists an alarm among its errors.
+fn alarm(error: &str) -> Option<(u64, String)> {
+    let kind = error.split("alarm:").nth(1)?.trim();
+    let id = error.strip_prefix("memberID:").and_then(|rest| rest.split(' ').next()?.parse().ok());
+    Some((id.unwrap_or(0), kind.to_owned()))
+}
+
+async fn metrics(url: &str) -> Option<String> {
+    let host = url.strip_prefix("http://")?;
+    let mut stream = TcpStream::connect(host).await.ok()?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut text = Vec::new();
+    stream.take(METRICS_MAX as u64).read_to_end(&mut text).await.ok()?;
+    String::from_utf8(text).ok()
+}
+
+/// The lines of [`METRICS`] that have no labels.
+fn chosen(text: &str) -> BTreeMap<String, f64> {
+    let pair = |line: &str| {
+        let (name, value) = line.split_once(' ')?;
+        METRICS.contains(&name).then_some(())?;
+        Some((name.to_owned(), value.trim().parse().ok()?))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_is_read_from_the_status() {
+        assert_eq!(alarm("memberID:123 alarm:NOSPACE "), Some((123, "NOSPACE".into())));
+        assert_eq!(alarm("etcdserver: no leader"), None);
+    }
+
+    #[test]
+    fn the_shown_metrics_are_read_and_nothing_else() {
+        let text = "# HELP etcd_server_has_leader x\r\netcd_server_has_leader 1\r\nother 5\n\
+                    etcd_disk_wal_fsync_duration_seconds_sum 0.5\netcd_disk_wal_fsync_duration_seconds_count 100\n";
+        let survey = Survey { metrics: chosen(text), ..Survey::default() };
+        assert_eq!(survey.metrics.len(), 3);
+        assert_eq!(survey.mean_ms("etcd_disk_wal_fsync_duration_seconds"), Some(5.0));
+        assert_eq!(survey.mean_ms("etcd_disk_backend_commit_duration_seconds"), None);
+    }
+}

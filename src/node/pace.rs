@@ -1,0 +1,146 @@
+//! The lab's clock in this member: the world's time, unless the lab holds it or slows it down.
+//!
+//! Raft counts ticks, leases and time-outs count milliseconds since the start: all of them read this clock, so the *real* member runs in
+//! slow motion and does nothing differently. Never touched, it is the world's time at the price of one relaxed load.
+//!
+//! What it does not hold: the disk, sockets, and deadlines of clients outside.
+
+use parking_lot::RwLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The slowest that the clock can be.
+pub(crate) const SLOWER_MAX: u32 = 1000;
+/// How long a peer's message takes at least while the clock is slow, in lab time: what is on its way can be seen.
+pub(crate) const HOP: Duration = Duration::from_millis(20);
+/// While the clock stands still, whoever waits for it looks again so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The clock, for all threads of one member.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Whether it was ever anything but the world's time.
+    touched: AtomicBool,
+    /// Whether messages wait: it is held or slow now.
+    delays: AtomicBool,
+    setting: RwLock<Setting>,
+    sync_delay_us: AtomicU64,
+}
+
+/// Since `real`, when it showed `lab`.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    real: Duration,
+    lab: Duration,
+    slower: u32,
+    held: bool,
+}
+
+impl Default for Setting {
+    fn default() -> Setting {
+        Setting { real: Duration::ZERO, lab: Duration::ZERO, slower: 1, held: false }
+    }
+}
+
+impl Setting {
+    fn at(&self, real: Duration) -> Duration {
+        if self.held { self.lab } else { self.lab + real.saturating_sub(self.real) / self.slower }
+    }
+}
+
+impl Pace {
+    /// What it shows when so much time has really passed since the member's start.
+    pub(crate) fn lab(&self, real: Duration) -> Duration {
+        if !self.touched.load(Ordering::Relaxed) {
+            return real;
+        }
+        self.setting.read().at(real)
+    }
+
+    /// How long to really wait until so much lab time has passed. While it is held nobody knows: look again later.
+    pub(crate) fn real(&self, lab: Duration) -> Duration {
+        if !self.delays.load(Ordering::Relaxed) {
+            return lab;
+        }
+        let setting = self.setting.read();
+        if setting.held { LOOK_AGAIN } else { lab * setting.slower }
+    }
+
+    /// Whether peers' messages wait before raft.
+    pub(crate) fn delays(&self) -> bool {
+        self.delays.load(Ordering::Relaxed)
+    }
+
+    /// Held, and how many times slower than the world.
+    pub(crate) fn setting(&self) -> (bool, u32) {
+        let setting = self.setting.read();
+        (setting.held, setting.slower)
+    }
+
+    /// Holds it, or lets it go on so many times slower. It never jumps.
+    pub(crate) fn set(&self, real: Duration, held: bool, slower: u32) {
+        let mut setting = self.setting.write();
+        let lab = if self.touched.load(Ordering::Relaxed) { setting.at(real) } else { real };
+        *setting = Setting { real, lab, slower: slower.clamp(1, SLOWER_MAX), held };
+        self.delays.store(held || setting.slower > 1, Ordering::Relaxed);
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
+    /// While it is held: lets so much lab time pass at once. Whether it was held.
+    pub(crate) fn advance(&self, by: Duration) -> bool {
+        let mut setting = self.setting.write();
+        if setting.held {
+            setting.lab += by;
+        }
+        setting.held
+    }
+
+    /// By how much each sync of the log is made slower.
+    pub(crate) fn sync_delay(&self) -> Duration {
+        Duration::from_micros(self.sync_delay_us.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_sync_delay(&self, delay: Duration) {
+        self.sync_delay_us.store(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn untouched_it_is_the_worlds_time() {
+        let pace = Pace::default();
+        assert_eq!((pace.lab(ms(77)), pace.real(ms(5)), pace.delays()), (ms(77), ms(5), false));
+    }
+
+    #[test]
+    fn held_it_stands_and_goes_on_where_it_stood() {
+        let pace = Pace::default();
+        pace.set(ms(1000), true, 1);
+        assert_eq!((pace.lab(ms(1000)), pace.lab(ms(9000)), pace.delays()), (ms(1000), ms(1000), true));
+        assert!(pace.advance(ms(100)));
+        assert_eq!(pace.lab(ms(9000)), ms(1100));
+        pace.set(ms(9000), false, 1);
+        assert_eq!((pace.lab(ms(9000)), pace.lab(ms(9500)), pace.delays()), (ms(1100), ms(1600), false));
+        assert!(!pace.advance(ms(100)), "it runs");
+    }
+
+    #[test]
+    fn slow_it_goes_slower_and_never_jumps() {
+        let pace = Pace::default();
+        pace.set(ms(1000), false, 50);
+        assert_eq!((pace.lab(ms(1000)), pace.lab(ms(2000)), pace.real(ms(100))), (ms(1000), ms(1020), ms(5000)));
+        pace.set(ms(2000), false, 10);
+        assert_eq!((pace.lab(ms(2000)), pace.lab(ms(3000))), (ms(1020), ms(1120)));
+        pace.set(ms(3000), false, 99_999);
+        assert_eq!(pace.setting(), (false, SLOWER_MAX));
+    }
+}

@@ -1,0 +1,377 @@
+//! What the learner does to the cluster: menus, deeds, undo, the lab's clock and its steps. Pure, like all of `update`.
+//!
+//! Whatever a key does can be typed: a menu's line is a command line, and each deed shows the line that stands for it.
+
+use crate::lab::Deed;
+use crate::lab::Picture;
+use crate::lab::deed::Undo;
+use crate::lab::deed::pasted;
+use crate::lab::picture::Pace;
+use crate::lab::picture::Tone;
+use crate::lab::picture::wires;
+use crate::lab::picture::wires::End;
+use crate::tui::Cmd;
+use crate::tui::Model;
+use crate::tui::data;
+use crate::tui::keys::Does;
+use crate::tui::model::Item;
+use crate::tui::model::Overlay;
+use crate::tui::model::Question;
+use crate::tui::model::Screen;
+use crate::tui::replay;
+use crate::types::Millis;
+
+/// The clock's speeds: so many times slower than the world's.
+pub const SLOWER: [u32; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
+/// Steps that go on by themselves are so far apart.
+const STEP_MS: u64 = 100;
+/// A deed that nobody undoes is forgotten after so many others.
+const UNDO_MAX: usize = 100;
+
+/// Steps are made until one of these is no longer what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goal {
+    commit: u64,
+    leader: Option<(usize, u64)>,
+    /// The next step is made then.
+    due: Millis,
+    /// The message that the last step has let arrive: until its receiver has said so, it still seems to wait.
+    last: Option<(usize, u64)>,
+}
+
+impl Goal {
+    fn now(picture: &Picture) -> Goal {
+        let states = picture.members.iter().filter_map(|m| m.state.as_ref());
+        let term = |l: usize| picture.members[l].state.as_ref().map_or(0, |s| s.term);
+        Goal {
+            commit: states.map(|s| s.commit).max().unwrap_or(0),
+            leader: picture.leader().map(|l| (l, term(l))),
+            due: picture.now,
+            last: None,
+        }
+    }
+
+    fn reached(self, picture: &Picture) -> bool {
+        let now = Goal::now(picture);
+        now.commit > self.commit || (now.leader.is_some() && now.leader != self.leader)
+    }
+}
+
+impl Model {
+    /// The messages that the Wire screen shows, oldest first.
+    #[must_use]
+    pub fn wires(&self) -> Vec<&wires::Line> {
+        let Some(picture) = self.shown() else { return Vec::new() };
+        let fits = |l: &&wires::Line| {
+            (self.routine || !l.is_routine() || matches!(l.end, End::Held { .. }))
+                && (self.filter.is_empty() || words(picture, l).contains(&self.filter))
+        };
+        picture.wires.iter().filter(fits).collect()
+    }
+}
+
+/// A message in words, as the Wire screen's table has it.
+#[must_use]
+pub fn words(picture: &Picture, l: &wires::Line) -> String {
+    let name = |m: usize| picture.members.get(m).map_or("?", |m| m.name.as_str());
+    let what = match l.wire.r#type {
+        3 => format!("after {} (t{}), commit {}", l.wire.index, l.wire.log_term, l.wire.commit),
+        4 if l.wire.reject => format!("refused at {}, try {}", l.wire.index, l.wire.reject_hint),
+        4 => format!("has up to {}", l.wire.index),
+        5 | 17 => format!("log {} (t{})", l.wire.index, l.wire.log_term),
+        8 => format!("commit {}", l.wire.commit),
+        _ => String::new(),
+    };
+    format!("{} > {} {} t{} {what}", name(l.from), name(l.to), l.code(), l.wire.term)
+}
+
+pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
+    if model.replay.is_some() {
+        return replay::press(model, does);
+    }
+    match does {
+        Does::Shell => return Some(Cmd::Shell),
+        Does::Break => model.overlay = break_menu(model),
+        Does::Undo => return undo(model),
+        Does::Write => {
+            let text = format!("a {}", model.writes + 1);
+            model.overlay = Some(Overlay::Prompt { what: Question::Put, text, fresh: true });
+        }
+        Does::Why => model.overlay = why(model),
+        Does::Compare => return data::compare(model),
+        Does::Hold => {
+            model.goal = None;
+            let deed = if model.board.held { Deed::Go { slower: model.board.slower } } else { Deed::Hold };
+            return deed_now(model, &deed);
+        }
+        Does::Step => return step(model),
+        Does::RunOn if !model.board.held => model.notify(Tone::Plain, "hold the clock first: Space"),
+        Does::RunOn => {
+            model.goal = model.picture.as_ref().map(Goal::now);
+            model.notify(Tone::Plain, "stepping until an entry is committed or a leader elected; Space stops");
+        }
+        Does::Slower => return pace(model, 1),
+        Does::Faster => return pace(model, -1),
+        Does::StepBack => return Some(Cmd::Rewind),
+        _ => {}
+    }
+    None
+}
+
+fn pace(model: &mut Model, by: isize) -> Option<Cmd> {
+    let at = SLOWER.iter().position(|s| *s == model.board.slower).unwrap_or(0);
+    let slower = SLOWER[at.saturating_add_signed(by).min(SLOWER.len() - 1)];
+    deed_now(model, &Deed::Go { slower })
+}
+
+/// A deed of the learner's: decided, noted, shown with its line.
+pub(super) fn deed_now(model: &mut Model, deed: &Deed) -> Option<Cmd> {
+    match decide(model, deed) {
+        Ok(cmd) => Some(cmd),
+        Err(why) => {
+            model.notify(Tone::Bad, why);
+            None
+        }
+    }
+}
+
+fn decide(model: &mut Model, deed: &Deed) -> Result<Cmd, String> {
+    if model.replay.is_some() {
+        return Err("this is a recording: Esc goes back to what is now".into());
+    }
+    let picture = model.picture.as_ref().ok_or("there is no cluster yet")?;
+    let (orders, undo) = model.board.decide(deed, picture)?;
+    let (shell, line) = (deed.shell(picture), deed.line(&picture.member_names()));
+    let can = if undo.is_some() { "   u undoes" } else { "" };
+    if let Some(undo) = undo {
+        model.undo.push((line.clone(), undo));
+        let surplus = model.undo.len().saturating_sub(UNDO_MAX);
+        model.undo.drain(..surplus);
+    }
+    model.notify(Tone::Plain, format!("{shell}{can}"));
+    Ok(Cmd::Do { orders, line: Some(pasted(&line)) })
+}
+
+/// A line from another terminal.
+///
+/// # Errors
+/// Why it is not done, in a sentence.
+pub fn order(model: &mut Model, line: &str) -> Result<(String, Option<Cmd>), String> {
+    model.changed = true;
+    if line.trim() == "undo" {
+        let cmd = undo(model);
+        let said = model.notice.as_ref().map_or(String::new(), |(_, text)| text.clone());
+        return Ok((said, cmd));
+    }
+    let names = model.picture.as_ref().ok_or("there is no cluster yet")?.member_names();
+    let deed = Deed::parse(line, &names)?;
+    let cmd = decide(model, &deed)?;
+    Ok((format!("done: {}; undo it with: etcd-lab fault undo", deed.line(&names)), Some(cmd)))
+}
+
+/// Takes the newest deed back that can still be taken back.
+fn undo(model: &mut Model) -> Option<Cmd> {
+    while let Some((line, undo)) = model.undo.pop() {
+        let picture = model.picture.as_ref()?;
+        let names = picture.member_names();
+        let cure = if let Undo::Do(deed) = &undo { deed.line(&names) } else { "links as they were".into() };
+        // A member that was killed and started again needs no undo.
+        let is_moot = matches!(&undo, Undo::Do(Deed::Process { member, action: crate::lab::Action::Restart })
+            if picture.members.get(*member).is_some_and(|m| !m.is_down()));
+        if is_moot {
+            continue;
+        }
+        if let Ok(orders) = model.board.undo(undo, picture) {
+            model.notify(Tone::Good, format!("undone: {line} ({cure})"));
+            return Some(Cmd::Do { orders, line: Some(format!("etcd-lab fault undo ({cure})")) });
+        }
+    }
+    model.notify(Tone::Plain, "nothing to undo");
+    None
+}
+
+/// A member that speaks anew is told what is in force.
+pub(super) fn greet(model: &Model, member: usize) -> Option<Cmd> {
+    let orders = model.board.greet(member, model.picture.as_ref()?);
+    (!orders.is_empty()).then_some(Cmd::Do { orders, line: None })
+}
+
+/// While a goal is set, one step for each frame.
+pub(super) fn tick(model: &mut Model) -> Option<Cmd> {
+    let goal = model.goal?;
+    let picture = model.picture.as_ref()?;
+    if goal.reached(picture) || !model.board.held {
+        model.goal = None;
+        model.notify(
+            Tone::Good,
+            "there: an entry was committed or a leader elected; . steps on, Space lets the clock go",
+        );
+        model.changed = true;
+        return None;
+    }
+    if picture.now < goal.due || goal.last.is_some() && goal.last == oldest(picture) {
+        return None;
+    }
+    model.goal = Some(Goal { due: picture.now.plus(STEP_MS), last: oldest(picture), ..goal });
+    step(model)
+}
+
+/// The message that has waited longest at the door of a member that can hear.
+fn oldest(picture: &Picture) -> Option<(usize, u64)> {
+    let hears = |m: usize| picture.members.get(m).is_some_and(|m| !m.is_paused());
+    picture.wires.held().find(|(l, _)| hears(l.to)).map(|(l, id)| (l.to, id))
+}
+
+/// The oldest message that waits arrives; if none does, every clock ticks once.
+fn step(model: &mut Model) -> Option<Cmd> {
+    let picture = model.picture.as_ref()?;
+    let first = oldest(picture).and_then(|(member, id)| {
+        let line = picture.wires.held().find(|(l, held)| (l.to, *held) == (member, id));
+        line.map(|(l, _)| (member, id, words(picture, l)))
+    });
+    match first {
+        Some((member, id, text)) => {
+            let cmd = deed_now(model, &Deed::Deliver { member, id })?;
+            model.notify(Tone::Plain, format!("arrives: {text}"));
+            Some(cmd)
+        }
+        None => deed_now(model, &Deed::Tick { member: None }),
+    }
+}
+
+/// The Break menu for the selected member.
+pub(super) fn break_menu(model: &Model) -> Option<Overlay> {
+    let picture = model.picture.as_ref()?;
+    let names = picture.member_names();
+    let n = names.get(model.selected)?;
+    let rest: Vec<&String> = names.iter().filter(|x| *x != n).collect();
+    let mut lines: Vec<(String, String, bool)> = [
+        ("kill", "kill -9: it dies without a word"),
+        ("stop", "stop it (SIGSTOP): it stands still, its sockets stay open"),
+        ("cont", "let it go on (SIGCONT)"),
+        ("term", "shut it down (SIGTERM): it hands leadership over first"),
+        ("start", "start it again, with the data that it has"),
+        ("campaign", "force an election: it asks for votes now"),
+    ]
+    .map(|(word, what)| (format!("{word} {n}"), what.to_string(), false))
+    .into();
+    if let Some(peer) = rest.first() {
+        let joined = |all: &[&String]| all.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(",");
+        lines.push((format!("partition {n} | {}", joined(&rest)), "cut it off from all others".into(), false));
+        if rest.len() > 2 {
+            let (with, others) = rest.split_at(1);
+            let line = format!("partition {n},{} | {}", joined(with), joined(others));
+            lines.push((line, format!("partition: {n} and {} from the other {}", with[0], others.len()), false));
+        }
+        lines.push((format!("cut {n} {peer}"), format!("one way: nothing from {n} to {peer}… (edit)"), true));
+        lines.push((format!("delay {n} {peer} 500ms"), format!("delay {n} to {peer}… (edit)"), true));
+        lines.push((format!("loss {n} {peer} 30%"), format!("lose messages from {n} to {peer}… (edit)"), true));
+        lines.push(("heal".into(), "heal: all links as before".into(), false));
+    }
+    lines.push((format!("slow-disk {n} 300ms"), "slow disk: each sync takes 300 ms longer… (edit)".into(), true));
+    lines.push(("align".into(), "all election timers run out together".into(), false));
+    lines.push(("spread".into(), "election timers run out one after the other".into(), false));
+    let items: Vec<Item> = lines.into_iter().map(|(line, text, edit)| item(model, picture, line, text, edit)).collect();
+    let choice = items.iter().position(|i| i.unfit.is_none()).unwrap_or(0);
+    Some(Overlay::Menu { title: format!("break {n}"), items, choice, of_member: true })
+}
+
+/// The menu of the marked message.
+pub(super) fn message_menu(model: &mut Model) -> Option<Overlay> {
+    let wires = model.wires();
+    let line = match model.wire {
+        Some(number) => wires.iter().find(|l| l.number == number),
+        None => wires.last(),
+    };
+    let picture = model.picture.as_ref()?;
+    let Some(l) = line else {
+        model.notify(Tone::Plain, "there is no message to mark");
+        return None;
+    };
+    let End::Held { id } = l.end else {
+        model.notify(Tone::Plain, "that message does not wait: hold the clock (Space) and mark one that says HELD");
+        return None;
+    };
+    let name = &picture.members[l.to].name;
+    let items = [("deliver", "let it arrive now"), ("drop", "lose it")];
+    let items = items.map(|(word, what)| item(model, picture, format!("{word} {name} {id}"), what.into(), false));
+    Some(Overlay::Menu { title: words(picture, l), items: items.into(), choice: 0, of_member: false })
+}
+
+fn item(model: &Model, picture: &Picture, line: String, text: String, edit: bool) -> Item {
+    let deed = Deed::parse(&line, &picture.member_names());
+    let unfit = deed.as_ref().map_err(Clone::clone).and_then(|d| model.board.clone().decide(d, picture)).err();
+    let shell = deed.map_or(String::new(), |d| d.shell(picture));
+    Item { text, line, shell, unfit, edit }
+}
+
+/// Does a menu's line, or offers it for editing.
+pub(super) fn choose(model: &mut Model, item: Item) -> Option<Cmd> {
+    if let Some(why) = item.unfit {
+        model.notify(Tone::Bad, format!("that does not fit: {why}"));
+        return None;
+    }
+    if item.edit {
+        model.overlay = Some(Overlay::Command { text: item.line });
+        return None;
+    }
+    let names = model.picture.as_ref()?.member_names();
+    match Deed::parse(&item.line, &names) {
+        Ok(deed) => deed_now(model, &deed),
+        Err(why) => {
+            model.notify(Tone::Bad, why);
+            None
+        }
+    }
+}
+
+/// The answer to "why is it not …?" that goes with the screen.
+pub(super) fn why(model: &Model) -> Option<Overlay> {
+    let picture = model.shown()?;
+    let name = &picture.members.get(model.selected)?.name;
+    let last = picture.members.iter().filter_map(|m| m.log.keys().last()).max().copied().unwrap_or(0);
+    let (title, lines) = match model.screen {
+        Screen::Logs => {
+            let index = model.cursor.unwrap_or(last);
+            (format!("why is entry {index} not committed?"), picture.why_not_committed(index))
+        }
+        Screen::Watch => {
+            let (member, watcher) = picture.watchers().nth(model.watcher)?;
+            (format!("why is watcher {} behind?", watcher.watch_id), picture.why_watcher_behind(member, watcher))
+        }
+        Screen::Cluster => (format!("why does {name} not serve?"), picture.why_unstarted(model.selected)),
+        _ => (format!("why does {name} not lead?"), picture.why_not_leader(model.selected)),
+    };
+    let mut lines = lines;
+    lines.push(String::new());
+    lines.push("why would a write be refused, or wait?".into());
+    lines.extend(picture.why_write_refused());
+    Some(Overlay::Why { title, lines, scroll: 0 })
+}
+
+pub(super) fn put(model: &mut Model, text: &str) -> Option<Cmd> {
+    let (key, value) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    let (key, value) = (key.to_string(), value.trim().to_string());
+    if key.is_empty() {
+        model.notify(Tone::Bad, "a key needs a name: press w and type KEY VALUE");
+        return None;
+    }
+    let urls = endpoints(model);
+    model.writes += 1;
+    let held = if model.picture.as_ref().is_some_and(|p| p.pace() == Pace::Held) {
+        ": it waits for your steps ( . )"
+    } else {
+        ""
+    };
+    model.notify(Tone::Plain, format!("etcdctl put {key} {value}   is on its way{held}"));
+    Some(Cmd::Put { endpoints: urls, key, value })
+}
+
+/// Where clients go: the leader first, then the others that run. A client need not know who leads.
+pub(super) fn endpoints(model: &Model) -> Vec<String> {
+    let Some(picture) = &model.picture else { return Vec::new() };
+    let leader = picture.leader();
+    let mut order: Vec<usize> = (0..picture.members.len()).filter(|i| !picture.members[*i].is_down()).collect();
+    order.sort_by_key(|i| (Some(*i) != leader, picture.members[*i].is_paused()));
+    order.into_iter().map(|i| picture.members[i].client_url.clone()).collect()
+}

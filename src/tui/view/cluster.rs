@@ -1,0 +1,131 @@
+//! The Cluster screen: the members as etcd's own services describe them, with sizes, alarms and a few metrics.
+//!
+//! ```text
+//!  member  id                role      version  client              db size  in use  revision
+//!  n1      8211f1d0f64f3269  leader    3.6.14   127.0.0.1:2379       24 KiB   18 KiB        5
+//!
+//!  member  log sync  commit  pending  failed  leader changes  memory
+//!  alarms: none
+//! ```
+
+use super::Page;
+use super::data;
+use super::standing;
+use crate::lab::Picture;
+use crate::lab::picture::MemberView;
+use crate::lab::picture::Process;
+use crate::lab::survey::Survey;
+use crate::tui::model::Model;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+
+pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    let n = picture.members.len() as u16;
+    let wide = area.width >= 100;
+    let head = " member role            version  clients at       db size   in use  revision";
+    page.line(area, 0, &format!("{head}{}", if wide { "  id                pid" } else { "" }), page.theme.faint());
+    for ((i, m), row) in picture.members.iter().enumerate().zip(1..) {
+        let style = if i == model.selected { page.theme.marked() } else { Style::new() };
+        page.line(area, row, &member(picture, m, i == model.selected, wide), style);
+    }
+    let metrics = Rect { y: area.y + n + 2, height: area.height.saturating_sub(n + 2), ..area };
+    let text = " member  log sync  store commit  keys  committed  pending  failed  elections  memory";
+    page.line(metrics, 0, text, page.theme.faint());
+    for (m, row) in picture.members.iter().zip(1..) {
+        let line = match (&m.survey, m.is_down()) {
+            (Some(s), false) => format!(" {:<7} {}", m.name, numbers(s)),
+            _ => format!(" {:<7} no answer", m.name),
+        };
+        page.line(metrics, row, &line, if m.survey.is_some() { Style::new() } else { page.theme.faint() });
+    }
+    let rest = Rect { y: metrics.y + n + 2, height: metrics.height.saturating_sub(n + 2), ..metrics };
+    let used = alarms(picture, page, rest);
+    let rest = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
+    let used = links(model, picture, page, rest);
+    let rest = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
+    if let Some((revision, hashes)) = &picture.shown.compared {
+        data::compared(picture, *revision, hashes, page, rest);
+    } else {
+        page.line(rest, 0, " m compares the members' data;  y says why one does not serve", page.theme.faint());
+    }
+}
+
+fn member(picture: &Picture, m: &MemberView, selected: bool, wide: bool) -> String {
+    let (letter, word) = standing(m, picture.now);
+    let mark = if selected { "▸" } else { " " };
+    let url = m.client_url.trim_start_matches("http://");
+    let (version, size, in_use) = match m.survey.as_ref().filter(|_| !m.is_down()) {
+        Some(s) => (s.version.clone(), bytes(s.db_size as f64), bytes(s.db_in_use as f64)),
+        None => ("-".into(), "-".into(), "-".into()),
+    };
+    let revision = m.look.as_ref().map_or(0, |l| l.revision).max(m.revision);
+    let mut line = format!(
+        "{mark}{:<6} {letter} {word:<13} {version:<8} {url:<15} {size:>8} {in_use:>8} {:>9}",
+        m.name,
+        if m.state.is_some() { revision.to_string() } else { "-".into() }
+    );
+    if wide {
+        let pid = match m.process {
+            Process::Running { pid } | Process::Paused { pid, .. } => pid.to_string(),
+            _ => "-".into(),
+        };
+        line.push_str(&format!("  {:<16}  {pid}", m.id.map_or("-".into(), |id| format!("{id:x}"))));
+    }
+    line
+}
+
+fn numbers(s: &Survey) -> String {
+    let mean = |name: &str| s.mean_ms(name).map_or("-".into(), |ms| format!("{ms:.1} ms"));
+    let value = |name: &str| s.metrics.get(name).map_or("-".into(), |v| format!("{v}"));
+    format!(
+        "{:>9} {:>13} {:>5} {:>10} {:>8} {:>7} {:>10} {:>7}",
+        mean("etcd_disk_wal_fsync_duration_seconds"),
+        mean("etcd_disk_backend_commit_duration_seconds"),
+        value("etcd_debugging_mvcc_keys_total"),
+        value("etcd_server_proposals_committed_total"),
+        value("etcd_server_proposals_pending"),
+        value("etcd_server_proposals_failed_total"),
+        value("etcd_server_leader_changes_seen_total"),
+        s.metrics.get("process_resident_memory_bytes").map_or("-".into(), |v| bytes(*v)),
+    )
+}
+
+fn alarms(picture: &Picture, page: &mut Page, area: Rect) -> u16 {
+    let surveys: Vec<&Survey> = picture.members.iter().filter_map(|m| m.survey.as_ref()).collect();
+    let mut alarms: Vec<String> =
+        surveys.iter().flat_map(|s| &s.alarms).map(|(id, a)| format!("{a} of {}", picture.name(*id))).collect();
+    alarms.sort();
+    alarms.dedup();
+    match (surveys.is_empty(), alarms.is_empty()) {
+        (true, _) => page.line(area, 0, " alarms: no member has answered", page.theme.faint()),
+        (_, true) => page.line(area, 0, " alarms: none   ($ etcdctl alarm list)", Style::new()),
+        _ => page.line(area, 0, &format!(" ALARM: {}   ($ etcdctl alarm list)", alarms.join(", ")), page.theme.bad()),
+    };
+    2
+}
+
+/// What the lab has done to links and disks.
+fn links(model: &Model, picture: &Picture, page: &mut Page, area: Rect) -> u16 {
+    let name = |m: usize| picture.members.get(m).map_or("?", |m| m.name.as_str());
+    let link = |(from, to, l): (usize, usize, crate::lab::deed::Link)| match (l.cut, l.loss_percent, l.delay_ms) {
+        (true, ..) => format!("{}→{} cut", name(from), name(to)),
+        (_, 0, ms) => format!("{}→{} +{ms} ms", name(from), name(to)),
+        (_, percent, _) => format!("{}→{} loses {percent}%", name(from), name(to)),
+    };
+    let mut words: Vec<String> = model.board.broken().map(link).collect();
+    let disks = model.board.disks.iter().filter(|(_, ms)| **ms > 0);
+    words.extend(disks.map(|(m, ms)| format!("{} disk +{ms} ms", name(*m))));
+    if words.is_empty() || model.replay.is_some() {
+        return 0;
+    }
+    page.line(area, 0, &format!(" broken on purpose: {}   (u undoes, :heal)", words.join(", ")), page.theme.busy());
+    2
+}
+
+fn bytes(n: f64) -> String {
+    match n {
+        n if n < 1024.0 => format!("{n} B"),
+        n if n < 1_048_576.0 => format!("{:.0} KiB", n / 1024.0),
+        n => format!("{:.1} MiB", n / 1_048_576.0),
+    }
+}

@@ -1,0 +1,77 @@
+//! The line at the top: which screen, whose time, and who leads.
+
+use super::Page;
+use crate::lab::Picture;
+use crate::lab::picture::Pace;
+use crate::lab::up::clock;
+use crate::tui::model::Model;
+use ratatui::layout::Rect;
+use unicode_width::UnicodeWidthStr as _;
+
+pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    let state = state(model, picture);
+    let term = picture.term().map_or("-".to_string(), |t| t.to_string());
+    let leader = leader_words(picture);
+    let plural = if picture.members.len() == 1 { "member" } else { "members" };
+    let name = format!("{:?}", model.base()).to_uppercase();
+    let mut text = format!(" {name}  {state}  {} {plural}  term {term}  {leader}", picture.members.len());
+    let faults = faults(model);
+    if !faults.is_empty() && model.replay.is_none() {
+        text.push_str(&format!("  {faults}"));
+    }
+    let missed: u64 = picture.members.iter().map(|m| m.dropped).sum();
+    let missed = if missed == 0 { String::new() } else { format!(" {missed} events missed ") };
+    let pad = usize::from(area.width).saturating_sub(text.width() + missed.width());
+    page.line(area, 0, &format!("{text}{}{missed}", " ".repeat(pad)), page.theme.marked());
+}
+
+/// LIVE, HELD, SLOW or REPLAY, or why it is none of them.
+fn state(model: &Model, picture: &Picture) -> String {
+    if let Some(replay) = &model.replay {
+        let how = if model.play.running { format!(" at {}%", model.play.percent) } else { String::new() };
+        return format!("REPLAY {} of {}{how}", clock(picture.now), clock(replay.end()));
+    }
+    let heard = picture.members.iter().any(|m| m.is_heard(picture.now));
+    let spoken = picture.members.iter().any(|m| m.heard.is_some());
+    match (model.ending, model.frozen.is_some(), picture.pace()) {
+        (true, ..) => "ENDING".into(),
+        (_, true, _) => "FROZEN (f goes on)".into(),
+        (_, _, Pace::Held) => {
+            let waits = picture.wires.held().count();
+            format!("HELD, {waits} wait")
+        }
+        (_, _, Pace::Mixed) => "MIXED CLOCKS".into(),
+        (_, _, Pace::Slow(slower)) if heard => format!("SLOW 1/{slower} (outside clients may time out)"),
+        _ if heard => "LIVE".into(),
+        _ if spoken => "NO DATA".into(),
+        _ => "STARTING".into(),
+    }
+}
+
+/// What is broken on purpose, in a word or two.
+fn faults(model: &Model) -> String {
+    let links = model.board.broken().count();
+    let disks = model.board.disks.values().filter(|ms| **ms > 0).count();
+    let mut words = Vec::new();
+    if links > 0 {
+        words.push(format!("{links} ways broken"));
+    }
+    if disks > 0 {
+        words.push(format!("{disks} slow disks"));
+    }
+    words.join(", ")
+}
+
+/// Who leads, as the leader itself says, or else as somebody says whom we hear.
+fn leader_words(picture: &Picture) -> String {
+    if let Some(leader) = picture.leader() {
+        return format!("leader {}", picture.members[leader].name);
+    }
+    let heard = || picture.members.iter().filter(|m| m.role(picture.now).is_some());
+    let states = heard().filter_map(|m| Some((m, m.state.as_ref()?)));
+    match states.max_by_key(|(_, s)| (s.term, s.leader != 0)) {
+        Some((m, s)) if s.leader != 0 => format!("leader {}, says {}", picture.name(s.leader), m.name),
+        Some(_) => "NO LEADER".into(),
+        None => "leader unknown".into(),
+    }
+}
