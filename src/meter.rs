@@ -247,6 +247,7 @@ metrics! {
     counter READ_INDEXES_FAILED "etcd_server_read_indexes_failed_total" Counter = counter(); "Linearizable reads that no quorum confirmed in time."
     counter SLOW_APPLIES "etcd_server_slow_apply_total" Counter = counter(); "Runs of entries that took longer to apply than --warning-apply-duration."
     histogram APPLY "etcd_server_apply_duration_seconds" Family<Histogram> = Family::new(&["version", "op", "success"], || Histogram::new(&bounds::APPLY)); "How long an entry took to apply."
+    histogram RANGE_TIMES "etcd_server_range_duration_seconds" Family<Histogram> = Family::new(&["success"], || Histogram::new(&bounds::APPLY)); "How long a range took to carry out."
     gauge SNAPSHOT_APPLYING "etcd_server_snapshot_apply_in_progress_total" Counter = counter(); "Whether this member is installing a leader's snapshot."
     counter HEALTH_SUCCESS "etcd_server_health_success" Counter = counter(); "Answers of /health that were good."
     counter HEALTH_FAILURES "etcd_server_health_failures" Counter = counter(); "Answers of /health that were not."
@@ -257,6 +258,7 @@ metrics! {
     counter CLIENT_SENT "etcd_network_client_grpc_sent_bytes_total" Counter = counter(); "Bytes of messages to gRPC clients."
     counter CLIENT_REQUESTS "etcd_server_client_requests_total" Versions = Versions::new(); "Requests by what the client says of its version."
     counter HANDSHAKES_FAILED "etcd_lab_tls_handshakes_failed_total" Family<Counter> = Family::new(&["listener", "reason"], Counter::new); "TLS handshakes that failed, by reason; not a metric of etcd's."
+    counter SPANS_DROPPED "etcd_lab_spans_dropped_total" Counter = counter(); "Spans of requests that were dropped because their collector was too slow or away; not a metric of etcd's."
     counter LOG_DROPPED "etcd_lab_log_lines_dropped_total" Counter = counter(); "Log lines that were dropped because their reader was too slow; not a metric of etcd's."
 }
 

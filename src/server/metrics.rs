@@ -38,8 +38,17 @@ impl Page {
     }
 }
 
+/// The answer to who asks for metrics, which is counted as well.
+pub(super) fn page(front: &Front) -> String {
+    meter::SCRAPES_INFLIGHT.add(1);
+    let page = render(front);
+    meter::SCRAPES_INFLIGHT.sub(1);
+    meter::SCRAPES.with(&["200"]).inc();
+    page
+}
+
 /// All metrics as text.
-pub(super) fn render(front: &Front) -> String {
+fn render(front: &Front) -> String {
     let mut page = Page::default();
     raft(front, &mut page);
     store(front, &mut page);
