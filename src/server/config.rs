@@ -142,6 +142,8 @@ pub struct Config {
     pub tracing: Tracing,
     /// Whether calls are timed, too.
     pub metrics_extensive: bool,
+    /// Features with their stage and whether they are on.
+    pub features: Vec<(&'static str, &'static str, bool)>,
     pub web: Web,
     pub log: LogConfig,
     pub lab: Option<LabConfig>,
@@ -274,7 +276,8 @@ fn refuse_contradictions(settings: &Settings, notices: &mut Vec<Notice>) -> Resu
         return Err(problem);
     }
     let ways = ["initial-cluster", "discovery-srv", "discovery-endpoints"];
-    let is_given = |name: &&str| if *name == "initial-cluster" { settings.was_set(name) } else { settings.given(name).is_some() };
+    let is_given =
+        |name: &&str| if *name == "initial-cluster" { settings.was_set(name) } else { settings.given(name).is_some() };
     if ways.iter().filter(|name| is_given(name)).count() > 1 {
         return Err(
             "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
@@ -386,6 +389,7 @@ impl Config {
             reuse_port: settings.is("socket-reuse-port"),
             memory_lock: settings.is("memory-mlock"),
             metrics_extensive: settings.text("metrics") == "extensive",
+            features: gates::states(settings),
             web: Web::from_settings(settings),
             log: LogConfig::from_settings(settings).map_err(|e| vec![e])?,
             lab: LabConfig::from_settings(settings),

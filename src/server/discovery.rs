@@ -95,7 +95,9 @@ impl Discovery {
             found.push("both --discovery-token and --discovery-endpoints must be set".into());
         }
         if self.is_on() && !self.user.is_empty() && self.credentials().is_none() {
-            found.push("--discovery-user needs a password: --discovery-user NAME:PASSWORD, or --discovery-password".into());
+            found.push(
+                "--discovery-user needs a password: --discovery-user NAME:PASSWORD, or --discovery-password".into(),
+            );
         }
         found
     }
@@ -231,7 +233,11 @@ impl Registry {
                 event.kv.iter().for_each(|pair| add(members, pair));
             }
         }
-        tracing::info!("clusterSize" = size, "found-peers" = members.len(), "found all needed peers from discovery service");
+        tracing::info!(
+            "clusterSize" = size,
+            "found-peers" = members.len(),
+            "found all needed peers from discovery service"
+        );
         Ok(())
     }
 }

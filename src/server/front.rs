@@ -62,6 +62,7 @@ pub(super) struct Limits {
     pub(super) warn_unary: Duration,
     /// So is a read that takes longer; zero: none.
     pub(super) warn_read: Duration,
+    pub(super) features: Vec<(&'static str, &'static str, bool)>,
     pub(super) web: Web,
 }
 
@@ -113,6 +114,7 @@ impl Limits {
             stops_on_defragment: config.stops_on_defragment,
             warn_unary: config.warning_unary,
             warn_read: config.warning_apply,
+            features: config.features.clone(),
             web: config.web.clone(),
         }
     }

@@ -59,6 +59,12 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<&'static str, bool>, String> 
     Ok(said)
 }
 
+/// Each gate with its stage and whether it is open: a metric.
+pub(super) fn states(settings: &Settings) -> Vec<(&'static str, &'static str, bool)> {
+    let stage = |gate: &Gate| if gate.is_alpha { "ALPHA" } else { "BETA" };
+    GATES.iter().map(|gate| (gate.name, stage(gate), is_open(settings, gate.name))).collect()
+}
+
 /// Whether a gate is open, by its name or by its older flag.
 pub(super) fn is_open(settings: &Settings, name: &str) -> bool {
     let gate = GATES.iter().find(|gate| gate.name == name).expect("a gate of the table");

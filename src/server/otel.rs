@@ -110,7 +110,8 @@ impl Tracer {
         }
         let endpoint = config.endpoint()?.timeout(EXPORT_WITHIN).connect_timeout(EXPORT_WITHIN);
         let (queue, jobs) = mpsc::channel(QUEUE_SPANS);
-        let exporter = Exporter { client: TraceServiceClient::new(endpoint.connect_lazy()), resource: resource(config) };
+        let exporter =
+            Exporter { client: TraceServiceClient::new(endpoint.connect_lazy()), resource: resource(config) };
         tokio::spawn(exporter.run(jobs));
         Ok(Some(Tracer { queue, bound: bound(config.per_million) }))
     }
@@ -135,7 +136,8 @@ impl Tracer {
             trace_id: Bytes::copy_from_slice(&trace_id.to_be_bytes()),
             span_id: Bytes::copy_from_slice(&rand::random_range(1..=u64::MAX).to_be_bytes()),
             trace_state: state.unwrap_or_default().to_owned(),
-            parent_span_id: parent.map_or_else(Bytes::new, |parent| Bytes::copy_from_slice(&parent.span_id.to_be_bytes())),
+            parent_span_id: parent
+                .map_or_else(Bytes::new, |parent| Bytes::copy_from_slice(&parent.span_id.to_be_bytes())),
             name: name.to_owned(),
             kind: pb::SpanKind::Server as i32,
             start_time_unix_nano: unix_nanos(),

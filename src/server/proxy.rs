@@ -99,7 +99,8 @@ impl Plan {
                 "discovery-srv" => plan.discovery.domain = value,
                 "discovery-srv-name" => plan.discovery.suffix = value,
                 "insecure-discovery" => {
-                    plan.discovery.insecure = golang::parse_bool(&value).map_err(|_| format!("{value:?} is no boolean"))?;
+                    plan.discovery.insecure =
+                        golang::parse_bool(&value).map_err(|_| format!("{value:?} is no boolean"))?;
                 }
                 "trusted-ca-file" => plan.discovery.ca = value,
                 other => return Err(format!("unknown flag: --{other}")),
@@ -247,7 +248,8 @@ mod tests {
 
     #[test]
     fn members_may_be_named_by_dns() {
-        let words = "start --discovery-srv example.com --discovery-srv-name=lab --trusted-ca-file ca.pem --insecure-discovery";
+        let words =
+            "start --discovery-srv example.com --discovery-srv-name=lab --trusted-ca-file ca.pem --insecure-discovery";
         let want =
             Discovery { domain: "example.com".into(), suffix: "lab".into(), insecure: true, ca: "ca.pem".into() };
         assert_eq!(plan(words).expect("good").discovery, want);
@@ -260,12 +262,10 @@ mod tests {
         let door = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = door.local_addr().expect("bound");
         let endpoints = vec![gone.to_string(), member.local_addr().expect("bound").to_string()];
-        let serving = tokio::spawn(serve(door, Plan {
-            listen: String::new(),
-            endpoints,
-            retry: Duration::ZERO,
-            discovery: Discovery::default(),
-        }));
+        let serving = tokio::spawn(serve(
+            door,
+            Plan { listen: String::new(), endpoints, retry: Duration::ZERO, discovery: Discovery::default() },
+        ));
         for _ in 0..3 {
             let mut client = TcpStream::connect(address).await.expect("open");
             client.write_all(b"ping").await.expect("sent");

@@ -235,13 +235,19 @@ impl Sockets {
         let peer_files = with_auto(config, &config.peer_tls, "peer", &config.listen_peer_urls)?;
         let peer_acceptor = acceptor(config, &peer_files, &config.listen_peer_urls, true)?;
         let dial = dial(config, &peer_files)?;
-        let peers = config.listen_peer_urls.iter().map(|url| bind_peer(url, config.reuse_port)).collect::<Result<Vec<_>, _>>()?;
+        let peers = config
+            .listen_peer_urls
+            .iter()
+            .map(|url| bind_peer(url, config.reuse_port))
+            .collect::<Result<Vec<_>, _>>()?;
         tracing::info!("listen-client-urls" = %log::list(&urls::texts(&config.listen_client_urls)), "configuring client listeners");
         let client_files = with_auto(config, &config.client_tls, "client", &config.listen_client_urls)?;
         let for_clients =
             [&config.listen_client_urls[..], &config.listen_client_http_urls, &config.listen_metrics_urls];
         let client_acceptor = acceptor(config, &client_files, &for_clients.concat(), false)?;
-        let bind = |urls: &[Url]| urls.iter().map(|url| Socket::bind_as(url, config.reuse_port)).collect::<Result<Vec<_>, _>>();
+        let bind = |urls: &[Url]| {
+            urls.iter().map(|url| Socket::bind_as(url, config.reuse_port)).collect::<Result<Vec<_>, _>>()
+        };
         let lab = match &config.lab {
             Some(lab_config) => Some((bind_lab(&lab_config.listen)?, lab::read_token(&lab_config.token_file)?)),
             None => None,

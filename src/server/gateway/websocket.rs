@@ -19,7 +19,6 @@ use super::with_type;
 use crate::server::door::Services;
 use crate::server::identity::Origin;
 use crate::server::inbound::From;
-use crate::server::inbound::Inbound;
 use crate::server::tally::Outbound;
 use crate::server::web;
 use base64::Engine as _;
