@@ -59,10 +59,11 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<&'static str, bool>, String> 
     Ok(said)
 }
 
-/// Each gate with its stage and whether it is open: a metric.
+/// Each gate that does something here, with its stage and whether it is open: a metric.
 pub(super) fn states(settings: &Settings) -> Vec<(&'static str, &'static str, bool)> {
     let stage = |gate: &Gate| if gate.is_alpha { "ALPHA" } else { "BETA" };
-    GATES.iter().map(|gate| (gate.name, stage(gate), is_open(settings, gate.name))).collect()
+    let works = GATES.iter().filter(|gate| gate.works);
+    works.map(|gate| (gate.name, stage(gate), is_open(settings, gate.name))).collect()
 }
 
 /// Whether a gate is open, by its name or by its older flag.
