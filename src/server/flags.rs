@@ -150,7 +150,7 @@ use Standing::Refused;
 use Standing::Renamed;
 use Standing::Works;
 
-const LATER: &str = "not part of this release";
+const FIVE_SECONDS: &str = "a connection of a peer that is silent for five seconds is broken, always";
 const STORE: &str = "this server's store is not bbolt";
 const DISCOVERY: &str =
     "the v2 discovery service is gone: use --discovery-token with --discovery-endpoints, or --discovery-srv";
@@ -185,8 +185,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("socket-reuse-port", Bool, "false", Member, Works, "Let several processes listen on one port (SO_REUSEPORT)."),
     flag("socket-reuse-address", Bool, "false", Member, NoEffect("addresses are always reused"), "Listen on an address that has just been given up."),
     flag("enable-grpc-gateway", Bool, "true", Member, Works, "Serve JSON under /v3/."),
-    flag("raft-read-timeout", Duration, "5s", Member, NoEffect(LATER), "Read time-out of a peer connection."),
-    flag("raft-write-timeout", Duration, "5s", Member, NoEffect(LATER), "Write time-out of a peer connection."),
+    flag("raft-read-timeout", Duration, "5s", Member, NoEffect(FIVE_SECONDS), "Read time-out of a peer connection."),
+    flag("raft-write-timeout", Duration, "5s", Member, NoEffect(FIVE_SECONDS), "Write time-out of a peer connection."),
     flag("feature-gates", Gates, "", Member, Works, "Switches of experimental features, A=true,B=false."),
     flag("config-file", Text, "", Member, Works, "YAML file with the configuration. All flags and variables beside it are ignored."),
     flag("version", Bool, "false", Member, Works, "Print the version and exit."),

@@ -1,5 +1,7 @@
 //! `/metrics`: every metric that is declared moves when what it is about happens, and all that etcd's dashboard and alerts ask for is there.
 
+#![expect(clippy::disallowed_methods, reason = "a leader is stopped for a moment")]
+
 use crate::client::Client;
 use crate::harness::Cluster;
 use crate::harness::Process;
@@ -157,8 +159,9 @@ async fn live(cluster: &Cluster, leader: usize) {
     assert!(sick.status.contains("503"), "{sick:?}");
 }
 
-/// What happens when a member comes that needs a snapshot, and becomes a voter: pages before and after, of the leader and of the newcomer.
-async fn newcomer() -> [(Page, Page); 2] {
+/// What happens when a member comes that needs a snapshot, and becomes a voter: pages before and after, of the
+/// leader, of the newcomer, and of who led with late heartbeats.
+async fn newcomer() -> [(Page, Page); 3] {
     let flags = ["--snapshot-count=10", "--snapshot-catchup-entries=5"];
     let mut cluster = Cluster::start_with(&etcd_bin(), 1, &flags).await;
     let before = page(&cluster, 0).await;
@@ -182,24 +185,26 @@ async fn newcomer() -> [(Page, Page); 2] {
     for (n, name) in [(0, "etcd_network_snapshot_send_success"), (1, "etcd_network_snapshot_receive_success")] {
         assert!(pages[n].1.of(name).any(|(_, value)| *value == 1.0), "{name}");
     }
-    pages
+    let [leader, newcomer] = pages;
+    [leader, newcomer, late_heartbeats(&mut cluster).await]
 }
 
-/// A leader that is stopped for a moment sends its heartbeats late. Others must not take its place meanwhile, so the moment is short, and may have to be repeated.
-async fn late_heartbeats(cluster: &mut Cluster, leader: usize, before: &Page) -> Page {
+/// A leader that is stopped for a moment sends its heartbeats late: its pages before and after. On a busy machine it may lose its place by that, and the next one is
+/// stopped.
+async fn late_heartbeats(cluster: &mut Cluster) -> (Page, Page) {
     loop {
+        let leader = cluster.leader().await;
+        let before = page(cluster, leader).await;
         cluster.pause(leader);
         tokio::time::sleep(Duration::from_millis(350)).await;
         cluster.process(leader).signal(rustix::process::Signal::CONT);
-        let mut page_now = Page::default();
         for _ in 0..10 {
-            page_now = page(cluster, leader).await;
-            if page_now.moved_since(before, "etcd_server_heartbeat_send_failures_total") {
-                return page_now;
+            let after = page(cluster, leader).await;
+            if after.moved_since(&before, "etcd_server_heartbeat_send_failures_total") {
+                return (before, after);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert_eq!(page_now.samples.get("etcd_server_is_leader"), Some(&1.0), "it leads still");
     }
 }
 
@@ -235,7 +240,6 @@ fn every_metric_moves_when_what_it_is_about_happens() {
         })
         .await;
         watch.abort();
-        let late = late_heartbeats(&mut cluster, leader, &before[0]).await;
         for name in MIXIN {
             assert!(after.samples.keys().any(|sample| sample.split('{').next() == Some(name)), "no sample of {name}");
         }
@@ -261,7 +265,7 @@ fn every_metric_moves_when_what_it_is_about_happens() {
         let is_caught = |name: &str| {
             let by_other = [&led, &alone].iter().any(|page| page.moved_since(&before[1], name));
             let by_newcomer = came.iter().any(|(before, after)| after.moved_since(before, name));
-            by_other || by_newcomer || [&after, &late].iter().any(|page| page.moved_since(&before[0], name))
+            by_other || by_newcomer || after.moved_since(&before[0], name)
         };
         let still: Vec<&&str> = names.iter().filter(|name| !is_caught(name)).collect();
         let known: Vec<&str> = NOT_CAUGHT.iter().map(|(name, _)| *name).collect();

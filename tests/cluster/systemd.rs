@@ -4,6 +4,8 @@
 //! Nothing outside of the namespaces is changed, and all of it ends with that process. Where no namespaces can be made, by whoever is not root, the tests are skipped and say
 //! so; then [`crate::service`] still shows what a manager hears.
 
+#![expect(clippy::disallowed_methods, reason = "waits for a process that is not one of the harness")]
+
 use crate::foreign;
 use crate::harness::READY_WITHIN;
 use crate::harness::Scratch;
