@@ -432,6 +432,7 @@ fn levels_and_limits_of_another_member_are_seen() {
         assert!(full.is_err(), "{full:?}");
         idle.clear();
         until(READY_WITHIN, "room", async || http::get(&address, "/version").await).await;
+        drop(process);
     });
 }
 

@@ -91,7 +91,7 @@ fn address(cluster: &Cluster) -> String {
     cluster.spec(0).client_url.trim_start_matches("http://").to_owned()
 }
 
-/// What a browser sees of a watch, a lease and a range.
+/// What a browser sees of a watch and of a lease.
 async fn seen(address: &str) -> Vec<Value> {
     let mut all = Vec::new();
     let (head, socket) = Socket::open(address, "/v3/watch", "").await;
@@ -112,10 +112,6 @@ async fn seen(address: &str) -> Vec<Value> {
         lease.send(TEXT, br#"{"ID":"7"}"#).await;
         all.push(lease.json().await);
     }
-    let (_, socket) = Socket::open(address, "/v3/kv/range", "").await;
-    let mut range = socket.expect("a websocket");
-    range.send(TEXT, br#"{"key":"YQ=="}"#).await;
-    all.push(range.json().await);
     all
 }
 
@@ -125,11 +121,15 @@ fn a_browser_sees_the_same_over_a_websocket_as_from_etcd() {
     turn(Duration::from_secs(90), async {
         let ours = Cluster::start(1).await;
         let here = seen(&address(&ours)).await;
-        assert_eq!(here.len(), 7);
+        assert_eq!(here.len(), 6);
         assert_eq!(here[0]["result"]["created"], true);
         assert_eq!(here[2]["result"]["events"][0]["kv"]["value"], "Mg==");
         assert_eq!(here[3]["result"]["canceled"], true);
-        assert_eq!(here[6]["kvs"][0]["value"], "Mg==", "a call with one answer is not wrapped");
+        // Beyond etcd, which waits for the end of the request and so for the end of the socket: a call with one answer.
+        let (_, socket) = Socket::open(&address(&ours), "/v3/kv/range", "").await;
+        let mut range = socket.expect("a websocket");
+        range.send(TEXT, br#"{"key":"YQ=="}"#).await;
+        assert_eq!(range.json().await["kvs"][0]["value"], "Mg==", "which is not wrapped");
         drop(ours);
         let Some(etcd) = foreign::etcd_351(name) else { return };
         let theirs = Cluster::start_with(&etcd, 1, &[]).await;
