@@ -136,7 +136,7 @@ async fn live(cluster: &Cluster, leader: usize) {
         ("/v3/lease/grant", r#"{"ID":"6","TTL":"1"}"#),
         ("/v3/maintenance/hash", "{}"),
         ("/v3/maintenance/hashkv", "{}"),
-        ("/v3/kv/compaction", r#"{"revision":"3","physical":true}"#),
+        ("/v3/kv/compaction", r#"{"revision":"4","physical":true}"#),
         ("/v3/maintenance/defragment", "{}"),
         ("/v3/maintenance/snapshot", "{}"),
         ("/v3/auth/role/add", r#"{"name":"reader"}"#),
