@@ -3,6 +3,7 @@
 //! Only for requests that are told because they were slow, so nothing here is quick. Passwords and tokens are in none of these texts (CVE-2021-28235).
 //! Source: etcd `api/etcdserverpb/raft_internal_stringer.go`.
 
+use super::Reply;
 use crate::golang;
 use crate::proto::etcdserverpb as pb;
 use pb::compare::CompareResult;
@@ -81,6 +82,22 @@ pub fn delete(request: &pb::DeleteRangeRequest) -> String {
 #[must_use]
 pub fn txn(request: &pb::TxnRequest) -> String {
     txn_text(request, 0).end()
+}
+
+/// How large the answer to an entry is: `size:N`, or nothing if there is none to tell.
+#[must_use]
+pub fn answer(reply: &Reply) -> String {
+    let size = match reply {
+        Reply::Put(response) => response.encoded_len(),
+        Reply::DeleteRange(response) => response.encoded_len(),
+        Reply::Txn(response) => response.encoded_len(),
+        Reply::Compaction(response) => response.encoded_len(),
+        Reply::LeaseGrant(response) => response.encoded_len(),
+        Reply::LeaseRevoke(response) => response.encoded_len(),
+        Reply::Alarm(response) => response.encoded_len(),
+        Reply::Auth(_) | Reply::Authenticate { .. } | Reply::Done => return String::new(),
+    };
+    format!("size:{size}")
 }
 
 /// What an entry of the log asks for; that it cannot be read, if so.

@@ -176,7 +176,8 @@ impl ApplyThread {
                     let end = self.inner.started.elapsed();
                     self.times.count(entry, applied.outcome.reply.is_ok(), end - last_end);
                     if self.is_slow(end - last_end) {
-                        slow.push((entry, end - last_end, applied.outcome.reply.as_ref().err().map(Error::to_string)));
+                        let answer = applied.outcome.reply.as_ref().map(loggable::answer).map_err(Error::to_string);
+                        slow.push((entry, end - last_end, answer));
                     }
                     last_end = end;
                     done.push(applied);
@@ -190,7 +191,7 @@ impl ApplyThread {
         if slow.is_empty() {
             self.tell_slow_run(last_end - began, run.len());
         }
-        slow.iter().for_each(|(entry, took, error)| self.tell_slow(entry, *took, error.as_deref()));
+        slow.iter().for_each(|(entry, took, answer)| self.tell_slow(entry, *took, answer));
         let mut audience = Everybody { thread: self, now: self.inner.now(), changes: Vec::new() };
         done.into_iter().for_each(|done| replica::tell(done, &mut audience));
         let changes = audience.changes;
@@ -210,7 +211,7 @@ impl ApplyThread {
     }
 
     /// Warns of an entry, with what it asks for.
-    fn tell_slow(&self, entry: &Entry, took: Duration, error: Option<&str>) {
+    fn tell_slow(&self, entry: &Entry, took: Duration, answer: &Result<String, String>) {
         meter::SLOW_APPLIES.inc();
         let expected = self.inner.config.warn_apply;
         let request = match entry.entry_type() {
@@ -218,7 +219,8 @@ impl ApplyThread {
             _ => "a configuration change".to_owned(),
         };
         tracing::warn!(
-            took = ?took, "expected-duration" = ?expected, prefix = "", request, response = "", error,
+            took = ?took, "expected-duration" = ?expected, prefix = "", request,
+            response = answer.as_deref().unwrap_or_default(), error = answer.as_ref().err(),
             "apply request took too long"
         );
     }

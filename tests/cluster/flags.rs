@@ -368,7 +368,7 @@ async fn log(member: &Member) {
     let wanted = [
         ("\twarn\t", "request stats", r#""request content":"key:\"k1\" value_size:1 ""#),
         ("\twarn\t", "request stats", r#""response type":"/etcdserverpb.KV/Range""#),
-        ("\twarn\t", "apply request took too long", r#"put:<key:\"k1\" value_size:1 >"#),
+        ("\twarn\t", "apply request took too long", r#"put:<key:\"k1\" value_size:1 > ","response":"size:"#),
         ("\twarn\t", "apply request took too long", r#""prefix":"read-only range ""#),
         ("\tinfo\t", "starting an etcd server", r#""snapshot-count":10"#),
     ];

@@ -335,6 +335,31 @@ fn metrics_have_urls_of_their_own() {
     });
 }
 
+#[test]
+fn variables_for_debugging_have_etcds_names() {
+    turn(Duration::from_secs(60), async {
+        let names = async |cluster: &Cluster| {
+            let address = cluster.spec(0).client_url.trim_start_matches("http://").to_owned();
+            let answer = http::get(&address, "/debug/vars").await.expect("an answer");
+            assert!(
+                answer.header("content-type").is_some_and(|kind| kind.starts_with("application/json")),
+                "{answer:?}"
+            );
+            let vars: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+            let vars = vars.as_object().expect("an object").clone();
+            assert!(vars["cmdline"].as_array().is_some_and(|words| words.iter().any(|word| word == "--data-dir")));
+            vars
+        };
+        let ours = names(&Cluster::start(1).await).await;
+        assert!(ours["raft.status"]["raftState"] == "StateLeader" && ours["raft.status"]["term"].as_u64() > Some(0));
+        let Some(etcd) = crate::foreign::etcd_351("variables_for_debugging_have_etcds_names") else { return };
+        let theirs = names(&Cluster::start_with(&etcd, 1, &[]).await).await;
+        let missing: Vec<&String> = theirs.keys().filter(|name| !ours.contains_key(*name)).collect();
+        assert_eq!(missing, ["memstats"], "of Go's memory there is nothing to tell");
+        assert_eq!(theirs["file_descriptor_limit"], ours["file_descriptor_limit"]);
+    });
+}
+
 /// `tests/metrics.toml`.
 struct Table {
     etcds: Vec<String>,
