@@ -28,10 +28,10 @@ impl Config {
             tracing::info!("Bootstrapping cluster using v3 discovery.");
             self.initial_cluster_token.clone_from(&self.discovery.token);
             self.discovery.join(&self.name, &self.advertise_peer_urls).await?
-        } else if self.discovery_srv.is_empty() {
+        } else if self.discovery.srv.is_empty() {
             return Ok(());
         } else {
-            let (domain, suffix) = (&self.discovery_srv, &self.discovery_srv_name);
+            let (domain, suffix) = (&self.discovery.srv, &self.discovery.srv_name);
             let found = Dns::system().cluster(domain, suffix, &self.name, &self.advertise_peer_urls)?;
             tracing::info!(cluster = found, "got bootstrap from DNS for etcd-server");
             found

@@ -67,10 +67,7 @@ pub struct Config {
     pub advertise_client_urls: Vec<Url>,
     /// The first members by name.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
-    /// Instead of a list: the domain whose SRV records name the members, and a suffix of the service's name.
-    pub discovery_srv: String,
-    pub discovery_srv_name: String,
-    /// Or a cluster that holds the list until everybody is there.
+    /// Instead of a list: where the list is to be had.
     pub discovery: Discovery,
     pub initial_cluster_token: String,
     /// Whether the cluster is there already and this member joins it.
@@ -288,6 +285,16 @@ fn refuse_contradictions(settings: &Settings, notices: &mut Vec<Notice>) -> Resu
     Ok(())
 }
 
+fn cluster_of(settings: &Settings) -> Result<BTreeMap<String, Vec<Url>>, Vec<String>> {
+    let parsed = urls::parse_cluster(settings.text("initial-cluster"));
+    parsed.map_err(|e| vec![format!("error setting up initial cluster: {e}")])
+}
+
+fn offer_of(settings: &Settings) -> Result<Offer, Vec<String>> {
+    let (min, max) = (settings.text("tls-min-version"), settings.text("tls-max-version"));
+    Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])
+}
+
 /// Zero megabytes are none.
 fn bytes_of(megabytes: u64) -> Option<u64> {
     (megabytes > 0).then(|| megabytes.saturating_mul(1 << 20))
@@ -325,10 +332,6 @@ impl Config {
     pub(super) fn from_settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Config, Vec<String>> {
         refuse_contradictions(settings, notices).map_err(|e| vec![e])?;
         let name = settings.text("name").to_owned();
-        let initial_cluster = urls::parse_cluster(settings.text("initial-cluster"))
-            .map_err(|e| vec![format!("error setting up initial cluster: {e}")])?;
-        let (min, max) = (settings.text("tls-min-version"), settings.text("tls-max-version"));
-        let tls_offer = Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])?;
         let mut config = Config {
             data_dir: settings.given("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
             wal_dir: settings.given("wal-dir").map(PathBuf::from),
@@ -344,9 +347,7 @@ impl Config {
             listen_metrics_urls: settings.urls("listen-metrics-urls"),
             advertise_peer_urls: settings.urls("initial-advertise-peer-urls"),
             advertise_client_urls: settings.urls("advertise-client-urls"),
-            initial_cluster,
-            discovery_srv: settings.text("discovery-srv").into(),
-            discovery_srv_name: settings.text("discovery-srv-name").into(),
+            initial_cluster: cluster_of(settings)?,
             discovery: Discovery::from_settings(settings),
             initial_cluster_token: settings.text("initial-cluster-token").into(),
             join_existing: settings.text("initial-cluster-state") == "existing",
@@ -381,7 +382,7 @@ impl Config {
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
             client_tls: TlsFiles::from_settings(settings, false),
             peer_tls: TlsFiles::from_settings(settings, true),
-            tls_offer,
+            tls_offer: offer_of(settings)?,
             self_signed_cert_validity: u32::try_from(settings.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
             warning_apply: settings.duration("warning-apply-duration"),
             warning_unary: settings.duration("warning-unary-request-duration"),

@@ -32,6 +32,9 @@ const DOUBLINGS_MAX: u32 = 8;
 /// Where the discovery service is, and how it is talked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovery {
+    /// The domain whose SRV records name the members, and a suffix of the service's name; another way to the list.
+    pub srv: String,
+    pub srv_name: String,
     pub token: String,
     pub endpoints: Vec<String>,
     pub dial_timeout: Duration,
@@ -66,6 +69,8 @@ impl Discovery {
         let text = |name: &str| settings.text(&format!("discovery-{name}")).to_owned();
         let time = |name: &str| settings.duration(&format!("discovery-{name}"));
         Discovery {
+            srv: text("srv"),
+            srv_name: text("srv-name"),
             token: text("token"),
             endpoints: settings.list("discovery-endpoints"),
             dial_timeout: time("dial-timeout"),
