@@ -18,6 +18,8 @@ impl Limit {
     pub(super) async fn within<T>(self, work: impl Future<Output = T>) -> Option<T> {
         match self.0 {
             None => Some(work.await),
+            // What is over already is not begun.
+            Some(end) if end <= Instant::now() => None,
             Some(end) => tokio::time::timeout_at(end, work).await.ok(),
         }
     }
@@ -60,6 +62,13 @@ fn parse(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_has_no_time_is_not_begun() {
+        let past = Limit(Some(Instant::now()));
+        assert_eq!(past.within(async { "done" }).await, None);
+        assert_eq!(Limit(None).within(async { "done" }).await, Some("done"));
+    }
 
     #[test]
     fn a_time_is_digits_and_a_unit() {
