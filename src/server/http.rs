@@ -95,7 +95,7 @@ async fn route(front: &Front, scope: Scope, method: &Method, uri: &http::Uri) ->
         ("/debug/vars", _) => Answer {
             status: StatusCode::OK,
             content_type: "application/json; charset=utf-8",
-            body: debug_vars(front, std::env::args()),
+            body: debug_vars(front, std::env::args_os().map(|word| word.to_string_lossy().into_owned())),
         },
         _ => Answer {
             status: StatusCode::OK,

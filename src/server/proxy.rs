@@ -12,6 +12,7 @@ use crate::client;
 use crate::golang;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -137,7 +138,8 @@ pub(super) async fn run(mut plan: Plan) -> Result<(), String> {
     let listener = TcpListener::from_std(bind_tcp(&url, false)?).map_err(|e| e.to_string())?;
     tracing::info!(address = plan.listen, endpoints = plan.endpoints.join(","), "ready to proxy client requests");
     // Its own socket is open: whoever waits for the gateway may go on.
-    let env: Vec<(String, String)> = std::env::vars().collect();
+    let text = |os: OsString| os.to_string_lossy().into_owned();
+    let env: Vec<_> = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     let _ = Manager::of(&env, std::process::id()).tell("READY=1");
     serve(listener, plan).await;
     Ok(())

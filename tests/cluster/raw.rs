@@ -36,11 +36,11 @@ pub(crate) async fn listen(address: &str, limit: Duration) -> Seen {
             }
             match (head[3], head[4] & ACK) {
                 (SETTINGS, 0) => {
-                    let settings = payload.chunks_exact(6).map(|entry| {
+                    let mut settings = payload.chunks_exact(6).map(|entry| {
                         let id = u16::from_be_bytes([entry[0], entry[1]]);
                         (id, u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]))
                     });
-                    let streams = settings.into_iter().find(|(id, _)| *id == MAX_CONCURRENT_STREAMS);
+                    let streams = settings.find(|(id, _)| *id == MAX_CONCURRENT_STREAMS);
                     seen.streams_max = streams.map(|(_, value)| value);
                     stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await.expect("sent");
                 }
