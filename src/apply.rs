@@ -20,6 +20,7 @@ pub mod check;
 pub mod entry;
 pub mod image;
 mod kv;
+pub mod loggable;
 mod txn;
 pub mod version;
 

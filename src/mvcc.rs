@@ -328,6 +328,7 @@ impl Writer<'_> {
     /// Sets `key`.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: LeaseId) {
         meter::PUTS.inc();
+        meter::PUT_BYTES.add((key.len() + value.len()) as u64);
         let id = self.next();
         let found = self.store.index.put(&key, id, lease != LeaseId(0));
         let kv = KeyValue {

@@ -12,6 +12,7 @@
 
 mod apply_thread;
 mod auth;
+mod beats;
 mod boot;
 mod compactor;
 mod corruption;
@@ -109,6 +110,8 @@ const APPLY_LAG_MAX_URGENT: u64 = 2 * APPLY_LAG_MAX;
 const SWEEP_POLL: Duration = Duration::from_millis(10);
 /// How long a request may take beyond two election time-outs; etcd's value.
 const REQUEST_BASE_MS: u64 = 5000;
+/// A linearizable read that waits longer is told in the log; etcd's `readIndexRetryTime`.
+const SLOW_READ: Duration = Duration::from_millis(500);
 
 /// A handle to a running member; cheap to clone. The services of `server` talk to this and to nothing below it.
 #[derive(Clone)]
@@ -230,6 +233,8 @@ type ReadWaiter = oneshot::Sender<Result<Index, Error>>;
 #[derive(Default)]
 struct Published {
     term: AtomicU64,
+    /// When a slow read was last told.
+    slow_read_ms: AtomicU64,
     leader: AtomicU64,
     committed: AtomicU64,
     is_learner: AtomicBool,
@@ -443,8 +448,31 @@ impl Node {
             inner.applied.reach(index).await;
             Ok(())
         };
-        let confirmed = inner.within(inner.request_timeout(), wait).await.unwrap_or(Err(Error::Timeout));
+        let mut wait = std::pin::pin!(wait);
+        let limit = inner.request_timeout();
+        let confirmed = match inner.within(SLOW_READ.min(limit), &mut wait).await {
+            Some(confirmed) => confirmed,
+            None => {
+                self.tell_slow_read();
+                let rest = limit.saturating_sub(SLOW_READ);
+                inner.within(rest, wait).await.unwrap_or(Err(Error::Timeout))
+            }
+        };
         confirmed.inspect_err(|_| meter::READ_INDEXES_FAILED.inc())
+    }
+
+    /// One line for all who wait at the same time.
+    fn tell_slow_read(&self) {
+        meter::SLOW_READS.inc();
+        let (now, told) = (self.inner.now().0, &self.inner.published.slow_read_ms);
+        let before = told.load(Ordering::Relaxed);
+        let is_due = now >= before.saturating_add(SLOW_READ.as_millis() as u64);
+        if is_due && told.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::warn!(
+                "retry-timeout" = ?SLOW_READ,
+                "waiting for ReadIndex response took too long, retrying"
+            );
+        }
     }
 
     /// How watch streams read the past.

@@ -38,6 +38,9 @@ pub use generated::lab;
 /// gRPC's own questions for services and messages.
 pub use generated::reflection;
 
+/// OpenTelemetry's trace service.
+pub use generated::otlp;
+
 /// raft's messages and log entries. Their first twelve fields are etcd's `raftpb`, byte for byte.
 pub use raft_proto::eraftpb as raftpb;
 
@@ -75,6 +78,9 @@ mod generated {
     }
     pub mod reflection {
         include!("proto/generated/grpc.reflection.v1.rs");
+    }
+    pub mod otlp {
+        include!("proto/generated/opentelemetry.proto.collector.trace.v1.rs");
     }
     pub mod lab {
         include!("proto/generated/lab.v1.rs");

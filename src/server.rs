@@ -8,10 +8,12 @@ mod access;
 mod auth;
 mod authority;
 mod backoff;
+mod bootstrap;
 mod cluster;
 mod concurrency;
 pub mod config;
 mod config_file;
+mod discovery;
 mod door;
 mod election;
 #[cfg(any(debug_assertions, feature = "failpoints"))]
@@ -21,6 +23,7 @@ mod front;
 mod gates;
 mod gateway;
 mod health;
+mod help;
 mod http;
 mod identity;
 mod inbound;
@@ -33,6 +36,7 @@ mod lock;
 mod log;
 mod maintenance;
 mod metrics;
+mod otel;
 mod password;
 mod proxy;
 mod range_stream;
@@ -41,6 +45,7 @@ mod room;
 mod rotate;
 mod run;
 mod settings;
+mod slow;
 mod snapshot;
 mod sniff;
 mod srv;
@@ -87,11 +92,11 @@ fn with(words: &[String], env: &[(String, String)]) -> u8 {
         _ => {}
     }
     match Settings::parse(words) {
-        Ok(Words::Help) => print(&flags::help()),
+        Ok(Words::Help) => print(&help::help()),
         Ok(Words::Version) => print(&version()),
         Ok(Words::Run(settings)) => start(args, settings, env),
         Err(WordsError::Syntax(why)) => {
-            let _ = write!(std::io::stderr(), "{why}\n{}", flags::USAGE);
+            let _ = write!(std::io::stderr(), "{why}\n{}", help::USAGE);
             2
         }
         Err(WordsError::Stray(word)) => {
@@ -223,21 +228,8 @@ fn small_pages() {
 #[cfg(not(target_os = "linux"))]
 fn small_pages() {}
 
-fn member(mut config: Config, manager: Manager) -> End {
+fn member(config: Config, manager: Manager) -> End {
     small_pages();
-    if !config.has_log() {
-        if let Err(problem) = config.discover() {
-            tracing::error!(level = "fatal", error = problem, "discovery failed");
-            return End::Code(1);
-        }
-        let problems = config.bootstrap_problems();
-        if !problems.is_empty() {
-            for problem in problems {
-                tracing::error!(level = "fatal", error = problem, "discovery failed");
-            }
-            return End::Code(1);
-        }
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -245,10 +237,33 @@ fn member(mut config: Config, manager: Manager) -> End {
             return End::Code(1);
         }
     };
-    let end = runtime.block_on(run::run(config, manager));
+    let end = runtime.block_on(async {
+        match founded(config).await {
+            Ok(config) => run::run(config, manager).await,
+            Err(problems) => {
+                for problem in problems {
+                    tracing::error!(level = "fatal", error = problem, "discovery failed");
+                }
+                End::Code(1)
+            }
+        }
+    });
     // What still runs is cut off: connections that do not end, a stop that a second signal interrupts.
     runtime.shutdown_background();
     end
+}
+
+/// The configuration with its first members, if this is a first start.
+async fn founded(mut config: Config) -> Result<Config, Vec<String>> {
+    if config.has_log() {
+        if config.discovery.is_on() {
+            tracing::warn!("discovery token is ignored since cluster already initialized; valid logs are found");
+        }
+        return Ok(config);
+    }
+    config.discover().await.map_err(|problem| vec![problem])?;
+    let problems = config.bootstrap_problems();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// Dies by a signal, so that whoever started the program sees why it ended. The first process of a container cannot, and exits cleanly.

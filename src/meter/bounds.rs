@@ -21,6 +21,7 @@ pub(super) static SNAPSHOT: [f64; 17] = doubling(0.01);
 pub(super) static HASH: [f64; 15] = doubling(0.01);
 pub(super) static COMPACTION_TOTAL: [f64; 14] = doubling(100.0);
 pub(super) static COMPACTION_PAUSE: [f64; 13] = doubling(1.0);
+pub(super) static LONG: [f64; 10] = doubling(0.1);
 pub(super) static TTL: [f64; 24] = doubling(1.0);
 pub(super) static APPLY: [f64; 20] = doubling(0.0001);
 pub(super) static RTT: [f64; 16] = doubling(0.0001);

@@ -60,6 +60,12 @@ impl Call {
         usize::try_from(code).ok().and_then(|place| self.handled.get(place)).map_or(0, Counter::get)
     }
 
+    /// `/service/Method`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Whether it has one message in each direction.
     #[must_use]
     pub fn is_unary(&self) -> bool {

@@ -8,6 +8,7 @@ use super::Store;
 use super::blocks::Reader;
 use super::row::RowId;
 use crate::error::Error;
+use crate::meter;
 use crate::types::Revision;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ impl Store {
         if let Some(from) = sweep.from.take() {
             let mut dropped = Vec::new();
             sweep.from = self.index.trim(&from, sweep.floor, keys.max(1), &mut dropped);
+            meter::COMPACTED_KEYS.add(dropped.len() as u64);
             self.blocks.kill(&dropped);
             return Ok(true);
         }

@@ -8,6 +8,7 @@ use super::Input;
 use super::Node;
 use super::mailbox::Mailbox;
 use super::snap_file;
+use super::start::unix_seconds;
 use super::store_thread::Write;
 use super::telemetry;
 use super::times::Times;
@@ -15,6 +16,7 @@ use crate::apply::BATCH_BYTES;
 use crate::apply::LeaseChange;
 use crate::apply::Machine;
 use crate::apply::Reply;
+use crate::apply::loggable;
 use crate::auth::Change;
 use crate::error::Error;
 use crate::failpoint;
@@ -137,6 +139,7 @@ impl ApplyThread {
             failpoint::hit(Point::CompactAfterSetFinishedCompact);
             self.sweep.since = None;
             meter::COMPACTION_TOTAL.observe((now.0 - since.0) as f64);
+            meter::COMPACTION_LAST.set(unix_seconds());
             tracing::info!(
                 "compact-revision" = machine.store().compacted().unwrap_or_default().0,
                 took = ?Duration::from_millis(now.0 - since.0),
@@ -163,7 +166,7 @@ impl ApplyThread {
     fn apply(&mut self, run: &[Entry]) -> Result<(), Error> {
         let mut done = Vec::with_capacity(run.len());
         let began = self.inner.started.elapsed();
-        let mut last_end = began;
+        let (mut last_end, mut slow) = (began, Vec::new());
         let (last, revision) = {
             let mut machine = self.inner.machine.write();
             for entry in run {
@@ -172,6 +175,10 @@ impl ApplyThread {
                     let applied = self.apply_entry(&mut machine, entry)?;
                     let end = self.inner.started.elapsed();
                     self.times.count(entry, applied.outcome.reply.is_ok(), end - last_end);
+                    if self.is_slow(end - last_end) {
+                        let answer = applied.outcome.reply.as_ref().map(loggable::answer).map_err(Error::to_string);
+                        slow.push((entry, end - last_end, answer));
+                    }
                     last_end = end;
                     done.push(applied);
                     if machine.batch_bytes() >= BATCH_BYTES {
@@ -181,7 +188,10 @@ impl ApplyThread {
             }
             (machine.applied().0, machine.store().revision())
         };
-        self.tell_slow(last_end - began, run.len());
+        if slow.is_empty() {
+            self.tell_slow_run(last_end - began, run.len());
+        }
+        slow.iter().for_each(|(entry, took, answer)| self.tell_slow(entry, *took, answer));
         let mut audience = Everybody { thread: self, now: self.inner.now(), changes: Vec::new() };
         done.into_iter().for_each(|done| replica::tell(done, &mut audience));
         let changes = audience.changes;
@@ -196,10 +206,30 @@ impl ApplyThread {
         Ok(())
     }
 
-    fn tell_slow(&self, took: Duration, entries: usize) {
+    fn is_slow(&self, took: Duration) -> bool {
+        took > self.inner.config.warn_apply && !self.inner.config.warn_apply.is_zero()
+    }
+
+    /// Warns of an entry, with what it asks for.
+    fn tell_slow(&self, entry: &Entry, took: Duration, answer: &Result<String, String>) {
+        meter::SLOW_APPLIES.inc();
         let expected = self.inner.config.warn_apply;
-        if took > expected && !expected.is_zero() {
+        let request = match entry.entry_type() {
+            EntryType::EntryNormal => loggable::entry(&entry.data),
+            _ => "a configuration change".to_owned(),
+        };
+        tracing::warn!(
+            took = ?took, "expected-duration" = ?expected, prefix = "", request,
+            response = answer.as_deref().unwrap_or_default(), error = answer.as_ref().err(),
+            "apply request took too long"
+        );
+    }
+
+    /// Warns of many entries that took long together and not one by one: nobody else could read meanwhile.
+    fn tell_slow_run(&self, took: Duration, entries: usize) {
+        if self.is_slow(took) {
             meter::SLOW_APPLIES.inc();
+            let expected = self.inner.config.warn_apply;
             tracing::warn!(took = ?took, "expected-duration" = ?expected, entries, "apply request took too long");
         }
     }

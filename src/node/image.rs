@@ -46,6 +46,22 @@ impl Drop for Turn {
     }
 }
 
+/// A read of the whole store that goes on.
+struct Reading;
+
+impl Reading {
+    fn begin() -> Reading {
+        meter::OPEN_READS.add(1);
+        Reading
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        meter::OPEN_READS.sub(1);
+    }
+}
+
 impl Node {
     /// Writes the state as it is now into a file of its own in the data directory. Reads all of history: takes a while, blocks, and holds back
     /// the removal of what is compacted meanwhile. A failure here (a full disk) is the caller's only.
@@ -73,6 +89,7 @@ impl Node {
         let (storage_version, applied, conf_state) =
             (frozen.storage_version, frozen.applied, frozen.conf_state.clone());
         let began = self.inner.started.elapsed();
+        let _reading = Reading::begin();
         let bytes = image::write(&self.inner.machine, frozen, file.as_mut())?;
         meter::BACKEND_SNAPSHOT.time(self.inner.started.elapsed() - began);
         Ok(Image { file, bytes, storage_version, applied, conf_state, members, turn })

@@ -7,6 +7,8 @@
 //!
 //! What may fail fails before raft sees the message. The order of what counts when is [`crate::replica::install`]'s.
 
+#![expect(clippy::disallowed_methods, reason = "the driver owns the clock")]
+
 use super::Inner;
 use super::Input;
 use super::snap_file;
@@ -21,6 +23,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::image;
 use crate::membership::Members;
+use crate::meter;
 use crate::peer;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
@@ -43,6 +46,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// An image may be larger than what it holds: twice the quota, and a little; without a quota, this.
@@ -129,6 +133,7 @@ pub(super) struct Arriving {
     mark: Mark,
     cluster: ClusterId,
     bytes_max: u64,
+    began: Instant,
 }
 
 impl Arriving {
@@ -144,7 +149,7 @@ impl Arriving {
         let intake = Intake::begin(Arc::new(RealDisk), member, NUMBERS.fetch_add(1, Ordering::Relaxed))?;
         let bytes_max =
             quota.map_or(IMAGE_BYTES_MAX, |quota| quota.saturating_mul(2).saturating_add(IMAGE_BYTES_SPARE));
-        Ok(Arriving { intake, message, mark, cluster, bytes_max })
+        Ok(Arriving { intake, message, mark, cluster, bytes_max, began: Instant::now() })
     }
 
     pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
@@ -161,7 +166,10 @@ impl Arriving {
         if let Some(snapshot) = self.message.snapshot.as_mut().filter(|snapshot| snapshot.data.is_empty()) {
             snapshot.data = snap_file::members_json(&members, version.as_deref()).into();
         }
+        let sync_began = Instant::now();
         self.intake.keep(self.mark.index)?;
+        meter::SNAP_DB_FSYNC.time(sync_began.elapsed());
+        meter::SNAP_DB_SAVE.time(self.began.elapsed());
         Ok((self.message, self.mark))
     }
 }

@@ -20,6 +20,7 @@ use super::Rank;
 use crate::error::Error;
 use crate::membership::Changed;
 use crate::membership::Member;
+use crate::meter;
 use crate::proto::walpb::ConfChange;
 use crate::proto::walpb::conf_change::Type;
 use crate::replica::Proposal;
@@ -143,6 +144,17 @@ impl Node {
     }
 
     async fn promote_as_leader(&self, id: MemberId) -> Result<Vec<Member>, Error> {
+        let promoted = self.try_promote(id).await;
+        match &promoted {
+            Ok(_) => meter::PROMOTED.inc(),
+            // It was the other member's to do.
+            Err(Error::NotLeader) => {}
+            Err(why) => meter::PROMOTE_FAILURES.with(&[&why.to_string()]).inc(),
+        }
+        promoted
+    }
+
+    async fn try_promote(&self, id: MemberId) -> Result<Vec<Member>, Error> {
         let inner = &self.inner;
         let committed = Index(inner.published.committed.load(Ordering::Acquire));
         let applied = tokio::time::timeout(APPLY_WITHIN, inner.applied.reach(committed)).await;

@@ -9,6 +9,7 @@ use super::Inner;
 use super::Input;
 use super::ReadWaiter;
 use super::apply_thread::Work;
+use super::beats::Beats;
 use super::install::Verdict;
 use super::lab::Desk;
 use super::mailbox::Mailbox;
@@ -60,7 +61,14 @@ impl RaftThread {
         wal: Wal,
         apply: Arc<Mailbox<Work>>,
     ) -> RaftThread {
-        let hands = Hands { inner: inner.clone(), wal, apply, seen: (Term(0), MemberId::NONE), now: Millis(0) };
+        let hands = Hands {
+            inner: inner.clone(),
+            wal,
+            apply,
+            seen: (Term(0), MemberId::NONE),
+            now: Millis(0),
+            beats: Beats::default(),
+        };
         RaftThread { inner, replica, hands, desk: Desk::default(), verdicts: Vec::new() }
     }
 
@@ -193,6 +201,7 @@ struct Hands {
     seen: (Term, MemberId),
     /// The time of this round.
     now: Millis,
+    beats: Beats,
 }
 
 impl Outside for Hands {
@@ -208,6 +217,7 @@ impl Outside for Hands {
     }
 
     fn send(&mut self, mut messages: Vec<Message>) {
+        self.beats.look(&messages, self.now, self.inner.config.tick_ms);
         send::divert(&self.inner, &mut messages);
         if let Some(peers) = self.inner.peers.get() {
             peers.send(messages);

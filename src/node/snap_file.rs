@@ -9,9 +9,12 @@
 //!
 //! Source: etcd `server/etcdserver/api/snap/snapshotter.go`, `api/snap/snappb`, `api/v2store/store.go`, `api/membership/store.go`.
 
+#![expect(clippy::disallowed_methods, reason = "the driver owns the clock")]
+
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::membership::Members;
+use crate::meter;
 use crate::proto::raftpb::Snapshot;
 use crate::proto::raftpb::SnapshotMetadata;
 use crate::proto::walpb::Snapshot as Mark;
@@ -22,6 +25,7 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 use std::path::Path;
+use std::time::Instant;
 
 const SUFFIX: &str = ".snap";
 /// What one has behind its name until it is whole.
@@ -103,20 +107,25 @@ fn folder(path: &str, children: Map<String, Value>) -> Value {
 /// # Errors
 /// [`Error::Storage`].
 pub(super) fn save(disk: &dyn Disk, member: &Path, mark: &Mark, members: &[u8]) -> Result<(), Error> {
+    let began = Instant::now();
     let metadata = SnapshotMetadata { conf_state: mark.conf_state.clone(), index: mark.index, term: mark.term };
     let snapshot = Snapshot { data: Bytes::copy_from_slice(members), metadata: Some(metadata) };
     let data = Bytes::from(snapshot.encode_to_vec());
     let bytes = Checked { crc: crc32c::crc32c(&data), data: Some(data) }.encode_to_vec();
+    meter::SNAP_MARSHAL.time(began.elapsed());
     let dir = install::snap_dir(member);
     disk.create_dir(&dir)?;
     let name = format!("{:016x}-{:016x}{SUFFIX}", mark.term, mark.index);
     let unnamed = dir.join(format!("{name}{UNFINISHED}"));
     let mut file = disk.create(&unnamed)?;
     file.write_at(0, &bytes)?;
+    let sync_began = Instant::now();
     file.sync()?;
+    meter::SNAP_FSYNC.time(sync_began.elapsed());
     drop(file);
     disk.rename(&unnamed, &dir.join(&name))?;
     disk.sync_dir(&dir)?;
+    meter::SNAP_SAVE.time(began.elapsed());
     let names = disk.list(&dir)?;
     let is_old = |other: &&String| (other.ends_with(SUFFIX) || other.ends_with(UNFINISHED)) && **other != name;
     names.iter().filter(is_old).try_for_each(|old| disk.remove(&dir.join(old)))

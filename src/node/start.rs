@@ -224,6 +224,11 @@ fn watch_limits(config: &Config) -> watch::Limits {
     watch::Limits { fragment_bytes, ..watch::Limits::default() }
 }
 
+/// Seconds since 1970.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// The first request id of this run: the member's low 16 bits, 40 bits of milliseconds, 8 bits of count (etcd `pkg/idutil`). A restart comes later in time, so it
 /// never repeats an id.
 fn first_request(id: MemberId) -> u64 {

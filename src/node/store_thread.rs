@@ -71,7 +71,9 @@ impl StoreThread {
             Write::Work(work) => {
                 let began = self.inner.started.elapsed();
                 let stored = store_step(&*self.engine(), self.epoch, work)?;
-                meter::BACKEND_COMMIT.time(self.inner.started.elapsed() - began);
+                let took = self.inner.started.elapsed() - began;
+                meter::BACKEND_COMMIT.time(took);
+                meter::COMMIT_WRITE.time(took);
                 match stored {
                     // The apply thread notes it when it next has the Machine's lock; this thread never takes that lock.
                     Stored::Batch => drop(self.inner.batches_written.fetch_add(1, Ordering::AcqRel)),

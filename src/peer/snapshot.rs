@@ -11,6 +11,8 @@
 //!
 //! Source: etcd `rafthttp/snapshot_sender.go`, `rafthttp/http.go` (`snapshotHandler`), `rafthttp/msg_codec.go`, `snap/message.go`.
 
+#![expect(clippy::disallowed_methods, reason = "a snapshot's way is timed")]
+
 use super::Peers;
 use super::dial::Dialer;
 use super::dial::Error;
@@ -21,6 +23,7 @@ use super::headers;
 use super::link::Link;
 use crate::disk::DiskFile;
 use crate::error::Error as Answer;
+use crate::meter;
 use crate::proto::raftpb::Message;
 use crate::proto::raftpb::MessageType;
 use crate::types::MemberId;
@@ -44,6 +47,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// A transfer in which nothing moves for this long has failed.
@@ -170,8 +174,17 @@ async fn feed(head: Bytes, image: Image, to: mpsc::Sender<Bytes>) {
 
 /// Posts a snapshot; returns once the other side has checked, kept and taken it.
 pub(super) async fn send(link: &Link, image: Image) -> Result<(), Error> {
-    let url = link.picker.pick();
+    let (url, to, began) = (link.picker.pick(), link.id.to_string(), Instant::now());
+    meter::SNAPSHOTS_SENDING.with(&[&to]).add(1);
     let sent = post(link, &url, image).await;
+    meter::SNAPSHOTS_SENDING.with(&[&to]).sub(1);
+    match &sent {
+        Ok(_) => {
+            meter::SNAPSHOTS_SENT.with(&[&to]).inc();
+            meter::SNAPSHOT_SEND.with(&[&to]).time(began.elapsed());
+        }
+        Err(_) => meter::SNAPSHOTS_NOT_SENT.with(&[&to]).inc(),
+    }
     match &sent {
         Ok(bytes) => {
             link.count_sent(usize::try_from(*bytes).unwrap_or(usize::MAX));
@@ -336,17 +349,50 @@ where
         );
         (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to {doing} KV snapshot ({why})"))
     };
+    let receiving = Receiving::begin(from);
     let intake = handler.receive_snapshot(message).map_err(|why| match why {
         Answer::TooManyRequests => (StatusCode::SERVICE_UNAVAILABLE, why.to_string()),
         why => failed("save", why.to_string()),
     })?;
     let intake = pieces.pour(intake).await.map_err(|why| failed("save", why.text()))?;
     intake.finish().await.map_err(|why| failed("take", why.to_string()))?;
+    receiving.succeeded();
     tracing::info!(
         "local-member-id" = %me, "remote-snapshot-sender-id" = %from, "incoming-snapshot-index" = index,
         "received and saved database snapshot"
     );
     Ok(())
+}
+
+/// A snapshot on its way here, counted however that ends.
+struct Receiving {
+    from: String,
+    began: Instant,
+    succeeded: bool,
+}
+
+impl Receiving {
+    fn begin(from: MemberId) -> Receiving {
+        let from = from.to_string();
+        meter::SNAPSHOTS_RECEIVING.with(&[&from]).add(1);
+        Receiving { from, began: Instant::now(), succeeded: false }
+    }
+
+    fn succeeded(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        meter::SNAPSHOTS_RECEIVING.with(&[&self.from]).sub(1);
+        if self.succeeded {
+            meter::SNAPSHOTS_RECEIVED.with(&[&self.from]).inc();
+            meter::SNAPSHOT_RECEIVE.with(&[&self.from]).time(self.began.elapsed());
+        } else {
+            meter::SNAPSHOTS_NOT_RECEIVED.with(&[&self.from]).inc();
+        }
+    }
 }
 
 impl Broken {

@@ -4,12 +4,13 @@
 //! What only matters at a first start is in [`Config::bootstrap_problems`]: a member with a log ignores the `initial-*` flags.
 //! Source: etcd `server/embed/config.go` and `server/config/config.go`.
 
+use super::discovery::Discovery;
 use super::gates;
+use super::otel::Tracing;
 use super::password;
 use super::rotate::Rotation;
 use super::settings::Notice;
 use super::settings::Settings;
-use super::srv::Dns;
 use super::token::TokenKind;
 use super::urls;
 use super::urls::Url;
@@ -19,7 +20,6 @@ use crate::node::AutoCompaction;
 use crate::node::Checks;
 use crate::tls::Offer;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -67,9 +67,8 @@ pub struct Config {
     pub advertise_client_urls: Vec<Url>,
     /// The first members by name.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
-    /// Instead of a list: the domain whose SRV records name the members, and a suffix of the service's name.
-    pub discovery_srv: String,
-    pub discovery_srv_name: String,
+    /// Instead of a list: where the list is to be had.
+    pub discovery: Discovery,
     pub initial_cluster_token: String,
     /// Whether the cluster is there already and this member joins it.
     pub join_existing: bool,
@@ -89,6 +88,10 @@ pub struct Config {
     pub max_request_bytes: u64,
     pub max_concurrent_streams: u32,
     pub max_connections: u64,
+    /// Whether other processes may listen on the same ports.
+    pub reuse_port: bool,
+    /// Whether nothing of this process may go to swap.
+    pub memory_lock: bool,
     /// Zero: the server sends no pings.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
@@ -128,10 +131,16 @@ pub struct Config {
     /// Years that certificates made by auto-TLS are valid.
     pub self_signed_cert_validity: u32,
 
-    /// A run of entries that takes longer to apply is told in the log; zero tells nothing.
+    /// An entry that takes longer to apply is told in the log; zero tells nothing.
     pub warning_apply: Duration,
+    /// So is a unary request that takes longer.
+    pub warning_unary: Duration,
+    /// Where spans of requests go.
+    pub tracing: Tracing,
     /// Whether calls are timed, too.
     pub metrics_extensive: bool,
+    /// Features with their stage and whether they are on.
+    pub features: Vec<(&'static str, &'static str, bool)>,
     pub web: Web,
     pub log: LogConfig,
     pub lab: Option<LabConfig>,
@@ -263,7 +272,10 @@ fn refuse_contradictions(settings: &Settings, notices: &mut Vec<Notice>) -> Resu
     if let Some(problem) = gates::problem(settings, notices) {
         return Err(problem);
     }
-    if settings.was_set("initial-cluster") && !settings.text("discovery-srv").is_empty() {
+    let ways = ["initial-cluster", "discovery-srv", "discovery-endpoints"];
+    let is_given =
+        |name: &&str| if *name == "initial-cluster" { settings.was_set(name) } else { settings.given(name).is_some() };
+    if ways.iter().filter(|name| is_given(name)).count() > 1 {
         return Err(
             "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
                     \"discovery-endpoints\" or \"discovery-srv\""
@@ -271,6 +283,16 @@ fn refuse_contradictions(settings: &Settings, notices: &mut Vec<Notice>) -> Resu
         );
     }
     Ok(())
+}
+
+fn cluster_of(settings: &Settings) -> Result<BTreeMap<String, Vec<Url>>, Vec<String>> {
+    let parsed = urls::parse_cluster(settings.text("initial-cluster"));
+    parsed.map_err(|e| vec![format!("error setting up initial cluster: {e}")])
+}
+
+fn offer_of(settings: &Settings) -> Result<Offer, Vec<String>> {
+    let (min, max) = (settings.text("tls-min-version"), settings.text("tls-max-version"));
+    Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])
 }
 
 /// Zero megabytes are none.
@@ -310,10 +332,6 @@ impl Config {
     pub(super) fn from_settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Config, Vec<String>> {
         refuse_contradictions(settings, notices).map_err(|e| vec![e])?;
         let name = settings.text("name").to_owned();
-        let initial_cluster = urls::parse_cluster(settings.text("initial-cluster"))
-            .map_err(|e| vec![format!("error setting up initial cluster: {e}")])?;
-        let (min, max) = (settings.text("tls-min-version"), settings.text("tls-max-version"));
-        let tls_offer = Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])?;
         let mut config = Config {
             data_dir: settings.given("data-dir").unwrap_or_else(|| format!("{name}.etcd")).into(),
             wal_dir: settings.given("wal-dir").map(PathBuf::from),
@@ -329,9 +347,8 @@ impl Config {
             listen_metrics_urls: settings.urls("listen-metrics-urls"),
             advertise_peer_urls: settings.urls("initial-advertise-peer-urls"),
             advertise_client_urls: settings.urls("advertise-client-urls"),
-            initial_cluster,
-            discovery_srv: settings.text("discovery-srv").into(),
-            discovery_srv_name: settings.text("discovery-srv-name").into(),
+            initial_cluster: cluster_of(settings)?,
+            discovery: Discovery::from_settings(settings),
             initial_cluster_token: settings.text("initial-cluster-token").into(),
             join_existing: settings.text("initial-cluster-state") == "existing",
             force_new_cluster: settings.is("force-new-cluster"),
@@ -365,10 +382,15 @@ impl Config {
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
             client_tls: TlsFiles::from_settings(settings, false),
             peer_tls: TlsFiles::from_settings(settings, true),
-            tls_offer,
+            tls_offer: offer_of(settings)?,
             self_signed_cert_validity: u32::try_from(settings.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
             warning_apply: settings.duration("warning-apply-duration"),
+            warning_unary: settings.duration("warning-unary-request-duration"),
+            tracing: Tracing::from_settings(settings),
+            reuse_port: settings.is("socket-reuse-port"),
+            memory_lock: settings.is("memory-mlock"),
             metrics_extensive: settings.text("metrics") == "extensive",
+            features: gates::states(settings),
             web: Web::from_settings(settings),
             log: LogConfig::from_settings(settings).map_err(|e| vec![e])?,
             lab: LabConfig::from_settings(settings),
@@ -498,6 +520,8 @@ impl Config {
         found.extend(self.tls_problems());
         found.extend(TokenKind::load(&self.auth_token).err());
         found.extend(self.lab.iter().flat_map(LabConfig::problems));
+        found.extend(self.discovery.problems());
+        found.extend(self.tracing.problems());
         found
     }
 
@@ -606,83 +630,6 @@ impl Config {
             found.push("--self-signed-cert-validity must be between 1 and 100 years".into());
         }
         found
-    }
-
-    /// Whether this member has been started before: then the `initial-*` flags mean nothing any more.
-    #[must_use]
-    pub fn has_log(&self) -> bool {
-        let dir = self.wal_dir.clone().unwrap_or_else(|| self.data_dir.join("member").join("wal"));
-        let Ok(files) = std::fs::read_dir(dir) else { return false };
-        files.flatten().any(|file| file.path().extension().is_some_and(|end| end == "wal"))
-    }
-
-    /// Asks DNS for the first members, if that is where they are.
-    ///
-    /// # Errors
-    /// A sentence for the user.
-    pub(super) fn discover(&mut self) -> Result<(), String> {
-        if self.discovery_srv.is_empty() {
-            return Ok(());
-        }
-        let (domain, suffix) = (&self.discovery_srv, &self.discovery_srv_name);
-        let found = Dns::system().cluster(domain, suffix, &self.name, &self.advertise_peer_urls)?;
-        tracing::info!(cluster = found, "got bootstrap from DNS for etcd-server");
-        self.initial_cluster = urls::parse_cluster(&found)?;
-        // As DNS names this member: it has been compared by address.
-        if let Some(own) = self.initial_cluster.get(&self.name) {
-            self.advertise_peer_urls.clone_from(own);
-        }
-        Ok(())
-    }
-
-    /// What is wrong for a first start; a member that has a log does not look at these.
-    #[must_use]
-    pub fn bootstrap_problems(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        if self.initial_cluster.is_empty() {
-            return vec!["initial cluster unset and no discovery URL found".into()];
-        }
-        let Some(own) = self.initial_cluster.get(&self.name) else {
-            return vec![format!(
-                "couldn't find local name {} in the initial cluster configuration",
-                golang::quote(self.name.as_bytes())
-            )];
-        };
-        if !self.join_existing {
-            found.extend(self.advertise_problem(own));
-        }
-        let mut seen = BTreeSet::new();
-        if !self.initial_cluster.values().flatten().all(|url| seen.insert(url)) {
-            found.push(format!("initial cluster {} has duplicate url", urls::cluster_text(&self.initial_cluster)));
-        }
-        found
-    }
-
-    /// Compares what this member says of itself with what the cluster's list says of it. By text: etcd also compares resolved addresses, which would make a
-    /// start depend on DNS.
-    fn advertise_problem(&self, own: &[Url]) -> Option<String> {
-        let missing = |from: &[Url], other: &[Url]| -> Vec<Url> {
-            from.iter().filter(|url| !other.contains(url)).cloned().collect()
-        };
-        let advertised = urls::joined(&self.advertise_peer_urls);
-        let named = |urls: Vec<Url>| urls::cluster_text(&BTreeMap::from([(self.name.clone(), urls)]));
-        let not_advertised = missing(own, &self.advertise_peer_urls);
-        if !not_advertised.is_empty() {
-            return Some(format!(
-                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={advertised} ({} != {})",
-                named(not_advertised),
-                golang::quote(advertised.as_bytes()),
-                golang::quote(urls::joined(own).as_bytes()),
-            ));
-        }
-        let not_listed = missing(&self.advertise_peer_urls, own);
-        (!not_listed.is_empty()).then(|| {
-            format!(
-                "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
-                urls::joined(&not_listed),
-                named(self.advertise_peer_urls.clone())
-            )
-        })
     }
 }
 

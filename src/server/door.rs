@@ -22,6 +22,7 @@ use super::lock;
 use super::maintenance;
 use super::reflection;
 use super::room;
+use super::slow;
 use super::tally::Outbound;
 use super::tally::Tally;
 use super::watch;
@@ -147,12 +148,16 @@ impl Services {
         })
     }
 
+    pub(super) fn web(&self) -> &web::Web {
+        &self.front.limits.web
+    }
+
     pub(super) fn message_bytes_max(&self) -> usize {
         self.front.limits.message_bytes_max
     }
 
     /// Everything that is not gRPC: the gateway, health, version, metrics.
-    async fn http(&self, request: Request, origin: &Arc<Origin>) -> Response {
+    async fn http(self: &Arc<Services>, request: Request, origin: &Arc<Origin>) -> Response {
         let web = &self.front.limits.web;
         if let Some(refusal) = web::refuse(web, &self.front, &request, origin) {
             return refusal;
@@ -178,11 +183,19 @@ impl Services {
         origin: &Arc<Origin>,
     ) -> http::Response<Outbound> {
         // Lives as long as the call does, however that ends.
-        let tally = Tally::begin(request.uri().path(), request.headers());
-        if let Some(tally) = &tally {
+        let mut tally = Tally::begin(request.uri().path(), request.headers());
+        if let Some(tally) = &mut tally {
             request.body_mut().count_with(tally.received());
+            if let Some(tracer) = &self.front.tracer {
+                tally.add_span(tracer.begin(request.uri().path(), request.headers(), origin));
+            }
         }
-        Outbound::counted(self.serve(request, origin).await, tally)
+        let Some((method, began)) = tally.as_ref().and_then(Tally::unary) else {
+            return Outbound::counted(self.serve(request, origin).await, tally, None);
+        };
+        let limit = self.front.limits.warn_unary;
+        let (response, slow) = slow::timed(began, (method, origin), limit, self.serve(request, origin)).await;
+        Outbound::counted(response, tally, slow)
     }
 
     async fn serve(&self, mut request: http::Request<Inbound>, origin: &Arc<Origin>) -> Response {

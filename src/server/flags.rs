@@ -15,21 +15,29 @@ pub(super) enum Group {
     Clustering,
     Security,
     Auth,
+    Monitoring,
     Logging,
-    Checks,
+    Tracing,
+    Features,
+    Unsafe,
+    Experimental,
     Lab,
     Old,
 }
 
 impl Group {
     /// The headings in the order of `--help`.
-    pub(super) const ALL: [(Group, &str); 8] = [
+    pub(super) const ALL: [(Group, &str); 12] = [
         (Group::Member, "Member"),
         (Group::Clustering, "Clustering"),
         (Group::Security, "Security"),
         (Group::Auth, "Auth"),
-        (Group::Logging, "Logging and profiling"),
-        (Group::Checks, "Tuning and checks"),
+        (Group::Monitoring, "Profiling and Monitoring"),
+        (Group::Logging, "Logging"),
+        (Group::Tracing, "Distributed tracing"),
+        (Group::Features, "Features"),
+        (Group::Unsafe, "Unsafe feature"),
+        (Group::Experimental, "Experimental feature"),
         (Group::Lab, "Lab (not part of etcd)"),
         (Group::Old, "Known from earlier releases"),
     ];
@@ -116,13 +124,17 @@ const fn flag(
 }
 
 use Group::Auth;
-use Group::Checks;
 use Group::Clustering;
+use Group::Experimental;
+use Group::Features;
 use Group::Lab;
 use Group::Logging;
 use Group::Member;
+use Group::Monitoring;
 use Group::Old;
 use Group::Security;
+use Group::Tracing;
+use Group::Unsafe;
 use Kind::Bool;
 use Kind::Duration;
 use Kind::Gates;
@@ -138,12 +150,11 @@ use Standing::Refused;
 use Standing::Renamed;
 use Standing::Works;
 
-const LATER: &str = "not part of this release";
+const FIVE_SECONDS: &str = "a connection of a peer that is silent for five seconds is broken, always";
 const STORE: &str = "this server's store is not bbolt";
 const DISCOVERY: &str =
-    "this discovery service is not part of this release: list the members in --initial-cluster, or use --discovery-srv";
+    "the v2 discovery service is gone: use --discovery-token with --discovery-endpoints, or --discovery-srv";
 const PROXY: &str = "the v2 proxy was removed from etcd 3.6";
-const TRACING: &str = "tracing to a collector is not part of this release";
 
 /// All flags, by group; inside a group in the order of etcd's help.
 #[rustfmt::skip]
@@ -160,7 +171,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("listen-client-http-urls", Urls, "", Member, Works, "Where to listen for HTTP clients; --listen-client-urls is for gRPC alone then."),
     flag("max-snapshots", Uint, "5", Member, NoEffect("old snapshots are removed as soon as nothing needs them"), "Snapshot files to keep."),
     flag("max-wals", Uint, "5", Member, NoEffect("log files are removed as soon as nothing needs them"), "Log files to keep."),
-    flag("memory-mlock", Bool, "false", Member, NoEffect(LATER), "Keep the server's pages in memory."),
+    flag("memory-mlock", Bool, "false", Member, Works, "Keep the server's pages in memory: none goes to swap."),
     flag("quota-backend-bytes", Int, "0", Member, Works, "Raise the NOSPACE alarm above this size; 0 is 2 GiB, negative is no limit."),
     flag("backend-bbolt-freelist-type", OneOf(&["map", "array", ""]), "map", Member, NoEffect(STORE), "How bbolt keeps its free pages."),
     flag("backend-batch-interval", Duration, "0s", Member, NoEffect(STORE), "Longest time between two commits of the store."),
@@ -171,12 +182,11 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("grpc-keepalive-min-time", Duration, "5s", Member, NoEffect("clients that ping too often are not cut off"), "Shortest pause between a client's pings."),
     flag("grpc-keepalive-interval", Duration, "2h0m0s", Member, Works, "Pause between the server's pings; 0 sends none."),
     flag("grpc-keepalive-timeout", Duration, "20s", Member, Works, "How long to wait for the answer to a ping."),
-    flag("socket-reuse-port", Bool, "false", Member, NoEffect(LATER), "Let several processes listen on one port."),
+    flag("socket-reuse-port", Bool, "false", Member, Works, "Let several processes listen on one port (SO_REUSEPORT)."),
     flag("socket-reuse-address", Bool, "false", Member, NoEffect("addresses are always reused"), "Listen on an address that has just been given up."),
     flag("enable-grpc-gateway", Bool, "true", Member, Works, "Serve JSON under /v3/."),
-    flag("raft-read-timeout", Duration, "5s", Member, NoEffect(LATER), "Read time-out of a peer connection."),
-    flag("raft-write-timeout", Duration, "5s", Member, NoEffect(LATER), "Write time-out of a peer connection."),
-    flag("max-learners", Int, "1", Member, Works, "Most learners in the cluster."),
+    flag("raft-read-timeout", Duration, "5s", Member, NoEffect(FIVE_SECONDS), "Read time-out of a peer connection."),
+    flag("raft-write-timeout", Duration, "5s", Member, NoEffect(FIVE_SECONDS), "Write time-out of a peer connection."),
     flag("feature-gates", Gates, "", Member, Works, "Switches of experimental features, A=true,B=false."),
     flag("config-file", Text, "", Member, Works, "YAML file with the configuration. All flags and variables beside it are ignored."),
     flag("version", Bool, "false", Member, Works, "Print the version and exit."),
@@ -187,29 +197,28 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Works, "Keeps clusters with equal URLs apart."),
     flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Works, "Where clients reach this member."),
     flag("discovery", Text, "", Clustering, Refused(DISCOVERY), "URL of a v2 discovery service."),
-    flag("discovery-proxy", Text, "", Clustering, Refused(DISCOVERY), "HTTP proxy for v2 discovery."),
+    flag("discovery-token", Text, "", Clustering, Works, "Token at a v3 discovery service."),
+    flag("discovery-endpoints", Text, "", Clustering, Works, "Endpoints of a v3 discovery service."),
+    flag("discovery-dial-timeout", Duration, "2s", Clustering, Works, "v3 discovery: dial time-out."),
+    flag("discovery-request-timeout", Duration, "5s", Clustering, Works, "v3 discovery: request time-out."),
+    flag("discovery-keepalive-time", Duration, "2s", Clustering, Works, "v3 discovery: pause between pings."),
+    flag("discovery-keepalive-timeout", Duration, "6s", Clustering, Works, "v3 discovery: wait for a ping's answer."),
+    flag("discovery-insecure-transport", Bool, "true", Clustering, Works, "v3 discovery: without TLS."),
+    flag("discovery-insecure-skip-tls-verify", Bool, "false", Clustering, Works, "v3 discovery: do not verify the server."),
+    flag("discovery-cert", Text, "", Clustering, Works, "v3 discovery: client certificate."),
+    flag("discovery-key", Text, "", Clustering, Works, "v3 discovery: client key."),
+    flag("discovery-cacert", Text, "", Clustering, Works, "v3 discovery: certificate authority."),
+    flag("discovery-user", Text, "", Clustering, Works, "v3 discovery: user."),
+    flag("discovery-password", Text, "", Clustering, Works, "v3 discovery: password."),
     flag("discovery-fallback", OneOf(&["exit", "proxy"]), "exit", Clustering, Refused(PROXY), "What to do when discovery fails."),
+    flag("discovery-proxy", Text, "", Clustering, Refused(DISCOVERY), "HTTP proxy for v2 discovery."),
     flag("discovery-srv", Text, "", Clustering, Works, "DNS domain with the members' SRV records."),
     flag("discovery-srv-name", Text, "", Clustering, Works, "Suffix of the SRV records' service name."),
-    flag("discovery-token", Text, "", Clustering, Refused(DISCOVERY), "Token at a v3 discovery service."),
-    flag("discovery-endpoints", Text, "", Clustering, Refused(DISCOVERY), "Endpoints of a v3 discovery service."),
-    flag("discovery-dial-timeout", Duration, "2s", Clustering, NoEffect(DISCOVERY), "v3 discovery: dial time-out."),
-    flag("discovery-request-timeout", Duration, "5s", Clustering, NoEffect(DISCOVERY), "v3 discovery: request time-out."),
-    flag("discovery-keepalive-time", Duration, "2s", Clustering, NoEffect(DISCOVERY), "v3 discovery: pause between pings."),
-    flag("discovery-keepalive-timeout", Duration, "6s", Clustering, NoEffect(DISCOVERY), "v3 discovery: wait for a ping's answer."),
-    flag("discovery-insecure-transport", Bool, "true", Clustering, NoEffect(DISCOVERY), "v3 discovery: without TLS."),
-    flag("discovery-insecure-skip-tls-verify", Bool, "false", Clustering, NoEffect(DISCOVERY), "v3 discovery: do not verify the server."),
-    flag("discovery-cert", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: client certificate."),
-    flag("discovery-key", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: client key."),
-    flag("discovery-cacert", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: certificate authority."),
-    flag("discovery-user", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: user."),
-    flag("discovery-password", Text, "", Clustering, Refused(DISCOVERY), "v3 discovery: password."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Works, "Refuse member changes that would lose quorum."),
     flag("pre-vote", Bool, "true", Clustering, Works, "Ask before campaigning, so that a returning member disturbs nobody."),
     flag("auto-compaction-retention", Text, "0", Clustering, Works, "How much history to keep, in hours, as a time, or in revisions; 0 keeps all."),
     flag("auto-compaction-mode", Text, "periodic", Clustering, Works, "What the retention counts: periodic or revision."),
     flag("v2-deprecation", OneOf(&["not-yet", "write-only", "write-only-drop-data", "gone"]), "write-only", Clustering, NoEffect("there is no v2 store"), "Stage of the v2 store's removal."),
-    flag("force-new-cluster", Bool, "false", Clustering, Works, "Keep the data, drop all other members."),
     flag("next-cluster-version-compatible", Bool, "false", Clustering, NoEffect("the next version is always accepted"), "Accept data of the next minor version."),
 
     flag("cert-file", Text, "", Security, Works, "Certificate for client connections."),
@@ -227,23 +236,24 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("peer-client-cert-file", Text, "", Security, Works, "Certificate for outgoing peer connections, if another."),
     flag("peer-client-key-file", Text, "", Security, Works, "Key of --peer-client-cert-file."),
     flag("peer-trusted-ca-file", Text, "", Security, Works, "Authority that signs peers' certificates."),
-    flag("peer-auto-tls", Bool, "false", Security, Works, "Make a certificate for peer connections."),
-    flag("peer-crl-file", Text, "", Security, Works, "Revoked peer certificates."),
     flag("peer-cert-allowed-cn", Text, "", Security, Works, "Common names that a peer certificate may carry."),
     flag("peer-cert-allowed-hostname", Text, "", Security, Works, "Host names that a peer certificate may carry."),
-    flag("peer-skip-client-san-verification", Bool, "false", Security, Works, "Do not compare a peer's address with its certificate."),
+    flag("peer-auto-tls", Bool, "false", Security, Works, "Make a certificate for peer connections."),
     flag("self-signed-cert-validity", Uint, "1", Security, Works, "Years that made certificates are valid."),
+    flag("peer-crl-file", Text, "", Security, Works, "Revoked peer certificates."),
     flag("cipher-suites", Text, "", Security, Works, "Cipher suites for TLS 1.2."),
     flag("cors", Text, "*", Security, Works, "Origins that browsers' pages may come from; none unless this is given."),
     flag("host-whitelist", Text, "*", Security, Works, "Host names that HTTP requests without TLS may use."),
     flag("tls-min-version", Text, "TLS1.2", Security, Works, "Oldest TLS version: TLS1.2 or TLS1.3."),
     flag("tls-max-version", Text, "", Security, Works, "Newest TLS version: TLS1.2 or TLS1.3."),
-    flag("ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
-    flag("peer-ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
 
     flag("auth-token", Text, "simple", Auth, Works, "Kind of token: simple, or jwt with options."),
     flag("bcrypt-cost", Uint, "10", Auth, Works, "Work per password hash, 4 to 31."),
     flag("auth-token-ttl", Uint, "300", Auth, Works, "Seconds that a simple token lives."),
+
+    flag("enable-pprof", Bool, "false", Monitoring, NoEffect("there is no Go runtime to profile: use perf"), "Serve Go profiles."),
+    flag("metrics", OneOf(&["basic", "extensive"]), "basic", Monitoring, Works, "basic, or extensive: calls are timed, too."),
+    flag("listen-metrics-urls", Urls, "", Monitoring, Works, "Where to serve /metrics and /health too."),
 
     flag("logger", Text, "zap", Logging, Works, "Form of the log: zap."),
     flag("log-outputs", Text, "default", Logging, Works, "Where the log goes: stderr, stdout or files."),
@@ -251,26 +261,53 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("log-format", OneOf(&["json", "console"]), "json", Logging, Works, "json, or console for people."),
     flag("enable-log-rotation", Bool, "false", Logging, Works, "Begin a new log file when one is full."),
     flag("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Logging, Works, "When it is full, and how many are kept."),
-    flag("enable-pprof", Bool, "false", Logging, NoEffect("there is no Go runtime to profile: use perf"), "Serve Go profiles."),
-    flag("metrics", OneOf(&["basic", "extensive"]), "basic", Logging, Works, "basic, or extensive: calls are timed, too."),
-    flag("listen-metrics-urls", Urls, "", Logging, Works, "Where to serve /metrics and /health too."),
-    flag("warning-unary-request-duration", Duration, "300ms", Logging, NoEffect(LATER), "Warn of requests that take longer."),
-    flag("warning-apply-duration", Duration, "100ms", Logging, Works, "Warn when applying takes longer; 0 never warns."),
-    flag("enable-distributed-tracing", Bool, "false", Logging, NoEffect(TRACING), "Send traces to a collector."),
-    flag("distributed-tracing-address", Text, "localhost:4317", Logging, NoEffect(TRACING), "Address of the collector."),
-    flag("distributed-tracing-service-name", Text, "etcd", Logging, NoEffect(TRACING), "Name in the traces."),
-    flag("distributed-tracing-instance-id", Text, "", Logging, NoEffect(TRACING), "Id in the traces."),
-    flag("distributed-tracing-sampling-rate", Int, "0", Logging, NoEffect(TRACING), "Traces per million."),
+    flag("warning-unary-request-duration", Duration, "300ms", Logging, Works, "Tell in the log of unary requests that take longer."),
 
-    flag("corrupt-check-time", Duration, "0s", Checks, Works, "Pause between corruption checks; 0 makes none."),
-    flag("compact-hash-check-time", Duration, "1m0s", Checks, Works, "Pause between comparisons of compaction hashes."),
-    flag("compaction-batch-limit", Int, "1000", Checks, Works, "Most revisions that one step of a compaction deletes."),
-    flag("compaction-sleep-interval", Duration, "10ms", Checks, Works, "Pause between two steps of a compaction."),
-    flag("watch-progress-notify-interval", Duration, "10m0s", Checks, Works, "Pause between a watch's progress notices."),
-    flag("bootstrap-defrag-threshold-megabytes", Uint, "0", Checks, Works, "Defragment at start if that frees more."),
-    flag("downgrade-check-time", Duration, "5s", Checks, Works, "Pause between checks of a downgrade."),
-    flag("snapshot-catchup-entries", Uint, "5000", Checks, Works, "Entries kept behind a snapshot for slow followers."),
-    flag("unsafe-no-fsync", Bool, "false", Checks, NoEffect("what is acknowledged is always synced"), "Do not sync the log. Loses data."),
+    flag("enable-distributed-tracing", Bool, "false", Tracing, Works, "Send traces to a collector."),
+    flag("distributed-tracing-address", Text, "localhost:4317", Tracing, Works, "Address of the collector."),
+    flag("distributed-tracing-service-name", Text, "etcd", Tracing, Works, "Name in the traces."),
+    flag("distributed-tracing-instance-id", Text, "", Tracing, Works, "Id in the traces."),
+    flag("distributed-tracing-sampling-rate", Int, "0", Tracing, Works, "Traces per million."),
+
+    flag("corrupt-check-time", Duration, "0s", Features, Works, "Pause between corruption checks; 0 makes none."),
+    flag("compact-hash-check-time", Duration, "1m0s", Features, Works, "Pause between comparisons of compaction hashes."),
+    flag("compaction-batch-limit", Int, "1000", Features, Works, "Most revisions that one step of a compaction deletes."),
+    flag("peer-skip-client-san-verification", Bool, "false", Features, Works, "Do not compare a peer's address with its certificate."),
+    flag("watch-progress-notify-interval", Duration, "10m0s", Features, Works, "Pause between a watch's progress notices."),
+    flag("warning-apply-duration", Duration, "100ms", Features, Works, "Warn when applying takes longer; 0 never warns."),
+    flag("bootstrap-defrag-threshold-megabytes", Uint, "0", Features, Works, "Defragment at start if that frees more."),
+    flag("max-learners", Int, "1", Features, Works, "Most learners in the cluster."),
+    flag("compaction-sleep-interval", Duration, "10ms", Features, Works, "Pause between two steps of a compaction."),
+    flag("downgrade-check-time", Duration, "5s", Features, Works, "Pause between checks of a downgrade."),
+    flag("snapshot-catchup-entries", Uint, "5000", Features, Works, "Entries kept behind a snapshot for slow followers."),
+
+    flag("force-new-cluster", Bool, "false", Unsafe, Works, "Keep the data, drop all other members."),
+    flag("unsafe-no-fsync", Bool, "false", Unsafe, NoEffect("what is acknowledged is always synced"), "Do not sync the log. Loses data."),
+
+    flag("experimental-initial-corrupt-check", Bool, "false", Experimental, Works, "Compare with peers before serving."),
+    flag("experimental-corrupt-check-time", Duration, "0s", Experimental, Renamed("corrupt-check-time"), ""),
+    flag("experimental-compact-hash-check-enabled", Bool, "false", Experimental, Works, "Compare compaction hashes."),
+    flag("experimental-compact-hash-check-time", Duration, "1m0s", Experimental, Renamed("compact-hash-check-time"), ""),
+    flag("experimental-enable-lease-checkpoint", Bool, "false", Experimental, Works, "Write down leases' remaining time, so that a new leader does not give all of it again."),
+    flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Experimental, Works, "Keep leases' remaining time through a restart; always so since etcd 3.6."),
+    flag("experimental-compaction-batch-limit", Int, "1000", Experimental, Renamed("compaction-batch-limit"), ""),
+    flag("experimental-compaction-sleep-interval", Duration, "10ms", Experimental, Renamed("compaction-sleep-interval"), ""),
+    flag("experimental-peer-skip-client-san-verification", Bool, "false", Experimental, Renamed("peer-skip-client-san-verification"), ""),
+    flag("experimental-watch-progress-notify-interval", Duration, "10m0s", Experimental, Renamed("watch-progress-notify-interval"), ""),
+    flag("experimental-warning-apply-duration", Duration, "100ms", Experimental, Renamed("warning-apply-duration"), ""),
+    flag("experimental-warning-unary-request-duration", Duration, "300ms", Experimental, Renamed("warning-unary-request-duration"), ""),
+    flag("experimental-txn-mode-write-with-shared-buffer", Bool, "true", Experimental, NoEffect(STORE), "Share a buffer between transactions."),
+    flag("experimental-bootstrap-defrag-threshold-megabytes", Uint, "0", Experimental, Renamed("bootstrap-defrag-threshold-megabytes"), ""),
+    flag("experimental-downgrade-check-time", Duration, "5s", Experimental, Renamed("downgrade-check-time"), ""),
+    flag("experimental-memory-mlock", Bool, "false", Experimental, Renamed("memory-mlock"), ""),
+    flag("experimental-snapshot-catchup-entries", Uint, "5000", Experimental, Renamed("snapshot-catchup-entries"), ""),
+    flag("experimental-stop-grpc-service-on-defrag", Bool, "false", Experimental, Works, "Report NOT_SERVING while defragmenting."),
+    flag("experimental-enable-distributed-tracing", Bool, "false", Experimental, Renamed("enable-distributed-tracing"), ""),
+    flag("experimental-distributed-tracing-address", Text, "localhost:4317", Experimental, Renamed("distributed-tracing-address"), ""),
+    flag("experimental-distributed-tracing-service-name", Text, "etcd", Experimental, Renamed("distributed-tracing-service-name"), ""),
+    flag("experimental-distributed-tracing-instance-id", Text, "", Experimental, Renamed("distributed-tracing-instance-id"), ""),
+    flag("experimental-distributed-tracing-sampling-rate", Int, "0", Experimental, Renamed("distributed-tracing-sampling-rate"), ""),
+    flag("experimental-backend-bbolt-freelist-type", OneOf(&["map", "array", ""]), "map", Experimental, Renamed("backend-bbolt-freelist-type"), ""),
 
     flag("experimental-lab-listen", Text, "", Lab, Works, "Serve telemetry and control at unix:PATH or 127.0.0.1:PORT."),
     flag("experimental-lab-token", Text, "", Lab, Works, "File with the token that lab callers must know."),
@@ -279,30 +316,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("experimental-lab-max-range-bytes", Uint, "268435456", Lab, Works, "Most memory for all answers to ranges together."),
     flag("experimental-lab-max-connections", Uint, "10000", Lab, Works, "Most client connections at a time."),
 
-    flag("experimental-initial-corrupt-check", Bool, "false", Old, Works, "Compare with peers before serving."),
-    flag("experimental-corrupt-check-time", Duration, "0s", Old, Renamed("corrupt-check-time"), ""),
-    flag("experimental-compact-hash-check-enabled", Bool, "false", Old, Works, "Compare compaction hashes."),
-    flag("experimental-compact-hash-check-time", Duration, "1m0s", Old, Renamed("compact-hash-check-time"), ""),
-    flag("experimental-enable-lease-checkpoint", Bool, "false", Old, Works, "Write down leases' remaining time, so that a new leader does not give all of it again."),
-    flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Old, Works, "Keep leases' remaining time through a restart; always so since etcd 3.6."),
-    flag("experimental-compaction-batch-limit", Int, "1000", Old, Renamed("compaction-batch-limit"), ""),
-    flag("experimental-compaction-sleep-interval", Duration, "10ms", Old, Renamed("compaction-sleep-interval"), ""),
-    flag("experimental-peer-skip-client-san-verification", Bool, "false", Old, Renamed("peer-skip-client-san-verification"), ""),
-    flag("experimental-watch-progress-notify-interval", Duration, "10m0s", Old, Renamed("watch-progress-notify-interval"), ""),
-    flag("experimental-warning-apply-duration", Duration, "100ms", Old, Renamed("warning-apply-duration"), ""),
-    flag("experimental-warning-unary-request-duration", Duration, "300ms", Old, Renamed("warning-unary-request-duration"), ""),
-    flag("experimental-txn-mode-write-with-shared-buffer", Bool, "true", Old, NoEffect(STORE), "Share a buffer between transactions."),
-    flag("experimental-bootstrap-defrag-threshold-megabytes", Uint, "0", Old, Renamed("bootstrap-defrag-threshold-megabytes"), ""),
-    flag("experimental-downgrade-check-time", Duration, "5s", Old, Renamed("downgrade-check-time"), ""),
-    flag("experimental-memory-mlock", Bool, "false", Old, Renamed("memory-mlock"), ""),
-    flag("experimental-snapshot-catchup-entries", Uint, "5000", Old, Renamed("snapshot-catchup-entries"), ""),
-    flag("experimental-stop-grpc-service-on-defrag", Bool, "false", Old, Works, "Report NOT_SERVING while defragmenting."),
-    flag("experimental-enable-distributed-tracing", Bool, "false", Old, Renamed("enable-distributed-tracing"), ""),
-    flag("experimental-distributed-tracing-address", Text, "localhost:4317", Old, Renamed("distributed-tracing-address"), ""),
-    flag("experimental-distributed-tracing-service-name", Text, "etcd", Old, Renamed("distributed-tracing-service-name"), ""),
-    flag("experimental-distributed-tracing-instance-id", Text, "", Old, Renamed("distributed-tracing-instance-id"), ""),
-    flag("experimental-distributed-tracing-sampling-rate", Int, "0", Old, Renamed("distributed-tracing-sampling-rate"), ""),
-    flag("experimental-backend-bbolt-freelist-type", OneOf(&["map", "array", ""]), "map", Old, Renamed("backend-bbolt-freelist-type"), ""),
+    flag("ca-file", Text, "", Old, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
+    flag("peer-ca-file", Text, "", Old, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
     flag("experimental-enable-v2v3", Text, "", Old, Refused("the v2 API was removed from etcd 3.6"), "Serve the v2 API from v3 data."),
     flag("enable-v2", Bool, "false", Old, Refused("the v2 API was removed from etcd 3.6"), "Serve the v2 API."),
     flag("proxy", Text, "off", Old, Refused(PROXY), "Be a v2 proxy."),
@@ -348,48 +363,6 @@ pub(super) fn table() -> String {
     out
 }
 
-/// What `--help` prints.
-pub(super) fn help() -> String {
-    let mut out = String::from(USAGE);
-    for (group, heading) in Group::ALL {
-        out.push_str(&format!("\n{heading}:\n"));
-        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
-            out.push_str(&format!("  --{} '{}'\n", flag.name, flag.default));
-            let text = match flag.standing {
-                Works => flag.help.to_owned(),
-                Renamed(new) => format!("Now --{new}."),
-                NoEffect(why) => format!("{} Accepted without effect: {why}.", flag.help),
-                Refused(why) => format!("{} Refused: {why}.", flag.help),
-                Ignored => "Ignored.".to_owned(),
-            };
-            out.push_str(&format!("    {text}\n"));
-        }
-    }
-    out
-}
-
-/// How to call the program: printed by `--help` and after a mistake on the command line.
-pub(super) const USAGE: &str = "\
-Usage:
-
-  etcd [flags]
-    Start a member.
-
-  etcd --config-file FILE
-    Start a member as a YAML file says; all other flags and variables are ignored then.
-
-  etcd gateway start --endpoints HOST:PORT,...
-    Pass connections on to members.
-
-  etcd --version
-    Show the version.
-
-  etcd -h | --help
-    Show all flags.
-
-Each flag can be given as an environment variable instead: --listen-client-urls is ETCD_LISTEN_CLIENT_URLS.
-";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -428,14 +401,6 @@ mod tests {
                 assert_eq!((target.kind, target.default), (flag.kind, flag.default), "{}", flag.name);
             }
         }
-    }
-
-    #[test]
-    fn help_says_which_flags_do_nothing() {
-        let help = help();
-        assert!(help.contains("--name 'default'\n    Name of this member, for people.\n"));
-        assert!(help.contains("Accepted without effect: what is acknowledged is always synced."));
-        assert!(help.contains("Refused: this discovery service is not part of this release"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::backoff::Backoff;
 use super::config::Config;
+use super::otel::Tracer;
 use super::password::DEFAULT_COST;
 use super::password::Passwords;
 use super::room::Room;
@@ -34,6 +35,8 @@ pub(super) struct Front {
     pub(super) limits: Arc<Limits>,
     pub(super) security: Arc<Security>,
     pub(super) room: Room,
+    /// Where spans of requests go, if they go anywhere.
+    pub(super) tracer: Option<Tracer>,
     /// Becomes true when the server stops: streams end then.
     stopping: watch::Receiver<bool>,
 }
@@ -55,6 +58,11 @@ pub(super) struct Limits {
     pub(super) watch_progress: Duration,
     /// Whether the health service says NOT_SERVING during a defragmentation.
     pub(super) stops_on_defragment: bool,
+    /// A unary request that takes longer is told in the log.
+    pub(super) warn_unary: Duration,
+    /// So is a read that takes longer; zero: none.
+    pub(super) warn_read: Duration,
+    pub(super) features: Vec<(&'static str, &'static str, bool)>,
     pub(super) web: Web,
 }
 
@@ -104,6 +112,9 @@ impl Limits {
             election: Duration::from_millis(config.election_ms),
             watch_progress: config.watch_progress_interval,
             stops_on_defragment: config.stops_on_defragment,
+            warn_unary: config.warning_unary,
+            warn_read: config.warning_apply,
+            features: config.features.clone(),
             web: config.web.clone(),
         }
     }
@@ -112,12 +123,17 @@ impl Limits {
 impl Front {
     pub(super) fn new(node: Node, limits: Limits, stopping: watch::Receiver<bool>) -> Front {
         let room = Room::new(limits.range_bytes_max);
-        Front { node, limits: Arc::new(limits), security: Arc::default(), room, stopping }
+        Front { node, limits: Arc::new(limits), security: Arc::default(), room, tracer: None, stopping }
     }
 
     /// With other ways to show who one is than simple tokens.
     pub(super) fn with_security(self, security: Security) -> Front {
         Front { security: Arc::new(security), ..self }
+    }
+
+    /// With spans of requests for a collector.
+    pub(super) fn with_tracer(self, tracer: Option<Tracer>) -> Front {
+        Front { tracer, ..self }
     }
 
     /// The checks before any call, in etcd's order: learner, client version, leader. `path` is `/service/Method`.

@@ -59,6 +59,13 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<&'static str, bool>, String> 
     Ok(said)
 }
 
+/// Each gate that does something here, with its stage and whether it is open: a metric.
+pub(super) fn states(settings: &Settings) -> Vec<(&'static str, &'static str, bool)> {
+    let stage = |gate: &Gate| if gate.is_alpha { "ALPHA" } else { "BETA" };
+    let works = GATES.iter().filter(|gate| gate.works);
+    works.map(|gate| (gate.name, stage(gate), is_open(settings, gate.name))).collect()
+}
+
 /// Whether a gate is open, by its name or by its older flag.
 pub(super) fn is_open(settings: &Settings, name: &str) -> bool {
     let gate = GATES.iter().find(|gate| gate.name == name).expect("a gate of the table");

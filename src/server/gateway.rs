@@ -8,7 +8,7 @@
 //! limits, learners) holds for its JSON form, because it is one. Fields are written as in the `.proto` files and read so or in camel case; bytes are base64,
 //! 64-bit integers text, what is zero is left out. A certificate's name is no user here: a gateway's certificate would be everybody's (CVE-2018-16886).
 //!
-//! Errors have the members of 3.5's and of 3.6's form, so that clients of both read them. Left out: `Grpc-Timeout`.
+//! Errors have the members of 3.5's and of 3.6's form, so that clients of both read them. A call ends after `Grpc-Timeout`, if the request has one.
 //! Source: etcd `server/embed/serve.go`, grpc-gateway v1 `runtime`; contract-server 10.2.
 
 mod json;
@@ -16,6 +16,8 @@ mod paths;
 mod replies;
 #[cfg(test)]
 mod tests;
+mod timeout;
+mod websocket;
 
 pub(super) use json::Failure;
 pub(super) use json::Transcoded;
@@ -43,6 +45,7 @@ use prost_reflect::MethodDescriptor;
 use replies::Replies;
 use std::sync::Arc;
 use std::sync::LazyLock;
+use timeout::Limit;
 use tonic::Code;
 use tonic::Status;
 use tonic::body::Body;
@@ -57,15 +60,40 @@ pub(super) fn is_below(path: &str) -> bool {
 }
 
 /// Answers one request below `/v3/`.
-pub(super) async fn answer(services: &Services, request: Request<Incoming>, origin: &Arc<Origin>) -> Response<Body> {
+pub(super) async fn answer(
+    services: &Arc<Services>,
+    request: Request<Incoming>,
+    origin: &Arc<Origin>,
+) -> Response<Body> {
     let path = request.uri().path();
     let path = path.strip_prefix("/v3beta/").map_or_else(|| path.to_owned(), |rest| format!("/v3/{rest}"));
     let Some(method) = paths::method(&path).and_then(described) else {
         return text(StatusCode::NOT_FOUND, "Not Found\n");
     };
+    let route = Route { method };
+    if websocket::is_asked_for(&request) {
+        return websocket::answer(services, request, route, origin);
+    }
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
     }
+    let limit = match timeout::of(request.headers()) {
+        Ok(limit) => limit,
+        Err(status) => return refusal(&status),
+    };
+    let streams = route.method.is_server_streaming();
+    let late = || if streams { stream_refusal(&timeout::exceeded()) } else { refusal(&timeout::exceeded()) };
+    limit.within(unlimited(services, request, route, origin, limit)).await.unwrap_or_else(late)
+}
+
+/// The answer; a stream's head and first message, and the rest within `limit`.
+async fn unlimited(
+    services: &Services,
+    request: Request<Incoming>,
+    Route { method }: Route,
+    origin: &Arc<Origin>,
+    limit: Limit,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let call = match call(&method, &parts.headers, body, services.message_bytes_max()).await {
         Ok(call) => call,
@@ -76,7 +104,25 @@ pub(super) async fn answer(services: &Services, request: Request<Incoming>, orig
         return if method.is_server_streaming() { stream_refusal(&status) } else { refusal(&status) };
     }
     let replies = Replies::new(response.into_body(), method.output());
-    if method.is_server_streaming() { stream(replies).await } else { single(replies).await }
+    if method.is_server_streaming() { stream(replies, limit).await } else { single(replies).await }
+}
+
+/// The method that a path leads to.
+struct Route {
+    method: MethodDescriptor,
+}
+
+impl Route {
+    /// The gRPC call with this body.
+    fn call(&self, body: From, metadata: HeaderMap) -> Request<Inbound> {
+        let mut request = Request::new(Inbound::new(body));
+        let path = format!("/{}/{}", self.method.parent_service().full_name(), self.method.name());
+        *request.uri_mut() = path.parse().expect("names of services and methods make a path");
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.headers_mut() = metadata;
+        request
+    }
 }
 
 fn described(path: &str) -> Option<MethodDescriptor> {
@@ -102,13 +148,7 @@ async fn call(
         })?;
         From::Once(Some(json::first_frame(&method.input(), &whole.to_bytes())?))
     };
-    let mut request = Request::new(Inbound::new(body));
-    let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-    *request.uri_mut() = path.parse().map_err(|_| Status::internal("a method without a path"))?;
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = http::Version::HTTP_2;
-    *request.headers_mut() = metadata(headers);
-    Ok(request)
+    Ok(Route { method: method.clone() }.call(body, metadata(headers)))
 }
 
 /// What of a request's header goes with the call: the token, and `Grpc-Metadata-X` as `x`. The mark of a gateway is always set.
@@ -140,10 +180,10 @@ async fn single(mut replies: Replies) -> Response<Body> {
 }
 
 /// One line for each message. The head waits for the first, because a refusal is the head's business.
-async fn stream(mut replies: Replies) -> Response<Body> {
+async fn stream(mut replies: Replies, limit: Limit) -> Response<Body> {
     match replies.next().await {
         Some(Ok(message)) => {
-            let body = Body::new(replies.into_lines(&message));
+            let body = Body::new(replies.into_lines(&message, limit));
             with_type(Response::new(body), "application/json")
         }
         Some(Err(status)) => stream_refusal(&status),

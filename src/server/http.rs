@@ -1,6 +1,6 @@
 //! What the client port answers to plain HTTP: health, version, metrics.
 //!
-//! The checks behind `/health`, `/livez` and `/readyz` are few and named; `/metrics` has only what is measured. Left out: Go's debug pages.
+//! The checks behind `/health`, `/livez` and `/readyz` are few and named; `/metrics` has only what is measured. Left out: Go's profiles.
 //! Source: etcd `api/etcdhttp/health.go`; contract-server 10.1.
 
 use super::front::Front;
@@ -69,7 +69,8 @@ async fn route(front: &Front, scope: Scope, method: &Method, uri: &http::Uri) ->
     let path = uri.path();
     let query = Query::parse(uri.query().unwrap_or_default());
     let checks = Check::of(path);
-    let known = matches!(path, "/health" | "/metrics") || checks.is_some() || path == "/version" && scope == Scope::All;
+    let for_all = matches!(path, "/version" | "/debug/vars") && scope == Scope::All;
+    let known = matches!(path, "/health" | "/metrics") || checks.is_some() || for_all;
     if !known {
         return Answer::not_found();
     }
@@ -91,10 +92,15 @@ async fn route(front: &Front, scope: Scope, method: &Method, uri: &http::Uri) ->
             health_answer(health)
         }
         ("/version", _) => version(front),
+        ("/debug/vars", _) => Answer {
+            status: StatusCode::OK,
+            content_type: "application/json; charset=utf-8",
+            body: debug_vars(front, std::env::args_os().map(|word| word.to_string_lossy().into_owned())),
+        },
         _ => Answer {
             status: StatusCode::OK,
             content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: metrics::render(front),
+            body: metrics::page(front),
         },
     }
 }
@@ -173,6 +179,43 @@ fn version(front: &Front) -> Answer {
     let cluster = cluster.as_deref().unwrap_or("not_decided");
     let body = format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#);
     Answer { status: StatusCode::OK, content_type: "application/json", body }
+}
+
+/// What Go's `expvar` tells of etcd, less Go's own memory statistics: the command line, the limit of open files, raft's state.
+fn debug_vars(front: &Front, args: impl Iterator<Item = String>) -> String {
+    let status = front.node.status();
+    let (id, _) = front.node.identity();
+    let state = match (status.leader == id, status.is_learner) {
+        (true, _) => "StateLeader",
+        (_, true) => "StateLearner",
+        _ => "StateFollower",
+    };
+    let raft = serde_json::json!({
+        "id": id.to_string(), "term": status.term.0, "lead": status.leader.to_string(), "raftState": state,
+        "commit": status.committed.0, "applied": status.applied.0,
+    });
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let vars = serde_json::json!({
+        "cmdline": without_secrets(args), "file_descriptor_limit": limit, "raft.status": raft,
+    });
+    format!("{vars}\n")
+}
+
+/// The words of a command line; what follows a flag with a password is nobody's business.
+fn without_secrets(args: impl Iterator<Item = String>) -> Vec<String> {
+    let is_secret = |flag: &str| matches!(flag.trim_start_matches('-'), "discovery-password" | "discovery-user");
+    let mut hides = false;
+    let hide = |word: String| {
+        let (flag, value) = word.split_once('=').map_or((word.as_str(), None), |(flag, value)| (flag, Some(value)));
+        let told = match (hides, value) {
+            (true, _) => "<hidden>".to_owned(),
+            (_, Some(_)) if is_secret(flag) => format!("{flag}=<hidden>"),
+            _ => word.clone(),
+        };
+        hides = !hides && value.is_none() && is_secret(flag);
+        told
+    };
+    args.map(hide).collect()
 }
 
 /// One named check of `/livez` and `/readyz`.
@@ -268,6 +311,13 @@ mod tests {
         let sick = health_answer(Err("ALARM NOSPACE".into()));
         assert_eq!(sick.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(sick.body, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n");
+    }
+
+    #[test]
+    fn a_password_on_the_command_line_is_not_told() {
+        let words = ["etcd", "--discovery-password", "p", "--discovery-user=u:p", "--name", "m"].map(str::to_owned);
+        let told = without_secrets(words.into_iter());
+        assert_eq!(told, ["etcd", "--discovery-password", "<hidden>", "--discovery-user=<hidden>", "--name", "m"]);
     }
 
     #[test]

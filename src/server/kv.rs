@@ -8,9 +8,12 @@ use super::front::wrong_reply;
 use super::identity::Caller;
 use super::range_stream;
 use super::room::Seat;
+use super::slow;
+use super::slow::Asked;
 use crate::apply::Machine;
 use crate::apply::Reply;
 use crate::apply::check;
+use crate::apply::loggable;
 use crate::auth::Access;
 use crate::auth::Who;
 use crate::error::Error;
@@ -30,6 +33,7 @@ pub(super) struct Service(pub(super) Front);
 impl Kv for Service {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let (caller, request) = Caller::of(request);
+        slow::asks(|| Asked::Range(request.clone()));
         if !request.serializable && self.0.node.status().is_learner {
             return Err(Error::NotSupportedForLearner.into());
         }
@@ -41,13 +45,21 @@ impl Kv for Service {
         let may = |machine: &Machine, who: &Who| machine.auth().permit(who, &keys(), Access::Read);
         let node = &self.0.node;
         let read = async || self.0.room.read(node, || node.select(&request)).await;
-        let (mut response, seat) = self.0.read_as(&caller, may, read).await?;
+        let carried_out = slow::Read::begin();
+        let found = self.0.read_as(&caller, may, read).await;
+        carried_out.range_done(found.is_ok());
+        let told = found.as_ref().map(|(response, _)| ("range_response_count", response.kvs.len(), response));
+        let (limit, told) = (self.0.limits.warn_read, told.map_err(|_| "the read failed"));
+        slow::warn_of_read("read-only range ", limit, || loggable::range(&request), told);
+        let (mut response, seat) = found?;
+        slow::counts(response.count);
         self.0.stamp(&mut response.header);
         Ok(seat.with(response))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let (caller, put) = Caller::of(request);
+        slow::asks(|| Asked::Put(put.clone()));
         let checked = check::put(&put);
         let request = pb::InternalRaftRequest { put: Some(put), ..Default::default() };
         if let Err(why) = checked {
@@ -63,17 +75,20 @@ impl Kv for Service {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let (caller, delete) = Caller::of(request);
+        slow::asks(|| Asked::Delete(delete.clone()));
         check::delete(&delete)?;
         let request = pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
         let Reply::DeleteRange(mut response) = self.0.propose_as(&caller, request).await? else {
             return Err(wrong_reply());
         };
+        slow::counts(response.deleted);
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let (caller, txn) = Caller::of(request);
+        slow::asks(|| Asked::Txn(txn.clone()));
         let checked = check::txn(&txn, self.0.limits.txn_ops_max);
         let request = pb::InternalRaftRequest { txn: Some(txn), ..Default::default() };
         if let Err(why) = checked {
@@ -86,6 +101,7 @@ impl Kv for Service {
                 _ => return Err(wrong_reply()),
             },
         };
+        slow::decided(response.succeeded);
         self.0.stamp(&mut response.header);
         complete(&mut response);
         Ok(seat.with(response))
@@ -123,7 +139,11 @@ impl Service {
         }
         let may = |machine: &Machine, who: &Who| machine.permit_txn(who, txn);
         let node = &self.0.node;
-        self.0.read_as(caller, may, async || self.0.room.read(node, || node.select_txn(txn)).await).await
+        let found = self.0.read_as(caller, may, async || self.0.room.read(node, || node.select_txn(txn)).await).await;
+        let told = found.as_ref().map(|(response, _)| ("responses", response.responses.len(), response));
+        let (limit, told) = (self.0.limits.warn_read, told.map_err(|_| "the read failed"));
+        slow::warn_of_read("read-only txn ", limit, || loggable::txn(txn), told);
+        found
     }
 }
 

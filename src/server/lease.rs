@@ -13,6 +13,7 @@ use crate::apply::Reply;
 use crate::auth::Access;
 use crate::auth::Who;
 use crate::error::Error;
+use crate::meter;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::types::LeaseId;
@@ -135,7 +136,12 @@ impl Renewals {
         let id = match request {
             Ok(Some(request)) => request.id,
             Ok(None) => return None,
-            Err(status) => return Some(Err(in_grpcs_words(status))),
+            Err(status) => {
+                if !matches!(status.code(), tonic::Code::Cancelled | tonic::Code::Unknown) {
+                    meter::STREAM_FAILURES.with(&["receive", "lease-keepalive"]).inc();
+                }
+                return Some(Err(in_grpcs_words(status)));
+            }
         };
         if let Err(e) = self.front.permit_lease(&self.caller, LeaseId(id), Access::Write).await {
             return Some(Err(e.into()));

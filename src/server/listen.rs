@@ -17,6 +17,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
+use rustix::net::AddressFamily;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+use rustix::net::sockopt;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -47,6 +51,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
+/// Connections that the kernel holds for us; Go's and the standard library's.
+const BACKLOG: i32 = 4096;
+
 /// Most bytes of all header fields of a request.
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 
@@ -74,10 +81,15 @@ enum Kind {
 impl Socket {
     /// Binds a URL; the error is Go's sentence.
     pub(super) fn bind(url: &Url) -> Result<Socket, String> {
+        Socket::bind_as(url, false)
+    }
+
+    /// The same; other processes may listen on the same port if `reuse_port`.
+    pub(super) fn bind_as(url: &Url, reuse_port: bool) -> Result<Socket, String> {
         let kind = if url.is_unix() {
             Kind::Unix(bind_unix(Path::new(url.address()))?)
         } else {
-            let socket = bind_tcp(url)?;
+            let socket = bind_tcp(url, reuse_port)?;
             Kind::Tcp(TcpListener::from_std(socket).map_err(|e| e.to_string())?)
         };
         Ok(Socket { url: url.clone(), kind })
@@ -98,7 +110,7 @@ impl Socket {
 }
 
 /// Binds `host:port` of a URL for TCP; the error is Go's sentence.
-pub(super) fn bind_tcp(url: &Url) -> Result<std::net::TcpListener, String> {
+pub(super) fn bind_tcp(url: &Url, reuse_port: bool) -> Result<std::net::TcpListener, String> {
     let told = |what: &str| format!("listen tcp {}: {what}", url.address());
     let port: u16 = match url.port() {
         "" => 0,
@@ -107,7 +119,7 @@ pub(super) fn bind_tcp(url: &Url) -> Result<std::net::TcpListener, String> {
     let addresses: Vec<SocketAddr> = (url.host(), port).to_socket_addrs().map_err(|e| told(&e.to_string()))?.collect();
     let mut last = told("no address");
     for address in addresses {
-        match std::net::TcpListener::bind(address) {
+        match listen_at(address, reuse_port) {
             Ok(socket) => {
                 socket.set_nonblocking(true).map_err(|e| told(&e.to_string()))?;
                 return Ok(socket);
@@ -116,6 +128,19 @@ pub(super) fn bind_tcp(url: &Url) -> Result<std::net::TcpListener, String> {
         }
     }
     Err(last)
+}
+
+fn listen_at(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
+    if !reuse_port {
+        return std::net::TcpListener::bind(address);
+    }
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// The system's words for the commonest failures, without Rust's error numbers.
@@ -265,8 +290,9 @@ impl Server {
     async fn http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, origin: &Arc<Origin>) {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
-        let mut connection =
-            pin!(builder.serve_connection(TokioIo::new(io), service_fn(|request| self.answer(request, origin))));
+        let answer = service_fn(|request| self.answer(request, origin));
+        // A request for a websocket takes the connection with it.
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer).with_upgrades());
         tokio::select! {
             _ended = connection.as_mut() => return,
             () = wait_for_stop(self.stopping.clone()) => connection.as_mut().graceful_shutdown(),
@@ -290,11 +316,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_is_told_as_go_tells_it() {
-        let first = bind_tcp(&Url::parse("http://127.0.0.1:0").expect("good")).expect("a free port");
+        let first = bind_tcp(&Url::parse("http://127.0.0.1:0").expect("good"), false).expect("a free port");
         let taken = first.local_addr().expect("bound");
         let url = Url::parse(&format!("http://{taken}")).expect("good");
         let told = Socket::bind(&url).err().expect("taken");
         assert_eq!(told, format!("listen tcp {taken}: bind: address already in use"));
+    }
+
+    #[tokio::test]
+    async fn a_port_may_be_shared_by_those_who_both_say_so() {
+        let any = Url::parse("http://127.0.0.1:0").expect("good");
+        let first = bind_tcp(&any, true).expect("a free port");
+        let url = Url::parse(&format!("http://{}", first.local_addr().expect("bound"))).expect("good");
+        assert!(Socket::bind_as(&url, true).is_ok());
+        assert!(Socket::bind_as(&url, false).is_err());
     }
 
     #[tokio::test]

@@ -98,6 +98,11 @@ pub(super) fn toggle_debug() -> &'static str {
     level.now().name()
 }
 
+/// Whether lines of level debug are logged now; for those who would have to work for what they say.
+pub(super) fn wants_debug() -> bool {
+    TOGGLE.get().is_some_and(|toggle| toggle.level.now() == Severity::Debug)
+}
+
 /// The least level that is logged.
 struct Threshold {
     configured: Severity,
@@ -338,7 +343,7 @@ impl Visit for Line {
 }
 
 /// `2006-01-02T15:04:05.000000Z`, always UTC.
-fn timestamp(now: SystemTime) -> String {
+pub(super) fn timestamp(now: SystemTime) -> String {
     let format =
         time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
     OffsetDateTime::from(now).format(format).unwrap_or_default()

@@ -38,8 +38,17 @@ impl Page {
     }
 }
 
+/// The answer to who asks for metrics, which is counted as well.
+pub(super) fn page(front: &Front) -> String {
+    meter::SCRAPES_INFLIGHT.add(1);
+    let page = render(front);
+    meter::SCRAPES_INFLIGHT.sub(1);
+    meter::SCRAPES.with(&["200"]).inc();
+    page
+}
+
 /// All metrics as text.
-pub(super) fn render(front: &Front) -> String {
+fn render(front: &Front) -> String {
     let mut page = Page::default();
     raft(front, &mut page);
     store(front, &mut page);
@@ -85,6 +94,11 @@ fn raft(front: &Front, page: &mut Page) {
     };
     let alarms: Vec<_> = alarms.iter().map(alarm).collect();
     page.add("gauge", "etcd_debugging_server_alarms", "Alarms that are raised.", &alarms);
+    let feature = |(name, stage, on): &(&str, &str, bool)| {
+        (format!("name={},stage={}", quoted(name), quoted(stage)), if *on { 1.0 } else { 0.0 })
+    };
+    let features: Vec<_> = front.limits.features.iter().map(feature).collect();
+    page.add("gauge", "etcd_server_feature_enabled", "Whether a feature is on.", &features);
 }
 
 fn store(front: &Front, page: &mut Page) {
@@ -163,10 +177,27 @@ fn process(page: &mut Page) {
         page.gauge("process_open_fds", "Open files.", count);
         page.gauge("os_fd_used", "Open files.", count);
     }
+    if let Some([received, sent]) =
+        std::fs::read_to_string("/proc/self/net/netstat").ok().and_then(|text| octets(&text))
+    {
+        let counter = |page: &mut Page, name, help, value| page.add("counter", name, help, &[(String::new(), value)]);
+        counter(page, "process_network_receive_bytes_total", "Bytes received in this network namespace.", received);
+        counter(page, "process_network_transmit_bytes_total", "Bytes sent in this network namespace.", sent);
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current.unwrap_or(u64::MAX);
+    page.gauge("process_virtual_memory_max_bytes", "Virtual memory that there may be, in bytes.", limit as f64);
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         page.gauge("process_max_fds", "Files that may be open.", limit as f64);
         page.gauge("os_fd_limit", "Files that may be open.", limit as f64);
     }
+}
+
+/// Bytes received and sent, of `/proc/PID/net/netstat`: a line of names and one of values, each twice.
+fn octets(netstat: &str) -> Option<[f64; 2]> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("IpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let of = |wanted: &str| names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == wanted)?.1.parse().ok();
+    Some([of("InOctets")?, of("OutOctets")?])
 }
 
 /// When the kernel began, in seconds since 1970.
@@ -195,6 +226,13 @@ mod tests {
         let want = "# HELP a_total Counts.\n# TYPE a_total counter\na_total 3\n\
             # HELP v Version.\n# TYPE v gauge\nv{server_version=\"3.6\"} 1\n";
         assert_eq!(page.0, want);
+    }
+
+    #[test]
+    fn octets_stand_under_their_names() {
+        let netstat = "TcpExt: A B\nTcpExt: 1 2\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 70 30\n";
+        assert_eq!(octets(netstat), Some([70.0, 30.0]));
+        assert_eq!(octets("IpExt: InOctets\nIpExt: 70\n"), None);
     }
 
     #[test]

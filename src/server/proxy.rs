@@ -6,9 +6,13 @@
 #![expect(clippy::disallowed_methods, reason = "members that cannot be reached are left out for a while")]
 
 use super::listen::bind_tcp;
+use super::systemd::Manager;
 use super::urls::Url;
+use crate::client;
 use crate::golang;
 use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -18,6 +22,7 @@ use std::time::Instant;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// Connections that are passed on at a time.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -37,6 +42,9 @@ Usage:
 
   etcd gateway start [--listen-addr HOST:PORT] [--endpoints HOST:PORT,...] [--retry-delay TIME]
     Pass TCP connections on to members. Defaults: 127.0.0.1:23790, 127.0.0.1:2379, 1m0s.
+
+  etcd gateway start --discovery-srv DOMAIN [--discovery-srv-name SUFFIX] [--trusted-ca-file FILE] [--insecure-discovery]
+    The same with the members that DNS names. Only those whose certificate is good for DOMAIN are used, unless discovery may be insecure.
 ";
 
 /// What the words after `gateway start` say.
@@ -45,6 +53,18 @@ pub(super) struct Plan {
     listen: String,
     endpoints: Vec<String>,
     retry: Duration,
+    discovery: Discovery,
+}
+
+/// Members by DNS.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Discovery {
+    /// Empty: none.
+    domain: String,
+    suffix: String,
+    /// Members without TLS, or with a certificate that proves nothing, are used as well.
+    insecure: bool,
+    ca: String,
 }
 
 impl Plan {
@@ -60,11 +80,14 @@ impl Plan {
             None => return Err("a command is missing: etcd gateway start".into()),
         }
         let local = |port: u16| format!("127.0.0.1:{port}");
-        let mut plan = Plan { listen: local(23790), endpoints: vec![local(2379)], retry: Duration::from_secs(60) };
+        let retry = Duration::from_secs(60);
+        let (listen, endpoints) = (local(23790), vec![local(2379)]);
+        let mut plan = Plan { listen, endpoints, retry, discovery: Discovery::default() };
         while let Some(word) = rest.next() {
             let flag = word.strip_prefix("--").ok_or_else(|| format!("unknown word {word:?}"))?;
             let (name, value) = match flag.split_once('=') {
                 Some((name, value)) => (name, value.to_owned()),
+                None if flag == "insecure-discovery" => (flag, "true".to_owned()),
                 None => (flag, rest.next().cloned().ok_or_else(|| format!("flag needs an argument: --{flag}"))?),
             };
             match name {
@@ -74,9 +97,13 @@ impl Plan {
                     let nanos = golang::parse_nanos(&value).ok().and_then(|nanos| u64::try_from(nanos).ok());
                     plan.retry = Duration::from_nanos(nanos.ok_or_else(|| format!("{value:?} is no time"))?);
                 }
-                "discovery-srv" | "discovery-srv-name" | "insecure-discovery" | "trusted-ca-file" => {
-                    return Err(format!("--{name} is not part of this release: name the members in --endpoints"));
+                "discovery-srv" => plan.discovery.domain = value,
+                "discovery-srv-name" => plan.discovery.suffix = value,
+                "insecure-discovery" => {
+                    plan.discovery.insecure =
+                        golang::parse_bool(&value).map_err(|_| format!("{value:?} is no boolean"))?;
                 }
+                "trusted-ca-file" => plan.discovery.ca = value,
                 other => return Err(format!("unknown flag: --{other}")),
             }
         }
@@ -103,12 +130,53 @@ struct Member {
 ///
 /// # Errors
 /// The address cannot be bound.
-pub(super) async fn run(plan: Plan) -> Result<(), String> {
+pub(super) async fn run(mut plan: Plan) -> Result<(), String> {
+    if !plan.discovery.domain.is_empty() {
+        plan.endpoints = plan.discovery.endpoints().await?;
+    }
     let url = Url::parse(&format!("http://{}", plan.listen))?;
-    let listener = TcpListener::from_std(bind_tcp(&url)?).map_err(|e| e.to_string())?;
+    let listener = TcpListener::from_std(bind_tcp(&url, false)?).map_err(|e| e.to_string())?;
     tracing::info!(address = plan.listen, endpoints = plan.endpoints.join(","), "ready to proxy client requests");
+    // Its own socket is open: whoever waits for the gateway may go on.
+    let text = |os: OsString| os.to_string_lossy().into_owned();
+    let env: Vec<_> = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    let _ = Manager::of(&env, std::process::id()).tell("READY=1");
     serve(listener, plan).await;
     Ok(())
+}
+
+impl Discovery {
+    /// `host:port` of the members that DNS names.
+    async fn endpoints(&self) -> Result<Vec<String>, String> {
+        let found = client::discover(&self.domain, &self.suffix).await?;
+        tracing::info!("discovery-srv" = self.domain, endpoints = found.join(","), "discovered cluster from SRV");
+        let mut good = Vec::new();
+        for url in found {
+            let address = address(&url)?;
+            if self.insecure {
+                good.push(address);
+                continue;
+            }
+            match self.verify(&url, &address).await {
+                Ok(()) => good.push(address),
+                Err(why) => tracing::warn!(endpoint = url, error = why, "failed to resolve discovered SRV endpoint"),
+            }
+        }
+        if good.is_empty() { Err(format!("no endpoints found at {}", self.domain)) } else { Ok(good) }
+    }
+
+    /// Whether a member shows a certificate that is good for the domain.
+    async fn verify(&self, url: &str, address: &str) -> Result<(), String> {
+        if !url.starts_with("https://") {
+            return Err("not a secure endpoint".into());
+        }
+        let files = client::TlsFiles { cacert: self.ca.clone(), ..client::TlsFiles::default() };
+        let connector = TlsConnector::from(files.load().map_err(|e| e.to_string())?);
+        let name = ServerName::try_from(self.domain.clone()).map_err(|e| e.to_string())?;
+        let shaken = async { connector.connect(name, TcpStream::connect(address).await?).await };
+        let shaken = tokio::time::timeout(DIAL_TIMEOUT, shaken).await;
+        shaken.map_err(|_| "no answer".to_owned())?.map(drop).map_err(|e| e.to_string())
+    }
 }
 
 async fn serve(listener: TcpListener, plan: Plan) {
@@ -175,9 +243,18 @@ mod tests {
         let plan_ = plan("start --endpoints=http://a:1,b:2 --listen-addr 127.0.0.1:9 --retry-delay 10s").expect("good");
         assert_eq!((plan_.endpoints, plan_.listen), (vec!["a:1".into(), "b:2".into()], "127.0.0.1:9".into()));
         assert_eq!(plan("start").expect("defaults").listen, "127.0.0.1:23790");
-        for words in ["", "stop", "start x", "start --endpoints=a", "start --bogus=1", "start --discovery-srv=x"] {
+        for words in ["", "stop", "start x", "start --endpoints=a", "start --bogus=1", "start --discovery-srv"] {
             plan(words).expect_err(words);
         }
+    }
+
+    #[test]
+    fn members_may_be_named_by_dns() {
+        let words =
+            "start --discovery-srv example.com --discovery-srv-name=lab --trusted-ca-file ca.pem --insecure-discovery";
+        let want =
+            Discovery { domain: "example.com".into(), suffix: "lab".into(), insecure: true, ca: "ca.pem".into() };
+        assert_eq!(plan(words).expect("good").discovery, want);
     }
 
     #[tokio::test]
@@ -187,7 +264,10 @@ mod tests {
         let door = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = door.local_addr().expect("bound");
         let endpoints = vec![gone.to_string(), member.local_addr().expect("bound").to_string()];
-        let serving = tokio::spawn(serve(door, Plan { listen: String::new(), endpoints, retry: Duration::ZERO }));
+        let serving = tokio::spawn(serve(
+            door,
+            Plan { listen: String::new(), endpoints, retry: Duration::ZERO, discovery: Discovery::default() },
+        ));
         for _ in 0..3 {
             let mut client = TcpStream::connect(address).await.expect("open");
             client.write_all(b"ping").await.expect("sent");

@@ -17,6 +17,7 @@ use super::listen;
 use super::listen::Bounds;
 use super::listen::Socket;
 use super::log;
+use super::otel::Tracer;
 use super::systemd::Manager;
 use super::urls;
 use super::urls::Url;
@@ -30,6 +31,7 @@ use crate::node::Start;
 use crate::tls;
 use crate::tls::Acceptor;
 use crate::types::ETCD_VERSION;
+use rustix::mm::MlockAllFlags;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -61,12 +63,21 @@ pub(super) async fn run(config: Config, manager: Manager) -> End {
     if let Err(e) = super::failpoints::start().await {
         return fatal(&e);
     }
+    if config.memory_lock
+        && let Err(e) = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+    {
+        return fatal(&format!("--memory-mlock: {e}: see RLIMIT_MEMLOCK (LimitMEMLOCK= of a unit)"));
+    }
     let sockets = match Sockets::open(&config) {
         Ok(sockets) => sockets,
         Err(e) => return fatal(&e),
     };
     let security = match Security::of(&config) {
         Ok(security) => security,
+        Err(e) => return fatal(&e),
+    };
+    let tracer = match Tracer::start(&config.tracing) {
+        Ok(tracer) => tracer,
         Err(e) => return fatal(&e),
     };
     toggle_log_on_signal();
@@ -88,13 +99,14 @@ pub(super) async fn run(config: Config, manager: Manager) -> End {
         number = signals.next() => return stop(&config, &node, Serving::none(), signals, number).await,
     }
     let front = |stopping| {
-        let front = Front::new(node.clone(), Limits::of(&config), stopping).with_security(security);
+        let front = Front::new(node.clone(), Limits::of(&config), stopping);
+        let front = front.with_security(security).with_tracer(tracer.clone());
         front.guard_peers();
         front
     };
     let serving = Serving::start(&config, front, sockets.listen, sockets.client_acceptor);
     tell_ready(&manager, &node);
-    tokio::select! {
+    let end = tokio::select! {
         why = node.stopped() => {
             serving.end().await;
             stopped_by_itself(&config, &node, why).await
@@ -104,7 +116,11 @@ pub(super) async fn run(config: Config, manager: Manager) -> End {
             let _ = manager.tell("STOPPING=1");
             stop(&config, &node, serving, signals, number).await
         }
+    };
+    if let Some(tracer) = tracer {
+        tracer.flush().await;
     }
+    end
 }
 
 /// SIGUSR1 switches the log to level debug, and back.
@@ -219,13 +235,19 @@ impl Sockets {
         let peer_files = with_auto(config, &config.peer_tls, "peer", &config.listen_peer_urls)?;
         let peer_acceptor = acceptor(config, &peer_files, &config.listen_peer_urls, true)?;
         let dial = dial(config, &peer_files)?;
-        let peers = config.listen_peer_urls.iter().map(bind_peer).collect::<Result<Vec<_>, _>>()?;
+        let peers = config
+            .listen_peer_urls
+            .iter()
+            .map(|url| bind_peer(url, config.reuse_port))
+            .collect::<Result<Vec<_>, _>>()?;
         tracing::info!("listen-client-urls" = %log::list(&urls::texts(&config.listen_client_urls)), "configuring client listeners");
         let client_files = with_auto(config, &config.client_tls, "client", &config.listen_client_urls)?;
         let for_clients =
             [&config.listen_client_urls[..], &config.listen_client_http_urls, &config.listen_metrics_urls];
         let client_acceptor = acceptor(config, &client_files, &for_clients.concat(), false)?;
-        let bind = |urls: &[Url]| urls.iter().map(Socket::bind).collect::<Result<Vec<_>, _>>();
+        let bind = |urls: &[Url]| {
+            urls.iter().map(|url| Socket::bind_as(url, config.reuse_port)).collect::<Result<Vec<_>, _>>()
+        };
         let lab = match &config.lab {
             Some(lab_config) => Some((bind_lab(&lab_config.listen)?, lab::read_token(&lab_config.token_file)?)),
             None => None,
@@ -245,11 +267,11 @@ impl Sockets {
     }
 }
 
-fn bind_peer(url: &Url) -> Result<tokio::net::TcpListener, String> {
+fn bind_peer(url: &Url, reuse_port: bool) -> Result<tokio::net::TcpListener, String> {
     if url.is_unix() {
         return Err(format!("--listen-peer-urls {url}: peers over socket files are not part of this release"));
     }
-    tokio::net::TcpListener::from_std(listen::bind_tcp(url)?).map_err(|e| e.to_string())
+    tokio::net::TcpListener::from_std(listen::bind_tcp(url, reuse_port)?).map_err(|e| e.to_string())
 }
 
 fn bind_lab(listen: &str) -> Result<Socket, String> {

@@ -406,18 +406,20 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_said_and_what_would_mislead_is_refused() {
         let mut notices = Vec::new();
-        settings("--unsafe-no-fsync --max-wals 5 --experimental-memory-mlock").settle(&mut notices).expect("harmless");
+        settings("--unsafe-no-fsync --max-wals 5 --experimental-backend-bbolt-freelist-type=array")
+            .settle(&mut notices)
+            .expect("harmless");
         let said: Vec<&str> = notices.iter().map(|notice| notice.message.as_str()).collect();
         assert_eq!(
             said,
             [
-                "--experimental-memory-mlock is deprecated: use --memory-mlock instead",
+                "--experimental-backend-bbolt-freelist-type is deprecated: use --backend-bbolt-freelist-type instead",
                 "--unsafe-no-fsync has no effect: what is acknowledged is always synced",
-                "--memory-mlock has no effect: not part of this release"
+                "--backend-bbolt-freelist-type has no effect: this server's store is not bbolt"
             ]
         );
-        let refused = settings("--discovery-endpoints a:1").settle(&mut Vec::new()).expect_err("wrong cluster");
-        assert!(refused.starts_with("--discovery-endpoints cannot be used: "), "{refused}");
+        let refused = settings("--discovery http://a").settle(&mut Vec::new()).expect_err("wrong cluster");
+        assert!(refused.starts_with("--discovery cannot be used: "), "{refused}");
         settings("--discovery-fallback exit --proxy off").settle(&mut Vec::new()).expect("the defaults are harmless");
     }
 }

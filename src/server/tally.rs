@@ -3,9 +3,11 @@
 //! Both bodies of a call are looked at on their way: gRPC's five bytes before each message tell where it ends, wherever the frames of HTTP end. Nothing is
 //! copied, kept or allocated. A call that ends without a status was given up by its client.
 
-#![expect(clippy::disallowed_methods, reason = "calls are timed under --metrics=extensive")]
+#![expect(clippy::disallowed_methods, reason = "calls are timed")]
 
 use super::gateway::POOL;
+use super::otel::Open;
+use super::slow::Slow;
 use crate::meter;
 use crate::meter::Call;
 use crate::meter::Calls;
@@ -42,9 +44,14 @@ const CANCELED: i32 = 1;
 /// One call from its beginning to its end.
 pub(super) struct Tally {
     call: &'static Call,
-    began: Option<Instant>,
+    began: Instant,
     sent: Messages,
+    sent_bytes: u64,
     code: Option<i32>,
+    /// What the log is to tell of it.
+    slow: Option<Box<Slow>>,
+    /// What a collector is to be told of it.
+    span: Option<Box<Open>>,
 }
 
 impl Tally {
@@ -54,8 +61,17 @@ impl Tally {
         call.started.inc();
         let version = headers.get("client-api-version").and_then(|version| version.to_str().ok());
         meter::CLIENT_REQUESTS.count(version.unwrap_or("unknown"), call.is_unary());
-        let began = meter::EXTENSIVE.load(Ordering::Relaxed).then(Instant::now);
-        Some(Tally { call, began, sent: Messages::default(), code: None })
+        let (sent, began) = (Messages::default(), Instant::now());
+        Some(Tally { call, began, sent, sent_bytes: 0, code: None, slow: None, span: None })
+    }
+
+    /// The method and when the call began; nothing for a stream, which has no time to take.
+    pub(super) fn unary(&self) -> Option<(&'static str, Instant)> {
+        self.call.is_unary().then_some((self.call.path(), self.began))
+    }
+
+    pub(super) fn add_span(&mut self, span: Option<Box<Open>>) {
+        self.span = span;
     }
 
     /// What counts the request's messages.
@@ -72,9 +88,16 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.call.handled(self.code.unwrap_or(CANCELED));
-        if let Some(began) = self.began {
-            self.call.took(began.elapsed().as_secs_f64());
+        let code = self.code.unwrap_or(CANCELED);
+        self.call.handled(code);
+        if meter::EXTENSIVE.load(Ordering::Relaxed) {
+            self.call.took(self.began.elapsed().as_secs_f64());
+        }
+        if let Some(slow) = &self.slow {
+            slow.tell(self.sent_bytes);
+        }
+        if let Some(span) = self.span.take() {
+            span.end(code);
         }
     }
 }
@@ -138,9 +161,14 @@ impl Outbound {
         response.map(|body| Outbound { body, tally: None })
     }
 
-    /// The answer of a call.
-    pub(super) fn counted(response: http::Response<Body>, mut tally: Option<Tally>) -> http::Response<Outbound> {
+    /// The answer of a call; `slow` is told once it is sent.
+    pub(super) fn counted(
+        response: http::Response<Body>,
+        mut tally: Option<Tally>,
+        slow: Option<Box<Slow>>,
+    ) -> http::Response<Outbound> {
         if let Some(tally) = &mut tally {
+            tally.slow = slow;
             tally.status(response.headers());
         }
         response.map(|body| Outbound { body, tally })
@@ -157,6 +185,7 @@ impl hyper::body::Body for Outbound {
             if let Some(data) = frame.data_ref() {
                 let (messages, bytes) = tally.sent.see(data);
                 tally.call.sent.add(messages);
+                tally.sent_bytes += bytes;
                 meter::CLIENT_SENT.add(bytes);
             } else if let Some(trailers) = frame.trailers_ref() {
                 tally.status(trailers);

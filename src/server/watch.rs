@@ -11,6 +11,7 @@ use super::identity::watch_refusal;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
+use crate::meter;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
@@ -169,6 +170,9 @@ impl Rights {
 
 /// A client that goes away is told, if it still listens, that its watch is cancelled.
 fn broken(status: Status) -> Status {
+    if !matches!(status.code(), tonic::Code::Cancelled | tonic::Code::Unknown) {
+        meter::STREAM_FAILURES.with(&["receive", "watch"]).inc();
+    }
     match status.code() {
         tonic::Code::Cancelled | tonic::Code::Unknown => Error::WatchCanceled.into(),
         _ => super::front::in_grpcs_words(status),

@@ -130,6 +130,21 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// How many TCP sockets it listens on.
+    pub(crate) fn ports(&self) -> usize {
+        let pid = self.child.id();
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+        let own: Vec<String> = links
+            .filter_map(|link| Some(fs::read_link(link.ok()?.path()).ok()?.to_string_lossy().into_owned()))
+            .filter_map(|target| Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .collect();
+        let tables = ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")));
+        let lines = tables.iter().flatten().flat_map(|table| table.lines().skip(1));
+        let fields = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // State 0A is that of a listener; the tenth field is the socket's number.
+        fields.filter(|fields| fields[3] == "0A" && own.iter().any(|inode| inode == fields[9])).count()
+    }
+
     /// Waits for its end; `None` if it still runs after this time.
     pub(crate) async fn ends(&mut self, within: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + within;

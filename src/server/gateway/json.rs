@@ -21,6 +21,7 @@ use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use tokio::sync::mpsc;
 use tonic::Status;
 
 /// A message as etcd 3.5 prints it.
@@ -134,9 +135,27 @@ impl Splitter {
 /// What ends a body too early.
 pub(in crate::server) type Failure = Box<dyn Error + Send + Sync>;
 
+/// Where JSON comes from.
+enum Source {
+    Body(Incoming),
+    Feed(mpsc::Receiver<Bytes>),
+}
+
+impl Source {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        match self {
+            Source::Body(body) => Pin::new(body).poll_frame(cx).map(|frame| {
+                let data = |frame: Frame<Bytes>| frame.into_data().unwrap_or_default();
+                Some(frame?.map(data).map_err(Into::into))
+            }),
+            Source::Feed(feed) => feed.poll_recv(cx).map(|data| data.map(Ok)),
+        }
+    }
+}
+
 /// A body of JSON objects as the body of a gRPC call: one frame for each object.
 pub(in crate::server) struct Transcoded {
-    body: Incoming,
+    body: Source,
     descriptor: MessageDescriptor,
     splitter: Splitter,
     bytes_max: usize,
@@ -145,6 +164,15 @@ pub(in crate::server) struct Transcoded {
 
 impl Transcoded {
     pub(super) fn new(body: Incoming, descriptor: MessageDescriptor, bytes_max: usize) -> Transcoded {
+        Transcoded::from(Source::Body(body), descriptor, bytes_max)
+    }
+
+    /// Of JSON that comes piece by piece.
+    pub(super) fn fed(feed: mpsc::Receiver<Bytes>, descriptor: MessageDescriptor, bytes_max: usize) -> Transcoded {
+        Transcoded::from(Source::Feed(feed), descriptor, bytes_max)
+    }
+
+    fn from(body: Source, descriptor: MessageDescriptor, bytes_max: usize) -> Transcoded {
         Transcoded { body, descriptor, splitter: Splitter::default(), bytes_max, ended: false }
     }
 
@@ -165,9 +193,9 @@ impl Transcoded {
                 let told = format!("grpc: received message larger than max ({})", self.bytes_max);
                 return Poll::Ready(Some(Err(Status::resource_exhausted(told).into())));
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => self.splitter.push(frame.data_ref().map(Bytes::as_ref).unwrap_or_default()),
-                Some(Err(e)) => return Poll::Ready(Some(Err(e.into()))),
+            match ready!(self.body.poll(cx)) {
+                Some(Ok(data)) => self.splitter.push(&data),
+                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
                 None => self.ended = true,
             }
         }

@@ -2,6 +2,8 @@
 
 use super::json;
 use super::stream_error;
+use super::timeout;
+use super::timeout::Limit;
 use crate::server::tally::Outbound;
 use bytes::Buf as _;
 use bytes::Bytes;
@@ -79,14 +81,19 @@ impl Replies {
         Some(message.map_err(|e| Status::internal(e.to_string())))
     }
 
-    /// A body with a line for `first` and one for each further message. A refusal ends it, without the end of a line.
+    /// A body with a line for `first` and one for each further message, until `limit`. A refusal ends it, without the end of a line.
     pub(super) fn into_lines(
         self,
         first: &DynamicMessage,
+        limit: Limit,
     ) -> StreamBody<impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + 'static + use<>> {
         let first = line(first);
-        let rest = unfold(self, |mut replies| async move {
-            let text = match replies.next().await? {
+        let rest = unfold(self, move |mut replies| async move {
+            let next = match limit.within(replies.next()).await {
+                Some(next) => next?,
+                None => replies.end(timeout::exceeded())?,
+            };
+            let text = match next {
                 Ok(message) => line(&message),
                 Err(status) => stream_error(&status).into_bytes(),
             };
