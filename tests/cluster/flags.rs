@@ -346,7 +346,7 @@ async fn identity(member: &Member) {
     let listed = member.client.members(0, true).await.expect("members").members;
     let own = &listed[0];
     assert_eq!((own.name.as_str(), &own.peer_ur_ls), ("shown", &vec![member.spec.peer_url.clone()]));
-    assert_eq!(own.client_ur_ls, [member.spec.client_url.clone()]);
+    assert_eq!(own.client_ur_ls, std::slice::from_ref(&member.spec.client_url));
     let learner = async |n: u16| {
         let request = pb::MemberAddRequest { peer_ur_ls: vec![format!("http://127.0.0.1:{n}")], is_learner: true };
         member.client.cluster(0).member_add(request).await
