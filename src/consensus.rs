@@ -277,6 +277,9 @@ impl Consensus {
         let mut verdict = inbound::check(&mut message, &view);
         if verdict.is_ok() {
             self.count_vote(&message);
+            if is_planted(Bug::PreVoteDespiteLeader) && message.msg_type() == MessageType::MsgRequestPreVote {
+                self.raw.raft.leader_id = raft::INVALID_ID;
+            }
             self.step_raft(|raw| verdict = raw.step(message).map_err(|_| Refused::Ignored));
         }
         if let Some(wire) = wire {

@@ -54,11 +54,13 @@ pub(crate) enum Bug {
     LearnerCampaignsOnLoss,
     /// All voters ask for votes at once when the leader's process ends.
     AllCampaignAtOnce,
+    /// A voter grants a pre-vote although it hears from its leader.
+    PreVoteDespiteLeader,
 }
 
 #[cfg(test)]
 impl Bug {
-    pub(crate) const ALL: [Bug; 24] = [
+    pub(crate) const ALL: [Bug; 25] = [
         Bug::AcknowledgeBeforeSync,
         Bug::VoteBeforeSync,
         Bug::AppliedIndexOutsideBatch,
@@ -83,6 +85,7 @@ impl Bug {
         Bug::CursorForgottenAtInstall,
         Bug::LearnerCampaignsOnLoss,
         Bug::AllCampaignAtOnce,
+        Bug::PreVoteDespiteLeader,
     ];
 }
 

@@ -87,8 +87,8 @@ pub(super) struct Hands {
     pub(super) hard_state: HardState,
     shown: (u64, bool, u64),
     learner: bool,
-    /// Who has asked for a pre-vote of which term, and whether this member heard from the leader each time.
-    pub(super) loyal_against: BTreeMap<(u64, u64), bool>,
+    /// How often this member may grant a pre-vote in this turn: by candidate and term, the questions that came when it did not hear from a leader.
+    pub(super) may_grant: BTreeMap<(u64, u64), u32>,
 }
 
 impl Hands {
@@ -117,7 +117,7 @@ impl Hands {
             hard_state: held.hard_state,
             shown: (0, false, 0),
             learner: false,
-            loyal_against: BTreeMap::new(),
+            may_grant: BTreeMap::new(),
         }
     }
 
@@ -150,10 +150,11 @@ impl Outside for Hands {
                 MessageType::MsgRequestPreVote => {
                     self.facts.push(Fact::Campaigns { term: message.term, learner: self.learner });
                 }
-                MessageType::MsgRequestPreVoteResponse
-                    if !message.reject && self.loyal_against.get(&(message.to, message.term)) == Some(&true) =>
-                {
-                    self.facts.push(Fact::Disloyal { for_whom: message.to });
+                MessageType::MsgRequestPreVoteResponse if !message.reject => {
+                    match self.may_grant.get_mut(&(message.to, message.term)).filter(|left| **left > 0) {
+                        Some(left) => *left -= 1,
+                        None => self.facts.push(Fact::Disloyal { for_whom: message.to }),
+                    }
                 }
                 _ => {}
             }

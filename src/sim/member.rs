@@ -293,7 +293,7 @@ impl Alive {
     /// One round of the raft thread. On an error, what was done before it still counts.
     pub(super) fn turn(&mut self, now: Millis) -> (Turn, Result<(), Error>) {
         self.hands.took_us = 0;
-        self.hands.loyal_against.clear();
+        self.hands.may_grant.clear();
         let result = self.round(now);
         let turn = Turn {
             took_us: self.hands.took_us,
@@ -339,7 +339,6 @@ impl Alive {
             Input::Peer(message) => self.hear(message),
             Input::Lost(member) => {
                 self.hears = self.hears.filter(|(leader, ..)| *leader != member.0);
-                self.hands.loyal_against.clear();
                 self.replica.peer_lost(member, now);
             }
             Input::Unreachable(member) => consensus.report_unreachable(member),
@@ -362,10 +361,12 @@ impl Alive {
     fn hear(&mut self, message: Message) {
         let (from, term, kind) = (message.from, message.term, message.msg_type());
         let now = self.replica.consensus.term();
-        // A request for the term that has begun is a late one.
-        if kind == MessageType::MsgRequestPreVote && term > now.0 {
+        if kind == MessageType::MsgRequestPreVote {
             let hears = self.hears.is_some_and(|(_, heard, ticks)| heard == now && ticks < ELECTION_TICKS);
-            *self.hands.loyal_against.entry((from, term)).or_insert(true) &= hears;
+            // One for the term that has begun is late: whoever gave the candidate its vote then says so again. The same candidate may ask twice
+            // in one turn of a member that slept, with a leader before and none after: each question allows one answer.
+            let may = term > now.0 && !hears || term == now.0;
+            *self.hands.may_grant.entry((from, term)).or_default() += u32::from(may);
         }
         self.replica.step(message);
         let is_leaders = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);

@@ -73,6 +73,18 @@ fn planted_bugs_are_found() {
     }
 }
 
+#[test]
+fn a_voter_that_hears_from_its_leader_and_would_vote_is_noticed_at_once() {
+    let (_, what) = seeds_until_found(Bug::PreVoteDespiteLeader, Size::SHORT, 20).expect("links flap in every run");
+    assert!(what.contains("would vote for"), "{what}");
+}
+
+/// A voter that slept reads in one turn: heartbeats, a pre-vote that it must not grant, news of the term that has begun, the same question again.
+#[test]
+fn what_a_sleeper_reads_in_one_turn_is_judged_message_by_message() {
+    run(20_817, Size::LONG).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
 /// `SIM_FROM=0 SIM_RUNS=10000 cargo test --release --lib sim::tests::runs_by_hand -- --ignored --nocapture`. It tells now and then how far it
 /// is: one that was stopped goes on from there.
 #[test]
