@@ -19,9 +19,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "waits for the folder's lock, with a deadline")]
 
+mod pour;
 mod renew;
 
+pub use pour::pour;
 pub use renew::Renewable;
+pub use renew::abandon;
 pub use renew::delete;
 
 use crate::engine::Batch;
