@@ -256,6 +256,42 @@ fn the_last_leader_of_two_says_on_its_way_out_what_is_committed() {
     assert_eq!(net.members[&other].raft.conf_state().voters, [other]);
 }
 
+/// The limit of two, in etcd too: its raft's `doc.go` says that a member cannot be removed any more "if one of the members dies before the other one
+/// receives the commit", and advises three. What we and etcd do about it is time: one that is removed stops a second later, and a leader tells
+/// before it steps down. Whoever is left over writes `--force-new-cluster`.
+#[test]
+fn of_two_the_one_that_stays_waits_for_ever_if_the_leader_dies_between_its_own_removal_and_the_news_of_it() {
+    for hears in [false, true] {
+        let mut net = Net::new(2);
+        net.tick_until(|net| net.leader().is_some());
+        let old = net.leader().expect("a leader");
+        let other = 3 - old;
+        let remove = walpb::ConfChange { r#type: Type::RemoveNode as i32, node_id: old, ..Default::default() };
+        let leader = net.members.get_mut(&old).expect("the leader");
+        leader.raft.propose_conf_change(&remove).expect("it leads");
+        let appends = leader.work();
+        let follower = net.members.get_mut(&other).expect("the other");
+        appends.into_iter().for_each(|message| drop(follower.raft.step(message)));
+        let answers = follower.work();
+        let leader = net.members.get_mut(&old).expect("the leader");
+        answers.into_iter().for_each(|message| drop(leader.raft.step(message)));
+        let news = leader.work();
+        assert_eq!(leader.raft.conf_state().voters, [other], "committed and counted where it was proposed");
+        net.down.push(old);
+        let follower = net.members.get_mut(&other).expect("the other");
+        if hears {
+            news.into_iter().for_each(|message| drop(follower.raft.step(message)));
+        }
+        net.settle();
+        for _ in 0..200 {
+            net.members.get_mut(&other).expect("the other").raft.tick();
+            net.settle();
+        }
+        let (voters, leads) = (net.members[&other].raft.conf_state().voters.len(), net.leader() == Some(other));
+        assert_eq!((voters, leads), if hears { (1, true) } else { (2, false) });
+    }
+}
+
 #[test]
 fn a_learner_neither_votes_nor_campaigns() {
     let mut net = Net::new(1);

@@ -86,6 +86,27 @@ impl Cluster {
         (member, id)
     }
 
+    /// Puts another member with an empty disk in the place of one that has ended, whose id is `dead`, through `at`. It has the same name and the same addresses.
+    /// Returns its id.
+    pub(crate) async fn replace(&mut self, member: usize, dead: u64, at: usize) -> u64 {
+        healthy(async || self.try_remove(at, dead).await).await;
+        let spec = self.spec(member).clone();
+        std::fs::remove_dir_all(&spec.data_dir).expect("its disk is gone");
+        let added = healthy(async || self.try_add(at, &spec.peer_url, false).await).await;
+        let id = added.member.expect("the new one").id;
+        let spec = self.spec_mut(member);
+        // What an earlier replacement was told goes.
+        if let Some(told) = spec.more.iter().position(|flag| flag == "--initial-cluster") {
+            spec.more.truncate(told);
+        }
+        let cluster = as_flag(&added.members, id, &spec.name);
+        let told = ["--initial-cluster", &cluster, "--initial-cluster-state", "existing"];
+        spec.more.extend(told.map(str::to_owned));
+        self.restart(member).await;
+        assert_eq!(self.id(member).await, id);
+        id
+    }
+
     /// Removes a member that runs, through `at`, and waits until its process has ended as a removed one does.
     async fn dismiss(&mut self, at: usize, member: usize, id: u64) {
         let left = healthy(async || self.try_remove(at, id).await).await;
