@@ -116,7 +116,7 @@ async fn lose_power(cluster: &mut Cluster, round: usize, tail: Tail, stored: Sto
     }
     for number in 0..WRITES {
         let (key, value) = (format!("r{round}/{number}"), format!("{round} {number}"));
-        until(READY_WITHIN, "a put", async || cluster.client.put(number, &key, &value).await).await;
+        until(READY_WITHIN, "a put", async || cluster.client.put(number % cluster.len(), &key, &value).await).await;
     }
     // Nobody has anything left to sync when all have all.
     cluster.assert_equal_hashes().await;
@@ -144,7 +144,7 @@ async fn lose_power(cluster: &mut Cluster, round: usize, tail: Tail, stored: Sto
     for before in 0..=round {
         for number in 0..WRITES {
             let key = format!("r{before}/{number}");
-            let found = until(READY_WITHIN, "a read", async || cluster.client.get(number, &key).await).await;
+            let found = until(READY_WITHIN, "a read", async || cluster.client.get(number % cluster.len(), &key).await).await;
             assert_eq!(found, Some(format!("{before} {number}")), "{tail:?}, {stored:?}: {key}");
         }
     }
