@@ -144,7 +144,8 @@ async fn lose_power(cluster: &mut Cluster, round: usize, tail: Tail, stored: Sto
     for before in 0..=round {
         for number in 0..WRITES {
             let key = format!("r{before}/{number}");
-            let found = until(READY_WITHIN, "a read", async || cluster.client.get(number % cluster.len(), &key).await).await;
+            let found =
+                until(READY_WITHIN, "a read", async || cluster.client.get(number % cluster.len(), &key).await).await;
             assert_eq!(found, Some(format!("{before} {number}")), "{tail:?}, {stored:?}: {key}");
         }
     }
