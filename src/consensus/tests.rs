@@ -271,16 +271,20 @@ fn of_two_the_one_that_stays_waits_for_ever_if_the_leader_dies_between_its_own_r
         leader.raft.propose_conf_change(&remove).expect("it leads");
         let appends = leader.work();
         let follower = net.members.get_mut(&other).expect("the other");
-        appends.into_iter().for_each(|message| drop(follower.raft.step(message)));
+        for message in appends {
+            let _verdict = follower.raft.step(message);
+        }
         let answers = follower.work();
         let leader = net.members.get_mut(&old).expect("the leader");
-        answers.into_iter().for_each(|message| drop(leader.raft.step(message)));
+        for message in answers {
+            let _verdict = leader.raft.step(message);
+        }
         let news = leader.work();
         assert_eq!(leader.raft.conf_state().voters, [other], "committed and counted where it was proposed");
         net.down.push(old);
         let follower = net.members.get_mut(&other).expect("the other");
-        if hears {
-            news.into_iter().for_each(|message| drop(follower.raft.step(message)));
+        for message in news.into_iter().filter(|_| hears) {
+            let _verdict = follower.raft.step(message);
         }
         net.settle();
         for _ in 0..200 {

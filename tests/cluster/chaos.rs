@@ -535,18 +535,20 @@ fn histories_stay_linearizable_under_faults() {
     }
 }
 
+/// An event of the key `key`.
+fn event(at: i64, value: Option<&str>) -> Event {
+    let kv = etcd_lab::proto::mvccpb::KeyValue {
+        key: "key".into(),
+        value: value.unwrap_or_default().to_owned().into(),
+        mod_revision: at,
+        ..Default::default()
+    };
+    Event { r#type: i32::from(value.is_none()), kv: Some(kv), prev_kv: None }
+}
+
 /// The judge notices each kind of lie.
 #[test]
 fn a_history_that_is_not_linearizable_is_noticed() {
-    let event = |at: i64, value: Option<&str>| {
-        let kv = etcd_lab::proto::mvccpb::KeyValue {
-            key: "key".into(),
-            value: value.unwrap_or_default().to_owned().into(),
-            mod_revision: at,
-            ..Default::default()
-        };
-        Event { r#type: i32::from(value.is_none()), kv: Some(kv), prev_kv: None }
-    };
     let truth = Truth::of(&[event(2, Some("a")), event(3, Some("b")), event(4, None), event(5, Some("c"))]);
     let start = Instant::now();
     let at = |second: u64| start + Duration::from_secs(second);
@@ -592,11 +594,33 @@ fn a_history_that_is_not_linearizable_is_noticed() {
         let fault = truth.fault_of(&history).expect("a lie");
         assert!(fault.contains(why), "{fault}");
     }
+    let twice = Truth::of(&[event(2, Some("a")), event(3, Some("a"))]);
+    assert!(twice.fault_of(&good[..1]).is_some_and(|fault| fault.contains("each of [2, 3]")));
+}
+
+#[test]
+fn a_log_that_is_not_that_of_a_history_is_noticed() {
+    let truth = Truth::of(&[event(2, Some("a")), event(3, Some("b")), event(4, Some("c"))]);
+    let now = Instant::now();
+    let op = |asked, heard: Option<(i64, bool)>| {
+        let heard = heard.map(|(revision, done)| (now, Heard { revision, value: None, done }));
+        Operation { asked, began: now, heard }
+    };
+    let put = |value: &str| Asked::Put("key".into(), value.into());
+    let swap = |value: &str| Asked::Swap("key".into(), 2, value.into());
+    let history = [
+        op(put("a"), Some((2, true))),
+        op(swap("b"), Some((3, true))),
+        op(swap("x"), Some((3, false))),
+        op(put("c"), None),
+        op(put("lost"), None),
+        op(swap("in vain"), None),
+    ];
     let logged = |more: &[(&str, usize)]| {
         let values = ["a", "b", "c", "x"].map(|value| (value, 1));
         values.iter().chain(more).map(|(value, times)| ((*value).to_owned(), *times)).collect::<BTreeMap<_, _>>()
     };
-    assert_eq!(truth.fault_in_log(&good, &logged(&[])), None);
+    assert_eq!(truth.fault_in_log(&history, &logged(&[])), None);
     for (wrong, why) in [
         (("a", 0), "answered, and the log has it 0 times"),
         (("b", 2), "answered, and the log has it 2 times"),
@@ -605,9 +629,9 @@ fn a_history_that_is_not_linearizable_is_noticed() {
         (("lost", 1), "it never happened"),
         (("lost", 2), "the log has it 2 times"),
     ] {
-        let fault = truth.fault_in_log(&good, &logged(&[wrong])).expect("a lie");
+        let fault = truth.fault_in_log(&history, &logged(&[wrong])).expect("a lie");
         assert!(fault.contains(why), "{fault}");
     }
-    let twice = Truth::of(&[event(2, Some("a")), event(3, Some("a"))]);
-    assert!(twice.fault_of(&good[..1]).is_some_and(|fault| fault.contains("each of [2, 3]")));
+    let in_vain = truth.fault_in_log(&history, &logged(&[("in vain", 1)]));
+    assert_eq!(in_vain, None, "its comparison was false");
 }
