@@ -297,6 +297,21 @@ fn of_two_the_one_that_stays_waits_for_ever_if_the_leader_dies_between_its_own_r
 }
 
 #[test]
+fn a_leader_that_commits_nothing_takes_so_many_bytes_and_no_more() {
+    let mut net = Net::new(3);
+    net.tick_until(|net| net.leader().is_some());
+    let leader = net.leader().expect("a leader");
+    let member = net.members.get_mut(&leader).expect("the leader");
+    let mebibyte = Bytes::from(vec![1; 1 << 20]);
+    let mut propose = || member.raft.propose(vec![mebibyte.clone()]);
+    let taken = (0..10_000_u64).take_while(|_| propose().is_ok()).count() as u64;
+    assert_eq!(taken, UNCOMMITTED_BYTES_MAX >> 20);
+    net.settle();
+    let member = net.members.get_mut(&leader).expect("the leader");
+    member.raft.propose(vec![mebibyte]).expect("all of it is committed now");
+}
+
+#[test]
 fn a_learner_neither_votes_nor_campaigns() {
     let mut net = Net::new(1);
     net.tick_until(|net| net.leader() == Some(1));
