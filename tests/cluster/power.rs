@@ -1,6 +1,6 @@
 //! Power is lost: what a machine that stops at once leaves of its members.
 //!
-//! A process that is killed loses nothing that it has written; a machine loses what no `fdatasync` has returned for. So all members are ended when they are about
+//! A process that is killed loses nothing that it has written; a machine loses what no `fdatasync` has returned for. So all members are ended when one is about
 //! to sync, and what they wrote since the last sync is taken away by hand: all of it, or its second half, as a disk might that was writing it. The store, which
 //! nobody waits for, is left, set back to what an earlier stop left, or removed. Every acknowledged write must be there again.
 
@@ -124,10 +124,13 @@ async fn lose_power(cluster: &mut Cluster, round: usize, tail: Tail, stored: Sto
     for member in members.clone() {
         failpoints::set(cluster, member, Point::WalBeforeSync, "panic").await;
     }
-    drop(cluster.client.put(0, &format!("r{round}/late"), &"late".repeat(500)).await);
+    let leader = cluster.leader().await;
+    drop(cluster.client.put(leader, &format!("r{round}/late"), &"late".repeat(500)).await);
+    assert_eq!(cluster.gone(leader).await.code(), Some(failpoints::PANICKED), "the leader was about to sync");
+    // The others have not got it, were about to sync it too, or have nothing to do.
+    cluster.kill_all();
     let mut lost = 0;
     for member in members.clone() {
-        assert_eq!(cluster.gone(member).await.code(), Some(failpoints::PANICKED), "member {member} was about to sync");
         lost += lose(&wal(cluster.spec(member)), &synced[member], tail);
         let dir = store(cluster.spec(member));
         match stored {
