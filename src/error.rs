@@ -100,6 +100,9 @@ pub enum Error {
     /// There is no leader to ask.
     #[error("etcdserver: no leader")]
     NoLeader,
+    /// Nobody led all the time that the proposal could wait. In etcd the context of its raft call ends then.
+    #[error("context deadline exceeded")]
+    NobodyLed,
     /// The leader changed while the request waited.
     #[error("etcdserver: leader changed")]
     LeaderChanged,
@@ -306,7 +309,7 @@ impl Error {
             InvalidAuthToken => Code::Unauthenticated,
             Corrupt => Code::DataLoss,
             Canceled | WatchCanceled => Code::Cancelled,
-            DeadlineExceeded => Code::DeadlineExceeded,
+            DeadlineExceeded | NobodyLed => Code::DeadlineExceeded,
             unlisted => unlisted.unlisted_code(),
         }
     }

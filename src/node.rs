@@ -31,6 +31,7 @@ mod snap_file;
 mod start;
 mod store_thread;
 mod telemetry;
+mod timeouts;
 mod times;
 mod waiters;
 
@@ -280,19 +281,6 @@ impl Inner {
         });
         self.inbox.close();
     }
-
-    /// etcd's three ways to say that a proposal waited too long (`parseProposeCtxErr`).
-    fn timeout_error(&self, started: Millis) -> Error {
-        let lost = self.published.leader_lost_ms.load(Ordering::Acquire);
-        let since = self.published.leader_since_ms.load(Ordering::Acquire);
-        if self.leader().is_none() {
-            Error::TimeoutConnectionLost
-        } else if lost != 0 && started.0 <= since && since >= lost {
-            Error::TimeoutLeaderFailure
-        } else {
-            Error::Timeout
-        }
-    }
 }
 
 impl Node {
@@ -421,14 +409,15 @@ impl Node {
     async fn submit_uncounted(&self, rank: Rank, proposal: Proposal) -> Result<Reply, Error> {
         let inner = &self.inner;
         let (id, began, limit) = (proposal.id, inner.now(), inner.request_timeout());
-        let waiter = inner.requests.wait(id, inner.published.reign.load(Ordering::Acquire));
+        let reign = inner.published.reign.load(Ordering::Acquire);
+        let waiter = inner.requests.wait(id, reign);
         // Forgotten however this future ends: answered, late, or dropped with its client.
         let _forget = Forget { inner, id };
         self.hand_in(rank, Input::Propose(proposal))?;
         match tokio::time::timeout(limit, waiter).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Error::Stopped),
-            Err(_) => Err(inner.timeout_error(began)),
+            Err(_) => Err(inner.timeout_error(began, reign)),
         }
     }
 
@@ -739,6 +728,7 @@ fn is_failure(why: &Error) -> bool {
     matches!(
         why,
         Error::NoLeader
+            | Error::NobodyLed
             | Error::Timeout
             | Error::TimeoutConnectionLost
             | Error::TimeoutLeaderFailure

@@ -212,7 +212,19 @@ fn launch(args: &[String], mut settings: Settings, mut notices: Vec<Notice>, env
     }
 }
 
+/// Has the kernel hand out small pages only. The allocator spreads little over its arena, and with huge pages each 2 MiB that it touches counts whole:
+/// an idle member has 22 MB resident with small pages and 70 with huge ones, and a classroom runs ninety on one machine.
+#[cfg(target_os = "linux")]
+fn small_pages() {
+    // A kernel without the call costs memory, nothing else.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn small_pages() {}
+
 fn member(mut config: Config, manager: Manager) -> End {
+    small_pages();
     if !config.has_log() {
         if let Err(problem) = config.discover() {
             tracing::error!(level = "fatal", error = problem, "discovery failed");

@@ -45,8 +45,9 @@ pub fn range(request: &pb::RangeRequest) -> Result<(), Error> {
 /// Those of [`range`], and [`Error::StreamUnsupported`].
 pub fn range_stream(request: &pb::RangeRequest) -> Result<(), Error> {
     range(request)?;
-    let by_key = request.sort_target == SortTarget::Key as i32 && request.sort_order == SortOrder::Ascend as i32;
-    if request.sort_order != SortOrder::None as i32 && !by_key {
+    // Without an order everything but keys comes ascending, so that only keys come in the order of the pages. etcd lets the others pass, and loses keys.
+    let by_key = request.sort_target == SortTarget::Key as i32 && request.sort_order != SortOrder::Descend as i32;
+    if !by_key {
         return Err(Error::StreamUnsupported("custom sort orders"));
     }
     let filters =

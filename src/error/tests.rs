@@ -88,6 +88,7 @@ const ETCD: &[(Error, Code, &str)] = &[
     (Error::Corrupt, Code::DataLoss, "etcdserver: corrupt cluster"),
     (Error::Canceled, Code::Cancelled, "etcdserver: request canceled"),
     (Error::WatchCanceled, Code::Cancelled, "etcdserver: watch canceled"),
+    (Error::NobodyLed, Code::DeadlineExceeded, "context deadline exceeded"),
     (Error::DeadlineExceeded, Code::DeadlineExceeded, "etcdserver: context deadline exceeded"),
 ];
 

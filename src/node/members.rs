@@ -233,7 +233,7 @@ impl Inner {
         if self.connected(&voters).saturating_sub(1) < needed { Err(Error::UnhealthyCluster) } else { Ok(()) }
     }
 
-    fn active_since(&self, id: MemberId) -> Option<Instant> {
+    pub(super) fn active_since(&self, id: MemberId) -> Option<Instant> {
         self.peers.get()?.active_since(id)
     }
 
@@ -244,7 +244,7 @@ impl Inner {
     }
 }
 
-fn quorum(members: usize) -> usize {
+pub(super) fn quorum(members: usize) -> usize {
     members / 2 + 1
 }
 

@@ -169,8 +169,9 @@ impl RaftThread {
             let _gone = waiter.send(verdict);
         }
         for (id, why) in self.replica.take_failed() {
-            // Without a leader the client hears of the time that it waited, as from etcd.
-            let why = if why == Error::NoLeader { self.inner.timeout_error(now) } else { why };
+            // The client hears of the time that it waited, as from etcd.
+            let reign = self.inner.published.reign.load(Ordering::Acquire);
+            let why = if why == Error::NoLeader { self.inner.timeout_error(now, reign) } else { why };
             self.inner.requests.answer(id, Err(why));
         }
         self.inner.tap.drain(&mut self.replica.consensus.probe);

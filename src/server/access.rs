@@ -8,6 +8,8 @@
 //! log and tell nothing. Locks and elections are other calls made in the caller's name, so it is those that are judged. Source: etcd 3.6.14
 //! `server/etcdserver/api/v3rpc/`; contract-server 7.6.
 
+use tonic::Status;
+
 /// The least that a caller must have while authentication is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -96,6 +98,16 @@ pub(super) const TABLE: &[(&str, Need)] = &[
 /// What a method needs; nothing at all is known of a method that is not in the table.
 pub(super) fn need(path: &str) -> Option<Need> {
     TABLE.iter().find(|(method, _)| *method == path).map(|(_, need)| *need)
+}
+
+/// Says which part of a path there is not, in grpc-go's words.
+pub(super) fn unknown(path: &str) -> Status {
+    let (service, method) = path.strip_prefix('/').unwrap_or(path).rsplit_once('/').unwrap_or((path, ""));
+    let is_of = |(known, _): &(&str, Need)| known[1..].split_once('/').is_some_and(|(known, _)| known == service);
+    Status::unimplemented(match TABLE.iter().any(is_of) {
+        true => format!("unknown method {method} for service {service}"),
+        false => format!("unknown service {service}"),
+    })
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Service {
         look: impl FnOnce(&Machine) -> Result<T, Error>,
     ) -> Result<(Header, T), Status> {
         self.0.node.read_barrier().await?;
-        let found = self.0.read_as(caller, may, async || self.0.node.read(look)).await?;
+        let found = self.0.look_as(caller, may, look).await?;
         Ok((self.0.header(), found))
     }
 

@@ -39,6 +39,7 @@ use crate::types::prefix_end;
 use crate::watch::Stream;
 use bytes::Bytes;
 use http::HeaderMap;
+use tonic::Code;
 use tonic::Extensions;
 use tonic::Request;
 use tonic::Status;
@@ -52,9 +53,9 @@ pub(super) fn uncoded(text: impl Into<String>) -> Status {
     Status::unknown(text)
 }
 
-/// In etcd an error passes through the library of clients on its way, and loses its code there.
+/// In etcd an error passes through the library of clients on its way, and loses its code there, unless it is that of a context.
 fn passed_on(status: Status) -> Status {
-    uncoded(status.message())
+    if status.code() == Code::DeadlineExceeded { status } else { uncoded(status.message()) }
 }
 
 /// Does everything in the name of who asked.
@@ -97,10 +98,15 @@ impl Agent {
         answer.map(tonic::Response::into_inner).map_err(passed_on)
     }
 
-    /// Whether the caller may still read `key`: a watch that lasts must not outlive the right to it.
-    pub(super) async fn may_read(&self, key: &Bytes) -> Result<(), Status> {
+    /// Who asked, if somebody did whom this member knows.
+    pub(super) async fn user(&self) -> Option<String> {
         let (caller, ()) = identity::Caller::of(self.request(()));
-        let verdict = self.front.permit_range(&caller, &KeyRange::Single(key.clone())).await;
+        self.front.who(&caller).await.ok().flatten().map(|who| who.user)
+    }
+
+    /// Whether `user` may still read `key`: a watch that lasts must not outlive the right to it, but may outlive the token that it was opened with.
+    pub(super) fn may_read(&self, user: Option<&str>, key: &Bytes) -> Result<(), Status> {
+        let verdict = self.front.permit_user(user, &KeyRange::Single(key.clone()));
         verdict.map_err(|e| passed_on(e.into()))
     }
 

@@ -3,6 +3,7 @@
 //! One port speaks gRPC and plain HTTP: what has a gRPC content type goes to a service by its name, what is below `/v3/` to the JSON gateway, everything else to
 //! [`super::http`]. The match on names is all the routing there is; no call is looked up twice. Source: etcd `embed/serve.go`; contract-server 10.4.
 
+use super::access;
 use super::auth;
 use super::cluster;
 use super::election;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 use tonic::Code;
 use tonic::Status;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic::codegen::Service;
 
 type Request = http::Request<Incoming>;
@@ -122,18 +124,26 @@ fn done(result: Result<Response, Infallible>) -> Response {
 
 impl Services {
     fn new(front: &Front) -> Arc<Services> {
-        let (f, limit) = (|| front.clone(), front.limits.message_bytes_max);
+        /// A service's server: what comes in may be compressed, and is counted when it is unpacked. Answers go out as they are.
+        macro_rules! bounded {
+            ($server:expr) => {
+                $server
+                    .max_decoding_message_size(front.limits.message_bytes_max)
+                    .accept_compressed(CompressionEncoding::Gzip)
+            };
+        }
+        let f = || front.clone();
         Arc::new(Services {
             front: f(),
-            kv: KvServer::new(kv::Service(f())).max_decoding_message_size(limit),
-            watch: WatchServer::new(watch::Service(f())).max_decoding_message_size(limit),
-            lease: LeaseServer::new(lease::Service(f())).max_decoding_message_size(limit),
-            cluster: ClusterServer::new(cluster::Service(f())).max_decoding_message_size(limit),
-            maintenance: MaintenanceServer::new(maintenance::Service(f())).max_decoding_message_size(limit),
-            auth: AuthServer::new(auth::Service(f())).max_decoding_message_size(limit),
-            lock: LockServer::new(lock::Service(f())).max_decoding_message_size(limit),
-            election: ElectionServer::new(election::Service(f())).max_decoding_message_size(limit),
-            reflection: ServerReflectionServer::new(reflection::Service).max_decoding_message_size(limit),
+            kv: bounded!(KvServer::new(kv::Service(f()))),
+            watch: bounded!(WatchServer::new(watch::Service(f()))),
+            lease: bounded!(LeaseServer::new(lease::Service(f()))),
+            cluster: bounded!(ClusterServer::new(cluster::Service(f()))),
+            maintenance: bounded!(MaintenanceServer::new(maintenance::Service(f()))),
+            auth: bounded!(AuthServer::new(auth::Service(f()))),
+            lock: bounded!(LockServer::new(lock::Service(f()))),
+            election: bounded!(ElectionServer::new(election::Service(f()))),
+            reflection: bounded!(ServerReflectionServer::new(reflection::Service)),
         })
     }
 
@@ -184,8 +194,9 @@ impl Services {
         {
             return refusal.into_http();
         }
-        let path = request.uri().path();
-        let is_txn = path == "/etcdserverpb.KV/Txn";
+        // Shares the bytes: the request goes away, its path may be needed to say what there is not.
+        let uri = request.uri().clone();
+        let path = uri.path();
         let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         let response = match service {
             "etcdserverpb.KV" => room::until_sent(done(self.kv.clone().call(request).await)),
@@ -201,25 +212,25 @@ impl Services {
             "grpc.reflection.v1alpha.ServerReflection" => {
                 done(self.reflection.clone().call(reflection::as_v1(request)).await)
             }
-            unknown => Status::unimplemented(format!("unknown service {unknown}")).into_http(),
+            _ => access::unknown(path).into_http(),
         };
-        in_grpcs_words(response, is_txn)
+        in_grpcs_words(response, path)
     }
 }
 
 /// Refusals that tonic words otherwise than grpc-go, which etcd's clients know, and one that is ours: transactions that lie too deep in each other for
 /// our decoder are as wrong as those that [`crate::apply::check::txn`] counts.
-fn in_grpcs_words(response: Response, is_txn: bool) -> Response {
+fn in_grpcs_words(response: Response, path: &str) -> Response {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
     match (status.code(), status.message()) {
-        (Code::OutOfRange, text) => match too_large(Code::OutOfRange, text) {
+        (code @ (Code::OutOfRange | Code::ResourceExhausted), text) => match too_large(code, text) {
             Some(text) => Status::resource_exhausted(text).into_http(),
             None => response,
         },
-        (Code::Internal, text) if is_txn && text.ends_with("recursion limit reached") => {
+        (Code::Internal, text) if path == "/etcdserverpb.KV/Txn" && text.ends_with("recursion limit reached") => {
             Status::from(Error::TooManyOps).into_http()
         }
-        (Code::Unimplemented, "") => Status::unimplemented("unknown method").into_http(),
+        (Code::Unimplemented, "") => access::unknown(path).into_http(),
         _ => response,
     }
 }

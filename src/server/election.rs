@@ -143,13 +143,14 @@ type Said = mpsc::Sender<Result<pb::LeaderResponse, Status>>;
 async fn follow(agent: &Agent, prefix: &Bytes, said: &Said) -> Result<(), Status> {
     loop {
         let (header, kv) = leader(agent, prefix).await?;
+        let user = agent.user().await;
         let (key, seen) = (kv.key.clone(), header.revision);
         if said.send(Ok(pb::LeaderResponse { header: Some(header), kv: Some(kv) })).await.is_err() {
             return Ok(());
         }
         let mut watch = agent.watch(key.clone(), Bytes::new(), seen + 1);
         'reign: while let Some(response) = watch.next().await? {
-            agent.may_read(&key).await?;
+            agent.may_read(user.as_deref(), &key)?;
             for event in response.events {
                 if event.r#type == EventType::Delete as i32 {
                     break 'reign;

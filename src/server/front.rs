@@ -237,6 +237,11 @@ pub(super) fn in_grpcs_words(status: Status) -> Status {
 
 /// `grpc: received message larger than max (3000000 vs. 2097152)`, if this is what tonic says then.
 pub(super) fn too_large(code: tonic::Code, message: &str) -> Option<String> {
+    let unpacked = "Error decompressing: size limit, of ";
+    if let (tonic::Code::ResourceExhausted, Some(rest)) = (code, message.strip_prefix(unpacked)) {
+        let limit = rest.split(' ').next()?;
+        return Some(format!("grpc: received message after decompression larger than max {limit}"));
+    }
     if code != tonic::Code::OutOfRange {
         return None;
     }
@@ -274,6 +279,11 @@ mod tests {
         assert_eq!(
             too_large(tonic::Code::OutOfRange, tonics).as_deref(),
             Some("grpc: received message larger than max (3000000 vs. 2097152)")
+        );
+        let unpacked = "Error decompressing: size limit, of 2097152 bytes, exceeded while decompressing message";
+        assert_eq!(
+            too_large(tonic::Code::ResourceExhausted, unpacked).as_deref(),
+            Some("grpc: received message after decompression larger than max 2097152")
         );
         assert_eq!(too_large(tonic::Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"), None);
     }

@@ -79,7 +79,7 @@ impl Front {
         origin: &Arc<Origin>,
     ) -> Result<(), Status> {
         let Some(need) = access::need(request.uri().path()) else {
-            return Err(Status::unimplemented(format!("unknown method {}", request.uri().path())));
+            return Err(access::unknown(request.uri().path()));
         };
         request.extensions_mut().insert(Arc::clone(origin));
         let judged = match need {
@@ -201,6 +201,23 @@ impl Front {
         Ok(found)
     }
 
+    /// Looks at the applied state in the caller's name. What is asked here etcd judges without the age of a signed token.
+    ///
+    /// # Errors
+    /// Those of `may`, then those of `look`.
+    pub(super) async fn look_as<T>(
+        &self,
+        caller: &Caller,
+        may: impl FnOnce(&Machine, &Who) -> Result<(), Error>,
+        look: impl FnOnce(&Machine) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let who = self.who(caller).await?;
+        self.node.read(|machine| {
+            who.map_or(Ok(()), |who| may(machine, &who))?;
+            look(machine)
+        })
+    }
+
     /// Whether users and roles are what they were when `who` was identified.
     pub(super) fn unchanged_since(&self, who: &Who) -> Result<(), Error> {
         if who.revision != 0 && who.revision != self.auth_revision() { Err(Error::AuthOldRevision) } else { Ok(()) }
@@ -218,15 +235,29 @@ impl Front {
         self.propose(request).await
     }
 
-    /// Whether the caller may have the watcher that a request asks for. The range is parsed as the hub parses it.
-    pub(super) async fn permit_watch(&self, caller: &Caller, create: &pb::WatchCreateRequest) -> Result<(), Error> {
+    /// Whether the caller may have the watcher that a request asks for. The range is parsed as the hub parses it. Returns who calls, if that matters.
+    pub(super) async fn permit_watch(
+        &self,
+        caller: &Caller,
+        create: &pb::WatchCreateRequest,
+    ) -> Result<Option<Who>, Error> {
         self.permit_range(caller, &watch_range(create)).await
     }
 
-    /// Whether the caller may read all of a range.
-    pub(super) async fn permit_range(&self, caller: &Caller, range: &KeyRange) -> Result<(), Error> {
-        let Some(who) = self.who(caller).await? else { return Ok(()) };
-        self.node.read(|machine| machine.auth().permit(&who, range, Access::Read))
+    /// Whether the caller may read all of a range. Returns who calls, if that matters.
+    pub(super) async fn permit_range(&self, caller: &Caller, range: &KeyRange) -> Result<Option<Who>, Error> {
+        let Some(who) = self.who(caller).await? else { return Ok(None) };
+        self.node.read(|machine| machine.auth().permit(&who, range, Access::Read))?;
+        Ok(Some(who))
+    }
+
+    /// Whether a user, who was identified some time ago, may read all of a range today. Nobody may nothing while authentication is on.
+    pub(super) fn permit_user(&self, user: Option<&str>, range: &KeyRange) -> Result<(), Error> {
+        self.node.read(|machine| {
+            let auth = machine.auth();
+            let of_today = |user: &str| Who { user: user.to_owned(), revision: auth.revision() };
+            auth.permit(&user.map(of_today).unwrap_or_default(), range, Access::Read)
+        })
     }
 
     /// Whether the caller may do something to a lease: `access` to every key that hangs on it. Returns who calls, if that matters.

@@ -69,7 +69,7 @@ impl Rest {
         let page = self.front.node.range_page(&self.request)?;
         if self.revision == 0 {
             self.revision = page.header.as_ref().map_or(0, |header| header.revision);
-            if self.request.revision == 0 {
+            if self.request.revision <= 0 {
                 self.request.revision = self.revision;
             }
         }

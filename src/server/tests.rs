@@ -37,6 +37,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::Request;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Channel;
 
 /// Longer than anything here takes.
@@ -129,6 +130,20 @@ impl Member {
 fn create(key: &'static str, start_revision: i64) -> pb::WatchRequest {
     let create = pb::WatchCreateRequest { key: key.into(), start_revision, ..Default::default() };
     pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_may_be_compressed_and_is_as_large_as_it_is_unpacked() {
+    let member = Member::start("").await;
+    let mut kv = member.kv().await.send_compressed(CompressionEncoding::Gzip);
+    let put = |bytes: usize| pb::PutRequest { key: "zip".into(), value: vec![0; bytes].into(), ..Default::default() };
+    kv.put(put(100_000)).await.expect("a request like any other");
+    let range = pb::RangeRequest { key: "zip".into(), ..Default::default() };
+    assert_eq!(kv.range(range).await.expect("found").into_inner().kvs[0].value.len(), 100_000);
+    let refused = kv.put(put(50_000_000)).await.expect_err("fifty megabytes in fifty kilobytes");
+    let limit = "grpc: received message after decompression larger than max 2097152";
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::ResourceExhausted, limit));
+    member.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

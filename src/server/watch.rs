@@ -53,6 +53,7 @@ impl Watch for Service {
             rights: Rights {
                 front: self.0.clone(),
                 caller,
+                user: None,
                 changes: WatchStream::from_changes(self.0.node.auth_changes()),
             },
             requests,
@@ -131,23 +132,35 @@ impl Session {
 struct Rights {
     front: Front,
     caller: Caller,
+    /// Who opened the watchers, once that was asked. A token may run out while they last; the right to them does not with it.
+    user: Option<String>,
     changes: WatchStream<u64>,
 }
 
 impl Rights {
     /// Why a request is refused, if it is: a watcher on keys that its user may not read. A start below zero is the hub's to refuse, before.
-    async fn refusal(&self, request: &pb::WatchRequest) -> Option<String> {
+    async fn refusal(&mut self, request: &pb::WatchRequest) -> Option<String> {
         let Some(RequestUnion::CreateRequest(create)) = &request.request_union else { return None };
         if create.start_revision < 0 {
             return None;
         }
-        self.front.permit_watch(&self.caller, create).await.err().map(|e| watch_refusal(&e))
+        match self.front.permit_watch(&self.caller, create).await {
+            Ok(who) => {
+                self.user = who.map(|who| who.user).or(self.user.take());
+                None
+            }
+            Err(e) => Some(watch_refusal(&e)),
+        }
     }
 
-    /// Rights have changed: cancels the watchers that would not be let in any more. etcd lets them run on.
-    async fn judge_again(&self, hub: &Stream) {
+    /// Rights have changed: cancels the watchers that their user would not be let have any more. etcd lets them run on.
+    async fn judge_again(&mut self, hub: &Stream) {
+        if self.user.is_none() {
+            // Opened while authentication was off.
+            self.user = self.front.who(&self.caller).await.ok().flatten().map(|who| who.user);
+        }
         for (id, range) in hub.watchers() {
-            if let Err(e) = self.front.permit_range(&self.caller, &range).await {
+            if let Err(e) = self.front.permit_user(self.user.as_deref(), &range) {
                 hub.revoke(id, &watch_refusal(&e));
             }
         }

@@ -92,6 +92,22 @@ fn the_flag_for_the_cache_bounds_what_reads_leave_in_memory() {
     });
 }
 
+/// What a class of thirty with three members each pays before anybody has typed a key.
+#[test]
+fn a_member_that_idles_is_small() {
+    if !is_ours() {
+        return;
+    }
+    turn(READY_WITHIN, async {
+        let mut cluster = Cluster::start(3).await;
+        for member in 0..3 {
+            let anonymous = cluster.process(member).memory_kib("RssAnon") << 10;
+            eprintln!("member {member} has {} MB of its own", anonymous / MB);
+            assert!(anonymous < 24 * MB, "{} MB", anonymous / MB);
+        }
+    });
+}
+
 /// What the files below a folder take on the disk.
 fn on_disk(dir: &Path) -> u64 {
     let mut bytes = 0;

@@ -7,6 +7,7 @@ use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
 use crate::harness::etcd_bin;
 use crate::harness::turn;
+use crate::harness::until;
 use crate::writers::Writers;
 use etcd_lab::proto::etcdserverpb as pb;
 use futures::FutureExt as _;
@@ -164,6 +165,13 @@ fn two_members_of_three_refuse_writes_without_the_third_but_not_without_one() {
             matches!(refusal.code(), tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Unknown),
             "{refusal}"
         );
+        until(READY_WITHIN, "it knows that it leads nobody", async || match cluster.client.status(leader).await {
+            Ok(status) if status.leader == 0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+        let refusal = cluster.client.put(leader, "a", "3").await.expect_err("nobody leads");
+        assert_eq!((refusal.code(), refusal.message()), (tonic::Code::DeadlineExceeded, "context deadline exceeded"));
         cluster.restart(last).await;
         let value = cluster.client.get(last, "a").await.expect("two of three read");
         assert!(matches!(value.as_deref(), Some("2" | "3")), "{value:?}: acknowledged was 2");

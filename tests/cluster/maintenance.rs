@@ -167,6 +167,7 @@ fn a_long_range_comes_in_pages_of_one_revision() {
         assert_eq!(rest, 100);
         for (bad, code, text) in [
             (pb::RangeRequest { sort_order: 2, ..all() }, Code::Unimplemented, "custom sort orders"),
+            (pb::RangeRequest { sort_target: 3, ..all() }, Code::Unimplemented, "custom sort orders"),
             (pb::RangeRequest { min_mod_revision: 1, ..all() }, Code::Unimplemented, "revision filters"),
             (pb::RangeRequest { key: "".into(), ..all() }, Code::InvalidArgument, "key is not provided"),
             (pb::RangeRequest { sort_order: 9, ..all() }, Code::InvalidArgument, "invalid sort option"),

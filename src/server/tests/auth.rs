@@ -295,7 +295,7 @@ async fn a_signed_token_is_old_once_rights_have_changed() {
     let channel = member.channel(&member.clients).await;
     let (reader, root) = (login(&member, "reader").await.expect("a token"), login(&member, "root").await.expect("one"));
     assert_eq!(reader.split('.').count(), 3);
-    let (mut kv, mut auth) = (KvClient::new(channel.clone()), AuthClient::new(channel));
+    let (mut kv, mut auth) = (KvClient::new(channel.clone()), AuthClient::new(channel.clone()));
     let range = |serializable| pb::RangeRequest { key: "k".into(), serializable, ..Default::default() };
     let put = || pb::PutRequest { key: "k".into(), ..Default::default() };
     kv.range(with(Some(&reader), range(false))).await.expect("permitted");
@@ -308,7 +308,20 @@ async fn a_signed_token_is_old_once_rights_have_changed() {
     }
     let refused = kv.put(with(Some(&reader), put())).await.expect_err("old");
     assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, &*Error::AuthOldRevision.to_string()));
+    // A question about users does not mind, and neither does a watcher that is there already.
+    let oneself = pb::AuthUserGetRequest { name: "reader".into() };
+    auth.user_get(with(Some(&reader), oneself)).await.expect("one's own roles");
     let reader = login(&member, "reader").await.expect("a new token");
+    let (requests, outgoing) = mpsc::channel(1);
+    let stream = WatchClient::new(channel).watch(with(Some(&reader), ReceiverStream::new(outgoing))).await;
+    let mut watched = stream.expect("a stream").into_inner();
+    requests.send(create("k", 0)).await.expect("open");
+    let mut next = async || timeout(DEADLINE, watched.message()).await.expect("in time").expect("open").expect("one");
+    assert!(next().await.created);
+    auth.role_add(with(Some(&root), pb::AuthRoleAddRequest { name: "more".into() })).await.expect("added");
+    let reader = login(&member, "reader").await.expect("a new token");
+    kv.put(with(Some(&reader), put())).await.expect("permitted by now");
+    assert_eq!(next().await.events.len(), 1, "told, although its token is old by now");
     kv.put(with(Some(&reader), put())).await.expect("permitted by now");
     let other = crate::server::token::TokenKind::load("simple").expect("good").prefix() + ".1";
     let refused = kv.range(with(Some(&other), range(false))).await.expect_err("of another kind");
