@@ -291,27 +291,31 @@ impl peer::Intake for Receiving {
     }
 
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), Error>> {
+        // To its end, even if the sender goes away meanwhile: the next one must not meet a store that is half made.
+        let taken = self.inner.runtime.clone().spawn(self.take());
+        Box::pin(async move { taken.await.map_err(|e| Error::Damaged(e.to_string()))? })
+    }
+}
+
+impl Receiving {
+    async fn take(self: Box<Self>) -> Result<(), Error> {
         let Receiving { inner, arriving, turn } = *self;
-        Box::pin(async move {
-            let bytes = arriving.intake.bytes();
-            let member = inner.clone();
-            let kept =
-                tokio::task::spawn_blocking(move || arriving.keep_and_build(&member.snapshots, &member.making())).await;
-            let (message, mark) = kept.map_err(|e| Error::Damaged(e.to_string()))??;
-            let from = MemberId(message.from);
-            let (verdict, stepped) = oneshot::channel();
-            inner.inbox.force(Input::Received(Box::new(message), verdict));
-            let stepped = stepped.await.map_err(|_| Error::Stopped)?;
-            if stepped.is_err()
-                && let Some(useless) = inner.snapshots.take_ahead(&mark)
-            {
-                let _done = tokio::task::spawn_blocking(move || useless.discard()).await;
-            }
-            drop(turn);
-            stepped.map_err(|why| Error::Damaged(why.to_string()))?;
-            inner.tell(|| format!("received a snapshot from {from}: all up to entry {}, {bytes} bytes", mark.index));
-            Ok(())
-        })
+        let (bytes, member) = (arriving.intake.bytes(), inner.clone());
+        let kept = tokio::task::spawn_blocking(move || arriving.keep_and_build(&member.snapshots, &member.making()));
+        let (message, mark) = kept.await.map_err(|e| Error::Damaged(e.to_string()))??;
+        let from = MemberId(message.from);
+        let (verdict, stepped) = oneshot::channel();
+        inner.inbox.force(Input::Received(Box::new(message), verdict));
+        let stepped = stepped.await.map_err(|_| Error::Stopped)?;
+        // What raft has a use for is waited for, or installed by now.
+        let is_wanted = inner.snapshots.installs.lock().is_pending(mark.index);
+        if let Some(useless) = if is_wanted { None } else { inner.snapshots.take_ahead(&mark) } {
+            let _done = tokio::task::spawn_blocking(move || useless.discard()).await;
+        }
+        drop(turn);
+        stepped.map_err(|why| Error::Damaged(why.to_string()))?;
+        inner.tell(|| format!("received a snapshot from {from}: all up to entry {}, {bytes} bytes", mark.index));
+        Ok(())
     }
 }
 
