@@ -414,6 +414,8 @@ fn alarms_stand_until_the_exact_one_is_taken_back() {
     assert!(member.put("a", "1").is_ok());
     member.alarm(1, 3, 2);
     assert_eq!(member.delete("a", "").reply, Err(Error::Corrupt));
+    member.alarm(1, 3, 1);
+    assert_eq!(member.delete("a", "").reply, Err(Error::Corrupt), "in etcd 3.5 the later alarm hid the one before");
 }
 
 #[test]

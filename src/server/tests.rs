@@ -292,7 +292,8 @@ fn limits() -> Limits {
     Limits::of(&Config::from_settings(&settings, &mut Vec::new()).expect("the defaults"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// With threads enough: what the node looks at while the reader holds the Machine holds up one each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_member_says_that_it_does_not_serve_while_it_defragments_if_it_was_told_to() {
     for (flags, told) in [("--feature-gates=StopGRPCServiceOnDefrag=true", vec![1, 2, 1]), ("", vec![1])] {
         let member = Member::start(flags).await;

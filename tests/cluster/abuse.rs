@@ -6,9 +6,9 @@ use crate::client::Client;
 use crate::harness::Cluster;
 use crate::harness::Scratch;
 use crate::harness::Spec;
+use crate::harness::alone;
 use crate::harness::etcd_bin;
 use crate::harness::is_ours;
-use crate::harness::turn;
 use crate::http;
 use etcd_lab::tls::pki::Authority;
 use etcd_lab::tls::pki::Request;
@@ -111,7 +111,7 @@ fn continuation_flood(frames: usize) -> Vec<u8> {
 
 #[test]
 fn floods_and_garbage_on_both_ports_harm_nobody_else() {
-    turn(Duration::from_secs(120), async {
+    alone(Duration::from_secs(120), async {
         let cluster = Cluster::start(1).await;
         let (client, peer) = (address(&cluster.spec(0).client_url), address(&cluster.spec(0).peer_url));
         served(&cluster.client).await;
@@ -152,7 +152,7 @@ fn floods_and_garbage_on_both_ports_harm_nobody_else() {
 
 #[test]
 fn clients_that_never_finish_a_request_harm_nobody_else() {
-    turn(Duration::from_secs(120), async {
+    alone(Duration::from_secs(120), async {
         let cluster = Cluster::start(1).await;
         let to = address(&cluster.spec(0).client_url);
         let before = memory(&to).await;
@@ -175,7 +175,7 @@ fn clients_that_never_finish_a_request_harm_nobody_else() {
 
 #[test]
 fn half_open_handshakes_keep_nobody_out() {
-    turn(Duration::from_secs(180), async {
+    alone(Duration::from_secs(180), async {
         if !is_ours() {
             return;
         }

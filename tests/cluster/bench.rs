@@ -4,7 +4,7 @@
 
 use crate::foreign;
 use crate::harness::Scratch;
-use crate::harness::turn;
+use crate::harness::alone;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn assert_measured(figures: &[serde_json::Value], server: &str) {
 
 #[test]
 fn a_state_is_measured_and_nothing_is_left_of_it() {
-    turn(Duration::from_secs(180), async {
+    alone(Duration::from_secs(180), async {
         let dir = Scratch::new();
         let (said, figures) = bench(dir.path(), &[]);
         assert_measured(&figures, "ours");

@@ -6,7 +6,7 @@
 use crate::abuse::PREFACE;
 use crate::abuse::frame;
 use crate::harness::Cluster;
-use crate::harness::turn;
+use crate::harness::alone;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -83,7 +83,7 @@ async fn flood(address: &str, reads: bool, count: u32, frames: impl Fn(u32) -> V
 
 #[test]
 fn whoever_floods_is_stopped_and_nobody_else_notices() {
-    turn(Duration::from_secs(240), async {
+    alone(Duration::from_secs(240), async {
         let mut cluster = Cluster::start(1).await;
         let address = cluster.spec(0).client_url.trim_start_matches("http://").to_owned();
         cluster.client.put(0, "before", "1").await.expect("a put");

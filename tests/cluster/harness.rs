@@ -1,7 +1,7 @@
 //! A cluster of real processes: start, kill, stop, continue, restart, and the certainty that all of it ends.
 //!
 //! ```text
-//! turn(limit, async { … })      one test at a time, with a deadline for the whole
+//! turn(limit, async { … })      a test beside others (`alone`: without), with a deadline for the whole
 //!   Cluster::start(3)           three members, ready
 //!     cluster.kill(leader)      kill -9
 //!   drop                        every process ended; logs printed if the test failed, searched for panics if not
@@ -14,6 +14,7 @@
 use crate::client::Client;
 use crate::ports;
 use etcd_lab::proto::etcdserverpb::StatusResponse;
+use parking_lot::RwLock;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use std::ffi::OsString;
@@ -28,8 +29,6 @@ use std::process::Child;
 use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 use tempfile::TempDir;
@@ -42,11 +41,22 @@ pub(crate) const READY_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(15);
 const LOG_LINES_SHOWN: usize = 20;
 
-static TURN: Mutex<()> = Mutex::new(());
+static TURN: RwLock<()> = RwLock::new(());
 
-/// Runs a test when no other one runs, and fails it after `limit`.
+/// Runs a test beside as many others as there are test threads, and fails it after `limit`. Most of a test's time is waiting: for elections, for
+/// processes to start and to end.
 pub(crate) fn turn(limit: Duration, test: impl Future<Output = ()>) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _beside = TURN.read();
+    run(limit, test);
+}
+
+/// Runs a test when no other one runs, and fails it after `limit`: for what measures time or processor, or takes all of something.
+pub(crate) fn alone(limit: Duration, test: impl Future<Output = ()>) {
+    let _alone = TURN.write();
+    run(limit, test);
+}
+
+fn run(limit: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let in_time = runtime.block_on(async { tokio::time::timeout(limit, test).await.is_ok() });
     assert!(in_time, "the test did not end within {limit:?}");

@@ -5,8 +5,8 @@
 use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
+use crate::harness::alone;
 use crate::harness::etcd_bin;
-use crate::harness::turn;
 use crate::harness::until;
 use crate::writers::Writers;
 use etcd_lab::proto::etcdserverpb as pb;
@@ -24,7 +24,7 @@ const RESUME_WITHIN: Duration = Duration::from_secs(3);
 
 #[test]
 fn a_lost_write_is_noticed() {
-    turn(Duration::from_secs(60), async {
+    alone(Duration::from_secs(60), async {
         let cluster = Cluster::start(1).await;
         let writers = Writers::start(&cluster.client, "planted/", 1);
         writers.acknowledged(WRITES_BEFORE, READY_WITHIN).await;
@@ -38,7 +38,7 @@ fn a_lost_write_is_noticed() {
 
 #[test]
 fn a_killed_leader_loses_no_acknowledged_write_and_is_replaced_within_3_seconds() {
-    turn(Duration::from_secs(600), async {
+    alone(Duration::from_secs(600), async {
         let mut cluster = Cluster::start(3).await;
         let mut gaps = Vec::new();
         for round in 0..30 {
@@ -79,7 +79,7 @@ async fn gaps(program: &Path, rounds: usize) -> Vec<Duration> {
 #[ignore = "measures; .ci/long runs it"]
 fn a_killed_leader_is_replaced_no_later_than_etcds() {
     let Some(etcd) = foreign::etcd_351("a_killed_leader_is_replaced_no_later_than_etcds") else { return };
-    turn(Duration::from_secs(600), async {
+    alone(Duration::from_secs(600), async {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..4 {
             ours.append(&mut gaps(&etcd_bin(), 5).await);
@@ -95,7 +95,7 @@ fn a_killed_leader_is_replaced_no_later_than_etcds() {
 
 #[test]
 fn a_cluster_killed_as_a_whole_comes_back_with_every_acknowledged_write() {
-    turn(Duration::from_secs(240), async {
+    alone(Duration::from_secs(240), async {
         let mut cluster = Cluster::start(3).await;
         for round in 0..8 {
             let writers = Writers::start(&cluster.client, &format!("round{round}/"), WRITERS);
@@ -115,7 +115,7 @@ fn a_cluster_killed_as_a_whole_comes_back_with_every_acknowledged_write() {
 
 #[test]
 fn a_single_member_killed_under_load_comes_back_with_every_acknowledged_write() {
-    turn(Duration::from_secs(240), async {
+    alone(Duration::from_secs(240), async {
         let mut cluster = Cluster::start(1).await;
         for round in 0..15 {
             let writers = Writers::start(&cluster.client, &format!("round{round:02}/"), WRITERS);
@@ -129,7 +129,7 @@ fn a_single_member_killed_under_load_comes_back_with_every_acknowledged_write() 
 
 #[test]
 fn a_paused_leader_is_replaced_and_follows_when_it_continues() {
-    turn(Duration::from_secs(180), async {
+    alone(Duration::from_secs(180), async {
         let mut cluster = Cluster::start(3).await;
         for round in 0..5 {
             let writers = Writers::start(&cluster.client, &format!("round{round}/"), WRITERS);
@@ -149,7 +149,7 @@ fn a_paused_leader_is_replaced_and_follows_when_it_continues() {
 
 #[test]
 fn two_members_of_three_refuse_writes_without_the_third_but_not_without_one() {
-    turn(Duration::from_secs(120), async {
+    alone(Duration::from_secs(120), async {
         let mut cluster = Cluster::start(3).await;
         cluster.client.put(0, "a", "1").await.expect("three members write");
         let follower = (cluster.leader().await + 1) % 3;

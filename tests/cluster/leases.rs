@@ -10,8 +10,8 @@ use crate::client::answer;
 use crate::client::put;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
+use crate::harness::alone;
 use crate::harness::is_ours;
-use crate::harness::turn;
 use crate::harness::until;
 use crate::http;
 use etcd_lab::proto::etcdserverpb as pb;
@@ -71,7 +71,7 @@ fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
 
 #[test]
 fn leases_are_granted_asked_for_listed_and_revoked_through_any_member() {
-    turn(LIMIT, async {
+    alone(LIMIT, async {
         let cluster = Cluster::start(3).await;
         let client = &cluster.client;
         let own = grant(client, 0, 0, 60).await.expect("a lease").id;
@@ -129,7 +129,7 @@ fn leases_are_granted_asked_for_listed_and_revoked_through_any_member() {
 
 #[test]
 fn a_lease_that_nobody_renews_takes_its_keys_and_one_that_is_renewed_keeps_them() {
-    turn(LIMIT, async {
+    alone(LIMIT, async {
         let cluster = Cluster::start(3).await;
         let client = &cluster.client;
         let mut watching = Watching::open(client, 0);
@@ -172,7 +172,7 @@ fn a_lease_that_nobody_renews_takes_its_keys_and_one_that_is_renewed_keeps_them(
 /// has revoked.
 #[test]
 fn a_leader_that_wakes_up_overthrown_harms_no_lease() {
-    turn(LIMIT, async {
+    alone(LIMIT, async {
         let cluster = &mut Cluster::start(3).await;
         let client = cluster.client.clone();
         let old = cluster.leader().await;
@@ -218,7 +218,7 @@ fn a_leader_that_wakes_up_overthrown_harms_no_lease() {
 /// reliability 3, lease: a new leader gives every lease its full time again, and never less than was promised.
 #[test]
 fn a_new_leader_gives_leases_their_time_again() {
-    turn(LIMIT, async {
+    alone(LIMIT, async {
         let mut cluster = Cluster::start(3).await;
         let client = cluster.client.clone();
         let old = cluster.leader().await;
@@ -246,7 +246,7 @@ fn a_new_leader_gives_leases_their_time_again() {
 #[test]
 #[ignore = "measures, so it wants a machine to itself: .ci/long"]
 fn a_hundred_thousand_leases_cost_next_to_nothing_while_nobody_asks() {
-    turn(LIMIT * 2, async {
+    alone(LIMIT * 2, async {
         if !is_ours() {
             return;
         }

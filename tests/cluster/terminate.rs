@@ -2,8 +2,8 @@
 
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
+use crate::harness::alone;
 use crate::harness::shell_code;
-use crate::harness::turn;
 use crate::writers::Writers;
 use rustix::process::Signal;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const GAP_BELOW: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_terminated_leader_hands_over_and_ends_by_the_signal() {
-    turn(Duration::from_secs(180), async {
+    alone(Duration::from_secs(180), async {
         let mut cluster = Cluster::start(3).await;
         for round in 0..5 {
             let writers = Writers::start(&cluster.client, &format!("round{round}/"), 4);
@@ -35,7 +35,7 @@ fn a_terminated_leader_hands_over_and_ends_by_the_signal() {
 
 #[test]
 fn a_single_member_ends_by_sigterm_and_by_sigint_and_keeps_its_data() {
-    turn(Duration::from_secs(60), async {
+    alone(Duration::from_secs(60), async {
         let mut cluster = Cluster::start(1).await;
         cluster.client.put(0, "a", "1").await.expect("a write");
         assert_eq!(shell_code(cluster.terminate(0).await), 143);

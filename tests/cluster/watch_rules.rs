@@ -8,6 +8,7 @@ use crate::client::answer;
 use crate::client::put;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
+use crate::harness::alone;
 use crate::harness::etcd_bin;
 use crate::harness::is_ours;
 use crate::harness::turn;
@@ -386,7 +387,7 @@ async fn put_p99(client: &Client) -> Duration {
 #[ignore = "measures, so it wants a machine to itself: .ci/long"]
 fn stalled_watchers_do_not_slow_puts() {
     const WATCHERS: usize = 100;
-    turn(LIMIT * 5, async {
+    alone(LIMIT * 5, async {
         let cluster = Cluster::start(1).await;
         let client = &cluster.client;
         put_p99(client).await;

@@ -62,7 +62,10 @@ impl World {
             // A while with it, then none.
             let soon = 4 + self.random.below(25);
             for _ in 0..soon {
-                let op = match self.random.below(5) {
+                let op = match self.random.below(7) {
+                    // None inside another: releases before 3.6 let their puts through.
+                    5 => Op::Txn(self.flat_txn()),
+                    6 => Op::LeaseRevoke(self.lease_id()),
                     0 => Op::Put(self.put(true)),
                     1 => Op::DeleteRange(self.delete()),
                     2 => Op::Range(self.range()),

@@ -335,6 +335,15 @@ impl World {
         pb::Compare { result, target, key, range_end, target_union }
     }
 
+    /// A transaction with none in it.
+    pub(super) fn flat_txn(&mut self) -> pb::TxnRequest {
+        let mut txn = self.txn(0);
+        if deletes_to_the_end(&txn) {
+            keep_nothing(&mut txn);
+        }
+        txn
+    }
+
     fn txn(&mut self, depth: u32) -> pb::TxnRequest {
         let mut txn = pb::TxnRequest::default();
         for _ in 0..self.random.below(3) {
@@ -403,7 +412,7 @@ impl World {
         Op::HashKv { revision, at }
     }
 
-    fn lease_id(&mut self) -> i64 {
+    pub(super) fn lease_id(&mut self) -> i64 {
         if self.one_in(15) { NO_LEASE } else { *self.random.pick(&LEASES) }
     }
 
