@@ -309,7 +309,8 @@ impl Receiving {
         let stepped = stepped.await.map_err(|_| Error::Stopped)?;
         // What raft has a use for is waited for, or installed by now.
         let is_wanted = inner.snapshots.installs.lock().is_pending(mark.index);
-        if let Some(useless) = if is_wanted { None } else { inner.snapshots.take_ahead(&mark) } {
+        let useless = if is_wanted { None } else { inner.snapshots.take_ahead(&mark) };
+        if let Some(useless) = useless {
             let _done = tokio::task::spawn_blocking(move || useless.discard()).await;
         }
         drop(turn);
