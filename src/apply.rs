@@ -39,6 +39,8 @@ use crate::lease;
 use crate::membership::Changed;
 use crate::membership::Members;
 use crate::mvcc;
+use crate::mvcc::Leased;
+use crate::mvcc::Loaded;
 use crate::mvcc::Store;
 use crate::planted::Bug;
 use crate::planted::is_planted;
@@ -173,7 +175,25 @@ impl Machine {
     /// # Errors
     /// [`Error::Storage`] or [`Error::Damaged`]: then the engine must be rebuilt.
     pub fn open(engine: Arc<dyn Engine>, cluster: ClusterId, limits: Limits) -> Result<Machine, Error> {
-        let (store, leased) = Store::open(Arc::clone(&engine), limits.cache_bytes)?;
+        let loaded = Store::open(Arc::clone(&engine), limits.cache_bytes)?;
+        Machine::with(engine, cluster, limits, loaded)
+    }
+
+    /// The state in an engine whose history is `loaded` already.
+    ///
+    /// # Errors
+    /// As [`Machine::open`].
+    pub fn of(engine: Arc<dyn Engine>, cluster: ClusterId, limits: Limits, loaded: Loaded) -> Result<Machine, Error> {
+        let loaded = Store::of(Arc::clone(&engine), limits.cache_bytes, loaded)?;
+        Machine::with(engine, cluster, limits, loaded)
+    }
+
+    fn with(
+        engine: Arc<dyn Engine>,
+        cluster: ClusterId,
+        limits: Limits,
+        (store, leased): (Store, Leased),
+    ) -> Result<Machine, Error> {
         let mut leases = lease::Table::load(&*engine)?;
         for (key, id) in leased {
             // A snapshot of an older etcd may have a key whose lease is gone. etcd serves it, and so do we.

@@ -72,12 +72,16 @@ points! {
     SnapAfterComplete = "snapAfterComplete",
     /// Before an image is sent to a follower.
     SnapBeforeSend = "snapBeforeSend",
+    /// After the follower has taken it, before raft hears of that.
+    SnapAfterSend = "snapAfterSend",
     /// Before an ordinary entry is applied.
     BeforeApplyOneEntryNormal = "beforeApplyOneEntryNormal",
     /// Before a conf change is applied.
     BeforeApplyOneConfChange = "beforeApplyOneConfChange",
     /// After an entry was applied, before anybody hears of it.
     AfterApplyOneEntry = "afterApplyOneEntry",
+    /// Before what has changed since the last batch is taken out as the next.
+    BeforeTakeBatch = "beforeTakeBatch",
     /// Before a batch goes to the store.
     BeforeCommit = "beforeCommit",
     /// After it.
@@ -86,6 +90,10 @@ points! {
     StoreBeforeSync = "storeBeforeSync",
     /// After it.
     StoreAfterSync = "storeAfterSync",
+    /// Before an accepted compaction counts.
+    CompactBeforeSetScheduledCompact = "compactBeforeSetScheduledCompact",
+    /// After it, before it is stored.
+    CompactAfterSetScheduledCompact = "compactAfterSetScheduledCompact",
     /// Before a slice of what was compacted is removed.
     CompactBeforeCommitBatch = "compactBeforeCommitBatch",
     /// After it.

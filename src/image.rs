@@ -31,6 +31,7 @@ use crate::lease;
 use crate::membership::Member;
 use crate::membership::Members;
 use crate::mvcc::Import;
+use crate::mvcc::Loaded;
 use crate::proto::raftpb::ConfState;
 use crate::proto::walpb::Snapshot as Mark;
 use crate::types::ClusterId;
@@ -195,21 +196,30 @@ fn write_full(engine: &dyn Engine, batch: &mut Batch) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Damaged`] with the reason if this is no image of a member, [`Error::Storage`]. The engine is of no use then.
 pub fn import(reader: &Reader, engine: &dyn Engine, own: Batch, bump: u64) -> Result<Revision, Error> {
-    fill(reader, engine, own, bump, |_| false)
+    fill(reader, engine, own, bump, Import::default(), |_| false).map(|(revision, _)| revision)
 }
 
-/// The same for a member of the cluster that the image was taken from: members and version come along, and the position is `mark`, whatever the
-/// database says (etcd's may be a little behind).
+/// See [`fill_from`].
 ///
 /// # Errors
 /// As [`import`].
-pub fn install(reader: &Reader, engine: &dyn Engine, mark: &Mark) -> Result<Revision, Error> {
+fn install(reader: &Reader, engine: &dyn Engine, mark: &Mark, history: Import) -> Result<Option<Loaded>, Error> {
     let conf_state = mark.conf_state.clone().unwrap_or_default();
     let own = position(Index(mark.index), Term(mark.term), &conf_state);
-    let revision =
-        fill(reader, engine, own, 0, |table| matches!(table, Table::Cluster | Table::Members | Table::MembersRemoved))?;
+    let is_ours = |table| matches!(table, Table::Cluster | Table::Members | Table::MembersRemoved);
+    let (_, loaded) = fill(reader, engine, own, 0, history, is_ours)?;
     tell_learners(engine, &conf_state)?;
-    Ok(revision)
+    Ok(loaded)
+}
+
+/// Fills an empty engine with the state of a member of the cluster that the image was taken from: members and version come along, and the position is
+/// `mark`, whatever the database says (etcd's may be a little behind). Returns what [`Machine::of`] needs, so that nothing is read again.
+///
+/// # Errors
+/// As [`import`].
+pub fn fill_from(reader: &Reader, engine: &dyn Engine, mark: &Mark) -> Result<Loaded, Error> {
+    let loaded = install(reader, engine, mark, Import::indexed())?;
+    Ok(loaded.expect("an indexed import has an index"))
 }
 
 /// Makes the members' rows say who is a learner as raft has it. etcd before 3.5.20 does not write a promotion into its database (#19557): a
@@ -233,7 +243,7 @@ fn tell_learners(engine: &dyn Engine, conf_state: &ConfState) -> Result<(), Erro
 /// As [`import`].
 pub fn check(reader: &Reader, mark: &Mark, cluster: ClusterId) -> Result<(Members, Option<String>), Error> {
     let small = Small::default();
-    install(reader, &small, mark)?;
+    install(reader, &small, mark, Import::default())?;
     let version = small.0.get(Table::Cluster, b"clusterVersion")?;
     Ok((Members::load(&small.0, cluster)?, version.map(|version| String::from_utf8_lossy(&version).into_owned())))
 }
@@ -272,9 +282,10 @@ fn fill(
     engine: &dyn Engine,
     own: Batch,
     bump: u64,
+    mut history: Import,
     is_ours: impl Fn(Table) -> bool,
-) -> Result<Revision, Error> {
-    let (mut batch, mut history, mut marks) = (Batch::default(), Import::default(), Vec::new());
+) -> Result<(Revision, Option<Loaded>), Error> {
+    let (mut batch, mut marks) = (Batch::default(), Vec::new());
     let (mut path, mut has_keys): (Vec<Option<Table>>, bool) = (Vec::new(), false);
     reader.walk(&mut |item| {
         match item {
@@ -300,9 +311,9 @@ fn fill(
     if !has_keys {
         return Err(Error::Damaged("a database without a bucket \"key\" is no snapshot of etcd".into()));
     }
-    let revision = history.finish(&marks, bump, &mut batch)?;
+    let finished = history.finish(&marks, bump, &mut batch)?;
     engine.write(&batch)?;
     lease::Table::load(engine)?;
     engine.write(&own)?;
-    Ok(revision)
+    Ok(finished)
 }

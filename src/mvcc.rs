@@ -25,6 +25,7 @@ mod export;
 mod history;
 mod import;
 mod index;
+mod load;
 mod pins;
 mod row;
 mod select;
@@ -41,6 +42,7 @@ pub use history::HashPlan;
 pub use history::History;
 pub use history::RawRows;
 pub use import::Import;
+pub use load::Loaded;
 pub use row::RowId;
 pub use select::SLICE_KEYS;
 pub use select::Selection;
@@ -61,7 +63,6 @@ use blocks::Sources;
 use bytes::Bytes;
 use cache::Cache;
 use compact::Sweep;
-use index::Entry;
 use index::Index;
 use pins::Pins;
 use row::Row;
@@ -118,51 +119,37 @@ impl Store {
     /// # Errors
     /// [`Error::Storage`] or [`Error::Damaged`]: then the data must come from the log, a snapshot or a peer.
     pub fn open(engine: Arc<dyn Engine>, cache_bytes: usize) -> Result<(Store, Leased), Error> {
+        let loaded = Loaded::read(&*engine)?;
+        Store::of(engine, cache_bytes, loaded)
+    }
+
+    /// The store in an engine whose history is `loaded` already; see [`Import::indexed`].
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn of(engine: Arc<dyn Engine>, cache_bytes: usize, loaded: Loaded) -> Result<(Store, Leased), Error> {
         let number = |name: &[u8]| read_number(&*engine, name);
         let address = |name: &[u8]| engine.get(Table::Meta, name)?.map(|row| RowId::from_key(&row)).transpose();
+        let Loaded { index, blocks, leased, newest } = loaded;
+        let current = number(CURRENT)?.map_or(Revision::FIRST, Revision);
+        if newest > current {
+            return Err(Error::Damaged(format!("history goes beyond the current revision, {current}")));
+        }
         let mut store = Store {
-            index: Index::default(),
-            blocks: Blocks::default(),
-            pins: Arc::default(),
-            current: number(CURRENT)?.map_or(Revision::FIRST, Revision),
+            current,
             compacted: address(COMPACTED)?.map(|id| id.main),
             swept: address(SWEPT)?.map(|id| id.main),
             sweep: None,
             before: None,
-            size: number(SIZE)?.unwrap_or(0),
+            size: number(SIZE)?.unwrap_or(0).max(blocks.stored_bytes()),
             changed: false,
-            reader: Arc::new(Reader { engine: Arc::clone(&engine), cache: Cache::new(cache_bytes) }),
+            index,
+            blocks,
+            pins: Arc::default(),
+            reader: Arc::new(Reader { engine, cache: Cache::new(cache_bytes) }),
         };
-        let leased = store.restore()?;
         store.resume_sweep();
-        store.size = store.size.max(store.blocks.stored_bytes());
         Ok((store, leased))
-    }
-
-    fn restore(&mut self) -> Result<Leased, Error> {
-        let (mut from, mut newest, mut leased) = (Vec::new(), Vec::new(), Leased::new());
-        loop {
-            let blocks = self.reader.engine.scan(Table::Key, &from, OPEN_BLOCKS)?;
-            for (address, bytes) in &blocks {
-                newest = self.blocks.restore(RowId::from_key(address)?, bytes)?;
-                for row in &newest {
-                    let version = if row.tombstone { 0 } else { row.kv.version as u64 };
-                    let created = Revision(row.kv.create_revision as u64);
-                    self.index.restore(&row.kv.key, created, Entry::new(row.id, version, row.kv.lease != 0));
-                    match row.kv.lease {
-                        0 => drop(leased.remove(&row.kv.key)),
-                        lease => drop(leased.insert(row.kv.key.clone(), LeaseId(lease))),
-                    }
-                }
-            }
-            let Some((last, _)) = blocks.last() else { break };
-            from = [last.as_ref(), &[0]].concat();
-        }
-        if newest.last().is_some_and(|row| row.id.main > self.current) {
-            return Err(Error::Damaged(format!("history goes beyond the current revision, {}", self.current)));
-        }
-        self.blocks.reopen(newest);
-        Ok(leased)
     }
 
     /// The revision of the last write.

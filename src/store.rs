@@ -19,9 +19,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "waits for the folder's lock, with a deadline")]
 
+mod pour;
 mod renew;
 
+pub use pour::pour;
 pub use renew::Renewable;
+pub use renew::abandon;
 pub use renew::delete;
 
 use crate::engine::Batch;
@@ -265,18 +268,32 @@ impl Engine for Store {
         self.guarded(|| {
             self.db.flush()?;
             let blobs = self.dir.join("blobs");
-            fs::File::open(self.dir.join("db"))?.sync_all()?;
+            sync_path(&self.dir.join("db"))?;
             for entry in fs::read_dir(&blobs)? {
                 // A blob may be collected meanwhile: then it need not last.
-                match fs::File::open(entry?.path()) {
+                match sync_path(&entry?.path()) {
                     Err(e) if e.kind() == ErrorKind::NotFound => {}
-                    file => file?.sync_all()?,
+                    synced => synced?,
                 }
             }
-            fs::File::open(&blobs)?.sync_all()?;
-            Ok(fs::File::open(&self.dir)?.sync_all()?)
+            sync_path(&blobs)?;
+            Ok(sync_path(&self.dir)?)
         })
     }
+}
+
+/// Brings a file, or the names in a folder, through the drive's cache.
+fn sync_path(path: &Path) -> std::io::Result<()> {
+    fs::File::open(path)?.sync_all()?;
+    #[cfg(test)]
+    SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
+    Ok(())
+}
+
+#[cfg(test)]
+thread_local! {
+    /// What this thread has synced, for tests: no test can cut a real disk's power.
+    static SYNCED: std::cell::RefCell<Vec<PathBuf>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 #[cfg(test)]

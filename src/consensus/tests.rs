@@ -256,6 +256,61 @@ fn the_last_leader_of_two_says_on_its_way_out_what_is_committed() {
     assert_eq!(net.members[&other].raft.conf_state().voters, [other]);
 }
 
+/// The limit of two, in etcd too: its raft's `doc.go` says that a member cannot be removed any more "if one of the members dies before the other one
+/// receives the commit", and advises three. What we and etcd do about it is time: one that is removed stops a second later, and a leader tells
+/// before it steps down. Whoever is left over writes `--force-new-cluster`.
+#[test]
+fn of_two_the_one_that_stays_waits_for_ever_if_the_leader_dies_between_its_own_removal_and_the_news_of_it() {
+    for hears in [false, true] {
+        let mut net = Net::new(2);
+        net.tick_until(|net| net.leader().is_some());
+        let old = net.leader().expect("a leader");
+        let other = 3 - old;
+        let remove = walpb::ConfChange { r#type: Type::RemoveNode as i32, node_id: old, ..Default::default() };
+        let leader = net.members.get_mut(&old).expect("the leader");
+        leader.raft.propose_conf_change(&remove).expect("it leads");
+        let appends = leader.work();
+        let follower = net.members.get_mut(&other).expect("the other");
+        for message in appends {
+            let _verdict = follower.raft.step(message);
+        }
+        let answers = follower.work();
+        let leader = net.members.get_mut(&old).expect("the leader");
+        for message in answers {
+            let _verdict = leader.raft.step(message);
+        }
+        let news = leader.work();
+        assert_eq!(leader.raft.conf_state().voters, [other], "committed and counted where it was proposed");
+        net.down.push(old);
+        let follower = net.members.get_mut(&other).expect("the other");
+        for message in news.into_iter().filter(|_| hears) {
+            let _verdict = follower.raft.step(message);
+        }
+        net.settle();
+        for _ in 0..200 {
+            net.members.get_mut(&other).expect("the other").raft.tick();
+            net.settle();
+        }
+        let (voters, leads) = (net.members[&other].raft.conf_state().voters.len(), net.leader() == Some(other));
+        assert_eq!((voters, leads), if hears { (1, true) } else { (2, false) });
+    }
+}
+
+#[test]
+fn a_leader_that_commits_nothing_takes_so_many_bytes_and_no_more() {
+    let mut net = Net::new(3);
+    net.tick_until(|net| net.leader().is_some());
+    let leader = net.leader().expect("a leader");
+    let member = net.members.get_mut(&leader).expect("the leader");
+    let mebibyte = Bytes::from(vec![1; 1 << 20]);
+    let mut propose = || member.raft.propose(vec![mebibyte.clone()]);
+    let taken = (0..10_000_u64).take_while(|_| propose().is_ok()).count() as u64;
+    assert_eq!(taken, UNCOMMITTED_BYTES_MAX >> 20);
+    net.settle();
+    let member = net.members.get_mut(&leader).expect("the leader");
+    member.raft.propose(vec![mebibyte]).expect("all of it is committed now");
+}
+
 #[test]
 fn a_learner_neither_votes_nor_campaigns() {
     let mut net = Net::new(1);

@@ -84,6 +84,59 @@ fn imported(path: &Path, bump: u64) -> Machine {
     machine(&engine)
 }
 
+/// What a member is after an install, without a second look at the engine; and what its next start makes of the engine.
+fn installed(path: &Path, mark: &Mark) -> [Machine; 2] {
+    let engine = Arc::new(Memory::default());
+    let reader = opened(path).and_then(Snapshot::into_reader).expect("a snapshot");
+    let loaded = fill_from(&reader, &*engine, mark).expect("filled");
+    let at_once = Machine::of(engine.clone(), ClusterId(7), Limits::default(), loaded).expect("a machine");
+    [at_once, machine(&engine)]
+}
+
+#[test]
+fn what_an_install_builds_is_what_a_start_reads_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("a.db");
+    for floor in [None, Some(300), Some(640)] {
+        let engine = Arc::new(Memory::default());
+        let mut lived = lived_in(&engine);
+        if let Some(floor) = floor {
+            compact(&mut lived, floor);
+            while lived.compact_step(7).expect("memory") {
+                flush(&mut lived, &engine);
+            }
+        }
+        let before = hash(&lived, 0);
+        let lived = RwLock::new(lived);
+        image(&lived, &path);
+        let conf_state = Some(ConfState { voters: vec![1], ..ConfState::default() });
+        let mark = Mark { index: lived.read().applied().0.0, term: 3, conf_state };
+        let [mut at_once, mut reopened] = installed(&path, &mark);
+        // Whatever is written next must go on in the same way, too.
+        for step in 0..3 {
+            for machine in [&mut at_once, &mut reopened] {
+                match step {
+                    0 => {}
+                    1 => put(machine, "key100", "again", 77),
+                    _ => delete(machine, "key150"),
+                }
+            }
+            let (one, other) = (at_once.store(), reopened.store());
+            assert_eq!(one.revision(), other.revision());
+            assert_eq!((one.compacted(), one.keys(), one.in_use()), (other.compacted(), other.keys(), other.in_use()));
+            assert_eq!(one.size(), other.size());
+            for revision in [0, 640, 655] {
+                assert_eq!(one.hash(revision), other.hash(revision), "at {revision} with {floor:?}");
+            }
+            assert_eq!(at_once.leases(), reopened.leases());
+            assert_eq!(at_once.applied(), reopened.applied());
+            if step == 0 {
+                assert_eq!(hash(&at_once, 0), before);
+            }
+        }
+    }
+}
+
 fn hash(machine: &Machine, revision: i64) -> u32 {
     machine.store().hash(revision).expect("a hash").hash
 }

@@ -157,10 +157,14 @@ impl Blocks {
         if rows.first().is_none_or(|row| row.id < id) {
             return Err(Error::Damaged(format!("the block of history at {id:?} does not begin there")));
         }
-        self.stored_bytes += bytes.len() as u64 + ADDRESS_BYTES;
-        let block = Block { rows: rows.len() as u32, dead: 0, bytes: bytes.len(), flying: 0, body: Body::Stored };
-        self.directory.insert(id, block);
+        self.add_stored(id, rows.len(), bytes.len());
         Ok(rows)
+    }
+
+    /// Notes a block that the engine has. Blocks come in order.
+    pub(super) fn add_stored(&mut self, id: RowId, rows: usize, bytes: usize) {
+        self.stored_bytes += bytes as u64 + ADDRESS_BYTES;
+        self.directory.insert(id, Block { rows: rows as u32, dead: 0, bytes, flying: 0, body: Body::Stored });
     }
 
     /// Lets the last block grow again, after all were restored: else every start would leave a small block behind.

@@ -8,6 +8,8 @@ use super::Store;
 use super::blocks::Reader;
 use super::row::RowId;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::meter;
 use crate::types::Revision;
 use bytes::Bytes;
@@ -37,10 +39,12 @@ impl Store {
         if floor > self.current {
             return Err(Error::FutureRevision);
         }
+        failpoint::hit(Point::CompactBeforeSetScheduledCompact);
         self.before = Some(self.compacted);
         self.compacted = Some(floor);
         self.sweep = Some(Sweep { floor, from: Some(Bytes::new()) });
         self.changed = true;
+        failpoint::hit(Point::CompactAfterSetScheduledCompact);
         Ok(floor)
     }
 

@@ -7,6 +7,7 @@
 
 use super::COMPACTED;
 use super::CURRENT;
+use super::Loaded;
 use super::blocks::BLOCK_BYTES;
 use super::row::Row;
 use super::row::RowId;
@@ -25,9 +26,16 @@ pub struct Import {
     rows: Vec<Row>,
     bytes: usize,
     last: Option<RowId>,
+    loaded: Option<Loaded>,
 }
 
 impl Import {
+    /// Also builds what a store needs to know of its history, for [`super::Store::of`]: the engine need not be read again.
+    #[must_use]
+    pub fn indexed() -> Import {
+        Import { loaded: Some(Loaded::default()), ..Import::default() }
+    }
+
     /// Adds a row of etcd's bucket `key`. Full blocks go into `batch`.
     ///
     /// # Errors
@@ -55,28 +63,44 @@ impl Import {
         let row = Row { id, tombstone, kv };
         let bytes = row.encoded_len();
         if self.bytes + bytes > BLOCK_BYTES {
-            self.close(batch);
+            drop(self.close(batch));
+        }
+        if let Some(loaded) = &mut self.loaded {
+            loaded.row(&row);
         }
         self.bytes += bytes;
         self.rows.push(row);
         Ok(())
     }
 
-    fn close(&mut self, batch: &mut Batch) {
+    /// Ends the block, and returns its rows.
+    fn close(&mut self, batch: &mut Batch) -> Vec<Row> {
         if let Some(first) = self.rows.first() {
-            batch.put(Table::Key, first.id.to_key().to_vec(), encode_block(&self.rows));
+            let block = encode_block(&self.rows);
+            if let Some(loaded) = &mut self.loaded {
+                loaded.blocks.add_stored(first.id, self.rows.len(), block.len());
+            }
+            batch.put(Table::Key, first.id.to_key().to_vec(), block);
         }
-        self.rows.clear();
         self.bytes = 0;
+        std::mem::take(&mut self.rows)
     }
 
     /// Adds the last block and the store's own rows. `marks` are etcd's rows on compaction, if the file has them. With `bump` the revision
-    /// is raised by so much, and all below it counts as compacted. Returns the revision.
+    /// is raised by so much, and all below it counts as compacted. Returns the revision, and what [`Import::indexed`] has built.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a mark is none.
-    pub fn finish(mut self, marks: &[(Bytes, Bytes)], bump: u64, batch: &mut Batch) -> Result<Revision, Error> {
-        self.close(batch);
+    pub fn finish(
+        mut self,
+        marks: &[(Bytes, Bytes)],
+        bump: u64,
+        batch: &mut Batch,
+    ) -> Result<(Revision, Option<Loaded>), Error> {
+        let newest = self.close(batch);
+        if let Some(loaded) = &mut self.loaded {
+            loaded.blocks.reopen(newest);
+        }
         let mut current = self.last.map_or(Revision::FIRST, |id| id.main).max(Revision::FIRST);
         let mut floor = None;
         for (name, address) in marks {
@@ -93,7 +117,7 @@ impl Import {
             batch.put(Table::Meta, COMPACTED, RowId::first_of(floor).to_key().to_vec());
         }
         batch.put(Table::Meta, CURRENT, current.0.to_be_bytes().to_vec());
-        Ok(current)
+        Ok((current, self.loaded))
     }
 
     /// Whether this row of etcd's bucket `meta` is one of the marks for [`Import::finish`].

@@ -6,6 +6,7 @@
 //! ([`super::lost`]). Which store counts, and whether an image is waiting to become the next one, says the manifest.
 
 use super::compactor::AutoCompaction;
+use super::install::Making;
 use super::install::Sled;
 use super::join;
 use super::join::Plan;
@@ -185,9 +186,8 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
         Plan::Join(_, members) => members,
         Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
     };
-    let cache_bytes = config.store_cache_bytes;
-    let sled = Sled { built: None, running: None, cache_bytes };
-    let mut opener = Opener { sled, cluster, limits: &config.limits, cache_bytes };
+    let making = Making { cache_bytes: config.store_cache_bytes, cluster, limits: config.limits };
+    let mut opener = Opener { sled: Sled { making, built: None, ahead: None, running: None } };
     let (engine, mut machine, installs) = match open_state(Arc::new(RealDisk), &member, &held, &mut opener)? {
         Found::State { state: (engine, machine), installs, rebuilt } => {
             if let Some(why) = rebuilt {
@@ -330,20 +330,14 @@ fn force_alone(wal: &mut Wal, held: &mut Held, id: MemberId, machine: &Machine) 
 type State = (Arc<Renewable>, Machine);
 
 /// Opens stores on sled.
-struct Opener<'a> {
+struct Opener {
     sled: Sled,
-    cluster: ClusterId,
-    limits: &'a Limits,
-    cache_bytes: u64,
 }
 
-impl Stores for Opener<'_> {
+impl Stores for Opener {
     fn build(&mut self, dir: &Path, image: &Path, mark: &SnapshotMark) -> Result<(), Error> {
         tracing::info!(index = mark.index, "found a snapshot that was accepted before the last stop");
-        self.sled.build(dir, image, mark)?;
-        // It is opened like any other, and sled opens a store once.
-        self.sled.built = None;
-        Ok(())
+        self.sled.build(dir, image, mark)
     }
 
     fn retire(&mut self, dir: &Path) -> Result<(), Error> {
@@ -351,12 +345,19 @@ impl Stores for Opener<'_> {
     }
 }
 
-impl States for Opener<'_> {
+impl States for Opener {
     type State = State;
 
     fn open(&mut self, dir: &Path) -> Result<(State, Index), Error> {
-        let engine = Arc::new(Renewable::open(dir, self.cache_bytes)?);
-        let machine = Machine::open(engine.clone(), self.cluster, *self.limits)?;
+        let Making { cache_bytes, cluster, limits } = self.sled.making;
+        // What was just built is open already.
+        let (engine, machine) = match self.sled.built.take() {
+            Some(built) => (built.engine, built.machine),
+            None => {
+                let engine = Arc::new(Renewable::open(dir, cache_bytes)?);
+                (engine.clone(), Machine::open(engine, cluster, limits)?)
+            }
+        };
         let (applied, _) = machine.applied();
         Ok(((engine, machine), applied))
     }

@@ -167,7 +167,7 @@ impl Stores for Files {
     fn build(&mut self, dir: &Path, path: &Path, mark: &SnapshotMark) -> Result<(), Error> {
         let reader = image::Snapshot::new(self.0.open(path)?)?.into_reader()?;
         let engine = Memory::default();
-        image::install(&reader, &engine, mark)?;
+        image::fill_from(&reader, &engine, mark)?;
         self.save(dir, &engine)
     }
 

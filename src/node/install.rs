@@ -14,10 +14,12 @@ use super::Input;
 use super::snap_file;
 use super::store_thread::Write;
 use super::telemetry;
+use crate::apply::Limits;
 use crate::apply::Machine;
 use crate::auth::Change;
 use crate::consensus;
 use crate::disk::Disk;
+use crate::disk::DiskFile;
 use crate::disk::RealDisk;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -46,6 +48,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -64,6 +67,10 @@ pub(super) struct Snapshots {
     /// How many are being sent, and for how many followers the log is kept.
     pub(super) sending: AtomicUsize,
     pub(super) keeping_log: AtomicUsize,
+    /// The store of a snapshot that raft has yet to accept or the store thread to install.
+    ahead: Mutex<Option<Built>>,
+    /// The disk had no room for such a store: the next ones are made when they must be.
+    no_room: AtomicBool,
 }
 
 impl Snapshots {
@@ -74,35 +81,86 @@ impl Snapshots {
             receiving: AtomicBool::new(false),
             sending: AtomicUsize::new(0),
             keeping_log: AtomicUsize::new(0),
+            ahead: Mutex::new(None),
+            no_room: AtomicBool::new(false),
         }
+    }
+
+    /// The store that was made ahead for the snapshot at `mark`, if there is one.
+    pub(super) fn take_ahead(&self, mark: &Mark) -> Option<Built> {
+        self.ahead.lock().take_if(|built| built.mark == *mark)
     }
 }
 
 /// What raft made of a snapshot that was received.
 pub(super) type Verdict = oneshot::Sender<Result<(), consensus::Refused>>;
 
+/// How stores are made on this member.
+#[derive(Clone, Copy)]
+pub(super) struct Making {
+    pub(super) cache_bytes: u64,
+    pub(super) cluster: ClusterId,
+    pub(super) limits: Limits,
+}
+
+/// A store made from an image, and its state.
+pub(super) struct Built {
+    mark: Mark,
+    pub(super) engine: Arc<Renewable>,
+    pub(super) machine: Machine,
+}
+
+impl Built {
+    /// Makes a store in `dir`, durably. Reads the image once: index and leases are built while sled is filled.
+    fn make(making: &Making, dir: &Path, image: Box<dyn DiskFile>, mark: &Mark) -> Result<Built, Error> {
+        store::delete(dir)?;
+        let reader = image::Snapshot::new(image)?.into_reader()?;
+        let engine = Arc::new(Renewable::open(dir, making.cache_bytes)?);
+        let filled = store::pour(&*engine, |behind| image::fill_from(&reader, behind, mark));
+        let machine = filled.and_then(|loaded| {
+            engine.sync()?;
+            RealDisk.sync_dir(dir.parent().unwrap_or(Path::new(".")))?;
+            Machine::of(engine.clone(), making.cluster, making.limits, loaded)
+        });
+        match machine {
+            Ok(machine) => Ok(Built { mark: mark.clone(), engine, machine }),
+            Err(why @ Error::Storage(_)) => {
+                // sled would try to write once more, and waits for ever on a full disk.
+                std::mem::forget(engine);
+                Err(why)
+            }
+            // The image is no image: that may happen again and again, so nothing stays behind.
+            Err(why) => engine.destroy().and(Err(why)),
+        }
+    }
+
+    /// raft has no use for it.
+    fn discard(self) {
+        drop(self.machine);
+        if let Err(why) = self.engine.destroy() {
+            tracing::warn!(error = %why, "cannot delete a store that is of no use");
+        }
+    }
+}
+
 /// Stores on the real disk.
 pub(super) struct Sled {
+    pub(super) making: Making,
     /// The one that was built last.
-    pub(super) built: Option<Arc<Renewable>>,
+    pub(super) built: Option<Built>,
+    /// Made already, when the image arrived.
+    pub(super) ahead: Option<Built>,
     /// The one that readers may still use; nothing in a member that starts.
     pub(super) running: Option<Arc<Renewable>>,
-    pub(super) cache_bytes: u64,
 }
 
 impl Stores for Sled {
     fn build(&mut self, dir: &Path, image: &Path, mark: &Mark) -> Result<(), Error> {
-        store::delete(dir)?;
-        let reader = image::Snapshot::new(RealDisk.open_to_read(image)?)?.into_reader()?;
-        let engine = Arc::new(Renewable::open(dir, self.cache_bytes)?);
-        let filled = image::install(&reader, &*engine, mark).and_then(|_| engine.sync());
-        if let Err(why) = filled {
-            // sled would try to write once more, and waits for ever on a full disk.
-            std::mem::forget(engine);
-            return Err(why);
-        }
-        RealDisk.sync_dir(dir.parent().unwrap_or(Path::new(".")))?;
-        self.built = Some(engine);
+        let built = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => Built::make(&self.making, dir, RealDisk.open_to_read(image)?, mark)?,
+        };
+        self.built = Some(built);
         Ok(())
     }
 
@@ -163,13 +221,51 @@ impl Arriving {
     pub(super) fn keep(mut self) -> Result<(Message, Mark), Error> {
         let reader = image::Snapshot::new(self.intake.open()?)?.into_reader()?;
         let (members, version) = image::check(&reader, &self.mark, self.cluster)?;
-        if let Some(snapshot) = self.message.snapshot.as_mut().filter(|snapshot| snapshot.data.is_empty()) {
-            snapshot.data = snap_file::members_json(&members, version.as_deref()).into();
-        }
+        self.note(&members, version.as_deref());
         let sync_began = Instant::now();
         self.intake.keep(self.mark.index)?;
         meter::SNAP_DB_FSYNC.time(sync_began.elapsed());
         meter::SNAP_DB_SAVE.time(self.began.elapsed());
+        Ok((self.message, self.mark))
+    }
+
+    fn note(&mut self, members: &Members, version: Option<&str>) {
+        if let Some(snapshot) = self.message.snapshot.as_mut().filter(|snapshot| snapshot.data.is_empty()) {
+            snapshot.data = snap_file::members_json(members, version).into();
+        }
+    }
+
+    /// The same, and makes the store of it while it is checked: else it would be read twice. Nothing names that store before raft has accepted the
+    /// snapshot, so a stop in between costs what was built and no more. Meanwhile the image reaches the disk.
+    fn keep_and_build(mut self, snapshots: &Snapshots, making: &Making) -> Result<(Message, Mark), Error> {
+        let dir = snapshots.installs.lock().next_store(self.mark.index);
+        let is_free = snapshots.ahead.lock().is_none() && !dir.exists();
+        if !is_free || snapshots.no_room.load(Ordering::Acquire) {
+            return self.keep();
+        }
+        let (image, mut same) = (self.intake.open()?, self.intake.open()?);
+        let (built, synced) = thread::scope(|scope| {
+            let syncing = scope.spawn(move || {
+                let sync_began = Instant::now();
+                same.sync().inspect(|()| meter::SNAP_DB_FSYNC.time(sync_began.elapsed()))
+            });
+            let built = Built::make(making, &dir, image, &self.mark);
+            (built, syncing.join().unwrap_or_else(|_| Err(Error::Damaged("a sync panicked".into()))))
+        });
+        let built = built.inspect_err(|why| {
+            if matches!(why, Error::Storage(_)) {
+                snapshots.no_room.store(true, Ordering::Release);
+                store::abandon(&dir);
+            }
+        })?;
+        self.note(built.machine.members(), built.machine.cluster_version());
+        let index = self.mark.index;
+        if let Err(why) = synced.and_then(|()| self.intake.keep(index)) {
+            built.discard();
+            return Err(why);
+        }
+        meter::SNAP_DB_SAVE.time(self.began.elapsed());
+        *snapshots.ahead.lock() = Some(built);
         Ok((self.message, self.mark))
     }
 }
@@ -207,20 +303,32 @@ impl peer::Intake for Receiving {
     }
 
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), Error>> {
+        // To its end, even if the sender goes away meanwhile: the next one must not meet a store that is half made.
+        let taken = self.inner.runtime.clone().spawn(self.take());
+        Box::pin(async move { taken.await.map_err(|e| Error::Damaged(e.to_string()))? })
+    }
+}
+
+impl Receiving {
+    async fn take(self: Box<Self>) -> Result<(), Error> {
         let Receiving { inner, arriving, turn } = *self;
-        Box::pin(async move {
-            let bytes = arriving.intake.bytes();
-            let kept = tokio::task::spawn_blocking(move || arriving.keep()).await;
-            let (message, mark) = kept.map_err(|e| Error::Damaged(e.to_string()))??;
-            let from = MemberId(message.from);
-            let (verdict, stepped) = oneshot::channel();
-            inner.inbox.force(Input::Received(Box::new(message), verdict));
-            let stepped = stepped.await.map_err(|_| Error::Stopped)?;
-            drop(turn);
-            stepped.map_err(|why| Error::Damaged(why.to_string()))?;
-            inner.tell(|| format!("received a snapshot from {from}: all up to entry {}, {bytes} bytes", mark.index));
-            Ok(())
-        })
+        let (bytes, member) = (arriving.intake.bytes(), inner.clone());
+        let kept = tokio::task::spawn_blocking(move || arriving.keep_and_build(&member.snapshots, &member.making()));
+        let (message, mark) = kept.await.map_err(|e| Error::Damaged(e.to_string()))??;
+        let from = MemberId(message.from);
+        let (verdict, stepped) = oneshot::channel();
+        inner.inbox.force(Input::Received(Box::new(message), verdict));
+        let stepped = stepped.await.map_err(|_| Error::Stopped)?;
+        // What raft has a use for is waited for, or installed by now.
+        let is_wanted = inner.snapshots.installs.lock().is_pending(mark.index);
+        let useless = if is_wanted { None } else { inner.snapshots.take_ahead(&mark) };
+        if let Some(useless) = useless {
+            let _done = tokio::task::spawn_blocking(move || useless.discard()).await;
+        }
+        drop(turn);
+        stepped.map_err(|why| Error::Damaged(why.to_string()))?;
+        inner.tell(|| format!("received a snapshot from {from}: all up to entry {}, {bytes} bytes", mark.index));
+        Ok(())
     }
 }
 
@@ -228,6 +336,12 @@ impl Inner {
     /// This member's own folder.
     pub(super) fn member_dir(&self) -> PathBuf {
         self.config.data_dir.join("member")
+    }
+
+    /// How this member makes stores.
+    pub(super) fn making(&self) -> Making {
+        let config = &self.config;
+        Making { cache_bytes: config.store_cache_bytes, cluster: self.cluster, limits: config.limits }
     }
 
     /// Tells observers something in words.
@@ -243,8 +357,7 @@ impl Inner {
         let began = self.now();
         let (answer, built) = mpsc::sync_channel(1);
         self.writes.force(Write::Install(mark.clone(), answer));
-        let engine = built.recv().map_err(|_| Error::Stopped)??;
-        let machine = Machine::open(engine, self.cluster, self.config.limits)?;
+        let machine = built.recv().map_err(|_| Error::Stopped)??;
         if machine.applied().0.0 != mark.index {
             return Err(Error::Damaged(format!(
                 "the store made from the snapshot at {} holds another state",

@@ -141,6 +141,7 @@ impl Node {
         tracing::info!("snapshot-index" = index, "remote-peer-id" = %to, bytes, "sending database snapshot");
         let peers = self.peers().ok_or("there are no peers yet")?;
         peers.send_snapshot(image).await.map_err(|e| e.to_string())?;
+        failpoint::hit(Point::SnapAfterSend);
         Ok((index, bytes))
     }
 

@@ -6,6 +6,7 @@
 use super::Inner;
 use super::Input;
 use super::install::Sled;
+use crate::apply::Machine;
 use crate::error::Error;
 use crate::meter;
 use crate::replica::behind::Stored;
@@ -25,7 +26,7 @@ pub(crate) enum Write {
     /// Write a batch, or sync.
     Work(Work),
     /// Make a store of the accepted image at this mark: from then on it is the member's.
-    Install(SnapshotMark, mpsc::SyncSender<Result<Arc<Renewable>, Error>>),
+    Install(SnapshotMark, mpsc::SyncSender<Result<Machine, Error>>),
     /// Tell once everything so far is written.
     Barrier(oneshot::Sender<()>),
     /// Write the store afresh.
@@ -84,8 +85,9 @@ impl StoreThread {
             }
             Write::Install(mark, answer) => {
                 let installed = self.install(&mark);
-                let _waits = answer.send(installed.clone());
-                installed.map(drop)
+                let failed = installed.as_ref().err().cloned();
+                let _waits = answer.send(installed);
+                failed.map_or(Ok(()), Err)
             }
             Write::Barrier(answer) => {
                 let _gone = answer.send(());
@@ -100,14 +102,14 @@ impl StoreThread {
         }
     }
 
-    fn install(&mut self, mark: &SnapshotMark) -> Result<Arc<Renewable>, Error> {
-        let cache_bytes = self.inner.config.store_cache_bytes;
-        let mut stores = Sled { built: None, running: Some(self.engine()), cache_bytes };
+    fn install(&mut self, mark: &SnapshotMark) -> Result<Machine, Error> {
+        let ahead = self.inner.snapshots.take_ahead(mark);
+        let mut stores = Sled { making: self.inner.making(), built: None, ahead, running: Some(self.engine()) };
         carry_out(&self.inner.snapshots.installs, mark, &mut stores)?;
         let built = stores.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
-        *self.inner.engine.write() = built.clone();
+        *self.inner.engine.write() = built.engine;
         self.epoch += 1;
-        Ok(built)
+        Ok(built.machine)
     }
 
     fn renew(&self) -> Result<(), Error> {

@@ -66,6 +66,8 @@ struct Health {
     refused: [usize; 2],
     /// Whether there was a stream since a loss was last told.
     was_open: bool,
+    /// The process was told to be lost, and nothing has been connected since.
+    gone: bool,
 }
 
 pub(super) struct Link {
@@ -249,8 +251,26 @@ impl Link {
             health.reading[kind as usize] = true;
             health.refused = [0; 2];
             health.was_open = true;
+            health.gone = false;
         }
         self.activate();
+    }
+
+    /// It has opened a stream to read from us: whatever was gone is back.
+    pub(super) fn is_read(&self) {
+        self.health.lock().gone = false;
+    }
+
+    /// Whether this is a leader's message that was posted before its process ended, and read after that was noticed. Taken for a sign of life, it would call
+    /// off the search for the next leader until an election time-out has passed. A leader that lives opens streams before it is heard, and
+    /// repeats what was not answered.
+    pub(super) fn is_from_the_grave(&self, message: &Message) -> bool {
+        matches!(message.msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat) && self.health.lock().gone
+    }
+
+    /// Counts a message that came in and goes no further.
+    pub(super) fn dropped_in(&self) {
+        self.counters.dropped_in.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A stream that we read has ended.
@@ -265,7 +285,9 @@ impl Link {
             let mut health = self.health.lock();
             health.refused[kind as usize] += 1;
             let gone = health.reading == [false; 2] && health.refused[kind as usize] >= self.picker.count();
-            gone && std::mem::take(&mut health.was_open)
+            let lost = gone && std::mem::take(&mut health.was_open);
+            health.gone |= lost;
+            lost
         };
         if lost {
             tracing::info!("peer-id" = %self.id, "peer is gone: it closed its streams and refuses new ones");

@@ -239,6 +239,7 @@ fn open_stream(peers: &Peers, kind: &str, from: &str, head: &HeaderMap) -> Resul
         tracing::warn!("remote-peer-id-from" = %from, "ignored streaming request; ID mismatch");
         return Err(refuse(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
     }
+    link.is_read();
     tracing::info!(
         "stream-writer-type" = kind.label(), "local-member-id" = %peers.0.config.id, "remote-peer-id" = %from,
         "established TCP streaming connection with remote peer"
@@ -265,6 +266,10 @@ async fn take_message(peers: &Peers, head: &HeaderMap, body: Body) -> Result<(),
         return Err(refuse(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
     }
     if !peers.0.rules.lets_in(MemberId(message.from)) {
+        return Ok(());
+    }
+    if let Some(link) = peers.link(MemberId(message.from)).filter(|link| link.is_from_the_grave(&message)) {
+        link.dropped_in();
         return Ok(());
     }
     let taken = peers.0.handler.receive(message);

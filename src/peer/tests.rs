@@ -23,9 +23,13 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http_body_util::Full;
 use parking_lot::Mutex;
+use prost::Message as _;
 use std::collections::BTreeSet;
 use std::future::Future;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -354,6 +358,25 @@ async fn a_lost_peer_is_noticed_at_once_and_heard_again_when_it_is_back() {
     assert_eq!(a.peers.active_since(b.id), None);
     a.peers.send(vec![message(MessageType::MsgHeartbeat, a.id, b.id)]);
     a.until(Event::Unreachable(b.id)).await;
+
+    // Posted before the end, and read after it: no sign of life of a leader; a vote is as good as ever.
+    let post = async |kind| {
+        let bytes = message(kind, b.id, a.id).encode_to_vec();
+        let request = format!(
+            "POST /raft HTTP/1.1\r\nHost: a\r\nX-Etcd-Cluster-ID: {CLUSTER}\r\nX-Server-From: {}\r\nX-Server-Version: 3.6.14\r\nX-Min-Cluster-Version: 3.0.0\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            b.id,
+            bytes.len()
+        );
+        let mut socket = TcpStream::connect(a.url.trim_start_matches("http://")).await.expect("it listens");
+        socket.write_all(&[request.as_bytes(), &bytes].concat()).await.expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    };
+    for kind in [MessageType::MsgHeartbeat, MessageType::MsgAppend, MessageType::MsgRequestVoteResponse] {
+        post(kind).await;
+    }
+    assert_eq!(a.message().await.msg_type(), MessageType::MsgRequestVoteResponse, "the others were let fall");
 
     let listener = TcpListener::bind(&address).await.expect("its port is free again");
     let mut again = Side::on(listener, 0xb, CLUSTER, &Security::none());

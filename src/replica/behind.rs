@@ -45,6 +45,7 @@ pub fn take_batch(machine: &mut Machine, written: u64, epoch: u64) -> Option<Wor
     for _ in 0..written {
         machine.written();
     }
+    failpoint::hit(Point::BeforeTakeBatch);
     machine.take_batch().map(|batch| Work::Batch(epoch, batch))
 }
 

@@ -325,6 +325,12 @@ impl Installs {
         &self.manifest
     }
 
+    /// Whether the image of `index` was accepted and is not the member's store yet.
+    #[must_use]
+    pub fn is_pending(&self, index: u64) -> bool {
+        self.pending.contains(&index)
+    }
+
     /// Deletes the images that nothing names: of snapshots that raft had no use for, and what a crash left.
     ///
     /// # Errors

@@ -81,6 +81,7 @@ impl World {
         let id = self.places[peer].id;
         self.tape.note(self.now, who, peer as u64, || format!("takes the process of m{peer} for gone"));
         self.report.count("a process is taken for gone", 1);
+        self.net.takes_for_gone(who, peer);
         let Some(alive) = &mut self.places[who].alive else { return };
         alive.inbox.push(Input::Lost(id));
         self.wake(who);
@@ -155,8 +156,6 @@ impl World {
         let flaps: bool = self.dice.random();
         self.places.iter_mut().for_each(|place| place.dies_voting = false);
         self.drill = Some(Drill { leader: NOBODY, term: 0, flapping: flaps.then_some(NOBODY) });
-        // No posts either: one that is under way when the process ends would seem to come from the living.
-        self.net.lose_posts();
         let weather = &mut self.net.weather;
         *weather = Weather { lost: 0, posted: 0, late: 0, broken: 0, ..self.plan.weather };
         // The latest message takes a hundred times as long as others.

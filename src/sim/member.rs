@@ -439,8 +439,7 @@ impl Alive {
         let (disk, shelf) = (self.hands.disk.clone(), self.shelf.clone());
         let mut builder = Builder { disk, shelf, built: None, cluster: self.cluster, limits: self.limits };
         carry_out(&self.hands.installs, mark, &mut builder)?;
-        let store = builder.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
-        let machine = Machine::open(store.clone(), self.cluster, self.limits)?;
+        let (store, machine) = builder.built.ok_or_else(|| Error::Damaged("no store was built".into()))?;
         if machine.applied().0.0 != mark.index {
             return Err(Error::Damaged(format!(
                 "the store made from the snapshot at {} holds another state",

@@ -21,8 +21,8 @@ use std::collections::BTreeSet;
 enum Way {
     /// In a stream, and in which of its lives.
     Stream(StreamKind, u64),
-    /// Alone, and how often all posts had been lost before.
-    Post(u64),
+    /// Alone.
+    Post,
 }
 
 /// Bytes on their way.
@@ -64,7 +64,8 @@ pub(super) struct Net {
     /// By sender, receiver and kind.
     streams: Vec<Stream>,
     cuts: BTreeSet<(usize, usize)>,
-    posts_lost: u64,
+    /// Senders whose process has ended, as far as the receiver noticed, and from whom no stream has brought anything since.
+    gone: BTreeSet<(usize, usize)>,
     pub(super) weather: Weather,
 }
 
@@ -77,7 +78,7 @@ impl Net {
     pub(super) fn new(ids: Vec<u64>, weather: Weather) -> Net {
         let stream = || StreamKind::ALL.map(|kind| Stream::new(kind, 0, 0));
         let streams = (0..MEMBERS_MAX * MEMBERS_MAX).flat_map(|_| stream()).collect();
-        let mut net = Net { ids: Vec::new(), streams, cuts: BTreeSet::new(), posts_lost: 0, weather };
+        let mut net = Net { ids: Vec::new(), streams, cuts: BTreeSet::new(), gone: BTreeSet::new(), weather };
         ids.into_iter().for_each(|id| net.join(id));
         net
     }
@@ -96,9 +97,9 @@ impl Net {
         }
     }
 
-    /// Loses all posts that are under way.
-    pub(super) fn lose_posts(&mut self) {
-        self.posts_lost += 1;
+    /// The process at `gone` is taken for ended by the member at `by`: what its leader posted before does not count any more, as in `peer/link.rs`.
+    pub(super) fn takes_for_gone(&mut self, by: usize, gone: usize) {
+        self.gone.insert((gone, by));
     }
 
     /// Whether nobody is cut off from anybody.
@@ -163,7 +164,7 @@ impl Net {
         let doubled = doubled && message.msg_type != MessageType::MsgPropose as i32;
         if posted {
             Encoder::new(StreamKind::Message).encode(message, &mut bytes);
-            let packet = Packet { from, to, way: Way::Post(self.posts_lost), bytes: bytes.freeze() };
+            let packet = Packet { from, to, way: Way::Post, bytes: bytes.freeze() };
             let again = doubled.then(|| (now + 3 * delay(), packet.clone()));
             return [(now + delay(), packet)].into_iter().chain(again).collect();
         }
@@ -191,16 +192,21 @@ impl Net {
                 Ok(Vec::new())
             }
             Way::Stream(kind, life) => {
-                let stream = self.stream(*from, *to, *kind);
-                match stream.life == *life {
-                    true => decode(&mut stream.decoder, bytes, dice),
-                    false => Ok(Vec::new()),
+                if self.stream(*from, *to, *kind).life != *life {
+                    return Ok(Vec::new());
                 }
+                self.gone.remove(&(*from, *to));
+                decode(&mut self.stream(*from, *to, *kind).decoder, bytes, dice)
             }
-            Way::Post(lost) if cut || *lost < self.posts_lost => Ok(Vec::new()),
-            Way::Post(_) => {
+            Way::Post if cut => Ok(Vec::new()),
+            Way::Post => {
                 let mut decoder = Decoder::new(StreamKind::Message, self.ids[*to], self.ids[*from]);
-                decode(&mut decoder, bytes, dice)
+                let mut messages = decode(&mut decoder, bytes, dice)?;
+                let is_gone = self.gone.contains(&(*from, *to));
+                messages.retain(|message| {
+                    !is_gone || !matches!(message.msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat)
+                });
+                Ok(messages)
             }
         }
     }

@@ -95,7 +95,7 @@ pub(super) struct Builder {
     pub(super) disk: SimDisk,
     pub(super) shelf: Shelf,
     /// The one that was built last.
-    pub(super) built: Option<Arc<SimStore>>,
+    pub(super) built: Option<(Arc<SimStore>, Machine)>,
     pub(super) cluster: ClusterId,
     pub(super) limits: Limits,
 }
@@ -105,13 +105,13 @@ impl Stores for Builder {
         self.shelf.remove(dir);
         let reader = image::Snapshot::new(self.disk.open(image)?)?.into_reader()?;
         self.disk.create(dir)?.sync()?;
-        let store = SimStore::default();
-        image::install(&reader, &store, mark)?;
+        let store = Arc::new(SimStore::default());
+        let loaded = image::fill_from(&reader, &*store, mark)?;
         self.disk.sync_dir(Path::new(MEMBER_DIR))?;
         store.settle();
-        let store = Arc::new(store);
         self.shelf.put(dir, store.clone());
-        self.built = Some(store);
+        let machine = Machine::of(store.clone(), self.cluster, self.limits, loaded)?;
+        self.built = Some((store, machine));
         Ok(())
     }
 

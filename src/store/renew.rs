@@ -29,6 +29,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -120,6 +121,24 @@ impl Renewable {
     /// Another store has taken this one's place: its folder is deleted when the last reader lets go of it.
     pub fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Closes a store that was of no use, and deletes it. If somebody else still has it, it goes with him.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]: what is left goes with the next start.
+    pub fn destroy(self: Arc<Self>) -> Result<(), Error> {
+        match Arc::try_unwrap(self) {
+            Ok(mut alone) => {
+                drop(alone.store.get_mut().take());
+                wait_until_closed(&alone.dir)?;
+                delete(&alone.dir)
+            }
+            Err(shared) => {
+                shared.doom();
+                Ok(())
+            }
+        }
     }
 
     fn copy_to(&self, dir: &Path) -> Result<(), Error> {
@@ -214,6 +233,13 @@ fn remove(dir: &Path) -> Result<(), Error> {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(at(dir)(e)),
         _ => Ok(()),
     }
+}
+
+/// Gives the space of a store back whose disk is full, though sled still has its files open and cannot be closed. What cannot be deleted goes with the next
+/// start.
+pub fn abandon(dir: &Path) {
+    empty_files(dir);
+    let _left = remove(dir);
 }
 
 /// Takes the bytes out of all files of a folder, as far as that can be done.

@@ -36,30 +36,38 @@ fn a_follower_that_stands_still_holds_up_nobody() {
     });
 }
 
-/// 375 MB through three logs: by hand, `cargo test --test cluster bounds:: -- --ignored --nocapture`.
+/// Half a gigabyte through three logs, so by hand and in `.ci/long`: `cargo test --test cluster bounds:: -- --ignored --nocapture`.
+///
+/// In memory there are the log's newest 64 MiB, what comes until it is released again (64), what the store has still to write (64), and what sled takes for
+/// writing that (a debug build holds about 450 MB in all); after that nothing is added, whatever a follower has missed.
 #[test]
 #[ignore = "writes gigabytes"]
 fn the_log_kept_for_a_follower_that_stands_still_is_bounded() {
     const VALUE: usize = 48 << 10;
     const ROUND: usize = 500;
-    const ROUNDS: usize = 16;
-    // What the log holds (64 MiB), what may come until it is released again (64), what the store has still to write (64), and the program.
-    const BOUND: u64 = 300 * MB;
-    assert!((VALUE * ROUND * ROUNDS) as u64 > BOUND + 70 * MB, "a log without a bound would be seen");
+    const THIRD: usize = 8;
+    const PUT_IN_A_THIRD: u64 = (VALUE * ROUND * THIRD) as u64;
     turn(Duration::from_secs(600), async {
         let mut cluster = Cluster::start_with(&etcd_bin(), 3, &[SMALL_CACHE]).await;
         let leader = cluster.leader().await;
         let follower = (leader + 1) % 3;
         let begun = resident(&mut cluster, leader);
         cluster.pause(follower);
-        let mut most = 0;
-        for _ in 0..ROUNDS {
-            fill(&cluster.client, leader, "bulk/", ROUND, &"b".repeat(VALUE)).await;
-            most = most.max(resident(&mut cluster, leader));
+        let mut most = [0; 3];
+        for third in &mut most {
+            for _ in 0..THIRD {
+                fill(&cluster.client, leader, "bulk/", ROUND, &"b".repeat(VALUE)).await;
+                *third = resident(&mut cluster, leader).max(*third);
+            }
         }
-        let put = (VALUE * ROUND * ROUNDS) as u64;
-        eprintln!("{} MB before, at most {} MB while {} MB were put", begun / MB, most / MB, put / MB);
-        assert!(most < BOUND, "{} MB", most / MB);
+        let shown = most.map(|bytes| bytes / MB);
+        eprintln!(
+            "{} MB before, at most {shown:?} MB while three times {} MB were put",
+            begun / MB,
+            PUT_IN_A_THIRD / MB
+        );
+        let grown = most[2].saturating_sub(most[1]);
+        assert!(grown < PUT_IN_A_THIRD / 3, "a log without a bound grows by all that is put: {shown:?}");
         cluster.resume(follower);
         cluster.assert_equal_hashes().await;
     });

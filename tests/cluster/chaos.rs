@@ -1,12 +1,16 @@
-//! Members are killed, stopped, cut off from each other and slowed down by their disks while clients read and write; whatever the clients heard must be what one correct
-//! store would have told them.
+//! Members are killed, stopped, replaced, cut off from each other and slowed down by their disks while clients read and write; whatever the clients heard must be what
+//! one correct store would have told them.
 //!
 //! The history is judged by revisions. Every write has a value of its own, so the events of all revisions, read at the end, are the order
 //! in which writes happened; every answer names the revision that it speaks of. A history is linearizable if
 //!
 //! - each answer is what the events say for its revision,
 //! - an operation that began after another had ended speaks of no earlier revision, a write of a later one,
-//! - a write without an answer happened once, after it began, or never.
+//! - a write without an answer happened once, after it began, or never,
+//! - a serializable read may be late; what it says was so at its revision all the same. So with a read of an earlier revision.
+//!
+//! At the end all are killed, and their logs must lead to the same events: every acknowledged write is there once, and whether one without an answer
+//! happened is for the log to say ([`crate::evidence`]).
 //!
 //! `CHAOS_SECONDS` (default 12 per size) and `CHAOS_SEED` make it longer and other. Source of the method: etcd `tests/robustness`.
 
@@ -17,6 +21,8 @@ use crate::checker::watch;
 use crate::client::Client;
 use crate::client::answer;
 use crate::client::put;
+use crate::evidence::Log;
+use crate::evidence::changes_of;
 use crate::failpoints;
 use crate::foreign;
 use crate::harness::Cluster;
@@ -60,7 +66,8 @@ pub(crate) const TOKEN: &str = "chaos";
 enum Asked {
     Put(String, String),
     Delete(String),
-    Get(String),
+    /// Reads the key as it was at a revision, 0 for now; serializable or not.
+    Get(String, i64, bool),
     /// Puts the value if the key was last changed at this revision, 0 for never.
     Swap(String, i64, String),
 }
@@ -87,7 +94,7 @@ impl Asked {
     fn is_write(&self, heard: &Heard) -> bool {
         match self {
             Asked::Put(..) => true,
-            Asked::Get(_) => false,
+            Asked::Get(..) => false,
             Asked::Delete(_) | Asked::Swap(..) => heard.done,
         }
     }
@@ -96,7 +103,7 @@ impl Asked {
     fn value(&self) -> Option<&str> {
         match self {
             Asked::Put(_, value) | Asked::Swap(_, _, value) => Some(value),
-            Asked::Delete(_) | Asked::Get(_) => None,
+            Asked::Delete(_) | Asked::Get(..) => None,
         }
     }
 }
@@ -115,11 +122,12 @@ async fn ask(client: &Client, member: usize, asked: &Asked) -> Option<Heard> {
             let answer = answer(PATIENCE, kv.delete_range(request)).await.ok()?;
             Some(Heard { revision: revision(answer.header), value: None, done: answer.deleted > 0 })
         }
-        Asked::Get(key) => {
-            let request = pb::RangeRequest { key: key.clone().into(), ..Default::default() };
+        Asked::Get(key, revision, serializable) => {
+            let (revision, serializable) = (*revision, *serializable);
+            let request = pb::RangeRequest { key: key.clone().into(), revision, serializable, ..Default::default() };
             let answer = answer(PATIENCE, kv.range(request)).await.ok()?;
             let value = answer.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
-            Some(Heard { revision: revision(answer.header), value, done })
+            Some(Heard { revision: answer.header.map_or(0, |header| header.revision), value, done })
         }
         Asked::Swap(key, changed_at, value) => {
             let compare = pb::Compare {
@@ -140,7 +148,7 @@ async fn ask(client: &Client, member: usize, asked: &Asked) -> Option<Heard> {
 /// One client: asks members in turn until it is told to stop.
 async fn work(client: Client, number: u64, seed: u64, stop: Arc<AtomicBool>) -> Vec<Operation> {
     let mut dice = Seeded::new(seed ^ (number << 32));
-    let (mut history, mut seen) = (Vec::new(), BTreeMap::new());
+    let (mut history, mut seen, mut newest) = (Vec::new(), BTreeMap::new(), 0);
     for count in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -150,12 +158,17 @@ async fn work(client: Client, number: u64, seed: u64, stop: Arc<AtomicBool>) -> 
         let asked = match dice.below(10) {
             0..=3 => Asked::Put(key, value),
             4 => Asked::Delete(key),
-            5..=7 => Asked::Get(key),
+            5..=7 => {
+                // Half of them ask for the present, half for a revision that this client has heard of; some of both of one member alone.
+                let at = if newest > 0 && dice.below(2) == 0 { 1 + dice.below(newest) as i64 } else { 0 };
+                Asked::Get(key, at, dice.below(3) == 0)
+            }
             _ => Asked::Swap(key.clone(), seen.get(&key).copied().unwrap_or(0), value),
         };
         let member = dice.below(client.len() as u64) as usize;
         let began = Instant::now();
         let heard = ask(&client, member, &asked).await.map(|heard| (Instant::now(), heard));
+        newest = newest.max(heard.as_ref().map_or(0, |(_, heard)| heard.revision.unsigned_abs()));
         if let (Asked::Put(key, _) | Asked::Swap(key, ..), Some((_, heard))) = (&asked, &heard)
             && heard.done
         {
@@ -208,7 +221,11 @@ impl Truth {
             Asked::Put(key, value) => {
                 says(self.at(key, at) != Some(&(at, Some(value.clone()))), "the put is not at its revision")
             }
-            Asked::Get(key) => says(self.value_at(key, at) != heard.value.as_deref(), "another value stands there"),
+            Asked::Get(_, asked_for, _) if at < *asked_for => says(true, "it read what was yet to come"),
+            Asked::Get(key, asked_for, _) => {
+                let of = if *asked_for > 0 { *asked_for } else { at };
+                says(self.value_at(key, of) != heard.value.as_deref(), "another value stands there")
+            }
             Asked::Delete(key) if heard.done => {
                 says(self.at(key, at) != Some(&(at, None)), "the deletion is not at its revision")
             }
@@ -242,7 +259,8 @@ impl Truth {
             let floor = floor(op.began);
             let why = match &op.heard {
                 Some((_, heard)) => self.contradiction(&op.asked, heard).or_else(|| {
-                    let least = floor + i64::from(op.asked.is_write(heard));
+                    let may_be_late = matches!(op.asked, Asked::Get(_, _, true));
+                    let least = if may_be_late { 0 } else { floor + i64::from(op.asked.is_write(heard)) };
                     (heard.revision < least).then(|| format!("revision {least} had been told of before it began"))
                 }),
                 None => {
@@ -254,6 +272,24 @@ impl Truth {
             let twice = op.asked.value().and_then(|value| self.written.get(value)).filter(|at| at.len() > 1);
             let why = why.or_else(|| twice.map(|at| format!("it happened at each of {at:?}")));
             why.map(|why| format!("{op:?}: {why}"))
+        })
+    }
+
+    /// Why the log is not that of this history. `logged`: how often it has each value.
+    fn fault_in_log(&self, history: &[Operation], logged: &BTreeMap<String, usize>) -> Option<String> {
+        history.iter().find_map(|op| {
+            let value = op.asked.value()?;
+            let (times, happened) = (logged.get(value).copied().unwrap_or(0), self.written.contains_key(value));
+            let is_put = matches!(op.asked, Asked::Put(..));
+            let why = match &op.heard {
+                Some(_) if times != 1 => format!("it was answered, and the log has it {times} times"),
+                None if times > 1 => format!("the log has it {times} times"),
+                // A swap that is in the log may have found its comparison false.
+                None if times == 1 && is_put && !happened => "the log has it, and it never happened".to_owned(),
+                None if times == 0 && happened => "it happened, and the log does not have it".to_owned(),
+                _ => return None,
+            };
+            Some(format!("{op:?}: {why}"))
         })
     }
 }
@@ -311,6 +347,15 @@ impl Nemesis {
             failpoints::set(cluster, member, Point::WalBeforeSync, "off").await;
         }
         if all { "slow disks" } else { "slow disk" }
+    }
+
+    /// A member's disk is gone for good: it is removed, and another one takes its place, and its addresses. The others must have been connected for a while
+    /// before etcd's checks let that happen, so this takes some seconds.
+    async fn replace(&mut self, cluster: &mut Cluster, member: usize) {
+        let other = (member + 1) % cluster.len();
+        cluster.kill(member);
+        self.ids[member] = cluster.replace(member, self.ids[member], other).await;
+        *self.faults.entry("replace").or_default() += 1;
     }
 
     async fn strike(&mut self, cluster: &mut Cluster) {
@@ -426,6 +471,11 @@ async fn chaos(members: usize, seed: u64, lasts: Duration) {
     while Instant::now() < deadline {
         nemesis.strike(&mut cluster).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
+        // Once at the end of a short run, and now and then in a long one.
+        if members > 1 && (Instant::now() >= deadline || nemesis.dice.below(40) == 0) {
+            let member = nemesis.dice.below(members as u64) as usize;
+            nemesis.replace(&mut cluster, member).await;
+        }
     }
     stop.store(true, Ordering::Relaxed);
     let mut history = Vec::new();
@@ -443,13 +493,33 @@ async fn chaos(members: usize, seed: u64, lasts: Duration) {
     let list = pb::AlarmRequest::default();
     let alarms = cluster.client.maintenance(0).alarm(list).await.expect("a list").into_inner().alarms;
     assert_eq!(alarms, [], "no alarm was raised");
+    // What is committed is written down with what comes next.
+    for _ in 0..3 {
+        until(READY_WITHIN, "a write behind the end", async || cluster.client.put(0, "after", "the end").await).await;
+    }
+    cluster.kill_all();
+    let log = Log::of(&cluster);
     let answered = history.iter().filter(|op| op.heard.is_some()).count();
     eprintln!(
         "{members} members, seed {seed}: {} operations, {answered} answered, {revision} revisions, faults {:?}",
         history.len(),
         nemesis.faults
     );
-    assert_eq!(Truth::of(&told).fault_of(&history), None, "seed {seed}");
+    let truth = Truth::of(&told);
+    assert_eq!(truth.fault_of(&history), None, "seed {seed}");
+    let twice = log.values().into_iter().find(|(value, times)| value.contains('/') && *times > 1);
+    assert_eq!(twice, None, "seed {seed}: the log has a write twice");
+    match log.until(revision) {
+        Some((log, changes)) => {
+            assert!(
+                changes == changes_of(&told),
+                "seed {seed}: the log leads to other events: {changes:?}, not {told:?}"
+            );
+            assert_eq!(truth.fault_in_log(&history, &log.values()), None, "seed {seed}");
+        }
+        // After some hours; the same was true of every shorter run.
+        None => eprintln!("the beginning of the log is released on all members: it is no evidence of what was first"),
+    }
     assert!(answered * 2 > history.len(), "most operations are answered, or this proves little");
 }
 
@@ -465,18 +535,20 @@ fn histories_stay_linearizable_under_faults() {
     }
 }
 
+/// An event of the key `key`.
+fn event(at: i64, value: Option<&str>) -> Event {
+    let kv = etcd_lab::proto::mvccpb::KeyValue {
+        key: "key".into(),
+        value: value.unwrap_or_default().to_owned().into(),
+        mod_revision: at,
+        ..Default::default()
+    };
+    Event { r#type: i32::from(value.is_none()), kv: Some(kv), prev_kv: None }
+}
+
 /// The judge notices each kind of lie.
 #[test]
 fn a_history_that_is_not_linearizable_is_noticed() {
-    let event = |at: i64, value: Option<&str>| {
-        let kv = etcd_lab::proto::mvccpb::KeyValue {
-            key: "key".into(),
-            value: value.unwrap_or_default().to_owned().into(),
-            mod_revision: at,
-            ..Default::default()
-        };
-        Event { r#type: i32::from(value.is_none()), kv: Some(kv), prev_kv: None }
-    };
     let truth = Truth::of(&[event(2, Some("a")), event(3, Some("b")), event(4, None), event(5, Some("c"))]);
     let start = Instant::now();
     let at = |second: u64| start + Duration::from_secs(second);
@@ -487,7 +559,7 @@ fn a_history_that_is_not_linearizable_is_noticed() {
         heard: heard
             .map(|(end, revision, value, done)| (at(end), Heard { revision, value: value.map(str::to_owned), done })),
     };
-    let (put, get) = (|value: &str| Asked::Put(key(), value.into()), || Asked::Get(key()));
+    let (put, get) = (|value: &str| Asked::Put(key(), value.into()), || Asked::Get(key(), 0, false));
     let swap = |changed_at, value: &str| Asked::Swap(key(), changed_at, value.into());
     let good = [
         op(put("a"), 0, Some((2, 2, None, true))),
@@ -499,11 +571,18 @@ fn a_history_that_is_not_linearizable_is_noticed() {
         op(put("c"), 6, None),
         op(put("lost"), 6, None),
         op(get(), 8, Some((9, 5, Some("c"), true))),
+        op(Asked::Get(key(), 3, false), 8, Some((9, 5, Some("b"), true))),
+        op(Asked::Get(key(), 0, true), 8, Some((9, 3, Some("b"), true))),
+        op(Asked::Get(key(), 2, true), 8, Some((9, 3, Some("a"), true))),
     ];
     assert_eq!(truth.fault_of(&good), None);
     for (lie, why) in [
         (op(get(), 10, Some((11, 3, Some("b"), true))), "had been told of before"),
         (op(get(), 4, Some((11, 4, Some("b"), true))), "another value"),
+        (op(Asked::Get(key(), 3, false), 8, Some((11, 5, Some("c"), true))), "another value"),
+        (op(Asked::Get(key(), 3, false), 8, Some((11, 3, Some("b"), true))), "had been told of before"),
+        (op(Asked::Get(key(), 0, true), 8, Some((11, 3, Some("c"), true))), "another value"),
+        (op(Asked::Get(key(), 5, true), 8, Some((11, 4, None, true))), "yet to come"),
         (op(put("gone"), 4, Some((11, 6, None, true))), "not at its revision"),
         (op(put("c"), 10, None), "before it began"),
         (op(put("c"), 10, Some((11, 5, None, true))), "had been told of before"),
@@ -517,4 +596,42 @@ fn a_history_that_is_not_linearizable_is_noticed() {
     }
     let twice = Truth::of(&[event(2, Some("a")), event(3, Some("a"))]);
     assert!(twice.fault_of(&good[..1]).is_some_and(|fault| fault.contains("each of [2, 3]")));
+}
+
+#[test]
+fn a_log_that_is_not_that_of_a_history_is_noticed() {
+    let truth = Truth::of(&[event(2, Some("a")), event(3, Some("b")), event(4, Some("c"))]);
+    let now = Instant::now();
+    let op = |asked, heard: Option<(i64, bool)>| {
+        let heard = heard.map(|(revision, done)| (now, Heard { revision, value: None, done }));
+        Operation { asked, began: now, heard }
+    };
+    let put = |value: &str| Asked::Put("key".into(), value.into());
+    let swap = |value: &str| Asked::Swap("key".into(), 2, value.into());
+    let history = [
+        op(put("a"), Some((2, true))),
+        op(swap("b"), Some((3, true))),
+        op(swap("x"), Some((3, false))),
+        op(put("c"), None),
+        op(put("lost"), None),
+        op(swap("in vain"), None),
+    ];
+    let logged = |more: &[(&str, usize)]| {
+        let values = ["a", "b", "c", "x"].map(|value| (value, 1));
+        values.iter().chain(more).map(|(value, times)| ((*value).to_owned(), *times)).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(truth.fault_in_log(&history, &logged(&[])), None);
+    for (wrong, why) in [
+        (("a", 0), "answered, and the log has it 0 times"),
+        (("b", 2), "answered, and the log has it 2 times"),
+        (("x", 0), "answered, and the log has it 0 times"),
+        (("c", 0), "it happened, and the log does not have it"),
+        (("lost", 1), "it never happened"),
+        (("lost", 2), "the log has it 2 times"),
+    ] {
+        let fault = truth.fault_in_log(&history, &logged(&[wrong])).expect("a lie");
+        assert!(fault.contains(why), "{fault}");
+    }
+    let in_vain = truth.fault_in_log(&history, &logged(&[("in vain", 1)]));
+    assert_eq!(in_vain, None, "its comparison was false");
 }

@@ -76,13 +76,17 @@ const WAYS: &[(Point, Way)] = &[
     (Point::ApplyAfterOpenSnapshot, Way::Receiving),
     (Point::SnapAfterComplete, Way::Receiving),
     (Point::SnapBeforeSend, Way::Sending),
+    (Point::SnapAfterSend, Way::Sending),
     (Point::BeforeApplyOneEntryNormal, Way::Writing),
     (Point::BeforeApplyOneConfChange, Way::FirstStart),
     (Point::AfterApplyOneEntry, Way::Writing),
+    (Point::BeforeTakeBatch, Way::Writing),
     (Point::BeforeCommit, Way::Writing),
     (Point::AfterCommit, Way::Writing),
     (Point::StoreBeforeSync, Way::Writing),
     (Point::StoreAfterSync, Way::Writing),
+    (Point::CompactBeforeSetScheduledCompact, Way::Compacting),
+    (Point::CompactAfterSetScheduledCompact, Way::Compacting),
     (Point::CompactBeforeCommitBatch, Way::Compacting),
     (Point::CompactAfterCommitBatch, Way::Compacting),
     (Point::CompactAfterSetFinishedCompact, Way::Compacting),
@@ -96,7 +100,7 @@ const WAYS: &[(Point, Way)] = &[
 ];
 
 /// Go's exit code after a panic.
-const PANICKED: i32 = 2;
+pub(crate) const PANICKED: i32 = 2;
 const DOOR: &str = "GOFAIL_HTTP";
 const AT_START: &str = "GOFAIL_FAILPOINTS";
 

@@ -86,6 +86,41 @@ impl Cluster {
         (member, id)
     }
 
+    /// Puts another member with an empty disk in the place of one that has ended, whose id is `dead`, through `at`. It has the same name and the same addresses.
+    /// Returns its id.
+    pub(crate) async fn replace(&mut self, member: usize, dead: u64, at: usize) -> u64 {
+        let told = |refusal: Status| refusal.message().to_owned();
+        // Whoever hears nothing asks again, and finds that it was done.
+        until(READY_WITHIN, "its removal", async || {
+            let list = self.client.members(at, true).await.map_err(told)?;
+            let is_there = list.members.iter().any(|member| member.id == dead);
+            if is_there { self.try_remove(at, dead).await.map(drop).map_err(told) } else { Ok(()) }
+        })
+        .await;
+        let spec = self.spec(member).clone();
+        std::fs::remove_dir_all(&spec.data_dir).expect("its disk is gone");
+        let (id, members) = until(READY_WITHIN, "another in its place", async || {
+            let list = self.client.members(at, true).await.map_err(told)?.members;
+            if let Some(new) = list.iter().find(|member| member.peer_ur_ls.contains(&spec.peer_url)) {
+                return Ok((new.id, list));
+            }
+            self.try_add(at, &spec.peer_url, false).await.map_err(told)?;
+            Err("it is to be seen in the list".to_owned())
+        })
+        .await;
+        let spec = self.spec_mut(member);
+        // What an earlier replacement was told goes.
+        if let Some(told) = spec.more.iter().position(|flag| flag == "--initial-cluster") {
+            spec.more.truncate(told);
+        }
+        let cluster = as_flag(&members, id, &spec.name);
+        let more = ["--initial-cluster", &cluster, "--initial-cluster-state", "existing"];
+        spec.more.extend(more.map(str::to_owned));
+        self.restart(member).await;
+        assert_eq!(self.id(member).await, id);
+        id
+    }
+
     /// Removes a member that runs, through `at`, and waits until its process has ended as a removed one does.
     async fn dismiss(&mut self, at: usize, member: usize, id: u64) {
         let left = healthy(async || self.try_remove(at, id).await).await;
