@@ -3,6 +3,10 @@
 //! `etcd-lab` is all four in one: called by the name of another, or with that name as its first word, it is that program. So one build is
 //! enough for the lab, which starts its members from its own executable.
 
+mod doctor;
+#[doc(hidden)]
+pub mod example;
+
 use crate::bench;
 use crate::ctl;
 use crate::lab;
@@ -24,6 +28,7 @@ Usage:
   etcd-lab up --nodes 3             start a cluster without a screen; it says what to type elsewhere
   etcd-lab down                     end the cluster that `up` started
   etcd-lab shell                    a shell with the cluster's etcd, etcdctl and etcdutl on its PATH
+  etcd-lab doctor -- etcdctl get k  what is behind an error: run it again with eyes open (--help tells more)
   etcd-lab fault kill n2            break the cluster that runs; without a word, all faults; `fault undo` takes one back
   etcd-lab replay FILE              show a recording: last.labrec in a lab's folder
   etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: ring, wire, logs, watch, data, cluster
@@ -85,6 +90,7 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "node" => lab::up::own_program().map_or(1, |program| lab::setup::node(rest, &program, &mut out, &mut err)),
         "mdbook" => guide::mdbook(rest, &mut std::io::stdin(), &mut out, &mut err),
         "bench" => bench::main(&args[1..]),
+        "doctor" => doctor::run(&args[1..], &mut out, &mut err),
         "--version" | "version" => say(&format!(
             "etcd-lab {}\netcd {} (the release it is interchangeable with)\n",
             env!("CARGO_PKG_VERSION"),

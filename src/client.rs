@@ -10,6 +10,27 @@
 //! client.watch(..), .keep_alive(id)     streams that outlive the connection that they began on
 //! ```
 //!
+//! A dead endpoint beside a live one is not noticed:
+//!
+//! ```
+//! # let member = etcd_lab::cli::example::member()?;
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! use etcd_lab::client::Client;
+//! use etcd_lab::client::Config;
+//!
+//! let endpoints = vec!["127.0.0.1:1".to_owned(), member];
+//! let client = Client::new(Config { endpoints, ..Config::default() });
+//! client.put("greeting", "hello").await?;
+//! // Calls take turns among the members that are up.
+//! for _ in 0..4 {
+//!     assert_eq!(client.get("greeting").await?.expect("it is there").value, "hello");
+//! }
+//! assert!(client.last_dial_error().is_some_and(|why| why.contains("connection refused")));
+//! # Ok::<(), etcd_lab::client::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! When may a call be repeated? A read always. A write only if it certainly never left this machine: a write that
 //! left may have happened, and happens twice if it is sent again. Then the answer is [`Error::Lost`], and only a read
 //! can tell what became of it. Source: etcd `client/v3/retry.go`.
@@ -27,6 +48,7 @@ mod error;
 mod fake;
 mod lease;
 mod pool;
+mod range_stream;
 mod recipes;
 mod snapshot;
 mod srv;
@@ -34,8 +56,11 @@ mod tls;
 mod watch;
 
 pub use call::Call;
+pub(crate) use endpoint::Address;
+pub(crate) use endpoint::Endpoint;
 pub use error::Error;
 pub use lease::KeepAlive;
+pub use range_stream::RangeStream;
 pub use recipes::Observer;
 pub use recipes::Place;
 pub use recipes::Session;
@@ -87,6 +112,8 @@ pub struct Config {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// User and password. [`Client::authenticate`] turns them into a token.
     pub user: Option<(String, String)>,
+    /// A token that was made elsewhere and is sent as it is; then `user` counts for nothing.
+    pub token: Option<String>,
     /// Requests larger than this are refused here.
     pub request_bytes_max: usize,
     /// Answers larger than this are refused.
@@ -103,6 +130,7 @@ impl Default for Config {
             keepalive_timeout: Duration::from_secs(6),
             tls: None,
             user: None,
+            token: None,
             request_bytes_max: 2 * 1024 * 1024,
             response_bytes_max: i32::MAX as usize,
         }
@@ -153,6 +181,25 @@ impl Client {
     }
 
     /// Sends one request and waits for its answer; which requests there are stands in `call`.
+    ///
+    /// ```
+    /// # let member = etcd_lab::cli::example::member()?;
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// use etcd_lab::client::Client;
+    /// use etcd_lab::client::prefix_end;
+    /// use etcd_lab::proto::etcdserverpb::RangeRequest;
+    ///
+    /// let client = Client::to(member);
+    /// client.put("user/ann", "1").await?;
+    /// client.put("user/bob", "2").await?;
+    /// let all = RangeRequest { key: "user/".into(), range_end: prefix_end(b"user/"), ..Default::default() };
+    /// assert_eq!(client.call(all).await?.count, 2);
+    /// let error = client.call(RangeRequest::default()).await.expect_err("a range has a key");
+    /// assert_eq!(error.to_string(), "etcdserver: key is not provided");
+    /// # Ok::<(), etcd_lab::client::Error>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Deadline`] after `call_timeout`, [`Error::Lost`] when a write's connection broke, otherwise what the
@@ -222,6 +269,14 @@ impl Client {
         self.in_time(snapshot::open(self)).await
     }
 
+    /// A range in pieces: see [`RangeStream`]. Members before etcd 3.7 do not know it. Waits for a connection as long as a call may take.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; `Unimplemented` from a member that does not know it.
+    pub async fn range_stream(&self, range: RangeRequest) -> Result<RangeStream, Error> {
+        self.in_time(range_stream::open(self, range)).await
+    }
+
     /// What the first endpoint answers on `path` to plain HTTP, such as `/metrics`, as text.
     ///
     /// # Errors
@@ -242,11 +297,15 @@ impl Client {
     }
 
     async fn refresh_token(&self) -> Result<(), Error> {
+        let token = |text: &str| text.parse().map_err(|_| Error::Config("the token is no text".to_owned()));
+        if let Some(given) = &self.config.token {
+            *self.token.lock() = Some(token(given)?);
+            return Ok(());
+        }
         let Some((name, password)) = self.config.user.clone() else { return Ok(()) };
         *self.token.lock() = None;
         let answer = Box::pin(self.call_patiently(&AuthenticateRequest { name, password })).await?;
-        let token = answer.token.parse().map_err(|_| Error::Config("the member's token is no text".to_owned()))?;
-        *self.token.lock() = Some(token);
+        *self.token.lock() = Some(token(&answer.token)?);
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What it prints is what etcdctl 3.6 prints; where 3.6 panics, a sentence and exit code 3 stand instead.
-//! Left out: the dialect of the v2 API. Source: etcd `etcdctl/ctlv3`.
+//! With `ETCDCTL_API=2` the whole line goes to the old dialect (`v2`). Source: etcd `etcdctl/ctlv3`.
 
 mod auth;
 mod check;
@@ -27,9 +27,11 @@ mod print;
 mod session;
 mod snapshot;
 mod txn;
+mod v2;
 mod watch;
 
 use crate::cmdline::args;
+use crate::doctor;
 use crate::types::ETCD_VERSION;
 use args::Args;
 use args::Refused;
@@ -44,6 +46,17 @@ use std::io::Write;
 /// What commands read: the value of a put, the lines of a transaction.
 pub type Input = Box<dyn BufRead + Send>;
 
+/// What is told of an error beyond its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explain {
+    /// Its cause, if `--explain` is given.
+    IfAsked,
+    /// Its cause.
+    Cause,
+    /// Its cause, and what helps.
+    Fix,
+}
+
 /// Runs one command line. `args` are those after the program's name, `env` the whole environment. Returns the exit
 /// code; nothing else leaves this function but what is written to `out` and `err`.
 pub async fn run(
@@ -53,8 +66,23 @@ pub async fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
+    run_explained(args, env, stdin, out, err, Explain::IfAsked).await
+}
+
+/// [`run`], with more told of errors.
+pub async fn run_explained(
+    args: impl IntoIterator<Item = impl Into<Vec<u8>>>,
+    env: &[(String, String)],
+    stdin: Input,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    explain: Explain,
+) -> u8 {
     let words: Vec<Vec<u8>> = args.into_iter().map(Into::into).collect();
-    let failed = match dispatch(&words, env, stdin, out, err).await {
+    if v2::is_asked_for(env) {
+        return v2::run(&words, env, stdin, out, err).await;
+    }
+    let failed = match dispatch(&words, env, stdin, out, err, explain).await {
         Ok(()) => return exit::OK,
         Err(failed) => failed,
     };
@@ -91,6 +119,7 @@ async fn dispatch(
     stdin: Input,
     out: &mut dyn Write,
     err: &mut dyn Write,
+    explain: Explain,
 ) -> Outcome {
     if let [ask, begun @ ..] = words
         && ask == completion::ASK
@@ -118,9 +147,59 @@ async fn dispatch(
         }
     };
     match found.command().map(|command| command.action) {
-        Some(Action::Run(run)) => run(&mut Session::new(args, env, stdin, out, err)).await,
+        Some(Action::Run(run)) => {
+            let mut session = Session::new(args, env, stdin, out, err);
+            match run(&mut session).await {
+                Err(failed) if explain != Explain::IfAsked || session.args.is_set("explain") => {
+                    Err(explained(&mut session, failed, explain == Explain::Fix).await)
+                }
+                outcome => outcome,
+            }
+        }
         Some(Action::Help) => help(&args, out, err),
         _ => Ok(out.write_all(help::usage(&found).as_bytes())?),
+    }
+}
+
+/// `--explain`: the error as it is, then what is behind it.
+async fn explained(session: &mut Session<'_>, failed: Exit, fix: bool) -> Exit {
+    let Some(message) = failed.message else { return failed };
+    let _ = writeln!(session.err, "Error: {message}");
+    // Flags that are wrong in themselves have said so.
+    if let Ok(patient) = session.patient().await {
+        let findings = doctor::examine(&patient, &message).await;
+        let _ = write!(session.err, "{}", doctor::report(&findings, fix));
+    }
+    Exit::silent(failed.code)
+}
+
+/// `etcd-lab doctor` without a command: what is wrong with the cluster that etcdctl's global flags name. With `fix` it also says what helps.
+/// Returns 0 if nothing is wrong, else 1.
+pub async fn checkup(
+    args: Vec<Vec<u8>>,
+    env: &[(String, String)],
+    fix: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> u8 {
+    let args = match Args::parse(&args, &commands::GLOBAL_FLAGS.iter().collect::<Vec<_>>()) {
+        Ok(args) if args.words.is_empty() => args,
+        _ => {
+            let _ = writeln!(err, "Error: a command stands behind --; before it, only etcdctl's global flags");
+            return exit::BAD_ARGS;
+        }
+    };
+    let mut session = Session::new(args, env, Box::new(std::io::empty()), out, err);
+    match session.patient().await {
+        Ok(patient) => {
+            let findings = doctor::examine(&patient, "").await;
+            let _ = write!(session.out, "{}", doctor::report(&findings, fix));
+            u8::from(findings.iter().any(|finding| finding.cause != doctor::Cause::AllWell))
+        }
+        Err(failed) => {
+            let _ = writeln!(session.err, "Error: {}", failed.message.unwrap_or_default());
+            failed.code
+        }
     }
 }
 

@@ -35,6 +35,7 @@ use crate::mvcc::Loaded;
 use crate::proto::raftpb::ConfState;
 use crate::proto::walpb::Snapshot as Mark;
 use crate::types::ClusterId;
+use crate::types::ETCD_VERSION;
 use crate::types::Index;
 use crate::types::Revision;
 use crate::types::Term;
@@ -277,6 +278,24 @@ impl Engine for Small {
     }
 }
 
+/// Row of etcd's bucket `meta`, from 3.6 on: the release whose form the data has.
+const STORAGE_VERSION: &[u8] = b"storageVersion";
+
+/// Refuses what a later release wrote: nobody here knows what is in it.
+fn check_form(version: &[u8]) -> Result<(), Error> {
+    let minor = |text: &str| -> Option<(u32, u32)> {
+        let mut numbers = text.split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    let text = String::from_utf8_lossy(version);
+    if minor(&text).is_some_and(|theirs| Some(theirs) <= minor(ETCD_VERSION)) {
+        return Ok(());
+    }
+    Err(Error::Damaged(format!(
+        "the data has the form of etcd {text}, and this is {ETCD_VERSION}: it knows its own form and older ones"
+    )))
+}
+
 fn fill(
     reader: &Reader,
     engine: &dyn Engine,
@@ -301,6 +320,7 @@ fn fill(
                 Some(Table::Meta) if Import::is_mark(key) => {
                     marks.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 }
+                Some(Table::Meta) if key == STORAGE_VERSION => check_form(value)?,
                 None | Some(Table::Meta) => {}
                 Some(table @ (Table::Cluster | Table::Members | Table::MembersRemoved)) if !is_ours(table) => {}
                 Some(table) => batch.put(table, key.to_vec(), value.to_vec()),

@@ -26,6 +26,7 @@ pub mod consensus;
 pub mod ctl;
 pub mod disk;
 pub mod dns;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod failpoint;

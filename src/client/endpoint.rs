@@ -7,15 +7,15 @@ use http::Uri;
 
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
-    pub(super) address: Address,
+pub(crate) struct Endpoint {
+    pub(crate) address: Address,
     /// Whether TLS is spoken there; a bare `host:port` leaves it to the client's configuration.
-    pub(super) secure: Option<bool>,
+    pub(crate) secure: Option<bool>,
 }
 
 /// What to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
+pub(crate) enum Address {
     Tcp { host: String, port: u16 },
     Unix(String),
     Unreadable(String),
@@ -23,7 +23,7 @@ pub(super) enum Address {
 
 impl Endpoint {
     /// Reads what stands in `--endpoints`.
-    pub(super) fn parse(text: &str) -> Endpoint {
+    pub(crate) fn parse(text: &str) -> Endpoint {
         let (secure, rest) = match text.split_once("://") {
             Some(("http", rest)) => (Some(false), rest),
             Some(("https", rest)) => (Some(true), rest),
@@ -41,7 +41,7 @@ impl Endpoint {
     }
 
     /// Scheme and authority of requests to this endpoint.
-    pub(super) fn origin(&self, secure: bool) -> Uri {
+    pub(crate) fn origin(&self, secure: bool) -> Uri {
         let scheme = if secure { "https" } else { "http" };
         let authority = match &self.address {
             Address::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),

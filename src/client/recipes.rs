@@ -113,6 +113,30 @@ impl Session {
 }
 
 /// A place in the queue before a lock or an office.
+///
+/// As a lock: one after the other.
+///
+/// ```
+/// # let member = etcd_lab::cli::example::member()?;
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use etcd_lab::client::Client;
+/// use etcd_lab::client::Place;
+/// use etcd_lab::client::Session;
+///
+/// let client = Client::to(member);
+/// let (ann, bob) = (Session::open(&client, 10).await?, Session::open(&client, 10).await?);
+/// let mut first = Place::take(&ann, "printer", "").await?;
+/// let mut second = Place::take(&bob, "printer", "").await?;
+/// first.turn(&ann).await?;
+/// assert!(first.key().starts_with("printer/"));
+/// // Bob's turn comes when Ann leaves, or when her lease is gone.
+/// let (_, turn) = tokio::join!(first.leave(&ann), second.turn(&bob));
+/// turn?;
+/// second.leave(&bob).await?;
+/// # Ok::<(), etcd_lab::client::Error>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Place {
     prefix: String,
@@ -230,6 +254,26 @@ async fn gone(client: &Client, key: Bytes, revision: i64) -> Result<(), Error> {
 }
 
 /// Who holds an office, and who comes after: each leader's key and proposal, in order.
+///
+/// ```
+/// # let member = etcd_lab::cli::example::member()?;
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use etcd_lab::client::Client;
+/// use etcd_lab::client::Observer;
+/// use etcd_lab::client::Place;
+/// use etcd_lab::client::Session;
+///
+/// let client = Client::to(member);
+/// let session = Session::open(&client, 10).await?;
+/// let mut candidate = Place::take(&session, "captain", "ann").await?;
+/// candidate.turn(&session).await?;
+/// let told = Observer::new(&client, "captain").next().await?;
+/// assert_eq!(told.kvs[0].value, "ann");
+/// session.close().await?;
+/// # Ok::<(), etcd_lab::client::Error>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Observer {
     client: Client,

@@ -41,6 +41,30 @@ pub fn watch_from(key: impl Into<Bytes>, range_end: impl Into<Bytes>, revision: 
 }
 
 /// A watch. Dropping it ends it.
+///
+/// Each change comes once and in order, from the revision that was asked for, also when the connection breaks in between:
+///
+/// ```
+/// # let member = etcd_lab::cli::example::member()?;
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use etcd_lab::client::Client;
+/// use etcd_lab::client::watch_from;
+///
+/// let client = Client::to(member);
+/// let first = client.put("k", "1").await?.header.expect("every answer has one").revision;
+/// client.put("k", "2").await?;
+/// let mut watch = client.watch(watch_from("k", "", first));
+/// client.put("k", "3").await?;
+/// let mut values = Vec::new();
+/// while values.len() < 3 {
+///     let answer = watch.next().await?.expect("it goes on");
+///     values.extend(answer.events.into_iter().map(|event| event.kv.expect("a change has a key").value));
+/// }
+/// assert_eq!(values, ["1", "2", "3"]);
+/// # Ok::<(), etcd_lab::client::Error>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Watch {
     client: Client,

@@ -67,6 +67,7 @@ const fn with_short(short: char, flag: Flag) -> Flag {
 /// Flags that every command takes, in the order of their names.
 #[rustfmt::skip]
 pub(super) static GLOBAL_FLAGS: &[Flag] = &[
+    text("auth-jwt-token", "", "a token that was made elsewhere, instead of --user and --password"),
     text("cacert", "", "trust members whose certificates these authorities signed (PEM file)"),
     text("cert", "", "show members this certificate (PEM file)"),
     time("command-timeout", "5s", "how long a short command may take, connecting not counted"),
@@ -75,6 +76,7 @@ pub(super) static GLOBAL_FLAGS: &[Flag] = &[
     with_short('d', text("discovery-srv", "", "domain whose SRV records name the endpoints")),
     text("discovery-srv-name", "", "suffix of the service's name in SRV records"),
     Flag { name: "endpoints", short: ' ', kind: Kind::List, default: "[127.0.0.1:2379]", help: "members to talk to, separated by commas" },
+    switch("explain", "after an error, look for its cause step by step, and tell it"),
     switch("hex", "print bytes as hexadecimal numbers"),
     Flag { name: "insecure-discovery", short: ' ', kind: Kind::Switch, default: "true", help: "use SRV records for plain endpoints too" },
     switch("insecure-skip-tls-verify", "accept any certificate (for tests only)"),
@@ -114,6 +116,7 @@ pub(super) static GET_FLAGS: &[Flag] = &[
     switch("print-value-only", "only values (simple format)"),
     number("rev", "as of this revision"),
     text("sort-by", "", "CREATE, KEY, MODIFY, VALUE or VERSION"),
+    switch("stream", "take the answer in pieces, as the member reads it"),
 ];
 
 #[rustfmt::skip]

@@ -1,6 +1,7 @@
 //! `put`, `get`, `del` and `compaction`. What they ask for is made apart from asking, because `txn` asks the same.
 
 use super::args::Args;
+use super::exit;
 use super::exit::Exit;
 use super::exit::Outcome;
 use super::print::Format;
@@ -11,6 +12,7 @@ use crate::proto::etcdserverpb::CompactionRequest;
 use crate::proto::etcdserverpb::DeleteRangeRequest;
 use crate::proto::etcdserverpb::PutRequest;
 use crate::proto::etcdserverpb::RangeRequest;
+use crate::proto::etcdserverpb::RangeResponse;
 use crate::proto::etcdserverpb::range_request::SortOrder;
 use crate::proto::etcdserverpb::range_request::SortTarget;
 use bytes::Bytes;
@@ -40,7 +42,8 @@ pub(super) async fn put(session: &mut Session<'_>) -> Outcome {
 /// `get`.
 pub(super) async fn get(session: &mut Session<'_>) -> Outcome {
     let request = range_request(&session.args)?;
-    let answer = session.ask(request).await?;
+    let answer =
+        if session.args.is_set("stream") { stream(session, request).await? } else { session.ask(request).await? };
     if session.args.is_set("count-only") && session.format != Format::Fields {
         return Err(Exit::bad_args("--count-only is only for `--write-out=fields`"));
     }
@@ -51,6 +54,13 @@ pub(super) async fn get(session: &mut Session<'_>) -> Outcome {
         session.value_only = true;
     }
     session.print(&answer)
+}
+
+/// `get --stream`: the same answer, in pieces on the wire.
+async fn stream(session: &mut Session<'_>, request: RangeRequest) -> Result<RangeResponse, Exit> {
+    let client = session.client().await?;
+    let answer = async { client.range_stream(request).await?.whole().await }.await;
+    answer.map_err(|error| session.failed(exit::ERROR, &error))
 }
 
 /// `del`.

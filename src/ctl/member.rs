@@ -113,7 +113,7 @@ fn member_id(session: &Session<'_>) -> Result<u64, Exit> {
 }
 
 /// Splits and checks peer URLs as etcd's client does before it asks. Source: `client/pkg/types/urls.go`.
-fn urls(text: &str) -> Result<Vec<String>, Exit> {
+pub(super) fn urls(text: &str) -> Result<Vec<String>, Exit> {
     let urls: Vec<String> = text.split(',').map(str::to_owned).collect();
     for url in &urls {
         let url = url.trim();

@@ -19,6 +19,7 @@ use crate::client::Call;
 use crate::client::Client;
 use crate::client::Config;
 use crate::client::TlsFiles;
+use crate::doctor::Patient;
 use crate::golang;
 use std::fmt::Display;
 use std::io;
@@ -188,6 +189,7 @@ impl<'a> Session<'a> {
             0 => default,
             given => usize::try_from(given).unwrap_or(default),
         };
+        let token = self.args.text("auth-jwt-token").filter(|token| !token.is_empty()).map(str::to_owned);
         let config = Config {
             endpoints: endpoints.unwrap_or(defaults.endpoints),
             dial_timeout: self.args.time("dial-timeout").unwrap_or(defaults.dial_timeout),
@@ -197,7 +199,8 @@ impl<'a> Session<'a> {
             request_bytes_max: bytes("max-request-bytes", defaults.request_bytes_max),
             response_bytes_max: bytes("max-recv-bytes", defaults.response_bytes_max),
             tls: self.tls_files("")?,
-            user: self.user("", "Password: ")?,
+            user: if token.is_some() { None } else { self.user("", "Password: ")? },
+            token,
         };
         let format = self.args.text("write-out").unwrap_or("simple");
         self.format = Format::parse(format).ok_or_else(|| Exit::bad_feature("unsupported output format"))?;
@@ -205,18 +208,23 @@ impl<'a> Session<'a> {
         Ok(config)
     }
 
-    /// What the certificate flags that begin with `prefix` name; nothing where TLS is not wanted.
-    pub(super) fn tls_files(&self, prefix: &str) -> Result<Option<std::sync::Arc<rustls::ClientConfig>>, Exit> {
+    /// The certificate files that the flags name which begin with `prefix`.
+    fn files(&self, prefix: &str) -> Result<TlsFiles, Exit> {
         let file = |name: &str| match self.args.text(&format!("{prefix}{name}")) {
             Some("") if prefix.is_empty() => Err(Exit::bad_args(format!("empty string is passed to --{name} option"))),
             given => Ok(given.unwrap_or_default().to_owned()),
         };
-        let files = TlsFiles {
+        Ok(TlsFiles {
             cert: file("cert")?,
             key: file("key")?,
             cacert: file("cacert")?,
             skip_verify: self.args.is_set("insecure-skip-tls-verify"),
-        };
+        })
+    }
+
+    /// TLS as the flags that begin with `prefix` have it; nothing where it is not wanted.
+    pub(super) fn tls_files(&self, prefix: &str) -> Result<Option<std::sync::Arc<rustls::ClientConfig>>, Exit> {
+        let files = self.files(prefix)?;
         let insecure = format!("{prefix}insecure-transport");
         let plain = !self.args.is_given(&insecure) || self.args.is_set(&insecure);
         if files == TlsFiles::default() && plain {
@@ -314,6 +322,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// What a doctor needs to know of these flags. An error is one of the flags themselves.
+    pub(super) async fn patient(&mut self) -> Result<Patient, Exit> {
+        Ok(Patient { config: self.config().await?, files: self.files("")? })
+    }
+
     /// One line of JSON on the error stream, as etcd's tools log.
     pub(super) fn log(&mut self, level: &str, fields: &[(&str, &str)]) -> Outcome {
         use super::print::json;
@@ -335,7 +348,8 @@ fn now() -> String {
     time::OffsetDateTime::now_utc().format(&format).unwrap_or_default()
 }
 
-fn echo(on: bool) {
+/// Shows what is typed on the terminal, or does not.
+pub(super) fn echo(on: bool) {
     let setting = if on { "echo" } else { "-echo" };
     // Without stty the password is seen while it is typed; that is no reason not to ask.
     let _ = Command::new("stty").arg(setting).stdin(Stdio::inherit()).status();

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args, err: &mut dyn Write) -> Result<(), Failed> {
     let sizes = if own.is_dir() {
         Renewable::open(&own, store::CACHE_BYTES).and_then(|store| store.renew())
     } else if db.is_file() {
-        rewrite(&db)
+        rewrite(&db, None)
     } else {
         return Err(failed(format!("stat {}: no such file or directory", db.display())));
     };
@@ -57,8 +57,58 @@ pub(crate) fn run(args: &Args, err: &mut dyn Write) -> Result<(), Failed> {
     log(err, "finished defragmenting directory", &fields)
 }
 
-/// Copies a bbolt file into one without free pages, which takes its place.
-fn rewrite(path: &Path) -> Result<(u64, u64), Error> {
+/// A row that a copy has otherwise than what it is copied from.
+pub(super) struct Edit<'a> {
+    pub(super) bucket: &'a [u8],
+    pub(super) key: &'a [u8],
+    /// Its value there; nothing: it is left out.
+    pub(super) value: Option<&'a [u8]>,
+}
+
+/// Rows on their way into a copy, in their order.
+struct Copy<'f, 'e> {
+    writer: Writer<'f>,
+    depth: usize,
+    edit: Option<&'e Edit<'e>>,
+    /// Whether this is the bucket of the edit, and its row is still to come.
+    due: bool,
+}
+
+impl Copy<'_, '_> {
+    fn take(&mut self, item: Item<'_>) -> Result<(), Error> {
+        match item {
+            Item::Enter(name) => {
+                self.depth += 1;
+                if self.depth > 1 {
+                    return Err(Error::Damaged("a bucket within a bucket: this is no database of etcd's".to_owned()));
+                }
+                self.due = self.edit.is_some_and(|edit| edit.bucket == name);
+                self.writer.bucket(name)
+            }
+            Item::Leave => {
+                self.depth -= 1;
+                self.edited(None)
+            }
+            Item::Row(key, value) => {
+                self.edited(Some(key))?;
+                let replaced = |edit: &&Edit<'_>| self.due && edit.key == key;
+                if self.edit.as_ref().is_some_and(replaced) { self.edited(None) } else { self.writer.put(key, value) }
+            }
+        }
+    }
+
+    /// Writes the edited row if it comes before `key`, or anyway.
+    fn edited(&mut self, key: Option<&[u8]>) -> Result<(), Error> {
+        let Some(edit) = self.edit.filter(|edit| self.due && key.is_none_or(|key| edit.key < key)) else {
+            return Ok(());
+        };
+        self.due = false;
+        edit.value.map_or(Ok(()), |value| self.writer.put(edit.key, value))
+    }
+}
+
+/// Copies a bbolt file into one without free pages, which takes its place; with one row changed, if `edit`.
+pub(super) fn rewrite(path: &Path, edit: Option<&Edit<'_>>) -> Result<(u64, u64), Error> {
     let storage = |what: &str, e: std::io::Error| {
         Error::Storage(format!("{what} {}: {}", path.display(), crate::error::io_text(&e)))
     };
@@ -70,23 +120,9 @@ fn rewrite(path: &Path) -> Result<(u64, u64), Error> {
     let reader = Reader::open(file, before)?;
     let fresh = path.with_extension("tmp");
     let mut file = RealDisk.create(&fresh)?;
-    let mut writer = Writer::new(file.as_mut());
-    let mut depth = 0_usize;
-    reader.walk(&mut |item| match item {
-        Item::Enter(name) => {
-            depth += 1;
-            match depth {
-                1 => writer.bucket(name),
-                _ => Err(Error::Damaged("a bucket within a bucket: this is no database of etcd's".to_owned())),
-            }
-        }
-        Item::Leave => {
-            depth -= 1;
-            Ok(())
-        }
-        Item::Row(key, value) => writer.put(key, value),
-    })?;
-    let after = writer.finish()?;
+    let mut copy = Copy { writer: Writer::new(file.as_mut()), depth: 0, edit, due: false };
+    reader.walk(&mut |item| copy.take(item))?;
+    let after = copy.writer.finish()?;
     file.sync()?;
     drop(file);
     std::fs::rename(&fresh, path).map_err(|e| storage("rename", e))?;

@@ -22,13 +22,18 @@ fn fails(args: &[&str], code: u8, message: &str) {
 
 /// A snapshot with one key at revision 2, and its checksum.
 fn snapshot(path: &Path) {
+    snapshot_of(path, b"3.6.0");
+}
+
+/// The same of another release.
+fn snapshot_of(path: &Path, version: &[u8]) {
     let mut file = RealDisk.create(path).expect("a file");
     let mut writer = Writer::new(file.as_mut());
     writer.bucket(b"key").expect("the first");
     let value = b"\x0a\x01k\x10\x02\x18\x02\x20\x01\x2a\x01v";
     writer.put(b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\0", value).expect("the first");
     writer.bucket(b"meta").expect("in order");
-    writer.put(b"storageVersion", b"3.6.0").expect("the first");
+    writer.put(b"storageVersion", version).expect("the first");
     writer.finish().expect("written");
     let bytes = std::fs::read(path).expect("there");
     std::fs::write(path, [&bytes[..], &sha2::Sha256::digest(&bytes)].concat()).expect("written");
@@ -115,6 +120,20 @@ fn damaged_files_are_refused_and_leave_nothing_behind() {
     refused(&whole[..whole.len() - 32], &[], "Error: snapshot missing hash but --skip-hash-check=false");
     refused(&whole[..8192], &["--skip-hash-check"], "the file is cut short");
     refused(b"hello", &["--skip-hash-check"], "Error: invalid database");
+    // Both meta pages of another format of bbolt's, which has no other so far.
+    let mut other = whole[..whole.len() - 32].to_vec();
+    for page in [0, 4096] {
+        other[page + 16 + 4] = 3;
+    }
+    refused(&other, &["--skip-hash-check"], "version mismatch");
+    for (version, shown) in [(&b"3.7.0"[..], "3.7.0"), (b"4.0.0", "4.0.0"), (b"new", "new")] {
+        snapshot_of(&path, version);
+        let later = std::fs::read(&path).expect("there");
+        refused(&later, &[], &format!("the data has the form of etcd {shown}, and this is 3.6."));
+    }
+    snapshot_of(&path, b"3.5.0");
+    assert_eq!(restore(&[]).0, 0, "an older form is known");
+    std::fs::remove_dir_all(&to).expect("removed");
     std::fs::write(&path, &flipped).expect("written");
     assert!(ran(&["snapshot", "status", &file]).2.contains("Error: expected sha256 ["));
     std::fs::write(&path, &whole).expect("written");

@@ -100,3 +100,54 @@ fn a_backup_becomes_a_cluster_of_its_own() {
         assert_eq!(cluster.client.get(0, "k").await.expect("an answer").as_deref(), Some("v"));
     });
 }
+
+/// What etcdutl says of a migration.
+fn migrated(dir: &str, target: &str, more: &[&str]) -> (Option<i32>, String) {
+    etcdutl(&[&["migrate", "--data-dir", dir, "--target-version", target], more].concat())
+}
+
+#[test]
+fn a_directory_of_etcds_own_goes_to_the_form_of_36_and_back() {
+    let Some(etcd) = foreign::etcd_351("a_directory_of_etcds_own_goes_to_the_form_of_36_and_back") else { return };
+    turn(LIMIT, async {
+        // A snapshot of raft's makes 3.5 write all that its form is known by.
+        let mut cluster = Cluster::start_with(&etcd, 1, &["--snapshot-count=10"]).await;
+        wear(&cluster).await;
+        let revision = cluster.client.revision().await.expect("a revision");
+        let hash = cluster.client.hash_kv(0, revision).await.expect("a hash").hash;
+        let dir = text(&cluster.spec(0).data_dir);
+        let (code, err) = migrated(&dir, "3.6", &[]);
+        assert!(code == Some(1) && err.contains("is in use: stop the member first"), "{err}");
+        cluster.terminate(0).await;
+        let db = cluster.spec(0).data_dir.join("member/snap/db");
+        let form = || {
+            let output = Command::new(env!("CARGO_BIN_EXE_etcdutl"))
+                .args(["snapshot", "status", "-w", "json"])
+                .arg(&db)
+                .output();
+            let told: serde_json::Value =
+                serde_json::from_slice(&output.expect("our own program").stdout).expect("JSON");
+            told["version"].as_str().expect("a text").to_owned()
+        };
+        assert_eq!(form(), "");
+        let (code, err) = migrated(&dir, "3.5", &[]);
+        assert!(code == Some(0) && err.contains("storage version up-to-date"), "{err}");
+        let (code, err) = migrated(&dir, "3.6", &[]);
+        assert!(code == Some(0) && err.contains("upgraded storage version"), "{err}");
+        assert_eq!(form(), "3.6.0");
+        let (code, err) = migrated(&dir, "3.7", &[]);
+        let why = "Error: cannot create migration plan: version \"3.7.0\" is not supported";
+        assert!(code == Some(1) && err.contains(why), "{err}");
+        let (code, err) = migrated(&dir, "3.5", &[]);
+        assert!(code == Some(0) && err.contains("downgraded storage version"), "{err}");
+        assert_eq!(form(), "");
+        let (code, err) = migrated(&dir, "3.7", &["--force"]);
+        assert!(code == Some(0) && err.contains("normal migrate failed, trying with force"), "{err}");
+        assert_eq!(form(), "3.7.0");
+        let (code, err) = migrated(&dir, "3.5", &["--force"]);
+        assert!(code == Some(0), "{err}");
+        cluster.restart(0).await;
+        assert_eq!(cluster.client.revision().await.expect("a revision"), revision);
+        assert_eq!(cluster.client.hash_kv(0, revision).await.expect("a hash").hash, hash);
+    });
+}

@@ -26,6 +26,9 @@ static VARYING: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         r#"("DBSizeInUse" : )([0-9]+)"#,
         r#"("ttl":)([0-9]+)"#,
         r"(remaining\()([0-9]+)",
+        r"(TTL: )([1-9][0-9]*)",
+        // Who leads is chance.
+        r"(isLeader=)(true|false)",
     ];
     let time = [
         r#"(took = )([0-9.]+(?:ns|µs|ms|s))"#,
@@ -33,6 +36,7 @@ static VARYING: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         r#"("Took" : )([0-9.]+(?:ns|µs|ms|s))"#,
         r#"(took )([0-9.]+(?:ns|µs|ms|s))"#,
         r"(\| )([0-9.]+(?:ns|µs|ms))\b",
+        r#"("expiration":")([^"]+)"#,
     ];
     let regex = |pattern: &str| Regex::new(pattern).expect("a pattern");
     let numbers = number.iter().map(|pattern| (regex(pattern), "${1}<n>"));
@@ -55,7 +59,8 @@ static SIZED: LazyLock<[Regex; 2]> = LazyLock::new(|| {
 
 static GRANTED: LazyLock<Regex> =
     LazyLock::new(|| Regex::new("lease ([0-9a-f]{16}) granted with TTL\\([0-9]+s\\)\n").expect("a pattern"));
-static ADDED: LazyLock<Regex> = LazyLock::new(|| Regex::new("Member +([0-9a-f]+) added").expect("a pattern"));
+static ADDED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("(?:Member +|with ID )([0-9a-f]+) (?:added|to cluster)").expect("a pattern"));
 
 /// What stands for what in one run.
 #[derive(Default)]

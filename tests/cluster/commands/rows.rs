@@ -14,7 +14,7 @@ struct File {
 struct Row {
     /// The typed line; `*` stands for anything.
     line: String,
-    /// Whose it is: `client`, `server`, or `both` where neither shows it alone.
+    /// Whose it is: `client`, `server`, `both` where neither shows it alone, or `v2` for the old dialect.
     by: String,
     /// `code`, `stdout` or `stderr`.
     stream: String,
@@ -37,7 +37,7 @@ impl Rows {
         let file: File = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         for row in &file.command {
             assert!(!row.why.is_empty() && !row.contract.is_empty(), "a row needs a reason and a section: {row:?}");
-            assert!(["client", "server", "both"].contains(&row.by.as_str()), "{row:?}");
+            assert!(["client", "server", "both", "v2"].contains(&row.by.as_str()), "{row:?}");
         }
         let shows = |row: &Row| parts.contains(&row.by.as_str());
         Rows(file.command.into_iter().filter(shows).map(|row| (row, 0)).collect())

@@ -4,7 +4,7 @@
 //! # a remark                       members 3        how many members the scene has (1)
 //! $ etcdctl put foo                flag --x=y       a flag that they are started with
 //! < typed at its standard input    $ [2 INT] …      send SIGINT after two lines of output (SIGTERM: `[2]`)
-//! > a line of its output           $ [sort] …       the lines of its output come in any order
+//! > a line of its output           $ [sort] …       the lines of its output come in any order (both: `[2 INT sort]`)
 //! ! a line of its complaints
 //! = 1                              its exit code, if that is not 0
 //! ```
@@ -146,6 +146,10 @@ fn step(typed: &str) -> Result<Step, &'static str> {
             ["sort"] => step.sorted = true,
             [lines] => step.until = Some((lines.parse().map_err(|_| "no number")?, 15)),
             [lines, "INT"] => step.until = Some((lines.parse().map_err(|_| "no number")?, 2)),
+            [lines, "INT", "sort"] => {
+                step.until = Some((lines.parse().map_err(|_| "no number")?, 2));
+                step.sorted = true;
+            }
             _ => return Err("no such mark"),
         }
         step.marks = format!("[{marks}] ");
