@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A finding names a [`Cause`]; what to look at next and what helps stand in one table, by cause. `etcdctl --explain`, `etcd-lab doctor` and the
-//! lab all ask here. Left out: a lab clock that is slowed down, which no server has yet.
+//! lab all ask here. Left out: a lab clock that is slowed down, of which the lab itself tells.
 #![expect(
     clippy::disallowed_methods,
     reason = "a doctor waits for answers in real time, and compares certificates with the clock"

@@ -144,6 +144,8 @@ mod tests {
         assert_eq!(read("k -v"), Ok((0, false, "k -v".to_owned())));
         assert_eq!(read("--foo k"), Err("flag provided but not defined: -foo".to_owned()));
         assert_eq!(read("--ttl x k"), Err("invalid value \"x\" for flag -ttl: parse error".to_owned()));
-        assert_eq!(read("k --ttl"), Err("flag needs an argument: -ttl".to_owned()));
+        assert_eq!(read("--ttl"), Err("flag needs an argument: -ttl".to_owned()));
+        // Words go behind the flags, so that the last flag takes the first word, as in etcdctl 3.4.
+        assert_eq!(read("k --ttl"), Err("invalid value \"k\" for flag -ttl: parse error".to_owned()));
     }
 }
