@@ -9,6 +9,7 @@ use crate::harness::ENDS_WITHIN;
 use crate::harness::Process;
 use crate::harness::Scratch;
 use crate::harness::Spec;
+use crate::harness::alone;
 use crate::harness::etcd_bin;
 use crate::harness::is_ours;
 use crate::harness::shell_code;
@@ -387,7 +388,7 @@ fn a_disk_too_full_to_defragment_costs_the_answer_and_nothing_else() {
     let Some(disk) = SmallDisk::mount(240) else {
         return foreign::not_possible("a full disk", "no right to mount a small file system");
     };
-    turn(Duration::from_secs(180), async {
+    alone(Duration::from_secs(180), async {
         let scratch = Scratch::new();
         let mut spec = Spec::new("m0", disk.0.path());
         spec.more.push("--experimental-lab-wal-segment-bytes=1048576".to_owned());

@@ -280,26 +280,34 @@ fn a_snapshot_between_members_survives_an_end_at_each_of_its_points() {
         }
         let mut round = 0;
         for (point, way) in WAYS.iter().filter(|(_, way)| [Way::Receiving, Way::Sending].contains(way)) {
-            round += 1;
             let leader = cluster.leader().await;
             let follower = (leader + 1) % cluster.len();
-            cluster.kill(follower);
-            for number in 0..150 {
-                let key = format!("r{round}/{number}");
-                until(READY_WITHIN, "a put", async || cluster.client.put(leader, &key, "v").await).await;
-            }
+            let ends = if *way == Way::Sending { leader } else { follower };
             if *way == Way::Sending {
                 set(&cluster, leader, *point, "panic").await;
-                cluster.launch(follower);
-                assert_eq!(cluster.gone(leader).await.code(), Some(PANICKED), "{point:?}");
-                cluster.restart(leader).await;
             } else {
                 cluster.spec_mut(follower).env.push((AT_START, format!("{}=panic", point.name())));
-                cluster.launch(follower);
-                assert_eq!(cluster.gone(follower).await.code(), Some(PANICKED), "{point:?}");
-                cluster.spec_mut(follower).env.truncate(1);
-                cluster.launch(follower);
             }
+            // A log is released behind what is written: until it is, a follower gets entries and no snapshot.
+            let mut ended = None;
+            for _ in 0..5 {
+                round += 1;
+                cluster.kill(follower);
+                for number in 0..150 {
+                    let key = format!("r{round}/{number}");
+                    until(READY_WITHIN, "a put", async || cluster.client.put(leader, &key, "v").await).await;
+                }
+                cluster.launch(follower);
+                ended = cluster.process(ends).ends(Duration::from_secs(10)).await;
+                if ended.is_some() {
+                    break;
+                }
+            }
+            assert_eq!(ended.and_then(|status| status.code()), Some(PANICKED), "{point:?}");
+            cluster.gone(ends).await;
+            cluster.spec_mut(follower).env.truncate(1);
+            cluster.launch(ends);
+            cluster.ready(ends).await;
             cluster.ready(follower).await;
             cluster.assert_equal_hashes().await;
         }

@@ -73,7 +73,8 @@ async fn script(program: &Path, server: &Path) -> Vec<Outcome> {
         command.args(words.split(' ')).stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(READY_WITHIN, command.output()).await;
         let output = output.unwrap_or_else(|_| panic!("{words:?} does not end")).expect("it starts");
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        // Ids of fewer than sixteen digits are padded.
+        let stdout = String::from_utf8_lossy(&output.stdout).replace("Member  ", "Member ");
         if let Some(id) = stdout.split_once(" added ").and_then(|(head, _)| head.split_whitespace().nth(1)) {
             id.clone_into(&mut new.borrow_mut());
         }

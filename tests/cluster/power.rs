@@ -1,7 +1,7 @@
 //! Power is lost: what a machine that stops at once leaves of its members.
 //!
 //! A process that is killed loses nothing that it has written; a machine loses what no `fdatasync` has returned for. So all members are ended when one is about
-//! to sync, and what they wrote since the last sync is taken away by hand: all of it, or its second half, as a disk might that was writing it. The store, which
+//! to sync, and what they wrote since the last sync is taken away by hand: all of it, or the sectors of its second half, as a disk might that was writing it. The store, which
 //! nobody waits for, is left, set back to what an earlier stop left, or removed. Every acknowledged write must be there again.
 
 use crate::client::Client;
@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const WRITES: usize = 20;
+const SECTOR: usize = 512;
 
 /// What is left in the log of what was not synced.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +83,9 @@ fn lose(dir: &Path, synced: &BTreeMap<PathBuf, Vec<u8>>, tail: Tail) -> usize {
         lost += last + 1 - first;
         if matches!(tail, Tail::Half) && synced.contains_key(path) {
             let mut half = after.clone();
-            half[first.midpoint(last)..].fill(0);
+            // A disk writes whole sectors.
+            let cut = first.midpoint(last).next_multiple_of(SECTOR).min(half.len());
+            half[cut..].fill(0);
             fs::write(path, half).expect("written");
         }
     }

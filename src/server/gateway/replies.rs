@@ -89,6 +89,9 @@ impl Replies {
     ) -> StreamBody<impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + 'static + use<>> {
         let first = line(first);
         let rest = unfold(self, move |mut replies| async move {
+            if replies.ended {
+                return None;
+            }
             let next = match limit.within(replies.next()).await {
                 Some(next) => next?,
                 None => replies.end(timeout::exceeded())?,
