@@ -43,6 +43,10 @@ const COPY_BYTES: usize = 128 << 10;
 /// How long sled may take to let go of a folder after the store was closed, and how often to look.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 const CLOSE_POLL: Duration = Duration::from_millis(5);
+/// How long a store that was given up may go on writing.
+const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
+/// So often in a row its files are found empty before that is believed.
+const QUIET_LOOKS: u32 = 10;
 
 /// A [`Store`] and the way to a fresh one.
 pub struct Renewable {
@@ -242,15 +246,30 @@ pub fn abandon(dir: &Path) {
     let _left = remove(dir);
 }
 
-/// Takes the bytes out of all files of a folder, as far as that can be done.
+/// Takes the bytes out of all files of a folder, as far as that can be done: again and again until none come back, because sled's threads still
+/// write what they had begun with.
 fn empty_files(dir: &Path) {
+    let deadline = Instant::now() + EMPTY_PATIENCE;
+    let mut quiet = 0;
+    while quiet < QUIET_LOOKS && Instant::now() < deadline {
+        quiet = if empty_once(dir) { 0 } else { quiet + 1 };
+        thread::sleep(CLOSE_POLL);
+    }
+}
+
+/// Whether there were any bytes.
+fn empty_once(dir: &Path) -> bool {
+    let mut found = false;
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        match path.is_dir() {
-            true => empty_files(&path),
-            false => drop(fs::File::options().write(true).open(&path).and_then(|file| file.set_len(0))),
+        if path.is_dir() {
+            found |= empty_once(&path);
+        } else if entry.metadata().is_ok_and(|file| file.len() > 0) {
+            found = true;
+            drop(fs::File::options().write(true).open(&path).and_then(|file| file.set_len(0)));
         }
     }
+    found
 }
 
 /// Renames, and makes the new name outlast a loss of power.
