@@ -218,7 +218,7 @@ fn launch(args: &[String], mut settings: Settings, mut notices: Vec<Notice>, env
 }
 
 /// Has the kernel hand out small pages only. The allocator spreads little over its arena, and with huge pages each 2 MiB that it touches counts whole:
-/// an idle member has 22 MB resident with small pages and 70 with huge ones, and a classroom runs ninety on one machine.
+/// an idle member has 33 MB resident with small pages and had 70 with huge ones, and a classroom runs ninety on one machine.
 #[cfg(target_os = "linux")]
 fn small_pages() {
     // A kernel without the call costs memory, nothing else.
