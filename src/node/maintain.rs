@@ -149,6 +149,17 @@ impl Node {
         defragmented.await.map_err(|_| Error::Stopped)?
     }
 
+    /// Keeps the store from being exchanged until the sender is used or dropped. A thread of its own waits: nothing of the runtime is held up.
+    #[cfg(test)]
+    pub(crate) fn hold_store(&self) -> std::sync::mpsc::Sender<()> {
+        let (release, released) = std::sync::mpsc::channel();
+        let (told, held) = std::sync::mpsc::channel();
+        let engine = self.inner.engine.read().clone();
+        std::thread::spawn(move || engine.hold(&told, &released));
+        held.recv().expect("it is held");
+        release
+    }
+
     /// How many defragmentations are under way, now and as that changes.
     #[must_use]
     pub fn defragmenting(&self) -> signal::Receiver<usize> {

@@ -292,8 +292,7 @@ fn limits() -> Limits {
     Limits::of(&Config::from_settings(&settings, &mut Vec::new()).expect("the defaults"))
 }
 
-/// With threads enough: what the node looks at while the reader holds the Machine holds up one each.
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_says_that_it_does_not_serve_while_it_defragments_if_it_was_told_to() {
     for (flags, told) in [("--feature-gates=StopGRPCServiceOnDefrag=true", vec![1, 2, 1]), ("", vec![1])] {
         let member = Member::start(flags).await;
@@ -305,12 +304,8 @@ async fn a_member_says_that_it_does_not_serve_while_it_defragments_if_it_was_tol
         let mut states = states.expect("a stream").into_inner();
         let mut next = async || timeout(DEADLINE, states.message()).await.expect("in time").expect("a state");
         assert_eq!(next().await.map(|state| state.status), Some(told[0]));
-        // Whoever reads the Machine holds up the end of it.
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        let reader = std::thread::spawn({
-            let node = member.node.clone();
-            move || node.read(|_| held.recv().expect("released"))
-        });
+        // Whoever reads the store holds up the end of it.
+        let release = member.node.hold_store();
         let channel = member.channel(&member.clients).await;
         let defragment = tokio::spawn(async move {
             MaintenanceClient::new(channel).defragment(pb::DefragmentRequest {}).await.map(drop)
@@ -319,7 +314,6 @@ async fn a_member_says_that_it_does_not_serve_while_it_defragments_if_it_was_tol
             assert_eq!(next().await.map(|told| told.status), Some(*state));
         }
         release.send(()).expect("it waits");
-        reader.join().expect("it read");
         timeout(DEADLINE, defragment).await.expect("in time").expect("no panic").expect("defragments");
         for state in told.iter().skip(2) {
             assert_eq!(next().await.map(|told| told.status), Some(*state));

@@ -179,6 +179,16 @@ impl Renewable {
         fresh.write(&batch)
     }
 
+    /// Reads until `release` is sent or gone: meanwhile the store cannot be exchanged.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, held: &std::sync::mpsc::Sender<()>, release: &std::sync::mpsc::Receiver<()>) {
+        let waited = self.with(|_| {
+            held.send(()).expect("somebody waits for it");
+            Ok(release.recv())
+        });
+        drop(waited.expect("the store is there"));
+    }
+
     fn with<R>(&self, call: impl FnOnce(&Store) -> Result<R, Error>) -> Result<R, Error> {
         match &*self.store.read() {
             Some(store) => call(store),
