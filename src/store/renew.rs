@@ -184,9 +184,10 @@ impl Renewable {
     pub(crate) fn hold(&self, held: &std::sync::mpsc::Sender<()>, release: &std::sync::mpsc::Receiver<()>) {
         let waited = self.with(|_| {
             held.send(()).expect("somebody waits for it");
-            Ok(release.recv())
+            let _used_or_dropped = release.recv();
+            Ok(())
         });
-        drop(waited.expect("the store is there"));
+        waited.expect("the store is there");
     }
 
     fn with<R>(&self, call: impl FnOnce(&Store) -> Result<R, Error>) -> Result<R, Error> {

@@ -254,6 +254,10 @@ fn renewed_files_count_without_a_restart() {
         std::fs::write(files.path("crl.der"), "no list").expect("written");
         let refused = http::get_tls(&member.address, "/version", &files.client(Good, Distrusting)).await;
         refused.expect_err("nobody knows who is revoked");
-        assert!(member.process.log().contains("the certificate revocation list cannot be read"));
+        let says = "the certificate revocation list cannot be read";
+        until(READY_WITHIN, says, async || {
+            member.process.log().contains(says).then_some(()).ok_or("not in the log yet")
+        })
+        .await;
     });
 }
