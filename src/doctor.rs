@@ -1,8 +1,8 @@
 //! What is behind an error that says little: etcd's `context deadline exceeded` has a dozen causes, and this tells them apart by looking.
 //!
 //! One idea: do again, step by step and with eyes open, what the failed program did in one go. An endpoint is read, resolved, connected to,
-//! greeted, asked ([`wire`]); then the cluster behind it is asked what it lacks ([`cluster`]). A member that does not come up is compared with
-//! the members that it wants to be among ([`start`]), and this machine is asked who is in the way ([`machine`]). Nothing is changed.
+//! greeted, asked (`wire`); then the cluster behind it is asked what it lacks (`cluster`). A member that does not come up is compared with
+//! the members that it wants to be among (`start`), and this machine is asked who is in the way (`machine`). Nothing is changed.
 //!
 //! ```text
 //! examine(patient, what was said) ─▶ wire, per endpoint ─▶ cluster ─▶ [Finding { cause, says, evidence }]
