@@ -71,8 +71,9 @@ use version::Versions;
 /// From how many bytes on a batch should be taken: what one transaction of the engine bears.
 pub const BATCH_BYTES: usize = 128 << 10;
 
-/// Rows of [`Table::Meta`], named as in etcd.
-const APPLIED: &[u8] = b"consistent_index";
+/// The row of [`Table::Meta`] that has the applied index, 8 bytes big-endian; named as in etcd, and in its images.
+pub(crate) const APPLIED: &[u8] = b"consistent_index";
+/// More rows of [`Table::Meta`], named as in etcd.
 const TERM: &[u8] = b"term";
 const CONF_STATE: &[u8] = b"confState";
 

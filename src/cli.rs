@@ -6,6 +6,7 @@
 mod doctor;
 #[doc(hidden)]
 pub mod example;
+mod labs;
 
 use crate::bench;
 use crate::ctl;
@@ -18,30 +19,35 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
-use std::path::PathBuf;
 
 const HELP: &str = "\
 etcd-lab: learn etcd by running it
 
 Usage:
   etcd-lab                          open the lab: a real cluster, drawn while it works
+  etcd-lab --lab E3                 the same, with another lab on its Learn screen (1); B3 if you do not say
+  etcd-lab --sim --seed 7           the same screens on a simulated cluster: one seed, one run; step back, and :fork it
   etcd-lab up --nodes 3             start a cluster without a screen; it says what to type elsewhere
   etcd-lab down                     end the cluster that `up` started
   etcd-lab shell                    a shell with the cluster's etcd, etcdctl and etcdutl on its PATH
   etcd-lab doctor -- etcdctl get k  what is behind an error: run it again with eyes open (--help tells more)
   etcd-lab fault kill n2            break the cluster that runs; without a word, all faults; `fault undo` takes one back
   etcd-lab replay FILE              show a recording: last.labrec in a lab's folder
-  etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: ring, wire, logs, watch, data, cluster
-  etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes
+  etcd-lab export FILE WHAT         of a recording: cast (asciinema), svg of a screen, spacetime diagram, jsonl; --help tells more
+  etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: learn, ring, wire, logs, watch, data, cluster, promises
+  etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes; --all: every lab
+  etcd-lab print labs/B3-first-keys a lab on paper; --answers: the key to it
+  etcd-lab author                   the author's guide: what a lab file may hold
   etcd-lab mdbook                   the preprocessor of the book (see book/book.toml)
   etcd-lab bench --help             measure a server: ours, another, or one against the other
+  etcd-lab bench lab --help         measure the lab itself: its frames, its cost for members, a store with a million keys
+  etcd-lab nemesis 7 --nodes 3      play a nemesis in the simulation; if it breaks a rule, the shortest plan that still does
   etcd-lab etcd|etcdctl|etcdutl …   the server and its clients
   etcd-lab --version | --help
 
-Of the lab: --folder PATH (where its members live), --ascii, --theme dark|light|contrast|mono, --plain (no screen)
+Of the lab: --folder PATH (where its members live), --etcd PATH (another etcd as its members), --tls (members speak TLS
+to each other), --ascii, --theme dark|light|contrast|mono, --plain (no screen)
 ";
-
-const TEST_HELP: &str = "usage: etcd-lab test LAB [--etcd-dir DIR] [--junit FILE] [--json FILE]\n";
 
 /// Runs the program that `args` names and returns its exit code. `args` begins with the program's own name.
 #[must_use]
@@ -65,6 +71,10 @@ fn program(name: &str, args: &[OsString]) -> Option<u8> {
         "etcd" => Some(server::main(args.get(1..).unwrap_or_default())),
         "etcdctl" => Some(ctl::main(args.iter().skip(1).cloned().map(|word| word.into_vec()))),
         "etcdutl" => Some(utl::main(&words())),
+        "systemctl" | "systemd-run" | "journalctl" | "sudo" => {
+            let rest = args.get(1..).unwrap_or_default();
+            guide::stand_in(name, rest, &mut std::io::stdout(), &mut std::io::stderr())
+        }
         _ => None,
     }
 }
@@ -85,11 +95,17 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "shell" => lab::shell::shell(rest, &mut out, &mut err),
         "fault" => lab::orders::fault(rest, &mut out, &mut err),
         "replay" => tui::run::replay(rest, &mut out, &mut err),
+        "export" => tui::export::run(rest, &mut out, &mut err),
         "member-guard" => lab::member::guard(&args[1..], &mut err),
-        "test" => test(rest),
+        "test" => labs::test(rest),
+        "print" => labs::print(rest, &mut out, &mut err),
+        "author" => say(&guide::authors_guide()),
+        "unit-guard" => guide::stand_in(first, &args[1..], &mut out, &mut err).unwrap_or(2),
         "node" => lab::up::own_program().map_or(1, |program| lab::setup::node(rest, &program, &mut out, &mut err)),
         "mdbook" => guide::mdbook(rest, &mut std::io::stdin(), &mut out, &mut err),
+        "bench" if rest.first().is_some_and(|word| word == "lab") => tui::bench::main(&rest[1..]),
         "bench" => bench::main(&args[1..]),
+        "nemesis" => lab::up::shrink(rest, &mut out, &mut err),
         "doctor" => doctor::run(&args[1..], &mut out, &mut err),
         "--version" | "version" => say(&format!(
             "etcd-lab {}\netcd {} (the release it is interchangeable with)\n",
@@ -110,36 +126,4 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
 fn say(text: &str) -> u8 {
     let _ = std::io::stdout().write_all(text.as_bytes());
     0
-}
-
-fn test(words: &[String]) -> u8 {
-    let mut options = guide::TestOptions::default();
-    let mut path = None;
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let slot = match word.as_str() {
-            "--etcd-dir" => &mut options.etcd_dir,
-            "--junit" => &mut options.junit,
-            "--json" => &mut options.json,
-            "--help" | "-h" => return say(TEST_HELP),
-            _ if !word.starts_with('-') && path.is_none() => {
-                path = Some(PathBuf::from(word));
-                continue;
-            }
-            _ => return usage(&format!("etcd-lab test does not know {word}")),
-        };
-        match words.next() {
-            Some(value) => *slot = Some(PathBuf::from(value)),
-            None => return usage(&format!("{word} needs a value")),
-        }
-    }
-    match path {
-        Some(path) => guide::test(&path, &options, &mut std::io::stdout()),
-        None => usage("which lab?"),
-    }
-}
-
-fn usage(why: &str) -> u8 {
-    let _ = write!(std::io::stderr(), "Error: {why}\n{TEST_HELP}");
-    2
 }

@@ -278,6 +278,8 @@ impl Consensus {
             // raft says 0 for what it does not know any more.
             term_of: &|index| self.raw.raft.raft_log.term(index).ok().filter(|term| *term > 0),
             commit: self.raw.raft.raft_log.committed,
+            leads: self.role() == Role::Leader,
+            follows: (self.raw.raft.leader_id, self.raw.raft.term),
             matched: self.raw.raft.prs().get(message.from).map(|progress| progress.matched),
             has_image,
         };
@@ -447,11 +449,13 @@ impl Consensus {
     /// The entries and the hard state of `ready` are on disk.
     pub fn persisted(&mut self, mut ready: Ready) -> Light {
         let mut messages = ready.inner.take_persisted_messages();
-        let store = self.raw.mut_store();
         let installed = ready.snapshot.take().and_then(|snapshot| snapshot.metadata);
         if let Some(metadata) = &installed {
-            store.install(metadata);
+            self.raw.mut_store().install(metadata);
+            // That the log was replaced is told before what comes after it.
+            self.tell_changes();
         }
+        let store = self.raw.mut_store();
         let cut = store.append(&ready.entries);
         if let Some(hard_state) = ready.hard_state.take() {
             store.set_hard_state(hard_state);

@@ -12,6 +12,7 @@
 
 mod auth;
 mod check;
+mod child;
 mod commands;
 mod completion;
 mod endpoint;
@@ -23,6 +24,7 @@ mod lock;
 mod maintenance;
 mod member;
 mod mirror;
+mod password;
 mod print;
 mod session;
 mod snapshot;
@@ -163,11 +165,16 @@ async fn dispatch(
 
 /// `--explain`: the error as it is, then what is behind it.
 async fn explained(session: &mut Session<'_>, failed: Exit, fix: bool) -> Exit {
-    let Some(message) = failed.message else { return failed };
+    // Words that do not fit a command have nothing to do with any member.
+    let is_ours = matches!(failed.code, exit::BAD_ARGS | exit::BAD_FEATURE | exit::INVALID_INPUT);
+    let Exit { message: Some(message), .. } = &failed else { return failed };
+    if is_ours {
+        return failed;
+    }
     let _ = writeln!(session.err, "Error: {message}");
     // Flags that are wrong in themselves have said so.
     if let Ok(patient) = session.patient().await {
-        let findings = doctor::examine(&patient, &message).await;
+        let findings = doctor::examine(&patient, message).await;
         let _ = write!(session.err, "{}", doctor::report(&findings, fix));
     }
     Exit::silent(failed.code)

@@ -103,6 +103,39 @@ pub trait Disk: Send + Sync {
 
     /// Whether something has this name.
     fn exists(&self, path: &Path) -> bool;
+
+    /// The bytes that are free for files in `dir`; nothing if that is not known.
+    fn free(&self, _dir: &Path) -> Option<u64> {
+        None
+    }
+}
+
+/// Makes `bytes` the whole of the file at `path`, durably: whoever looks, also after a loss of power, finds the old file or the new one. What is
+/// written goes to a file beside it first, with `.tmp` after its name.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
+    let beside = PathBuf::from(beside);
+    let mut file = disk.create(&beside)?;
+    file.write_at(0, bytes)?;
+    file.sync()?;
+    drop(file);
+    disk.rename(&beside, path)?;
+    disk.sync_dir(folder_of(path))
+}
+
+/// The folder that holds `path`, by a name that can be opened: that of a bare name is `.`, where [`Path::parent`] has an empty one.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        // The root is in itself.
+        None => path,
+    }
 }
 
 /// The operating system's file system.
@@ -196,12 +229,26 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))?;
+        #[cfg(test)]
+        SYNCED.with_borrow_mut(|synced| synced.push(dir.to_owned()));
+        Ok(())
     }
 
     fn exists(&self, path: &Path) -> bool {
         path.exists()
     }
+
+    fn free(&self, dir: &Path) -> Option<u64> {
+        let told = rustix::fs::statvfs(dir).ok()?;
+        Some(told.f_bavail.saturating_mul(told.f_frsize))
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The folders that this thread has synced, for tests: no test can cut a real disk's power.
+    pub(crate) static SYNCED: std::cell::RefCell<Vec<std::path::PathBuf>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 #[cfg(test)]
@@ -221,6 +268,15 @@ mod tests {
         assert_eq!(&all[..8], b"\0\0\0\0data");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(&dir), mode(&dir.join("a"))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn the_folder_of_a_bare_name_can_be_opened() {
+        let cases = [("w", "."), ("a/w", "a"), ("./w", "."), ("/w", "/"), ("/", "/"), ("a/", ".")];
+        for (path, folder) in cases {
+            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
+            assert!(folder == "a" || RealDisk.sync_dir(folder_of(Path::new(path))).is_ok(), "{path}");
+        }
     }
 
     #[test]

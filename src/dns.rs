@@ -97,7 +97,8 @@ fn ask(server: SocketAddr, name: &str) -> Result<Vec<Target>, String> {
 fn told(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "i/o timeout".into(),
-        _ => e.to_string(),
+        // The system's words as Go writes them.
+        _ => e.to_string().split(" (os error").next().unwrap_or_default().to_lowercase(),
     }
 }
 

@@ -10,16 +10,18 @@
 //! ```
 //!
 //! A finding names a [`Cause`]; what to look at next and what helps stand in one table, by cause. `etcdctl --explain`, `etcd-lab doctor` and the
-//! lab all ask here. Left out: a lab clock that is slowed down, of which the lab itself tells.
+//! lab all ask here.
 #![expect(
     clippy::disallowed_methods,
     reason = "a doctor waits for answers in real time, and compares certificates with the clock"
 )]
 
 mod certificate;
+mod clock;
 mod cluster;
 mod elections;
 pub mod machine;
+mod refusals;
 mod start;
 mod unit;
 mod wire;
@@ -134,6 +136,8 @@ causes! {
     NoQuorum: "the members that do not answer", "Start members until a majority is up.";
     /// The members are up, and still there is no leader.
     NoLeader: "the members' logs, and the network among their peer ports", "Let the members reach each other's peer port.";
+    /// The lab holds the members' clocks, or makes them slow.
+    SlowClock: "the lab: whether its clock is held, or slower than the world's", "Let it go: Space or ] in the lab, or etcd-lab fault go.";
     /// There is a leader, and nothing is agreed upon.
     NoProgress: "the network among the members, and the leader's disk", "Heal the link, or let the leader go (move-leader).";
     /// Authentication is on, and nobody was named.
@@ -148,6 +152,34 @@ causes! {
     NoSpace: "etcdctl endpoint status -w table: DB SIZE against the quota; etcdctl alarm list", "compaction, then defrag, then alarm disarm; or a larger --quota-backend-bytes.";
     /// A member's data differs from that of the others; nothing is written.
     Corrupt: "etcdctl endpoint hashkv --cluster: who differs", "Replace the member that differs, then alarm disarm.";
+    /// The request is one that no member takes.
+    WrongRequest: "the words of the command, one by one", "Correct them; --help shows which there are.";
+    /// What is asked for was compacted away.
+    Compacted: "who compacts: compaction by hand, --auto-compaction-retention of the members", "Read at a newer revision, or at none; a watch begins anew behind a fresh read.";
+    /// What is asked for has not happened.
+    FutureRevision: "where the revision comes from, and whether the cluster was restored since", "Read without a revision, and go on from the one in the answer.";
+    /// A lease has ended.
+    LeaseGone: "etcdctl lease list, the lease's TTL, and who keeps it alive", "Grant a new lease, keep it alive, and put the keys again.";
+    /// What is named is not there.
+    NotThere: "the name, letter by letter: user list, role list, get --keys-only", "Correct the name, or make what is missing first.";
+    /// What is to be made is there.
+    Exists: "what is there: member list, user list, role list, lease list", "Use what is there, or take another name.";
+    /// No member has this id.
+    NoSuchMember: "etcdctl member list -w table", "Take the id from the list.";
+    /// Too few members are up for a change of members.
+    TooFewStarted: "etcdctl endpoint health --cluster, and member list: who is unstarted", "Start what was added, or remove what is dead, and then make the change.";
+    /// A learner is not as far as it would have to be, or a voter is no learner.
+    Learning: "etcdctl endpoint status -w table: IS LEARNER, RAFT INDEX against the leader's", "Wait until the learner has caught up; ask the others meanwhile.";
+    /// Another member is the leader.
+    NotLeader: "etcdctl endpoint status --cluster -w table: IS LEADER", "Name the leader's endpoint.";
+    /// The user or the role root is missing.
+    RootWanted: "etcdctl user get root, etcdctl role list", "user add root, user grant-role root root; then auth enable.";
+    /// Authentication is off.
+    AuthOff: "etcdctl auth status", "Leave --user away, or auth enable.";
+    /// Members of different releases.
+    OtherRelease: "etcdctl endpoint status --cluster -w table: VERSION; etcdctl version", "Bring all members to one release, or do without.";
+    /// A downgrade is in the way, or is not there.
+    Downgrading: "etcdctl endpoint status --cluster -w table: DOWNGRADE ENABLED", "Let it end, or downgrade cancel.";
     /// The request is larger than the member takes.
     TooLarge: "the size of the value, or the number of operations", "Split it; or raise --max-request-bytes on the members.";
     /// More is asked than the member can carry out.

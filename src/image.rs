@@ -12,6 +12,7 @@
 //! A file that a client saved has 32 bytes more than the database: the SHA-256 of it. Source: contract-server 6.7 and 8.2; etcd
 //! `etcdutl/snapshot/v3_snapshot.go`.
 
+use crate::apply::APPLIED;
 use crate::apply::BATCH_BYTES;
 use crate::apply::Machine;
 use crate::apply::image::Frozen;
@@ -197,7 +198,7 @@ fn write_full(engine: &dyn Engine, batch: &mut Batch) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Damaged`] with the reason if this is no image of a member, [`Error::Storage`]. The engine is of no use then.
 pub fn import(reader: &Reader, engine: &dyn Engine, own: Batch, bump: u64) -> Result<Revision, Error> {
-    fill(reader, engine, own, bump, Import::default(), |_| false).map(|(revision, _)| revision)
+    fill(reader, engine, own, bump, Import::default(), None).map(|(revision, _)| revision)
 }
 
 /// See [`fill_from`].
@@ -207,14 +208,13 @@ pub fn import(reader: &Reader, engine: &dyn Engine, own: Batch, bump: u64) -> Re
 fn install(reader: &Reader, engine: &dyn Engine, mark: &Mark, history: Import) -> Result<Option<Loaded>, Error> {
     let conf_state = mark.conf_state.clone().unwrap_or_default();
     let own = position(Index(mark.index), Term(mark.term), &conf_state);
-    let is_ours = |table| matches!(table, Table::Cluster | Table::Members | Table::MembersRemoved);
-    let (_, loaded) = fill(reader, engine, own, 0, history, is_ours)?;
+    let (_, loaded) = fill(reader, engine, own, 0, history, Some(mark))?;
     tell_learners(engine, &conf_state)?;
     Ok(loaded)
 }
 
 /// Fills an empty engine with the state of a member of the cluster that the image was taken from: members and version come along, and the position is
-/// `mark`, whatever the database says (etcd's may be a little behind). Returns what [`Machine::of`] needs, so that nothing is read again.
+/// `mark`; the database's own may be a little behind. Returns what [`Machine::of`] needs, so that nothing is read again.
 ///
 /// # Errors
 /// As [`import`].
@@ -296,13 +296,31 @@ fn check_form(version: &[u8]) -> Result<(), Error> {
     )))
 }
 
+/// How far an image may be behind the entry that its sender says it has. Ours and etcd's since 3.5 are where they say; before, only what changed a
+/// key moved a database's index. So many entries without a key are unlikely, and a wrong image is not.
+const BEHIND_MAX: u64 = 100_000;
+
+/// Refuses an image that says of itself that it is another state than the sender says: it would be another state than the other members'.
+fn check_index(told: &[u8], mark: &Mark) -> Result<(), Error> {
+    let at = told.try_into().map(u64::from_be_bytes);
+    let at = at.map_err(|_| Error::Damaged("a database whose consistent_index is no number".into()))?;
+    if at <= mark.index && mark.index - at <= BEHIND_MAX {
+        return Ok(());
+    }
+    Err(Error::Damaged(format!(
+        "the database is the state at entry {at}, and was sent as that at entry {}",
+        mark.index
+    )))
+}
+
+/// With `whose`, members and versions of the image are kept, and its index must go with that mark.
 fn fill(
     reader: &Reader,
     engine: &dyn Engine,
     own: Batch,
     bump: u64,
     mut history: Import,
-    is_ours: impl Fn(Table) -> bool,
+    whose: Option<&Mark>,
 ) -> Result<(Revision, Option<Loaded>), Error> {
     let (mut batch, mut marks) = (Batch::default(), Vec::new());
     let (mut path, mut has_keys): (Vec<Option<Table>>, bool) = (Vec::new(), false);
@@ -321,8 +339,11 @@ fn fill(
                     marks.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 }
                 Some(Table::Meta) if key == STORAGE_VERSION => check_form(value)?,
+                Some(Table::Meta) if key == APPLIED => {
+                    whose.map_or(Ok(()), |mark| check_index(value, mark))?;
+                }
                 None | Some(Table::Meta) => {}
-                Some(table @ (Table::Cluster | Table::Members | Table::MembersRemoved)) if !is_ours(table) => {}
+                Some(Table::Cluster | Table::Members | Table::MembersRemoved) if whose.is_none() => {}
                 Some(table) => batch.put(table, key.to_vec(), value.to_vec()),
             },
         }

@@ -9,37 +9,53 @@
 //! member      one process: flags, start, signals, the guard that ends it with its parent
 //! cluster     a thread that owns the processes ─┐
 //! observe     a task for each member's stream  ─┴─ Report ─▶ picture   (what the screens and `show --json` print)
-//! survey      once a second, what is no event ─┘      │
-//! deed        what a learner can do: line, orders, undo; orders takes such lines from other terminals
+//! survey      once a second, what is no event ─┤      │
+//! own_watch   a watch of all keys, as a client ─┘      ├─▶ promises    what must never happen, with the evidence if it does
+//! deed, board what a learner can do: lines; orders, undo; orders takes such lines from other terminals
+//! files       what becomes of the files of a member that is down; journal: what its log says of why it ended
+//! nemesis     faults from a seed, one after the other; certs: what members show each other with --tls
 //! store       the key space, folder by folder          ├─▶ why         "why is it not ...?", computed from the picture
 //! ask         a put, and what members are told         └─▶ recording   the reports in a file, and back
-//! up, shell   the commands without a screen
+//! export      a recording as JSON lines and space-time diagrams
+//! twin        a simulated cluster in place of a real one
+//! upstream    another etcd in place of our own, and what cannot be seen of it
+//! up, shell   the commands without a screen; course: a lab as text
 //! ```
 //!
-//! Left out for now: more than one cluster at once on one screen, members on other machines, faults that need the disk of a stopped
-//! member, broken certificates and configurations.
+//! Left out for now: more than one cluster at once on one screen, members on other machines, TLS for clients (`certs` is for members).
 
 pub mod ask;
+pub mod board;
+pub mod certs;
 pub mod cluster;
+pub mod course;
 pub mod deed;
+pub mod export;
+pub mod files;
 pub mod guide;
+pub mod journal;
 pub mod member;
+pub mod nemesis;
 pub mod observe;
 pub mod orders;
+pub mod own_watch;
 pub mod picture;
 pub mod preflight;
+pub mod promises;
 pub mod recording;
 pub mod setup;
 pub mod shell;
 pub mod store;
 pub mod survey;
+pub mod twin;
 pub mod up;
+pub mod upstream;
 pub mod why;
 pub mod workdir;
 
+pub use board::Board;
 pub use cluster::Action;
 pub use cluster::Cluster;
-pub use deed::Board;
 pub use deed::Deed;
 pub use observe::Report;
 pub use picture::Picture;

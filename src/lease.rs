@@ -158,10 +158,14 @@ impl Table {
     /// [`Error::LeaseNotFound`]; then the key hangs where it did.
     pub fn attach(&mut self, key: &Bytes, id: LeaseId) -> Result<(), Error> {
         let lease = self.leases.get_mut(&id).ok_or(Error::LeaseNotFound)?;
+        if self.by_key.get(key) == Some(&id) {
+            return Ok(());
+        }
+        // A copy: a slice would keep the whole request in memory, its value too.
+        let key = Bytes::copy_from_slice(key);
         lease.keys.insert(key.clone());
-        match self.by_key.insert(key.clone(), id) {
-            Some(before) if before != id => self.forget(key, before),
-            _ => {}
+        if let Some(before) = self.by_key.insert(key.clone(), id) {
+            self.forget(&key, before);
         }
         Ok(())
     }
@@ -245,6 +249,13 @@ mod tests {
             table.grant(LeaseId(id), 10, &mut Batch::default()).expect("new");
         }
         table
+    }
+
+    #[test]
+    fn a_key_on_a_lease_does_not_keep_its_request_in_memory() {
+        let (mut table, request) = (granted(&[1]), Bytes::from(b"key and a long value".to_vec()));
+        table.attach(&request.slice(..3), LeaseId(1)).expect("granted");
+        assert!(request.is_unique());
     }
 
     #[test]

@@ -53,4 +53,5 @@ pub mod tui;
 pub mod types;
 pub mod utl;
 pub mod wal;
+pub mod wall;
 pub mod watch;

@@ -26,6 +26,7 @@ pub use join::same_urls;
 pub use urls::Founders;
 pub use urls::check_initial_cluster;
 pub use urls::check_urls;
+pub use urls::first_difference;
 pub use urls::initial_cluster_text;
 pub use urls::parse_initial_cluster;
 pub use urls::parse_urls;

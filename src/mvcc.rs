@@ -78,8 +78,8 @@ const COMPACTED: &[u8] = b"scheduledCompactRev";
 const SWEPT: &[u8] = b"finishedCompactRev";
 const SIZE: &[u8] = b"dbSize";
 
-/// How many blocks are read from the engine at a time when the store opens.
-const OPEN_BLOCKS: usize = 256;
+/// How many blocks are read from the engine at a time when the store opens. Few, because each may be as large as a request.
+const OPEN_BLOCKS: usize = 16;
 
 /// Sizes are told in etcd's pages: an empty database has four in use and a fifth that is free.
 const PAGE_BYTES: u64 = 4096;

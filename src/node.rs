@@ -50,6 +50,7 @@ pub use compactor::AutoCompaction;
 pub use image::Image;
 pub use members::Gatekeeper;
 pub use start::Network;
+pub use start::THREADS;
 
 use crate::apply::Machine;
 use crate::apply::ReadTxn;
@@ -681,6 +682,8 @@ impl Node {
             peers.stop();
         }
         self.inner.closing.send_replace(true);
+        // Until the last of them is gone, and has taken the file of its socket along.
+        self.inner.closing.closed().await;
         // Ends the duties, too.
         self.inner.stopped.send_if_modified(|stopped| {
             stopped.is_none() && {

@@ -18,8 +18,7 @@
 //!
 //! A snapshot has a post of its own, with a database behind the message: it would hold up all that comes after it.
 //!
-//! [`codec`] is pure; sockets, clock and tasks are in the other files. Left out: unix sockets, round-trip probes (we answer those of
-//! others).
+//! [`codec`] is pure; sockets, clock and tasks are in the other files.
 //!
 //! Source: etcd `server/etcdserver/api/rafthttp`, `server/etcdserver/api/etcdhttp/peer.go`, `server/lease/leasehttp`.
 
@@ -48,6 +47,7 @@ pub use dial::PeerUrl;
 pub use link::LinkStats;
 pub use rules::LinkRule;
 pub use rules::Rules;
+pub use serve::Listener;
 pub use serve::Slot;
 pub use serve::serve;
 pub use snapshot::Image;
@@ -109,6 +109,9 @@ pub enum Refused {
     /// The member is stopping.
     #[error("the member is stopping")]
     Stopped,
+    /// Its proposal cannot be read.
+    #[error("its proposal cannot be read")]
+    Unreadable,
 }
 
 /// What became of the link to a peer.

@@ -41,6 +41,7 @@ use crate::proto::lab;
 use crate::proto::lab::event::Kind;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Message;
+use crate::proto::raftpb::MessageType;
 use crate::proto::walpb::ConfChange;
 use crate::types::Index;
 use crate::types::MemberId;
@@ -67,6 +68,8 @@ pub struct Replica<W> {
     marked: Index,
     answered: Vec<Answered<W>>,
     failed: Vec<Failed>,
+    /// Why this member must stop.
+    broken: Option<Error>,
 }
 
 impl<W> Replica<W> {
@@ -81,6 +84,7 @@ impl<W> Replica<W> {
             failover: None,
             answered: Vec::new(),
             failed: Vec::new(),
+            broken: None,
         }
     }
 
@@ -94,15 +98,25 @@ impl<W> Replica<W> {
         self.reads.ask(waiter);
     }
 
-    /// Takes a peer's message; what is wrong with it is told to observers by [`Consensus::step`].
-    pub fn step(&mut self, message: Message) {
+    /// Takes a peer's message that [`readable`] has let pass; what is wrong with it is told to observers by [`Consensus::step`], and to the caller.
+    ///
+    /// # Errors
+    /// As [`Consensus::step`]; the message is dropped, and nothing more is to be done but to say so.
+    pub fn step(&mut self, message: Message) -> Result<(), Refused> {
         let wire = self.consensus.probe.on().then(|| wire_of(&message));
         match self.proposals.keep_forwarded(&self.consensus, message) {
             Some(message) => {
-                let _dropped = self.consensus.step(message);
+                let stepped = self.consensus.step(message);
+                if let Err(Refused::LostLog { commit, last }) = stepped {
+                    self.broken.get_or_insert_with(|| lost_log(commit, last));
+                }
+                stepped
             }
-            // It waits with this member's own.
-            None => self.consensus.probe.tell(|| Kind::Received(lab::Received { wire })),
+            None => {
+                // It waits with this member's own.
+                self.consensus.probe.tell(|| Kind::Received(lab::Received { wire }));
+                Ok(())
+            }
         }
     }
 
@@ -168,6 +182,24 @@ impl<W> Replica<W> {
             }
         }
     }
+}
+
+/// Refuses proposals that the state machine could not read: in the log they would stop every member, at every start. Decodes them, so whoever receives a
+/// message asks this before the thread that drives the replica has it.
+///
+/// # Errors
+/// [`Refused::Unreadable`].
+pub fn readable(message: &Message) -> Result<(), Refused> {
+    let is_readable = message.msg_type() != MessageType::MsgPropose || message.entries.iter().all(turn::is_readable);
+    if is_readable { Ok(()) } else { Err(Refused::Unreadable) }
+}
+
+/// etcd's words (raft's `log.go`), and what to do.
+fn lost_log(commit: u64, last: u64) -> Error {
+    Error::Damaged(format!(
+        "tocommit({commit}) is out of range [lastIndex({last})]. Was the raft log corrupted, truncated, or lost? This member has acknowledged what it \
+         does not have: remove it from the cluster, delete its data directory and add it again"
+    ))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! [`crate::node::Node`] only.
 
 mod access;
+mod advice;
 mod auth;
 mod authority;
 mod backoff;
@@ -27,6 +28,7 @@ mod help;
 mod http;
 mod identity;
 mod inbound;
+mod journal;
 mod jwt;
 mod kv;
 mod lab;
@@ -40,6 +42,7 @@ mod otel;
 mod password;
 mod proxy;
 mod range_stream;
+mod redirect;
 mod reflection;
 mod room;
 mod rotate;
@@ -52,11 +55,14 @@ mod srv;
 mod systemd;
 mod tally;
 mod token;
+mod trace;
+mod upload;
 pub mod urls;
 mod watch;
 mod web;
 
 use crate::golang;
+use crate::node;
 use crate::types::ETCD_VERSION;
 use config::Config;
 use config::LogConfig;
@@ -68,6 +74,11 @@ use settings::WordsError;
 use std::ffi::OsString;
 use std::io::Write as _;
 use systemd::Manager;
+
+/// The words as they may be shown.
+fn masked(words: &[String]) -> Vec<String> {
+    words.iter().map(|word| urls::masked(word)).collect()
+}
 
 /// Runs the program `etcd` with the words after its name and this process's environment. Returns the exit code; a member that a signal has stopped
 /// does not return but dies by that signal, as etcd does.
@@ -107,6 +118,9 @@ fn with(words: &[String], env: &[(String, String)]) -> u8 {
 
 /// The program `etcd gateway`.
 fn gateway_program(args: &[String], words: &[String]) -> u8 {
+    if proxy::wants_help(words) {
+        return print(proxy::USAGE);
+    }
     let plan = match proxy::Plan::parse(words) {
         Ok(plan) => plan,
         Err(why) => {
@@ -115,7 +129,7 @@ fn gateway_program(args: &[String], words: &[String]) -> u8 {
         }
     };
     let _log = log::start(&default_log());
-    tracing::info!(args = %log::list(args), "Running: ");
+    tracing::info!(args = %log::list(&masked(args)), "Running: ");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let run = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(proxy::run(plan)));
     match run {
@@ -155,7 +169,7 @@ fn default_log() -> LogConfig {
 /// Says why nothing is started: one line for each problem.
 fn refuse(args: &[String], notices: &[Notice], problems: &[String]) -> u8 {
     let _log = log::start(&default_log());
-    tracing::info!(args = %log::list(args), "Running: ");
+    tracing::info!(args = %log::list(&masked(args)), "Running: ");
     notices.iter().for_each(log::tell);
     for problem in problems {
         tracing::warn!(error = problem.as_str(), "failed to verify flags");
@@ -207,7 +221,7 @@ fn launch(args: &[String], mut settings: Settings, mut notices: Vec<Notice>, env
         Ok(log) => log,
         Err(problem) => return refuse(args, &notices, &[problem]),
     };
-    tracing::info!(args = %log::list(args), "Running: ");
+    tracing::info!(args = %log::list(&masked(args)), "Running: ");
     notices.iter().for_each(log::tell);
     let end = member(config, Manager::of(env, std::process::id()));
     drop(log);
@@ -228,8 +242,22 @@ fn small_pages() {
 #[cfg(not(target_os = "linux"))]
 fn small_pages() {}
 
+/// Has a panic of a member's own thread end the process, with the code of Go's panics. Without that thread a member would keep its ports and answer
+/// nobody, or show an entry that is half applied; a service manager restarts one that has ended.
+#[expect(clippy::disallowed_methods, reason = "the thread that could return a code is gone")]
+fn end_on_panic() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |why| {
+        told(why);
+        if std::thread::current().name().is_some_and(|name| node::THREADS.contains(&name)) {
+            std::process::exit(2);
+        }
+    }));
+}
+
 fn member(config: Config, manager: Manager) -> End {
     small_pages();
+    end_on_panic();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -291,6 +319,30 @@ mod tests {
         assert_eq!(heads, ["etcd Version", "Git SHA", "Go Version", "Go OS/Arch"]);
     }
 
+    const PART: &str = "ETCD_LAB_TEST_PANICS";
+
+    #[test]
+    #[ignore = "not a test: the process that the next test starts"]
+    fn a_thread_panics() {
+        let name = std::env::var(PART).expect("started by the test below");
+        end_on_panic();
+        let thread = std::thread::Builder::new().name(name).spawn(|| panic!("as it was told to"));
+        assert!(thread.expect("started").join().is_err());
+    }
+
+    #[test]
+    fn a_panic_of_a_members_own_thread_ends_the_process_as_gos_does() {
+        let code = |name: &str| {
+            let mut command = std::process::Command::new(std::env::current_exe().expect("known"));
+            command.args(["server::tests::a_thread_panics", "--exact", "--ignored", "--nocapture"]).env(PART, name);
+            command.output().expect("started").status.code()
+        };
+        for name in node::THREADS {
+            assert_eq!(code(name), Some(2), "{name}");
+        }
+        assert_eq!(code("tokio-runtime-worker"), Some(0), "a request's panic is that request's end");
+    }
+
     #[test]
     fn mistakes_have_etcds_exit_codes() {
         let run = |words: &[&str]| {
@@ -302,6 +354,8 @@ mod tests {
         assert_eq!(run(&["stray"]), 1);
         assert_eq!(run(&["grpc-proxy", "start"]), 1);
         assert_eq!(run(&["gateway", "stop"]), 1);
+        assert_eq!(run(&["gateway", "start", "--nosuch"]), 1);
+        assert_eq!([run(&["gateway"]), run(&["gateway", "--help"]), run(&["gateway", "start", "-h"])], [0; 3]);
         assert_eq!(run(&["--config-file", "/nowhere/etcd.yml"]), 1);
         assert_eq!(run(&["--heartbeat-interval", "0"]), 1);
         assert_eq!(run(&["--discovery-endpoints", "example.com"]), 1);

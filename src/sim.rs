@@ -20,6 +20,7 @@ mod client;
 mod disk;
 mod failover;
 mod faults;
+pub mod film;
 mod hands;
 mod judge;
 mod leases;

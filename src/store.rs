@@ -10,6 +10,7 @@
 //! - A transaction keeps every reader of the process waiting: 2 ms for 128 KiB, 50 ms for 1 MiB. Cut batches at
 //!   128 KiB.
 //! - A row costs 5 to 7 µs of CPU up to 1 KiB, and 15 to 25 at 4 KiB: a few larger rows are cheaper than many small.
+//! - It writes and caches leaves of up to 16 rows whole, and counts what it caches late. Large rows are cut (`pieces`).
 //! - Its `flush` does not reach through the drive's cache on Linux, so [`Store::sync`] syncs the files itself.
 //! - It panics on some damage. Every call is fenced; after a failure the store accepts nothing more.
 //! - Its files never shrink. Building a new store and swapping it in is the only way to give space back
@@ -19,6 +20,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "waits for the folder's lock, with a deadline")]
 
+mod pieces;
 mod pour;
 mod renew;
 
@@ -36,7 +38,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 use sled::transaction::TransactionError;
-use sled::transaction::TransactionalTree;
 use std::any::Any;
 use std::fs;
 use std::io::ErrorKind;
@@ -59,8 +60,8 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 /// sled's segment. An item above a quarter of it becomes a file of its own.
 const SEGMENT_BYTES: usize = 8 << 20;
 
-/// The form of the rows. Raised when an older program could not read them.
-const FORMAT: u64 = 1;
+/// The form of the rows. Raised when an older program could not read them. In 1 there were no pieces.
+const FORMAT: u64 = 2;
 
 /// Where the format stands: a table of sled's that is none of [`Table`].
 const FORMAT_TABLE: &str = "etcd-lab";
@@ -72,7 +73,9 @@ pub struct Store {
     db: sled::Db,
     /// In the order of [`Table::ALL`].
     tables: Vec<sled::Tree>,
-    /// A scan reads many rows, one by one: no batch may come in between.
+    /// Of the rows that are too large for a leaf.
+    pieces: sled::Tree,
+    /// A scan reads many rows, one by one, and a row its pieces: no batch may come in between.
     batches: RwLock<()>,
     failed: Mutex<Option<Error>>,
 }
@@ -83,11 +86,18 @@ fn fenced<R>(dir: &Path, call: impl FnOnce() -> sled::Result<R>) -> Result<R, Er
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(sled::Error::Io(e))) if e.kind() != ErrorKind::InvalidData && e.kind() != ErrorKind::UnexpectedEof => {
-            Err(Error::Storage(at(&e)))
+            Err(Error::Storage(at(&io_text(&e))))
         }
         Ok(Err(e)) => Err(Error::Damaged(at(&e))),
         Err(panic) => Err(Error::Damaged(at(&panic_text(panic.as_ref())))),
     }
+}
+
+/// What the system says. sled keeps of an error that it tells twice only the text for programmers, which has the system's number.
+fn io_text(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    let code = text.strip_prefix("Os { code: ").and_then(|rest| rest.split(',').next()?.parse().ok());
+    code.map_or(text, |code| std::io::Error::from_raw_os_error(code).to_string())
 }
 
 fn panic_text(panic: &dyn Any) -> String {
@@ -121,7 +131,11 @@ impl Store {
     /// changed.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Store, Error> {
         let storage = |e: std::io::Error| Error::Storage(format!("{}: {e}", dir.display()));
+        let is_new = !dir.exists();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(storage)?;
+        if is_new && let Some(above) = dir.parent() {
+            sync_path(above).map_err(storage)?;
+        }
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -129,14 +143,23 @@ impl Store {
             // Who writes here also says when to flush.
             .flush_every_ms(None);
         let db = open_patiently(dir, &config)?;
-        fenced(dir, || check_format(&db))?.map_err(|what| what.at(dir))?;
+        fenced(dir, || check_format(dir, &db))?.map_err(|what| what.at(dir))?;
         let tables = Table::ALL.iter().map(|table| fenced(dir, || db.open_tree(table.name())));
         let tables = tables.collect::<Result<Vec<_>, _>>()?;
-        Ok(Store { dir: dir.to_owned(), db, tables, batches: RwLock::new(()), failed: Mutex::new(None) })
+        let pieces = fenced(dir, || db.open_tree(pieces::PIECES))?;
+        Ok(Store { dir: dir.to_owned(), db, tables, pieces, batches: RwLock::new(()), failed: Mutex::new(None) })
     }
 
     fn table(&self, table: Table) -> &sled::Tree {
         &self.tables[place(table)]
+    }
+
+    /// The whole row that has `value` in its own table. Asks that no batch comes in between if that is empty.
+    fn row(&self, table: Table, key: &[u8], value: &[u8]) -> sled::Result<Bytes> {
+        Ok(match value {
+            [] => pieces::join(&self.pieces, table, key)?.into(),
+            whole => Bytes::copy_from_slice(whole),
+        })
     }
 
     /// Refuses after a failure, and remembers the first.
@@ -193,14 +216,18 @@ impl Format {
     }
 }
 
-fn check_format(db: &sled::Db) -> sled::Result<Result<(), Format>> {
+fn check_format(dir: &Path, db: &sled::Db) -> sled::Result<Result<(), Format>> {
     let is_new = !db.was_recovered();
     let table = db.open_tree(FORMAT_TABLE)?;
     let found = table.get(FORMAT_KEY)?.map(|value| <[u8; 8]>::try_from(value.as_ref()).map(u64::from_be_bytes));
+    let is_older = matches!(found, Some(Ok(1..FORMAT)));
     Ok(match found {
         Some(Ok(FORMAT)) => Ok(()),
         Some(Ok(newer)) if newer > FORMAT => Err(Format::Newer(newer)),
-        None if is_new => {
+        // What is written from now on, an older program must not take for what it knows.
+        found if is_older || (is_new && found.is_none()) => {
+            // sled never syncs it, and half of it makes all rows useless.
+            sync_path(&dir.join("conf"))?;
             table.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
             table.flush()?;
             Ok(())
@@ -209,30 +236,29 @@ fn check_format(db: &sled::Db) -> sled::Result<Result<(), Format>> {
     })
 }
 
-/// Makes the changes of one table inside a transaction.
-fn change(
-    view: &TransactionalTree,
-    key: &Bytes,
-    value: Option<&Bytes>,
-) -> Result<(), sled::transaction::UnabortableTransactionError> {
-    match value {
-        Some(value) => view.insert(key.as_ref(), value.as_ref()).map(drop),
-        None => view.remove(key.as_ref()).map(drop),
-    }
-}
-
 impl Engine for Store {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let value = self.guarded(|| self.table(table).get(key))?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        let rows = self.table(table);
+        match self.guarded(|| pieces::get(rows, key))? {
+            Some(value) if value.is_empty() => {
+                let _whole = self.batches.read();
+                self.guarded(|| rows.get(key)?.map(|value| self.row(table, key, &value)).transpose())
+            }
+            value => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
+        }
     }
 
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, Error> {
         let _whole = self.batches.read();
         self.guarded(|| {
-            let run = self.table(table).range(from..).take(limit);
-            run.map(|row| row.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))))
-                .collect()
+            let rows = self.table(table);
+            let (mut run, mut found) = (rows.range(from..), Vec::new());
+            while found.len() < limit
+                && let Some((key, value)) = pieces::next(rows, &mut run)?
+            {
+                found.push((Bytes::copy_from_slice(&key), self.row(table, &key, &value)?));
+            }
+            Ok(found)
         })
     }
 
@@ -244,16 +270,16 @@ impl Engine for Store {
         if changed.is_empty() {
             return Ok(());
         }
-        let trees: Vec<&sled::Tree> = changed.iter().map(|table| self.table(*table)).collect();
+        let trees: Vec<&sled::Tree> = changed.iter().map(|table| self.table(*table)).chain([&self.pieces]).collect();
         let _whole = self.batches.write();
         self.guarded(|| {
             let done = trees.as_slice().transaction(|views| {
-                let mut at = 0;
+                let (mut at, pieces) = (0, &views[changed.len()]);
                 for (table, key, value) in batch.rows() {
                     while changed[at] != table {
                         at += 1;
                     }
-                    change(&views[at], key, value)?;
+                    pieces::change(&views[at], pieces, (table, key, value.map(Bytes::as_ref)))?;
                 }
                 Ok(())
             });

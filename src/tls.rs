@@ -8,16 +8,21 @@
 //! Cryptography is ring's, chosen here explicitly and nowhere by default. TLS 1.2 and 1.3 only. ring has no P-521: our own
 //! certificates are P-256 where etcd's are P-521, and a P-521 certificate of a real etcd is accepted only without verification.
 //!
+//! Certificates of version 1 and those that say `CA:TRUE` of themselves, which is what `openssl` makes unasked, are taken where a configured root itself
+//! signed them or is them (`verify`). Where clients are judged by certificates, no session is resumed: each connection is judged anew.
+//!
 //! Left out: reverse look-up of host names for wildcard SANs.
 //!
 //! Source: etcd `client/pkg/transport/{listener,listener_tls}.go`.
 
 mod accept;
+mod alert;
 mod config;
 mod files;
 mod offer;
 pub mod pki;
 mod revoked;
+mod verify;
 
 pub use accept::Acceptor;
 pub use accept::HANDSHAKE_TIMEOUT;
@@ -25,10 +30,10 @@ pub use accept::HANDSHAKES_MAX;
 pub use accept::HandshakeError;
 pub use accept::Stream;
 pub use accept::common_name;
+pub use alert::remote_error;
 pub use config::ClientFiles;
 pub use config::ServerFiles;
 pub use config::client_config;
-pub use config::server_config;
 pub use offer::Offer;
 pub use pki::auto_tls;
 

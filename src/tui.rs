@@ -11,15 +11,19 @@
 //!
 //! `update` and `view` are pure; [`run`](mod@run) alone touches the terminal, the clock and the processes. Every screen can be
 //! tested, and replayed, from messages.
-//! What keys do to the cluster is in `act`, by name in `command`, on the Data screen in `data`, in a recording in `replay`.
+//! What keys do to the cluster is in `act`, what clicks do in `mouse`, by name in `command`, on the Data screen in `data`, in a recording in `replay`. What
+//! drawing and watching cost `bench` measures.
 
 pub mod act;
+pub mod bench;
 pub mod command;
 pub mod data;
+pub mod export;
 pub mod keys;
 pub mod learn;
 pub mod look;
 pub mod model;
+pub mod mouse;
 pub mod replay;
 pub mod run;
 pub mod view;

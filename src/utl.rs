@@ -67,11 +67,18 @@ impl From<io::Error> for Failed {
 impl From<Error> for Failed {
     fn from(error: Error) -> Failed {
         match error {
+            Error::Storage(why) if why.contains(LOCKED) => {
+                let place = why.split(": ").next().unwrap_or_default();
+                Failed::new(format!("{place} is in use: a member runs on it, stop it first"))
+            }
             Error::Damaged(why) | Error::Storage(why) | Error::Start(why) => Failed::new(why),
             other => Failed::new(other.to_string()),
         }
     }
 }
+
+/// How the store says that another process has it.
+const LOCKED: &str = "could not acquire lock";
 
 /// What carries out a command: its words and flags, the output format, and the two streams.
 type Run = fn(&Args, &str, &mut dyn Write, &mut dyn Write) -> Result<(), Failed>;
@@ -139,7 +146,7 @@ static COMMANDS: [Command; 9] = [
         name: "snapshot restore",
         usage: "<filename> --data-dir {output dir} [options]",
         short: "Makes a member's data directory from a snapshot",
-        flags: restore::FLAGS,
+        flags: restore::OWN_FLAGS,
         run: restore::run,
     },
     Command { name: "snapshot save", usage: "<filename>", short: "", flags: &[], run: snapshot_save },
@@ -338,8 +345,11 @@ fn dispatch(words: &[Vec<u8>], out: &mut dyn Write, err: &mut dyn Write) -> Resu
     let help = words.first().is_some_and(|word| word == b"help");
     let (command, rest) = match find(&words[usize::from(help)..]) {
         Found::Command(command, rest) => (command, rest),
-        Found::Group(group) => return Ok(out.write_all(group_usage(group).as_bytes())?),
+        Found::Group(group) => return show_group(group, &words[usize::from(help)..], out, err),
         Found::Unknown(word) if word == "completion" => return completion(&words[usize::from(help)..], out),
+        Found::Unknown(word) if help => {
+            return Ok(writeln!(err, "Unknown help topic [`{word}`]\n{}", group_usage(""))?);
+        }
         Found::Unknown(word) => {
             let why = format!("unknown command {word:?} for \"etcdutl\"");
             writeln!(err, "Error: {why}\nRun 'etcdutl --help' for usage.")?;
@@ -362,6 +372,17 @@ fn dispatch(words: &[Vec<u8>], out: &mut dyn Write, err: &mut dyn Write) -> Resu
             writeln!(err, "Error: {why}\n{}", usage(command))?;
             Err(Failed::new(why))
         }
+    }
+}
+
+/// What is said of a line that names no command: how the group is used, or which flag it does not have.
+fn show_group(group: &str, words: &[Vec<u8>], out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Failed> {
+    match Args::parse(words, &[&FORMAT]) {
+        Err(Refused::Because(why)) => {
+            writeln!(err, "Error: {why}\n{}", group_usage(group))?;
+            Err(Failed::new(why))
+        }
+        Ok(_) | Err(Refused::Help) => Ok(out.write_all(group_usage(group).as_bytes())?),
     }
 }
 

@@ -23,6 +23,7 @@ mod replay;
 
 pub use replay::Replay;
 
+use crate::disk;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::error::Error;
@@ -93,6 +94,8 @@ pub struct Wal {
     segments: VecDeque<SegmentName>,
     file: Box<dyn DiskFile>,
     offset: u64,
+    /// Up to here the newest segment is durable.
+    synced: u64,
     encoder: Encoder,
     hard_state: HardState,
     last_index: u64,
@@ -107,8 +110,13 @@ enum Spare {
     None,
     /// A [`Preparation`] is on its way.
     Ordered,
+    /// It failed. The log prepares the segment itself when it needs it, and fails then if it must.
+    GivenUp,
     Ready(PathBuf),
 }
+
+/// A segment is prepared ahead only where so much stays free beside it.
+const SPARE_LEAVES_FREE: u64 = 16 << 20;
 
 /// The job of filling the next segment with zeros. Takes long (64 MB), needs nothing of the log: run it on any thread.
 #[must_use = "run it and hand the result to `Wal::supply`"]
@@ -122,15 +130,39 @@ pub struct Preparation {
 pub struct Prepared(PathBuf);
 
 impl Preparation {
-    /// Writes and syncs the zeros.
+    /// Writes and syncs the zeros, if there is room for them and more: who fills the disk for a segment that is not needed yet takes from the store what
+    /// it needs now.
     ///
     /// # Errors
-    /// [`Error::Storage`], a full disk among them: the member must stop, as it would at the next segment.
+    /// [`Error::Storage`], a full disk among them; then nothing is left of it, see [`Wal::do_without_spare`].
     pub fn run(self) -> Result<Prepared, Error> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        match self.disk.free(dir) {
+            Some(free) if free < self.bytes + SPARE_LEAVES_FREE => Err(Error::Storage(format!(
+                "{}: the segment takes {} bytes, and {free} are free on this disk",
+                dir.display(),
+                self.bytes
+            ))),
+            _ => self.now(),
+        }
+    }
+
+    /// The same for a segment that is needed.
+    fn now(self) -> Result<Prepared, Error> {
+        match self.fill() {
+            Ok(()) => Ok(Prepared(self.path)),
+            Err(why) => {
+                // Entries may need the room. What cannot be removed now is at the next start.
+                let _tried = self.disk.remove(&self.path);
+                Err(why)
+            }
+        }
+    }
+
+    fn fill(&self) -> Result<(), Error> {
         let mut file = self.disk.create(&self.path)?;
         fill_with_zeros(file.as_mut(), 0, self.bytes)?;
-        file.sync()?;
-        Ok(Prepared(self.path))
+        file.sync()
     }
 }
 
@@ -199,12 +231,10 @@ impl Wal {
         encoder.metadata(metadata.raw());
         encoder.snapshot(&SnapshotMark::default());
         let spare = dir.join("0.tmp");
-        Preparation { disk: disk.clone(), path: spare.clone(), bytes: segment_bytes }.run()?;
+        Preparation { disk: disk.clone(), path: spare.clone(), bytes: segment_bytes }.now()?;
         let file = begin_segment(disk.as_ref(), &spare, &dir.join(name.to_string()), &encoder.buffer)?;
         disk.sync_dir(dir)?;
-        if let Some(parent) = dir.parent() {
-            disk.sync_dir(parent)?;
-        }
+        disk.sync_dir(disk::folder_of(dir))?;
         let offset = encoder.buffer.len() as u64;
         encoder.buffer.clear();
         let segments = VecDeque::from([name]);
@@ -219,6 +249,7 @@ impl Wal {
             segments,
             file,
             offset,
+            synced: offset,
             encoder,
             hard_state,
             last_index,
@@ -258,6 +289,7 @@ impl Wal {
             segments,
             file,
             offset: end.offset,
+            synced: end.offset,
             encoder: Encoder { buffer: Vec::new(), crc: end.crc },
             hard_state: replay.hard_state,
             last_index: end.last_index,
@@ -306,6 +338,7 @@ impl Wal {
     pub fn sync(&mut self) -> Result<(), Error> {
         failpoint::hit(Point::WalBeforeSync);
         self.guarded(|wal| wal.file.sync())?;
+        self.synced = self.offset;
         failpoint::hit(Point::WalAfterSync);
         Ok(())
     }
@@ -336,8 +369,10 @@ impl Wal {
             Spare::Ready(path) => path,
             late => {
                 // Nobody had it ready in time. One that is still on its way serves the segment after this one.
-                self.spare = late;
-                self.preparation().run()?.0
+                if matches!(late, Spare::Ordered) {
+                    self.spare = late;
+                }
+                self.preparation().now()?.0
             }
         };
         let sequence = self.segments.back().map_or(0, |newest| newest.sequence + 1);
@@ -351,6 +386,7 @@ impl Wal {
         self.file = begin_segment(self.disk.as_ref(), &spare, &path, &self.encoder.buffer)?;
         self.disk.sync_dir(&self.dir)?;
         self.offset = self.encoder.buffer.len() as u64;
+        self.synced = self.offset;
         self.encoder.buffer.clear();
         self.segments.push_back(name);
         Ok(())
@@ -370,13 +406,18 @@ impl Wal {
                 self.spare = Spare::Ordered;
                 Some(self.preparation())
             }
-            Spare::Ordered | Spare::Ready(_) => None,
+            Spare::Ordered | Spare::GivenUp | Spare::Ready(_) => None,
         }
     }
 
     /// Takes the file that [`Self::prepare_next`] asked for.
     pub fn supply(&mut self, prepared: Prepared) {
         self.spare = Spare::Ready(prepared.0);
+    }
+
+    /// Hears that the file could not be made. The segment in use has room all the same; when it is full, the log tries once more itself.
+    pub fn do_without_spare(&mut self) {
+        self.spare = Spare::GivenUp;
     }
 
     /// Deletes the segments that a start at `index` does not need: all before the one that holds it. The store must
@@ -397,6 +438,16 @@ impl Wal {
             }
             if released > 0 { wal.disk.sync_dir(&wal.dir) } else { Ok(()) }
         })
+    }
+
+    /// For the lab: takes away what no sync has returned for, as a machine that stops at once might. Nothing can be appended after that.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn lose_unsynced(&mut self) -> Result<(), Error> {
+        self.guarded(|wal| fill_with_zeros(wal.file.as_mut(), wal.synced, wal.offset))?;
+        self.failed = Some(Error::Storage("power was lost".into()));
+        Ok(())
     }
 
     /// How many segments there are.

@@ -25,6 +25,7 @@ mod tests;
 
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
+use crate::proto::lab;
 use crate::proto::mvccpb::Event;
 use crate::proto::mvccpb::KeyValue;
 use crate::types::KeyRange;
@@ -126,6 +127,29 @@ pub struct Seen {
     pub progress_notify: bool,
     /// Responses with events that wait in its whole stream.
     pub queued: usize,
+}
+
+impl Seen {
+    /// As it is told to who looks.
+    #[must_use]
+    pub fn into_wire(self) -> lab::Watcher {
+        let (key, range_end) = self.range.to_wire();
+        lab::Watcher {
+            stream: self.stream,
+            watch_id: self.watch_id,
+            key,
+            range_end,
+            start_revision: self.start.0,
+            next_revision: self.next.0,
+            synced: self.synced,
+            cancelled: self.cancelled,
+            no_put: self.no_put,
+            no_delete: self.no_delete,
+            prev_kv: self.prev_kv,
+            progress_notify: self.progress_notify,
+            queued: u32::try_from(self.queued).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// The hub behind its lock; cheap to clone.

@@ -44,6 +44,7 @@ const REFUSED: &[Row] = &[
     ("get k --cert c",            "", 128, "", "Error: KeyFile and CertFile must both be present[key: , cert: c]\n"),
     ("get k --cacert /nosuch",    "", 128, "", "Error: open /nosuch: no such file or directory\n"),
     ("get k --command-timeout 100ms", "", 1, "", "Error: context deadline exceeded\n"),
+    ("get k --command-timeout=-1s", "", 1, "", "Error: context deadline exceeded\n"),
     ("del",                       "", 128, "", "Error: del command needs one argument as key and an optional argument as range_end\n"),
     ("compaction",                "", 128, "", "Error: compaction command needs 1 argument\n"),
     ("compaction abc",            "", 1,   "", "Error: strconv.ParseInt: parsing \"abc\": invalid syntax\n"),
@@ -337,12 +338,35 @@ async fn the_environment_speaks_for_flags_that_are_not_given() {
     }
 }
 
+/// A line that names its endpoints itself.
+async fn run_alone(line: &str) -> (u8, String, String) {
+    run(&words(line), "").await
+}
+
+#[tokio::test]
+async fn a_list_of_no_endpoints_is_not_this_machine() {
+    let nobody = (2, String::new(), "Error: etcdclient: no available endpoints\n".to_owned());
+    for line in ["--endpoints= get k", "--endpoints= member list", "lock --endpoints= l"] {
+        assert_eq!(run_alone(line).await, nobody, "{line}");
+    }
+    let nothing = (0, String::new(), String::new());
+    assert_eq!(run_alone("--endpoints= endpoint status").await, nothing, "of each of none");
+    let of_all = (1, String::new(), nobody.2.clone());
+    assert_eq!(run_alone("--endpoints= endpoint health --cluster").await, of_all);
+}
+
 /// What bash makes of the words typed so far, with the script that `completion bash` prints.
-fn completed_by_bash(words: &str, at: usize) -> String {
+fn completed_by_bash(typed: &str) -> String {
+    let line = format!("etcdctl {typed}");
+    let mut words = bash_words(&line);
+    let at = words.len() - 1;
+    words.iter_mut().for_each(|word| *word = format!("'{word}'"));
+    let words = words.join(" ");
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_etcdctl"));
     let folder = program.parent().expect("a folder").display().to_string();
     let script = format!(
-        "source <(etcdctl completion bash); COMP_WORDS=(etcdctl {words}); COMP_CWORD={at}; _etcdctl; echo \"${{COMPREPLY[@]}}\""
+        "source <(etcdctl completion bash); COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=({words}); COMP_CWORD={at}; \
+         _etcdctl; echo \"${{COMPREPLY[@]}}\""
     );
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
     let output = Command::new("bash").arg("-c").arg(script).env("PATH", path).output().expect("bash");
@@ -350,10 +374,39 @@ fn completed_by_bash(words: &str, at: usize) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
+/// The words of a line as bash hands them to a script: cut at blanks, and before and behind runs of `:` and `=`.
+fn bash_words(line: &str) -> Vec<String> {
+    let is_break = |c: char| matches!(c, ':' | '=');
+    let mut words: Vec<String> = Vec::new();
+    for blank_free in line.split(' ') {
+        words.push(String::new());
+        for c in blank_free.chars() {
+            let word = words.last_mut().expect("at least one");
+            if word.chars().last().is_some_and(|last| is_break(last) != is_break(c)) {
+                words.push(c.to_string());
+            } else {
+                word.push(c);
+            }
+        }
+    }
+    words
+}
+
 #[test]
 fn bash_finishes_words_with_our_script() {
-    assert_eq!(completed_by_bash("lea", 1), "lease");
-    assert_eq!(completed_by_bash("lease ''", 2), "grant keep-alive list revoke timetolive");
-    assert_eq!(completed_by_bash("get --sort-by M", 3), "MODIFY");
-    assert_eq!(completed_by_bash("user gr", 2), "grant-role");
+    assert_eq!(completed_by_bash("lea"), "lease");
+    assert_eq!(completed_by_bash("lease "), "grant keep-alive list revoke timetolive");
+    assert_eq!(completed_by_bash("get --sort-by M"), "MODIFY");
+    assert_eq!(completed_by_bash("user gr"), "grant-role");
+}
+
+#[test]
+fn bash_finishes_words_behind_colons_and_equals_signs() {
+    assert_eq!(bash_words("get --write-out=t"), ["get", "--write-out", "=", "t"]);
+    assert_eq!(completed_by_bash("--endpoints 127.0.0.1:2379 mem"), "member");
+    assert_eq!(completed_by_bash("--endpoints=http://127.0.0.1:2379,[::1]:2379 member a"), "add");
+    // Only what is behind the `=` is replaced.
+    assert_eq!(completed_by_bash("get --write-out=t"), "table");
+    assert_eq!(completed_by_bash("get --consistency="), "l s");
+    assert_eq!(completed_by_bash("--endpoints=a:1 get --pre"), "--prefix");
 }

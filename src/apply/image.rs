@@ -6,7 +6,9 @@ use super::Machine;
 use super::TERM;
 use super::write_conf_state;
 use crate::engine::Batch;
+use crate::engine::Engine;
 use crate::engine::Table;
+use crate::error::Error;
 use crate::mvcc::Export;
 use crate::proto::raftpb::ConfState;
 use crate::types::CLUSTER_VERSION as OUR_VERSION;
@@ -54,6 +56,22 @@ impl Machine {
             history: self.store.export(),
         }
     }
+}
+
+/// Forgets who the members of a stored state are, what version they agreed on, and who votes: the data becomes nobody's. Source: etcd
+/// `api/membership/store.go` (`TrimClusterFromBackend`).
+///
+/// # Errors
+/// Those of the engine.
+pub fn forget_members(engine: &dyn Engine) -> Result<(), Error> {
+    let mut changes = Batch::default();
+    for table in [Table::Members, Table::MembersRemoved, Table::Cluster] {
+        for (key, _) in engine.scan(table, &[], usize::MAX)? {
+            changes.delete(table, key);
+        }
+    }
+    changes.put(Table::Meta, CONF_STATE, write_conf_state(&ConfState::default()));
+    engine.write(&changes)
 }
 
 /// The rows that say up to which entry a state goes, and who voted then.

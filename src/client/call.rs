@@ -150,10 +150,17 @@ fn broken(status: &Status) -> Option<&Broken> {
     status.source().and_then(|source| source.downcast_ref::<Broken>())
 }
 
-/// A status that came over the wire has no source; one that was made here, because the wire broke, has.
+/// How tonic words its own status where an answer ended without one.
+const NO_STATUS: &str = "protocol error: missing grpc-status trailer";
+
+/// A status that came over the wire has no source; one that was made here, because the wire broke, has. Where an answer just ended it has none either:
+/// so a member that serves TLS as Go does ends its streams when it stops.
 pub(super) fn failure(status: Status) -> Error {
     match status.source() {
         Some(source) => Error::Lost { why: source.to_string() },
+        None if status.code() == Code::Unknown && status.message().starts_with(NO_STATUS) => {
+            Error::Lost { why: "the member ended its answer without a status".to_owned() }
+        }
         None => Error::Answer { code: status.code(), text: status.message().to_owned() },
     }
 }

@@ -6,6 +6,8 @@
 
 use super::endpoint::Address;
 use super::endpoint::Endpoint;
+use crate::tls;
+use crate::tls::HandshakeError;
 use bytes::Bytes;
 use http::Uri;
 use http_body_util::BodyExt as _;
@@ -69,24 +71,37 @@ impl Dialing {
         let secure = endpoint.secure.unwrap_or(self.tls.is_some());
         let wire = connect(&endpoint.address).await?;
         let wire = if secure { self.encrypt(wire, &endpoint.address).await? } else { wire };
-        let (tell, spoken) = oneshot::channel();
-        let wire = Listening { wire, heard: 0, tell: Some(tell) };
+        let (tell, mut spoken) = oneshot::channel();
+        let wire = Listening { wire, heard: 0, deaf: false, tell: Some(tell) };
         let (requests, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.keepalive_time.max(KEEPALIVE_TIME_MIN))
             .keep_alive_timeout(self.keepalive_timeout)
             .handshake(TokioIo::new(wire))
             .await
-            .map_err(|e| format!("connection error: {e}"))?;
+            .map_err(|e| match spoken.try_recv() {
+                Ok(Heard::Refusal(why)) => refused(&why),
+                _ => format!("connection error: {e}"),
+            })?;
         let mut driver: Driver = Box::pin(async move { drop(driver.await) });
-        let greeted = tokio::select! {
-            spoken = spoken => spoken.unwrap_or(false),
-            () = &mut driver => false,
+        let heard = tokio::select! {
+            heard = &mut spoken => heard.ok(),
+            // It may have heard something in its last moment.
+            () = &mut driver => spoken.try_recv().ok(),
         };
-        if !greeted {
-            return Err("connection error: no HTTP/2 settings from the other side; is it a TLS port?".to_owned());
+        match heard {
+            Some(Heard::Settings) => Ok((Connection { requests, origin: endpoint.origin(secure) }, driver)),
+            Some(Heard::Refusal(why)) => Err(refused(&why)),
+            // With TLS the port is what it was taken for.
+            Some(Heard::Other) if secure => {
+                Err("connection error: error reading server preface: it is not HTTP/2".into())
+            }
+            Some(Heard::End(why)) if secure => Err(format!("connection error: error reading server preface: {why}")),
+            None if secure => Err("connection error: error reading server preface: EOF".into()),
+            Some(Heard::Other | Heard::End(_)) | None => {
+                Err("connection error: no HTTP/2 settings from the other side; is it a TLS port?".to_owned())
+            }
         }
-        Ok((Connection { requests, origin: endpoint.origin(secure) }, driver))
     }
 
     /// What the member answers on `path` to plain HTTP, as text. An error is a reason in words.
@@ -128,9 +143,13 @@ impl Dialing {
         };
         let name = ServerName::try_from(host).map_err(|e| format!("tls: {e}"))?;
         let stream = TlsConnector::from(config).connect(name, wire).await;
-        let failed = |e: io::Error| format!("connection error: authentication handshake failed: {e}");
+        let failed = |e: io::Error| refused(&HandshakeError::from_io(&e).to_string());
         Ok(Box::new(stream.map_err(failed)?))
     }
+}
+
+fn refused(why: &str) -> String {
+    format!("connection error: authentication handshake failed: {why}")
 }
 
 async fn connect(address: &Address) -> Result<Box<dyn Wire>, String> {
@@ -155,12 +174,42 @@ fn reason(error: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
-/// A wire that tells when the other side has spoken, and whether it spoke HTTP/2.
+/// What the other side said first.
+enum Heard {
+    /// HTTP/2.
+    Settings,
+    /// Something else.
+    Other,
+    /// Nothing; it broke off.
+    End(String),
+    /// Why it does not take us: with TLS 1.3 a member judges our certificate when our side of the handshake is over.
+    Refusal(String),
+}
+
+/// A wire that tells what the other side said first.
 struct Listening {
     wire: Box<dyn Wire>,
     /// Bytes heard so far, while it matters.
     heard: usize,
-    tell: Option<oneshot::Sender<bool>>,
+    /// Whether the other side takes nothing more. It may have said why before it hung up, so what is read decides.
+    deaf: bool,
+    tell: Option<oneshot::Sender<Heard>>,
+}
+
+impl Listening {
+    fn tell(&mut self, heard: Heard) {
+        // Nobody listens any more only if the attempt was given up.
+        let _ = self.tell.take().map(|tell| tell.send(heard));
+    }
+
+    /// Hides that writing failed, until the other side has spoken.
+    fn or_deaf<T>(&mut self, polled: Poll<io::Result<T>>, written: T) -> Poll<io::Result<T>> {
+        if self.tell.is_some() && matches!(polled, Poll::Ready(Err(_))) {
+            self.deaf = true;
+            return Poll::Ready(Ok(written));
+        }
+        polled
+    }
 }
 
 impl AsyncRead for Listening {
@@ -168,11 +217,11 @@ impl AsyncRead for Listening {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
         let new = &buf.filled()[before..];
-        if let Some(kind) = new.get(TYPE_AT.wrapping_sub(self.heard))
-            && let Some(tell) = self.tell.take()
-        {
-            // Nobody listens any more only if the attempt was given up.
-            let _ = tell.send(*kind == SETTINGS);
+        if let Some(kind) = new.get(TYPE_AT.wrapping_sub(self.heard)) {
+            self.tell(if *kind == SETTINGS { Heard::Settings } else { Heard::Other });
+        } else if let Poll::Ready(Err(e)) = &polled {
+            let heard = tls::remote_error(e).map_or_else(|| Heard::End(reason(e)), Heard::Refusal);
+            self.tell(heard);
         }
         self.heard = self.heard.saturating_add(new.len());
         polled
@@ -181,11 +230,23 @@ impl AsyncRead for Listening {
 
 impl AsyncWrite for Listening {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write(cx, buf)
+        if self.deaf {
+            return Poll::Ready(if self.tell.is_some() {
+                Ok(buf.len())
+            } else {
+                Err(io::ErrorKind::BrokenPipe.into())
+            });
+        }
+        let polled = Pin::new(&mut self.wire).poll_write(cx, buf);
+        self.or_deaf(polled, buf.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
+        if self.deaf {
+            return Poll::Ready(if self.tell.is_some() { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) });
+        }
+        let polled = Pin::new(&mut self.wire).poll_flush(cx);
+        self.or_deaf(polled, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -228,5 +289,115 @@ impl tower::Service<http::Request<Body>> for Connection {
         Box::pin(async move {
             answer.await.map_err(|e| if e.is_canceled() { Broken::NotSent } else { Broken::Lost(e.to_string()) })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::Acceptor;
+    use crate::tls::ClientFiles;
+    use crate::tls::Offer;
+    use crate::tls::ServerFiles;
+    use crate::tls::pki::Authority;
+    use crate::tls::pki::Request;
+    use crate::tls::pki::Usage;
+    use tokio::net::TcpListener;
+
+    /// Why a member that wants certificates of `ca` does not take this client, which speaks that one version of TLS.
+    async fn refusal_of(dir: &std::path::Path, own: Option<&str>, version: &str) -> String {
+        let path = |name: &str| dir.join(name);
+        let (trusted_ca, cert, key) = (Some(path("ca.pem")), path("server.pem"), path("server-key.pem"));
+        let (alpn, allowed_cn) = (vec![b"h2".to_vec()], vec!["client".to_owned()]);
+        let server = ServerFiles { trusted_ca, cert, key, alpn, allowed_cn, ..ServerFiles::default() };
+        let acceptor = Acceptor::tls(&server).expect("good files");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let endpoint = Endpoint::parse(&format!("https://{}", listener.local_addr().expect("bound")));
+        let serve = tokio::spawn(async move {
+            let (tcp, from) = listener.accept().await.expect("a connection");
+            acceptor.accept(tcp, Some(from)).await.err()
+        });
+        let files = ClientFiles {
+            ca: Some(path("ca.pem")),
+            cert: own.map(|own| path(&format!("{own}.pem"))),
+            key: own.map(|own| path(&format!("{own}-key.pem"))),
+            offer: Offer::parse(version, version, &[]).expect("a version"),
+            alpn: vec![b"h2".to_vec()],
+            ..ClientFiles::default()
+        };
+        let (keepalive_time, keepalive_timeout) = (Duration::from_secs(60), Duration::from_secs(60));
+        let tls = Some(crate::tls::client_config(&files).expect("good files"));
+        let why = Dialing { tls, keepalive_time, keepalive_timeout }.dial(&endpoint).await.err();
+        assert!(serve.await.expect("no panic").is_some(), "the member refused");
+        why.expect("refused")
+    }
+
+    #[tokio::test]
+    async fn a_member_that_we_do_not_take_is_named_in_gos_words() {
+        let dir = tempfile::tempdir().expect("a place for files");
+        let (ca, other) = (Authority::new("ca").expect("a CA"), Authority::new("other").expect("a CA"));
+        ca.own().write(dir.path(), "ca").expect("written");
+        let server = other.issue(&Request::new(Usage::Server, "server", &["127.0.0.1"])).expect("issued");
+        server.write(dir.path(), "server").expect("written");
+        let told = refusal_of(dir.path(), None, "").await;
+        let want = "connection error: authentication handshake failed: \
+                    tls: failed to verify certificate: x509: certificate signed by unknown authority";
+        assert_eq!(told, want);
+    }
+
+    #[tokio::test]
+    async fn a_member_that_does_not_take_us_is_quoted() {
+        let dir = tempfile::tempdir().expect("a place for files");
+        let (ca, other) = (Authority::new("ca").expect("a CA"), Authority::new("other").expect("a CA"));
+        ca.own().write(dir.path(), "ca").expect("written");
+        let issue = |by: &Authority, name: &str, request: Request| {
+            by.issue(&request).expect("issued").write(dir.path(), name).expect("written");
+        };
+        let client = || Request::new(Usage::Client, "client", &[]);
+        issue(&ca, "server", Request::new(Usage::Server, "server", &["127.0.0.1"]));
+        issue(&ca, "expired", Request { from_days: -9, until_days: -2, ..client() });
+        issue(&other, "stranger", client());
+        issue(&ca, "uninvited", Request::new(Usage::Client, "somebody", &[]));
+        for version in ["TLS1.2", "TLS1.3"] {
+            for (own, alert) in [
+                (None, "certificate required"),
+                (Some("stranger"), "unknown certificate authority"),
+                (Some("expired"), "expired certificate"),
+                (Some("uninvited"), "bad certificate"),
+            ] {
+                let told = refusal_of(dir.path(), own, version).await;
+                let want = format!("connection error: authentication handshake failed: remote error: tls: {alert}");
+                // Before TLS 1.3 there was no alert of that name.
+                let older = want.replace("certificate required", "handshake failure");
+                assert!(told == want || (version == "TLS1.2" && told == older), "{version}, {own:?}: {told}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tls_port_is_not_asked_whether_it_is_one() {
+        let dir = tempfile::tempdir().expect("a place for files");
+        let ca = Authority::new("ca").expect("a CA");
+        ca.own().write(dir.path(), "ca").expect("written");
+        let own = ca.issue(&Request::new(Usage::Server, "server", &["127.0.0.1"])).expect("issued");
+        let (cert, key) = own.write(dir.path(), "server").expect("written");
+        let acceptor = Acceptor::tls(&ServerFiles { cert, key, ..ServerFiles::default() }).expect("good files");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            loop {
+                let (tcp, from) = listener.accept().await.expect("a connection");
+                drop(acceptor.accept(tcp, Some(from)).await);
+            }
+        });
+        let files = ClientFiles { ca: Some(dir.path().join("ca.pem")), ..ClientFiles::default() };
+        let tls = Some(crate::tls::client_config(&files).expect("good files"));
+        let wait = Duration::from_secs(60);
+        let dialing = Dialing { tls, keepalive_time: wait, keepalive_timeout: wait };
+        let told = async |url: String| dialing.dial(&Endpoint::parse(&url)).await;
+        let hung_up = told(format!("https://{address}")).await.err().expect("no member");
+        assert!(hung_up.starts_with("connection error: error reading server preface: "), "{hung_up}");
+        let plain = told(format!("http://{address}")).await.err().expect("no member");
+        assert!(plain.ends_with("is it a TLS port?"), "{plain}");
     }
 }

@@ -11,6 +11,8 @@ use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::etcdserverpb::*;
 use crate::proto::mvccpb::Event;
 use crate::proto::mvccpb::KeyValue;
+use axum::body::Body;
+use axum::middleware::map_response;
 use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,13 +22,12 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::Stream;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
 use tonic::Streaming;
-use tonic::transport::Server;
+use tonic::service::Routes;
 
 /// Refuses the first `refusals` requests of each kind, counts all, and ends every watch after one event.
 #[derive(Clone, Default)]
@@ -36,6 +37,8 @@ struct Moody {
     writes: Arc<AtomicUsize>,
     /// From which revisions watches were asked for.
     watched_from: Arc<Mutex<Vec<i64>>>,
+    /// Ends answers without a status, as etcd does with TLS when it stops: net/http closes its streams.
+    says_no_end: bool,
 }
 
 impl Moody {
@@ -50,9 +53,14 @@ impl Moody {
     async fn serve(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
-        let server =
-            Server::builder().add_service(KvServer::new(self.clone())).add_service(WatchServer::new(self.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let routes = Routes::new(KvServer::new(self.clone())).add_service(WatchServer::new(self.clone()));
+        let mut router = routes.into_axum_router();
+        if self.says_no_end {
+            router = router.layer(map_response(async |response: axum::response::Response| {
+                response.map(|body| Body::from_stream(body.into_data_stream()))
+            }));
+        }
+        tokio::spawn(axum::serve(listener, router).into_future());
         address
     }
 }
@@ -143,18 +151,29 @@ async fn a_member_that_accepts_and_never_speaks_is_passed_over() {
 
 #[tokio::test]
 async fn a_watch_goes_on_from_the_next_revision_when_its_stream_breaks() {
-    let member = Moody::default();
-    let client = client(vec![member.serve().await]);
-    let mut watch = client.watch(watch_from("k", "", 0));
-    let created = watch.next().await.expect("no failure").expect("an answer");
-    assert!(created.created);
-    let mut seen = Vec::new();
-    while seen.len() < 3 {
-        let answer = watch.next().await.expect("no failure").expect("an answer");
-        seen.extend(answer.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision));
+    for says_no_end in [false, true] {
+        let member = Moody { says_no_end, ..Moody::default() };
+        let client = client(vec![member.serve().await]);
+        let mut watch = client.watch(watch_from("k", "", 0));
+        let created = watch.next().await.expect("no failure").expect("an answer");
+        assert!(created.created);
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            let answer = watch.next().await.expect("no failure").expect("an answer");
+            seen.extend(answer.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision));
+        }
+        assert_eq!(seen, [11, 12, 13], "each event once, in order");
+        assert_eq!(*member.watched_from.lock(), [0, 12, 13]);
     }
-    assert_eq!(seen, [11, 12, 13], "each event once, in order");
-    assert_eq!(*member.watched_from.lock(), [0, 12, 13]);
+}
+
+#[tokio::test]
+async fn an_answer_without_a_status_is_a_lost_one() {
+    let member = Moody { says_no_end: true, ..Moody::default() };
+    let client = client(vec![member.serve().await]);
+    let error = client.put("k", "v").await.expect_err("it has no end");
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert_eq!(member.writes.load(Ordering::SeqCst), 1, "it may have been done");
 }
 
 #[tokio::test]

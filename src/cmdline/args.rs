@@ -131,7 +131,7 @@ impl Args {
         let checked = match flag.kind {
             Kind::Switch => golang::parse_bool(&value).map(|_| ()),
             Kind::Number => golang::parse_int(&value, 0).map(|_| ()),
-            Kind::Time => golang::parse_duration(&value).map(|_| ()),
+            Kind::Time => golang::parse_nanos(&value).map(|_| ()),
             Kind::Text | Kind::List => Ok(()),
         };
         if let Err(why) = checked {
@@ -173,9 +173,10 @@ impl Args {
         self.text(name).map_or(0, |text| golang::parse_int(text, 0).expect("checked when it was set"))
     }
 
-    /// The time given for `name`.
+    /// The time given for `name`. One below zero, which Go knows too, is over before it begins, as zero is.
     pub(crate) fn time(&self, name: &str) -> Option<Duration> {
-        self.text(name).map(|text| golang::parse_duration(text).expect("checked when it was set"))
+        let nanos = self.text(name).map(|text| golang::parse_nanos(text).expect("checked when it was set"));
+        nanos.map(|nanos| Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
     }
 
     /// A word as text.
@@ -192,7 +193,8 @@ fn find(known: &[&'static Flag], wanted: impl Fn(&Flag) -> bool) -> Option<&'sta
 mod tests {
     use super::*;
 
-    const FLAGS: [&Flag; 4] = [
+    const FLAGS: [&Flag; 5] = [
+        &Flag { name: "dial-timeout", short: ' ', kind: Kind::Time, default: "2s", help: "" },
         &Flag { name: "rev", short: ' ', kind: Kind::Number, default: "0", help: "" },
         &Flag { name: "prefix", short: 'p', kind: Kind::Switch, default: "false", help: "" },
         &Flag { name: "write-out", short: 'w', kind: Kind::Text, default: "simple", help: "" },
@@ -219,6 +221,16 @@ mod tests {
         assert_eq!(args.before_dashes, Some(2));
         assert_eq!(parse("-pwjson").expect("good").text("write-out"), Some("json"));
         assert!(!parse("--prefix=false").expect("good").is_set("prefix"));
+    }
+
+    #[test]
+    fn times_may_be_below_zero_and_are_over_then() {
+        let time = |text: &str| parse(text).expect(text).time("dial-timeout");
+        assert_eq!(time("k"), None);
+        assert_eq!(time("--dial-timeout=1m1s"), Some(Duration::from_secs(61)));
+        assert_eq!(time("--dial-timeout=-1s"), Some(Duration::ZERO));
+        let why = complaint("--dial-timeout=1");
+        assert!(why.ends_with("flag: time: missing unit in duration \"1\""), "{why}");
     }
 
     #[test]

@@ -21,6 +21,14 @@ impl Bar {
         Bar { total, drawn: io::stderr().is_terminal().then(String::new) }
     }
 
+    /// Wipes the line, for something else to be written there; the bar comes back below it.
+    pub(crate) fn wipe(&mut self, out: &mut dyn Write) {
+        if let Some(drawn) = self.drawn.as_mut().filter(|drawn| !drawn.is_empty()) {
+            let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
+            drawn.clear();
+        }
+    }
+
     /// Says that so much is done, if that shows.
     pub(crate) fn show(&mut self, done: u64, out: &mut dyn Write) {
         let total = self.total.max(done);
@@ -31,6 +39,12 @@ impl Bar {
             let _ = write!(out, "\r{line}").and_then(|()| out.flush());
             *drawn = line;
         }
+    }
+
+    /// All of it is done, however much was foreseen.
+    pub(crate) fn finish(mut self, out: &mut dyn Write) {
+        self.show(self.total, out);
+        self.end(out);
     }
 
     /// Leaves the line as it is, and begins another.
@@ -64,14 +78,31 @@ mod tests {
         let mut out = Vec::new();
         let mut quiet = Bar { total: 10, drawn: None };
         quiet.show(5, &mut out);
+        quiet.wipe(&mut out);
         quiet.end(&mut out);
         assert!(out.is_empty());
         let mut bar = Bar { total: 1000, drawn: Some(String::new()) };
         (0..=1000).for_each(|done| bar.show(done, &mut out));
         bar.end(&mut out);
-        let text = String::from_utf8(out).expect("text");
+        let text = String::from_utf8(out.clone()).expect("text");
+        let mut early = Bar { total: 1000, drawn: Some(String::new()) };
+        early.show(990, &mut out);
+        early.finish(&mut out);
+        assert!(out.ends_with(b"] 100%\n"), "less was to do than was foreseen");
         // One for each hundredth and each fortieth, of which twenty are the same, and one for the beginning.
         assert_eq!(text.matches('\r').count(), 100 + 40 - 20 + 1, "{text}");
         assert!(text.ends_with("100%\n"));
+    }
+
+    #[test]
+    fn other_lines_stand_above_the_bar() {
+        let mut out = Vec::new();
+        let mut bar = Bar { total: 2, drawn: Some(String::new()) };
+        bar.show(1, &mut out);
+        bar.wipe(&mut out);
+        out.extend_from_slice(b"one is done\n");
+        bar.show(1, &mut out);
+        let half = line(1, 2);
+        assert_eq!(String::from_utf8(out).expect("text"), format!("\r{half}\r\x1b[Kone is done\n\r{half}"));
     }
 }

@@ -28,9 +28,18 @@ pub enum Refused {
     /// Entries with gaps, of unknown types, or none where some must be.
     #[error("its entries do not fit together")]
     BadEntries,
+    /// A term so high that raft, counting on from it, would come to its end.
+    #[error("its term cannot have been reached")]
+    BadTerm,
+    /// A proposal that the state machine could not read: in the log it would stop every member.
+    #[error("its proposal cannot be read")]
+    Unreadable,
     /// It claims entries that cannot exist.
     #[error("it speaks of entries that this member cannot have")]
     OutOfRange,
+    /// A leader commits what this member has acknowledged to it, and does not have.
+    #[error("it commits entry {commit}, and this log ends at {last}")]
+    LostLog { commit: u64, last: u64 },
     /// It contradicts an entry that is committed here: one of the two logs is damaged.
     #[error("it contradicts a committed entry")]
     ConflictsWithCommitted,
@@ -52,11 +61,20 @@ pub(crate) struct View<'a> {
     pub(crate) last: u64,
     pub(crate) term_of: &'a dyn Fn(u64) -> Option<u64>,
     pub(crate) commit: u64,
-    /// The sender's acknowledged index, where this member leads and knows the sender.
+    pub(crate) leads: bool,
+    /// Whom this member follows, 0 for nobody, and its term.
+    pub(crate) follows: (u64, u64),
+    /// The sender's acknowledged index, as far as this member has led; nothing if the sender is no member.
     pub(crate) matched: Option<u64>,
     /// Whether the image that a snapshot speaks of has come with it.
     pub(crate) has_image: bool,
 }
+
+/// No term is so high. With a thousand elections a second it is reached after 292 million years.
+const TERM_MAX: u64 = 1 << 63;
+/// How far ahead of its own term a member lets in another. No elections bring a cluster so far while one sleeps; a message that says so would use up the
+/// terms that are left, for all members and for good.
+const TERM_AHEAD_MAX: u64 = 1 << 32;
 
 /// Checks `message` and clears the fields that only raft-rs knows: absent means off.
 pub(crate) fn check(message: &mut Message, view: &View<'_>) -> Result<(), Refused> {
@@ -68,9 +86,15 @@ pub(crate) fn check(message: &mut Message, view: &View<'_>) -> Result<(), Refuse
     if message.from == 0 || message.from == view.id.0 {
         return Err(Refused::BadSender);
     }
-    // Without a term raft takes it for its own. Only what is passed on to a leader has none.
-    if message.term == 0 && !matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex) {
+    // Without a term raft takes it for its own. Only what is passed on to a leader has none, and raft panics if it passes on what has one.
+    let is_passed_on = matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex);
+    if is_passed_on {
+        message.term = 0;
+    } else if message.term == 0 {
         return Err(Refused::NoTerm);
+    }
+    if message.term > TERM_MAX.min(view.follows.1.saturating_add(TERM_AHEAD_MAX)) {
+        return Err(Refused::BadTerm);
     }
     message.request_snapshot = 0;
     message.deprecated_priority = 0;
@@ -95,17 +119,31 @@ pub(crate) fn check(message: &mut Message, view: &View<'_>) -> Result<(), Refuse
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
             Err(Refused::BadEntries)
         }
+        // It would be passed on, with its term. Nobody sends it but to a leader.
+        MessageType::MsgTransferLeader if !view.leads => Err(Refused::Ignored),
         MessageType::MsgAppend => check_append(message, view),
-        MessageType::MsgHeartbeat if message.commit > view.last => Err(Refused::OutOfRange),
+        // A leader tells each follower to commit at most what that one has acknowledged to it.
+        MessageType::MsgHeartbeat if message.commit > view.last => {
+            let ((leader, term), commit, last) = (view.follows, message.commit, view.last);
+            // A stranger may say anything.
+            let is_member = view.matched.is_some();
+            let is_leaders =
+                is_member && (message.term > term || message.term == term && (leader == 0 || leader == message.from));
+            Err(if is_leaders { Refused::LostLog { commit, last } } else { Refused::OutOfRange })
+        }
         MessageType::MsgAppendResponse => check_append_response(message, view),
         _ => Ok(()),
     }
 }
 
 fn check_append(message: &Message, view: &View<'_>) -> Result<(), Refused> {
+    // raft-rs says term 0 of every index that it does not have, so term 0 would match beyond the log's end, where appending panics.
+    if message.log_term == 0 && message.index != 0 {
+        return Err(Refused::OutOfRange);
+    }
     let mut previous = (message.index, message.log_term);
     for entry in &message.entries {
-        if entry.index != previous.0 + 1 || entry.term < previous.1 || entry.term > message.term {
+        if previous.0.checked_add(1) != Some(entry.index) || entry.term < previous.1 || entry.term > message.term {
             return Err(Refused::BadEntries);
         }
         previous = (entry.index, entry.term);
@@ -171,11 +209,26 @@ mod tests {
         Log::new((Index(0), Term(0)), entries, HardState::default(), ConfState::default())
     }
 
-    fn verdict(mut message: Message) -> Result<(), Refused> {
+    fn verdict(message: Message) -> Result<(), Refused> {
+        verdict_in(2, message)
+    }
+
+    /// Of a member that follows 2 in `term`.
+    fn verdict_in(term: u64, mut message: Message) -> Result<(), Refused> {
         let log = log();
         message.to = 1;
         let term_of = |index| log.term_of(index);
-        let view = View { id: MemberId(1), last: 5, term_of: &term_of, commit: 3, matched: Some(4), has_image: true };
+        let view = View {
+            id: MemberId(1),
+            last: 5,
+            term_of: &term_of,
+            commit: 3,
+            leads: false,
+            follows: (2, term),
+            // 9 is a stranger.
+            matched: (message.from != 9).then_some(4),
+            has_image: true,
+        };
         check(&mut message, &view)
     }
 
@@ -213,12 +266,30 @@ mod tests {
     }
 
     #[test]
+    fn no_message_uses_up_the_terms_that_are_left() {
+        let far = |term| Message { term, ..message(MessageType::MsgHeartbeat) };
+        assert_eq!(verdict_in(2, far(2 + TERM_AHEAD_MAX)), Ok(()));
+        assert_eq!(verdict_in(2, far(3 + TERM_AHEAD_MAX)), Err(Refused::BadTerm));
+        // Wherever a cluster is, elections go on.
+        for term in [2 + TERM_AHEAD_MAX, 1 << 62] {
+            let vote = Message { term: term + 1, ..message(MessageType::MsgRequestVote) };
+            assert_eq!(verdict_in(term, vote), Ok(()));
+        }
+        assert_eq!(verdict_in(TERM_MAX, far(TERM_MAX + 1)), Err(Refused::BadTerm));
+    }
+
+    #[test]
     fn what_raft_would_panic_on_is_refused() {
         assert_eq!(verdict(message(MessageType::MsgPropose)), Err(Refused::BadEntries));
         assert_eq!(verdict(message(MessageType::MsgReadIndex)), Err(Refused::BadEntries));
         assert_eq!(verdict(message(MessageType::MsgHup)), Err(Refused::BadType));
         let beyond = Message { commit: 6, ..message(MessageType::MsgHeartbeat) };
-        assert_eq!(verdict(beyond), Err(Refused::OutOfRange));
+        assert_eq!(verdict(beyond.clone()), Err(Refused::LostLog { commit: 6, last: 5 }));
+        let lost = Err(Refused::LostLog { commit: 6, last: 5 });
+        assert_eq!(verdict(Message { term: 3, ..beyond.clone() }), lost, "from the next leader");
+        assert_eq!(verdict(Message { from: 9, term: 3, ..beyond.clone() }), Err(Refused::OutOfRange), "a stranger");
+        assert_eq!(verdict(Message { from: 3, ..beyond.clone() }), Err(Refused::OutOfRange), "not from its leader");
+        assert_eq!(verdict(Message { term: 1, ..beyond }), Err(Refused::OutOfRange), "from an old one");
         let conflict = Message {
             index: 1,
             log_term: 1,
@@ -226,6 +297,18 @@ mod tests {
             ..message(MessageType::MsgAppend)
         };
         assert_eq!(verdict(conflict), Err(Refused::ConflictsWithCommitted));
+        let nowhere = |index, entries| Message { index, entries, ..message(MessageType::MsgAppend) };
+        let after = |index| vec![Entry { index, term: 2, ..Entry::default() }];
+        assert_eq!(
+            verdict(nowhere(0, after(1))),
+            Err(Refused::ConflictsWithCommitted),
+            "the log's beginning has term 0"
+        );
+        assert_eq!(verdict(nowhere(9, vec![])), Err(Refused::OutOfRange));
+        assert_eq!(verdict(nowhere(9, after(10))), Err(Refused::OutOfRange));
+        let at_the_end = Message { log_term: 1, ..nowhere(u64::MAX, after(0)) };
+        assert_eq!(verdict(at_the_end), Err(Refused::BadEntries));
+        assert_eq!(verdict(Message { term: u64::MAX, ..message(MessageType::MsgHeartbeat) }), Err(Refused::BadTerm));
         for kind in [MessageType::MsgAppend, MessageType::MsgHeartbeat, MessageType::MsgRequestVote] {
             assert_eq!(
                 verdict(Message { term: 0, ..message(kind) }),

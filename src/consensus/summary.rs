@@ -39,6 +39,7 @@ pub(crate) fn entry(entry: &Entry) -> lab::LogEntry {
         kind: kind as i32,
         bytes: super::small(entry.data.len() as u64),
         summary,
+        sum: crc32c::crc32c(&entry.data),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::walpb::conf_change::Type;
+use proptest::prelude::*;
 
 fn boot_entries(ids: &[u64]) -> Vec<Entry> {
     let entry = |(index, id): (u64, &u64)| {
@@ -356,4 +357,47 @@ fn one_seed_gives_one_history() {
         net.members.values().map(|m| (m.raft.term(), m.raft.leader(), m.committed.clone())).collect::<Vec<_>>()
     };
     assert_eq!(run(), run());
+}
+
+/// Any message, most of them near the log that a member of [`Net`] has.
+fn any_message() -> impl Strategy<Value = Message> {
+    let near = || prop_oneof![8 => 0..12_u64, 1 => Just(u64::MAX), 1 => any::<u64>()];
+    let entries = (0..3_u64, proptest::collection::vec((0..6_u64, 0..2_i32), 0..4));
+    let snapshot = proptest::option::of((near(), 0..6_u64, proptest::collection::vec(0..5_u64, 0..4)));
+    let numbers = (near(), near(), near(), near(), near());
+    (0..20_i32, 0..6_u64, numbers, any::<bool>(), entries, snapshot).prop_map(
+        |(msg_type, from, (term, log_term, index, commit, reject_hint), reject, (gap, entries), snapshot)| {
+            let after = |n: u64| index.wrapping_add(gap + n);
+            let entry = |(n, (term, entry_type))| Entry { index: after(n), term, entry_type, ..Entry::default() };
+            let snapshot = snapshot.map(|(index, term, voters)| {
+                let conf_state = Some(ConfState { voters, ..ConfState::default() });
+                let metadata = Some(crate::proto::raftpb::SnapshotMetadata { conf_state, index, term });
+                Snapshot { metadata, ..Snapshot::default() }
+            });
+            let entries = (1..).zip(entries).map(entry).collect();
+            let end = Message { to: 1, from, term, log_term, index, commit, reject, reject_hint, ..Message::default() };
+            Message { msg_type, entries, snapshot, ..end }
+        },
+    )
+}
+
+proptest! {
+    /// raft-rs ends its thread on what it does not expect, so whatever a peer says must come to a verdict.
+    #[test]
+    fn no_message_makes_raft_panic(leads in any::<bool>(), messages in proptest::collection::vec(any_message(), 1..12)) {
+        let mut net = Net::new(3);
+        net.tick_until(|net| net.leader().is_some());
+        let leader = net.leader().expect("a leader");
+        let id = if leads { leader } else { leader % 3 + 1 };
+        let member = net.members.get_mut(&id).expect("a member");
+        for message in messages {
+            let message = Message { to: id, ..message };
+            let _verdict = match message.msg_type() {
+                MessageType::MsgSnapshot => member.raft.step_snapshot(message),
+                _ => member.raft.step(message),
+            };
+            member.work();
+            member.raft.tick();
+        }
+    }
 }

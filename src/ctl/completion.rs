@@ -21,11 +21,28 @@ pub(super) const ASK: &[u8] = b"__complete";
 const BASH: &str = r#"# bash completion for etcdctl
 
 _etcdctl() {
-    local line words=("${COMP_WORDS[@]:1:COMP_CWORD}")
+    # Bash cuts words at ':' and '=' as well. What no blank parts is one word.
+    local i line word blanks rest="$COMP_LINE" words=()
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        word="${COMP_WORDS[i]}"
+        blanks="${rest%%[!$' \t']*}"
+        rest="${rest#"$blanks"}"
+        rest="${rest#"$word"}"
+        if [[ i -gt 0 && -z "$blanks" ]]; then
+            words[${#words[@]} - 1]+="$word"
+        else
+            words+=("$word")
+        fi
+    done
+    # It replaces what stands behind its last cut, so the rest is cut off the candidates.
+    [[ "$word" =~ ^[:=]+$ ]] && word=""
+    local begun="${words[${#words[@]} - 1]}"
+    local kept="${begun%"$word"}"
     COMPREPLY=()
     while IFS= read -r line; do
-        COMPREPLY+=("${line%%$'\t'*}")
-    done < <(etcdctl __complete "${words[@]}" 2>/dev/null)
+        line="${line%%$'\t'*}"
+        COMPREPLY+=("${line#"$kept"}")
+    done < <(etcdctl __complete "${words[@]:1}" 2>/dev/null)
 }
 
 complete -o default -F _etcdctl etcdctl
@@ -62,7 +79,13 @@ function __etcdctl_complete
     etcdctl __complete $words[2..-1] 2>/dev/null
 end
 
+function __etcdctl_knows_nothing
+    not count (__etcdctl_complete) >/dev/null
+end
+
 complete -c etcdctl -f -a '(__etcdctl_complete)'
+# Where etcdctl has no word to offer, a file's name may be wanted.
+complete -c etcdctl -n __etcdctl_knows_nothing -F
 "#;
 
 const POWERSHELL: &str = r#"# powershell completion for etcdctl

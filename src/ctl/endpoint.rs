@@ -22,14 +22,15 @@ use crate::proto::etcdserverpb::StatusRequest;
 use futures::future::join_all;
 use std::time::Instant;
 
-/// The endpoints of `--endpoints`; with `--cluster` those of all members, which is asked of the former, without a
-/// user.
+/// The endpoints of `--endpoints`; with `--cluster` those of all members, which is asked of the former, by the user that the flags name: since 3.5.28 a
+/// server with authentication wants to know one.
 pub(super) async fn endpoints(session: &mut Session<'_>) -> Result<Vec<String>, Exit> {
     let config = session.config().await?;
     if !session.args.is_set("cluster") {
         return Ok(config.endpoints);
     }
-    let members = Client::new(Config { user: None, ..config }).members().await.map_err(|error| {
+    let client = session.client_with(config).await.map_err(|failed| Exit { code: exit::ERROR, ..failed })?;
+    let members = client.members().await.map_err(|error| {
         session.explain(&error);
         Exit::error(format!("failed to fetch endpoints from etcd cluster member list: {error}"))
     })?;

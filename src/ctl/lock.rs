@@ -2,6 +2,7 @@
 //!
 //! Source: etcd `ctlv3/command/lock_command.go`, `elect_command.go`.
 
+use super::child;
 use super::exit;
 use super::exit::Exit;
 use super::exit::Outcome;
@@ -9,12 +10,9 @@ use super::session::Session;
 use crate::client;
 use crate::client::Observer;
 use crate::client::Place;
-use crate::golang;
 use crate::proto::etcdserverpb::RangeRequest;
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use tokio::process::Command;
 use tokio::signal::unix::Signal;
@@ -134,21 +132,9 @@ async fn execute(session: &mut Session<'_>, command: &[Vec<u8>], place: &Place) 
         .env("ETCD_LOCK_REV", place.revision().to_string())
         .stdin(Stdio::null())
         .spawn();
-    let mut child = child.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            let name = golang::quote(program.as_bytes());
-            Exit::error(format!("exec: {name}: executable file not found in $PATH"))
-        }
-        _ => Exit::error(error.to_string()),
-    })?;
+    let mut child = child.map_err(|error| Exit::error(child::not_started(program.as_bytes(), &error)))?;
     let status = child.wait().await?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(match (status.code(), status.signal()) {
-        (Some(code), _) => Exit::new(u8::try_from(code).unwrap_or(exit::ERROR), format!("exit status {code}")),
-        (None, signal) => Exit::error(format!("signal: {}", signal.unwrap_or_default())),
-    })
+    if status.success() { Ok(()) } else { Err(child::exit_like(status)) }
 }
 
 /// `elect`.

@@ -33,6 +33,7 @@ pub(super) async fn defrag(session: &mut Session<'_>) -> Outcome {
         let answer = client.call(DefragmentRequest {}).await;
         let took = golang::duration(began.elapsed());
         done += 1;
+        bar.wipe(session.err);
         match answer {
             Ok(_) => session.line(format_args!("Finished defragmenting etcd member[{endpoint}]. took {took}"))?,
             Err(error) => {

@@ -11,6 +11,7 @@ use super::commands::GLOBAL_FLAGS;
 use super::exit;
 use super::exit::Exit;
 use super::exit::Outcome;
+use super::password;
 use super::print::Answer;
 use super::print::Format;
 use super::print::Page;
@@ -22,13 +23,9 @@ use crate::client::TlsFiles;
 use crate::doctor::Patient;
 use crate::golang;
 use std::fmt::Display;
-use std::io;
 use std::io::BufRead as _;
-use std::io::IsTerminal as _;
 use std::io::Read as _;
 use std::io::Write;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 
 /// Read by `watch` itself.
@@ -116,7 +113,11 @@ impl<'a> Session<'a> {
         self.client_with(config).await
     }
 
-    async fn client_with(&mut self, config: Config) -> Result<Client, Exit> {
+    /// A client as `config` has it, logged in.
+    pub(super) async fn client_with(&mut self, config: Config) -> Result<Client, Exit> {
+        if config.endpoints.is_empty() {
+            return Err(Exit::new(exit::BAD_CONNECTION, "etcdclient: no available endpoints"));
+        }
         let client = Client::new(config);
         match client.authenticate().await {
             Ok(()) => Ok(client),
@@ -180,20 +181,31 @@ impl<'a> Session<'a> {
             self.dump_flags()?;
         }
         let defaults = Config::default();
-        let endpoints = self
-            .args
-            .text("endpoints")
-            .filter(|text| !text.is_empty())
-            .map(|text| text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect());
+        // An empty list is none: whoever types `--endpoints=$UNSET` does not mean this machine.
+        let endpoints = self.args.text("endpoints").map(|text| match text {
+            "" => Vec::new(),
+            text => text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect(),
+        });
         let bytes = |name: &str, default: usize| match self.args.number(name) {
             0 => default,
             given => usize::try_from(given).unwrap_or(default),
         };
+        let patience = lab_patience();
         let token = self.args.text("auth-jwt-token").filter(|token| !token.is_empty()).map(str::to_owned);
         let config = Config {
             endpoints: endpoints.unwrap_or(defaults.endpoints),
-            dial_timeout: self.args.time("dial-timeout").unwrap_or(defaults.dial_timeout),
-            call_timeout: self.args.time("command-timeout").or(defaults.call_timeout),
+            dial_timeout: match self.args.time("dial-timeout") {
+                None => defaults.dial_timeout,
+                // As long as it takes.
+                Some(Duration::ZERO) => Duration::MAX,
+                Some(limit) => limit,
+            }
+            .saturating_mul(patience),
+            call_timeout: self
+                .args
+                .time("command-timeout")
+                .or(defaults.call_timeout)
+                .map(|limit| limit.saturating_mul(patience)),
             keepalive_time: self.args.time("keepalive-time").unwrap_or(defaults.keepalive_time),
             keepalive_timeout: self.args.time("keepalive-timeout").unwrap_or(defaults.keepalive_timeout),
             request_bytes_max: bytes("max-request-bytes", defaults.request_bytes_max),
@@ -222,7 +234,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// TLS as the flags that begin with `prefix` have it; nothing where it is not wanted.
+    /// TLS as the flags that begin with `prefix` have it; nothing where it is not wanted. Since etcd 3.6 `--insecure-skip-tls-verify` alone wants it, too, for
+    /// an endpoint without a scheme. Source: etcd `client/v3/config.go` (`newTLSConfig`).
     pub(super) fn tls_files(&self, prefix: &str) -> Result<Option<std::sync::Arc<rustls::ClientConfig>>, Exit> {
         let files = self.files(prefix)?;
         let insecure = format!("{prefix}insecure-transport");
@@ -233,36 +246,26 @@ impl<'a> Session<'a> {
         files.load().map(Some).map_err(|error| Exit::bad_args(error.to_string()))
     }
 
-    /// User and password of the flags that begin with `prefix`; asks for a password that is missing.
+    /// User and password of the flags that begin with `prefix`; asks for a password that is missing. Nobody, if either is empty: etcd's client does
+    /// not log in then, and the member says what it misses. Source: etcd `client/v3/client.go` (`getToken`).
     pub(super) fn user(&mut self, prefix: &str, prompt: &str) -> Result<Option<(String, String)>, Exit> {
         let text = |name: &str| self.args.text(&format!("{prefix}{name}")).unwrap_or_default().to_owned();
         let (user, password) = (text("user"), text("password"));
         if user.is_empty() {
             return Ok(None);
         }
-        if !password.is_empty() {
-            return Ok(Some((user, password)));
-        }
-        match user.split_once(':') {
-            Some((name, password)) => Ok(Some((name.to_owned(), password.to_owned()))),
-            None => Ok(Some((user, self.ask_password(prompt)?))),
-        }
+        let (user, password) = match user.split_once(':') {
+            _ if !password.is_empty() => (user, password),
+            Some((name, password)) => (name.to_owned(), password.to_owned()),
+            None => (user, self.ask_password(prompt)?),
+        };
+        Ok(Some((user, password)).filter(|(user, password)| !user.is_empty() && !password.is_empty()))
     }
 
     /// Asks for a password, without showing it where a person types it.
     pub(super) fn ask_password(&mut self, prompt: &str) -> Result<String, Exit> {
-        write!(self.out, "{prompt}")?;
-        self.out.flush()?;
-        let hide = io::stdin().is_terminal();
-        if hide {
-            echo(false);
-        }
-        let read = self.read_line();
-        if hide {
-            echo(true);
-        }
-        writeln!(self.out)?;
-        read
+        let read = password::ask(&mut self.out, &mut self.stdin, prompt);
+        read?.ok_or_else(|| Exit::silent(password::INTERRUPTED))
     }
 
     /// The next line of the standard input, without its end.
@@ -348,9 +351,24 @@ fn now() -> String {
     time::OffsetDateTime::now_utc().format(&format).unwrap_or_default()
 }
 
-/// Shows what is typed on the terminal, or does not.
-pub(super) fn echo(on: bool) {
-    let setting = if on { "echo" } else { "-echo" };
-    // Without stty the password is seen while it is typed; that is no reason not to ask.
-    let _ = Command::new("stty").arg(setting).stdin(Stdio::inherit()).status();
+/// So many times longer a command waits than it was told to. In the shell of a lab whose clock is slow or held, members take that much longer:
+/// `ETCD_LAB` names the lab's folder, whose file `clock` says how slow it is. Without a lab: 1.
+fn lab_patience() -> u32 {
+    let Some(folder) = std::env::var_os("ETCD_LAB") else { return 1 };
+    patience_of(&std::fs::read_to_string(std::path::Path::new(&folder).join("clock")).unwrap_or_default())
+}
+
+fn patience_of(clock: &str) -> u32 {
+    clock.trim().parse().map_or(1, |slower: u32| slower.clamp(1, 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_labs_clock_is_a_number_of_times() {
+        let said = ["", "50\n", "0", "99999", "held", "-3"].map(patience_of);
+        assert_eq!(said, [1, 50, 1, 1000, 1, 1]);
+    }
 }

@@ -12,6 +12,7 @@ use crate::client::Client;
 use crate::client::Config;
 use crate::client::SnapshotStream;
 use crate::cmdline::progress::Bar;
+use crate::disk;
 use crate::error::io_text;
 use crate::golang;
 use crate::utl;
@@ -42,6 +43,7 @@ pub(super) async fn save(session: &mut Session<'_>) -> Outcome {
         return Err(Exit::bad_args("snapshot save expects one argument <filename>"));
     }
     let path = session.args.word(0);
+    regular(Path::new(&path)).map_err(interrupted)?;
     let config = session.config().await?;
     if config.endpoints.len() != 1 {
         let all = config.endpoints.join(" ");
@@ -69,6 +71,21 @@ pub(super) async fn save(session: &mut Session<'_>) -> Outcome {
     session.log("info", &[("msg", "saved"), ("path", &path)])?;
     session.line(format_args!("Snapshot saved at {path}"))?;
     if version.is_empty() { Ok(()) } else { session.line(format_args!("Server version {version}")) }
+}
+
+/// A snapshot takes the place of what has its name: a device, a pipe or /dev/stdout would be gone for everybody. etcdctl puts a file there.
+fn regular(path: &Path) -> Result<(), String> {
+    let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+    let leads_elsewhere = std::fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink())
+        && std::path::absolute(path).is_ok_and(|path| path.starts_with("/dev") || path.starts_with("/proc"));
+    // A folder is refused when the snapshot is to get its name, in etcd's words.
+    if leads_elsewhere || !found.is_file() && !found.is_dir() {
+        let path = path.display();
+        return Err(format!(
+            "{path} is not a regular file, and would be replaced by one: save to a file, and send that on"
+        ));
+    }
+    Ok(())
 }
 
 async fn authenticate(session: &mut Session<'_>, client: &Client) -> Outcome {
@@ -139,8 +156,7 @@ async fn receive(
 
 /// A new name lasts once its folder is on the disk.
 fn sync_folder(path: &str) -> io::Result<()> {
-    let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(disk::folder_of(Path::new(path)))?.sync_all()
 }
 
 /// `snapshot status`.
@@ -159,4 +175,30 @@ fn moved(session: &mut Session<'_>, name: &str) -> Outcome {
     let format = session.args.text("write-out").unwrap_or("simple").to_owned();
     let run = if name == "status" { utl::snapshot_status } else { utl::snapshot_restore };
     run(&session.args, &format, session.out, session.err).map_err(|failed| Exit::new(failed.code, failed.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_a_file_may_be_replaced_by_a_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, link) = (folder.path().join("s.db"), folder.path().join("latest"));
+        assert_eq!(regular(&file), Ok(()), "it is not there yet");
+        std::fs::write(&file, "old").expect("a file");
+        symlink(&file, &link).expect("a link");
+        for good in [&file, &link, &folder.path().to_owned()] {
+            assert_eq!(regular(good), Ok(()), "{}", good.display());
+        }
+        for device in ["/dev/null", "/dev/stdout", "/dev/../dev/fd/1"] {
+            let why = regular(Path::new(device)).expect_err(device);
+            assert!(why.contains("is not a regular file"), "{why}");
+        }
+        // Through a link of one's own it is the same device.
+        let to_null = folder.path().join("null");
+        symlink("/dev/null", &to_null).expect("a link");
+        assert!(regular(&to_null).is_err());
+    }
 }

@@ -15,6 +15,7 @@ mod store;
 mod watch;
 
 use super::Input;
+use super::password;
 use crate::client;
 use crate::client::Client;
 use crate::client::Config;
@@ -489,21 +490,8 @@ impl World<'_> {
 
     /// Asks for a password. On a terminal it is not shown.
     fn ask_password(&mut self, prompt: &str) -> Result<String, Exit> {
-        use std::io::BufRead as _;
-        write!(self.out, "{prompt}")?;
-        self.out.flush()?;
-        let hide = std::io::IsTerminal::is_terminal(&std::io::stdin());
-        if hide {
-            super::session::echo(false);
-        }
-        let mut line = String::new();
-        let read = self.stdin.read_line(&mut line);
-        if hide {
-            super::session::echo(true);
-        }
-        writeln!(self.out)?;
-        read?;
-        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+        let read = password::ask(&mut self.out, &mut self.stdin, prompt);
+        read?.ok_or_else(|| Exit::silent(password::INTERRUPTED))
     }
 
     /// The second word, or what the standard input holds.

@@ -6,6 +6,7 @@
 use super::Input;
 use super::args::Args;
 use super::args::Refused;
+use super::child;
 use super::commands;
 use super::exit;
 use super::exit::Exit;
@@ -26,7 +27,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::io::BufRead as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::process::Stdio;
 use tokio::io::AsyncReadExt as _;
@@ -253,12 +253,9 @@ async fn execute(session: &mut Session<'_>, command: &[Vec<u8>], revision: i64, 
     let why = match child {
         Ok(child) => match pass_on(session, child).await? {
             status if status.success() => return Ok(()),
-            status => failure(status),
+            status => child::ended(status),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            format!("exec: {}: executable file not found in $PATH", golang::quote(program.as_bytes()))
-        }
-        Err(error) => error.to_string(),
+        Err(error) => child::not_started(program.as_bytes(), &error),
     };
     let words: Vec<String> = command.iter().map(|word| golang::quote(word)).collect();
     writeln!(session.err, "command [{}] error ({why})", words.join(" "))?;
@@ -286,15 +283,6 @@ async fn pass_on(session: &mut Session<'_>, mut child: Child) -> Result<ExitStat
     }
     session.out.flush()?;
     Ok(child.wait().await?)
-}
-
-/// How a child failed, in Go's words.
-fn failure(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal: {signal}"),
-        (None, None) => status.to_string(),
-    }
 }
 
 #[cfg(test)]

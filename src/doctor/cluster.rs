@@ -3,7 +3,9 @@
 use super::Cause;
 use super::Finding;
 use super::Patient;
+use super::clock;
 use super::elections;
+use super::refusals;
 use super::wire;
 use crate::client::Client;
 use crate::client::Config;
@@ -20,69 +22,40 @@ use std::time::Duration;
 /// How long a question may take: several elections.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What members answer when they will not, and what that means.
-fn refusals() -> Vec<(String, Cause, &'static str)> {
-    let whole = |error: Etcd, cause, says| (error.to_string(), cause, says);
-    vec![
-        whole(Etcd::UserEmpty, Cause::UserWanted, "authentication is on, and the request named no user"),
-        whole(Etcd::AuthFailed, Cause::WrongPassword, "there is no such user, or it has another password"),
-        whole(Etcd::PermissionDenied, Cause::NotPermitted, "the user is known, and may not do this"),
-        whole(
-            Etcd::InvalidAuthToken,
-            Cause::TokenRefused,
-            "the token has run out, or the member that gave it was started anew",
-        ),
-        whole(Etcd::AuthOldRevision, Cause::TokenRefused, "users or roles were changed since the token was given"),
-        whole(
-            Etcd::NoSpace,
-            Cause::NoSpace,
-            "the database has reached its quota: reads go on, writes are refused until space is made and the alarm is disarmed",
-        ),
-        whole(
-            Etcd::RequestTooLarge,
-            Cause::TooLarge,
-            "the request is larger than a member takes (--max-request-bytes)",
-        ),
-        ("larger than max".to_owned(), Cause::TooLarge, "the message is larger than this client sends or takes"),
-        whole(
-            Etcd::TooManyOps,
-            Cause::TooLarge,
-            "the transaction has more operations than a member takes (--max-txn-ops)",
-        ),
-        whole(Etcd::TooManyRequests, Cause::Overloaded, "more requests wait than the member can carry out"),
-    ]
-}
-
-fn refused(said: &str) -> Option<(Cause, &'static str)> {
-    let known = refusals().into_iter().find(|(text, ..)| said.contains(text.as_str()));
-    known.map(|(_, cause, says)| (cause, says))
-}
-
 /// Looks behind endpoints that answer.
 pub(super) async fn examine(patient: &Patient, good: &[String], said: &str) -> Vec<Finding> {
     let config = Config { endpoints: good.to_vec(), call_timeout: Some(PATIENCE), ..patient.config.clone() };
     let client = Client::new(config.clone());
     let mut findings = Vec::new();
-    let told = match refused(said) {
+    let (known, pages) = (refusals::of(said), elections::pages(&config).await);
+    if known.is_none()
+        && let Some(finding) = clock::examine(&pages)
+    {
+        // Whatever else is asked of these members waits as well.
+        return vec![finding];
+    }
+    let told = match known {
         Some(known) => Some((known, said.to_owned())),
-        None => tried(&client, patient).await.and_then(|text| Some((refused(&text)?, text))),
+        None => tried(&client, patient).await.and_then(|text| Some((refusals::of(&text)?, text))),
     };
     if let Some(((cause, says), text)) = told {
         let mut evidence = text;
-        if cause == Cause::NotPermitted {
-            evidence += &roles(&client, patient).await;
-        }
+        evidence += &match cause {
+            Cause::NotPermitted => roles(&client, patient).await,
+            Cause::Compacted | Cause::FutureRevision => newest(&client).await,
+            _ => String::new(),
+        };
         findings.push(Finding::new(cause, says, evidence));
     }
     alarms(&client, &mut findings).await;
     let agreed = Client::new(Config { user: None, ..config.clone() });
     if findings.is_empty()
         && let Err(error) = agreed.call(MemberListRequest { linearizable: true }).await
-        && refused(&error.to_string()).is_none()
+        && refusals::of(&error.to_string()).is_none()
     {
         findings.push(no_agreement(patient, &config, &error.to_string()).await);
     }
-    findings.extend(elections::examine(&config).await);
+    findings.extend(elections::examine(&config, &pages).await);
     findings
 }
 
@@ -100,6 +73,13 @@ async fn tried(client: &Client, patient: &Patient) -> Option<String> {
         .err()
         .map(|error| error.to_string())
         .filter(|text| *text != Etcd::PermissionDenied.to_string())
+}
+
+async fn newest(client: &Client) -> String {
+    // Without a user or with authentication off it does no harm.
+    let _ = client.authenticate().await;
+    let header = client.status().await.ok().and_then(|status| status.header);
+    header.map_or_else(String::new, |header| format!("; the newest revision is {}", header.revision))
 }
 
 async fn roles(client: &Client, patient: &Patient) -> String {

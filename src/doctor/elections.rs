@@ -7,6 +7,7 @@ use super::machine;
 use super::machine::Process;
 use crate::client::Client;
 use crate::client::Config;
+use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -20,15 +21,18 @@ const HEARTBEAT: f64 = 0.1;
 /// So much of the processor's time may be gone.
 const STEAL_PERCENT_MAX: u64 = 10;
 
-/// A finding if the members behind these endpoints have changed their leader often.
-pub(super) async fn examine(config: &Config) -> Option<Finding> {
-    let mut pages = Vec::new();
-    for endpoint in &config.endpoints {
+/// What the members behind these endpoints report at `/metrics`; those that do not are left out.
+pub(super) async fn pages(config: &Config) -> Vec<(String, String)> {
+    let page = |endpoint: &String| {
+        let endpoint = endpoint.clone();
         let client = Client::new(Config { endpoints: vec![endpoint.clone()], user: None, ..config.clone() });
-        if let Ok(page) = client.fetch("/metrics").await {
-            pages.push((endpoint.clone(), page));
-        }
-    }
+        async move { Some((endpoint, client.fetch("/metrics").await.ok()?)) }
+    };
+    join_all(config.endpoints.iter().map(page)).await.into_iter().flatten().collect()
+}
+
+/// A finding if the members with these pages have changed their leader often.
+pub(super) async fn examine(config: &Config, pages: &[(String, String)]) -> Option<Finding> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let often = pages.iter().find_map(|(endpoint, page)| {
         let changes = value(page, "etcd_server_leader_changes_seen_total").filter(|changes| *changes >= CHANGES_MIN)?;
@@ -36,7 +40,7 @@ pub(super) async fn examine(config: &Config) -> Option<Finding> {
         (age / changes < SECONDS_PER_LEADER)
             .then(|| format!("{endpoint} has seen {changes} changes of leader in {age:.0} s"))
     })?;
-    Some(reason(&pages, &beside(config).await, &often))
+    Some(reason(pages, &beside(config).await, &often))
 }
 
 /// The members of this cluster that run on this machine.
@@ -92,7 +96,7 @@ fn reason(pages: &[(String, String)], beside: &[Process], often: &str) -> Findin
 }
 
 /// The value of a metric without labels.
-fn value(page: &str, name: &str) -> Option<f64> {
+pub(super) fn value(page: &str, name: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

@@ -41,6 +41,8 @@ struct Plan {
     advertised: Vec<String>,
     listens: Vec<String>,
     tls: Option<Arc<rustls::ClientConfig>>,
+    /// Whether `systemctl start` waits until it is ready.
+    notifies: bool,
 }
 
 impl Plan {
@@ -71,6 +73,7 @@ impl Plan {
             advertised: parse_urls(&advertised)?,
             listens: listens.iter().flat_map(|urls| urls.split(',').map(str::to_owned)).collect(),
             tls: if secure { Some(tls::client_config(&files).map_err(|e| e.to_string())?) } else { None },
+            notifies: false,
             name,
         })
     }
@@ -107,7 +110,7 @@ pub async fn starting(words: &[String], env: &BTreeMap<String, String>, folder: 
         [systemctl, verb, rest @ ..] if systemctl.ends_with("systemctl") && verb.ends_with("start") => {
             let name = rest.iter().find(|word| !word.starts_with('-')).map_or("etcd", String::as_str);
             let unit = unit::load(name)?;
-            Plan::read(&unit.words, &unit.env, &unit.folder)?
+            Plan { notifies: unit.notifies, ..Plan::read(&unit.words, &unit.env, &unit.folder)? }
         }
         _ => Plan::read(words, env, folder)?,
     };
@@ -177,7 +180,9 @@ async fn among_others(plan: &Plan, running: Option<&Process>) -> Finding {
     if up < quorum {
         let (is, who) =
             if running.is_some() { ("is", "this one runs and waits") } else { ("would be", "it would wait") };
-        let says = format!("{up} of {all} members {is} up, and a majority is {quorum}: {who}, start the next one");
+        let until = if plan.notifies { "; the unit is Type=notify, so systemctl start ends only then" } else { "" };
+        let says =
+            format!("{up} of {all} members {is} up, and a majority is {quorum}: {who}, start the next one{until}");
         return Finding::new(Cause::WaitingForQuorum, says, down.join("; "));
     }
     Finding::new(

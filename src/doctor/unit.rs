@@ -14,6 +14,8 @@ pub(super) struct Unit {
     pub(super) words: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) folder: PathBuf,
+    /// Whether a start of it ends only when the program says that it is ready.
+    pub(super) notifies: bool,
 }
 
 /// Finds a unit by its name, or by its path if that is one, and reads it.
@@ -42,6 +44,7 @@ impl Unit {
                     let lines = file.lines().map(str::trim).filter(|line| !line.starts_with('#'));
                     unit.env.extend(lines.filter_map(|line| pair_of(&words(line).join(" "))));
                 }
+                "Type" => unit.notifies = value.starts_with("notify"),
                 "WorkingDirectory" => unit.folder = value.into(),
                 _ => {}
             }
@@ -90,6 +93,7 @@ mod tests {
         let text = "[Service]\nType=notify\nEnvironment=\"ETCD_NAME=c 0\" URL=http://h:1\nExecStart=/usr/local/bin/etcd \\\n  --name ${ETCD_NAME} \\\n  --listen-peer-urls=${URL}\nRestart=on-failure\n";
         let unit = Unit::parse(text);
         assert_eq!(unit.words, ["/usr/local/bin/etcd", "--name", "c 0", "--listen-peer-urls=http://h:1"]);
+        assert!(unit.notifies && !Unit::parse("[Service]\nType=simple\n").notifies);
         assert_eq!(unit.env.get("ETCD_NAME").map(String::as_str), Some("c 0"));
     }
 }

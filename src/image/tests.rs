@@ -264,6 +264,34 @@ fn a_wrong_file_is_refused_with_the_reason() {
 }
 
 #[test]
+fn an_image_of_another_entry_than_it_was_sent_as_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("a.db");
+    let sent_as = |own: &[u8], index: u64| {
+        let mut file = RealDisk.create(&path).expect("a file");
+        let mut writer = Writer::new(file.as_mut());
+        writer.bucket(b"key").expect("the first");
+        writer.bucket(b"meta").expect("the second");
+        writer.put(b"consistent_index", own).expect("the first");
+        writer.finish().expect("written");
+        let reader = opened(&path).and_then(Snapshot::into_reader).expect("a database");
+        let mark = Mark { index, term: 3, conf_state: None };
+        let checked = check(&reader, &mark, ClusterId(7)).map(drop);
+        assert_eq!(fill_from(&reader, &Memory::default(), &mark).map(drop), checked);
+        checked.map_err(|why| why.to_string())
+    };
+    let own = 200_000_u64.to_be_bytes();
+    for honest in [200_000, 200_001, 300_000] {
+        assert_eq!(sent_as(&own, honest), Ok(()), "{honest}");
+    }
+    for lie in [0, 199_999, 300_001, u64::MAX] {
+        let why = sent_as(&own, lie).expect_err("refused");
+        assert!(why.contains("state at entry 200000") && why.contains(&lie.to_string()), "{why}");
+    }
+    assert!(sent_as(b"short", 200_000).expect_err("refused").contains("no number"));
+}
+
+#[test]
 fn who_is_a_learner_is_what_raft_says_and_not_the_row() {
     let engine = Memory::default();
     let mut batch = Batch::default();

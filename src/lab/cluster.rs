@@ -15,8 +15,10 @@
 #![expect(clippy::disallowed_methods, reason = "gives members real time to shut down")]
 
 use crate::lab::Error;
+use crate::lab::journal::Journal;
 use crate::lab::member;
 use crate::lab::member::Launcher;
+use crate::lab::member::Misfit;
 use crate::lab::observe::Report;
 use crate::lab::preflight::Plan;
 use crate::lab::workdir::Record;
@@ -36,6 +38,8 @@ use std::time::Instant;
 
 /// How often the thread looks for ended members.
 const REAP_EVERY: Duration = Duration::from_millis(25);
+/// How often it reads on in the members' logs.
+const READ_EVERY: Duration = Duration::from_millis(500);
 /// How long a member may take to shut down before it is killed. It hands leadership over and syncs its disk.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -71,6 +75,7 @@ pub enum Change {
 
 enum Order {
     Act(usize, Action),
+    Configure(usize, Option<Misfit>),
     Shutdown,
 }
 
@@ -101,13 +106,15 @@ impl Cluster {
         reports: tokio::sync::mpsc::Sender<Report>,
     ) -> Result<Cluster, Error> {
         let Plan { work, mut record, .. } = plan;
-        work.link_programs(program)?;
+        work.link_programs(program, record.upstream.as_deref())?;
         record.supervisor_pid = std::process::id();
         work.save(&record)?;
         let pairs = record.members.iter().map(|m| format!("{}={}", m.name, m.peer_url));
         let launcher = Launcher {
             guard,
             etcd: work.bin().join("etcd"),
+            has_door: record.upstream.is_none(),
+            is_tls: record.tls,
             token_file: work.token_file(),
             cluster_token: record.cluster_token.clone(),
             initial_cluster: pairs.collect::<Vec<_>>().join(","),
@@ -125,6 +132,13 @@ impl Cluster {
         if let Some(orders) = &self.orders {
             // The thread ends only after this value has.
             drop(orders.send(Order::Act(member, action)));
+        }
+    }
+
+    /// Has a member start anew with this misfit in its configuration from now on, or with none.
+    pub fn configure(&self, member: usize, misfit: Option<Misfit>) {
+        if let Some(orders) = &self.orders {
+            drop(orders.send(Order::Configure(member, misfit)));
         }
     }
 
@@ -177,6 +191,11 @@ struct Keeper {
     work: Arc<WorkDir>,
     record: Record,
     slots: Vec<Slot>,
+    /// What each member's own log says, from its last start on.
+    journals: Vec<Journal>,
+    misfits: Vec<Option<Misfit>>,
+    began: Instant,
+    read: Instant,
     reports: tokio::sync::mpsc::Sender<Report>,
     /// Reports that the receiver had no room for yet. A few for each order.
     waiting: VecDeque<Report>,
@@ -185,7 +204,10 @@ struct Keeper {
 impl Keeper {
     fn new(l: Launcher, work: Arc<WorkDir>, record: Record, reports: tokio::sync::mpsc::Sender<Report>) -> Keeper {
         let slots = record.members.iter().map(|_| Slot::default()).collect();
-        Keeper { launcher: l, work, record, slots, reports, waiting: VecDeque::new() }
+        let journals = record.members.iter().map(|m| Journal::from_end(&m.log)).collect();
+        let (misfits, now) = (vec![None; record.members.len()], Instant::now());
+        let waiting = VecDeque::new();
+        Keeper { launcher: l, work, record, slots, journals, misfits, began: now, read: now, reports, waiting }
     }
 
     fn run(&mut self, orders: &mpsc::Receiver<Order>) {
@@ -195,12 +217,31 @@ impl Keeper {
         loop {
             match orders.recv_timeout(REAP_EVERY) {
                 Ok(Order::Act(member, action)) if member < self.slots.len() => self.act(member, action),
-                Ok(Order::Act(..)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Order::Configure(member, misfit)) if member < self.slots.len() => {
+                    self.misfits[member] = misfit;
+                    self.act(member, Action::Restart);
+                }
+                Ok(Order::Act(..) | Order::Configure(..)) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Order::Shutdown) => return self.shutdown(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.look();
+            self.read_logs();
             self.flush();
+        }
+    }
+
+    /// What members write that nobody else would tell.
+    fn read_logs(&mut self) {
+        if self.read.elapsed() < READ_EVERY {
+            return;
+        }
+        self.read = Instant::now();
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for member in 0..self.journals.len() {
+            for line in self.journals[member].read_on(now) {
+                self.waiting.push_back(Report::Said { member, line });
+            }
         }
     }
 
@@ -245,7 +286,9 @@ impl Keeper {
 
     fn start(&mut self, member: usize) {
         self.slots[member] = Slot::default();
-        match self.launcher.start(&self.record.members[member]) {
+        let m = &self.record.members[member];
+        self.journals[member] = Journal::from_end(&m.log);
+        match self.launcher.start(m, self.misfits[member]) {
             Ok(child) => {
                 let pid = child.id();
                 self.slots[member].child = Some(child);
@@ -267,6 +310,12 @@ impl Keeper {
                     *slot = Slot::default();
                     self.note_pid(member, 0);
                     self.tell(member, Change::Ended { how: member::ending(status) });
+                    // One that was killed had no time for words, and what it said before is not why.
+                    if status.code().is_some_and(|code| code != 0)
+                        && let Some(line) = self.journals[member].last_words()
+                    {
+                        self.waiting.push_back(Report::Said { member, line });
+                    }
                     if restart {
                         self.start(member);
                     }

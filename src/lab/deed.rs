@@ -1,7 +1,7 @@
 //! What a learner can do to a cluster: each deed is one line that can be pasted, and names its undo.
 //!
-//! The one idea: menus, the command line and `etcd-lab fault …` in another terminal all make the same [`Deed`]; [`Board`] knows what is in
-//! force, turns a deed into [`Order`]s for members, and gives back what undoes it. Nothing here touches a process or a socket.
+//! The one idea: menus, the command line and `etcd-lab fault …` in another terminal all make the same [`Deed`], which
+//! [`crate::lab::board`] turns into orders.
 //!
 //! ```text
 //! "partition n1,n2 | n3"  ─parse─▶  Deed  ─Board::decide─▶  orders  +  undo
@@ -11,10 +11,11 @@
 
 use crate::lab::Action;
 use crate::lab::Picture;
+use crate::lab::files::Job;
+use crate::lab::files::Part;
+use crate::lab::member::Misfit;
+use crate::lab::nemesis;
 use crate::lab::picture::Process;
-use crate::proto::lab;
-use crate::proto::lab::control_request::Action as Control;
-use std::collections::BTreeMap;
 
 /// What is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,22 @@ pub enum Deed {
     Heal,
     /// Every sync takes so much longer.
     SlowDisk { member: usize, ms: u64 },
+    /// Its disk is full, fails, or works.
+    Disk { member: usize, disk: Disk },
+    /// It ends at once, and what its log has not synced is gone.
+    Power { member: usize },
+    /// Clients' calls wait before it, or come in.
+    Clients { member: usize, cut: bool },
+    /// To the files of a member that is down.
+    Files { member: usize, job: Job },
+    /// It starts anew with a configuration that does not do; `None`: with its own.
+    Config { member: usize, misfit: Option<Misfit> },
+    /// Its clock on the wall is so many seconds ahead; 0: right.
+    Wall { member: usize, seconds: i64 },
+    /// Faults from a seed, one after the other.
+    Nemesis { seed: u64, seconds: u64 },
+    /// The nemesis ends now, and all is mended.
+    Calm,
     /// The lab's clock stands still on all members.
     Hold,
     /// It goes, so many times slower than the world's.
@@ -45,6 +62,14 @@ pub enum Deed {
     Deliver { member: usize, id: u64 },
     /// While it is held: this message is lost.
     Lose { member: usize, id: u64 },
+}
+
+/// What the log's disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    Good,
+    Full,
+    Failing,
 }
 
 /// What happens to messages one way.
@@ -58,6 +83,7 @@ pub struct Link {
 /// Every word of the command line: its arguments and what it does.
 pub const WORDS: &[(&str, &str, &str)] = &[
     ("kill", "n1", "kill -9: it dies without a word"),
+    ("power", "n1", "power is lost: it dies, and what was not synced is gone"),
     ("stop", "n1", "SIGSTOP: it stands still, its sockets stay open"),
     ("cont", "n1", "SIGCONT: it goes on"),
     ("term", "n1", "SIGTERM: it hands leadership over and ends"),
@@ -71,6 +97,24 @@ pub const WORDS: &[(&str, &str, &str)] = &[
     ("loss", "n1 n2 30%", "so many of the messages from n1 to n2 are lost"),
     ("heal", "", "all links as before"),
     ("slow-disk", "n1 200ms", "every sync of its log takes so much longer; 0ms: no more"),
+    ("full-disk", "n1", "its disk takes no more: it ends at its next write"),
+    ("failing-disk", "n1", "its disk fails: it ends at its next sync"),
+    ("good-disk", "n1", "its disk works again"),
+    ("cut-clients", "n1", "what clients ask of it waits before its door; members reach it"),
+    ("let-clients", "n1", "clients reach it again"),
+    ("rot", "n1 log", "down: one bit of its log turns over; or of its store"),
+    ("mend", "n1", "down: the bit as it was"),
+    ("wipe", "n1", "down: its data is gone (moved aside)"),
+    ("unwipe", "n1", "down: its data is back"),
+    (
+        "bad-config",
+        "n1 unknown-flag",
+        "it starts anew with a bad configuration (Tab lists them), or with --tls a bad certificate",
+    ),
+    ("good-config", "n1", "it starts anew with its own configuration"),
+    ("clock-offset", "n1 +90s", "its clock on the wall is so far ahead (-: behind); 0s: right again"),
+    ("nemesis", "7 for 60s", "faults from this seed, one after the other, each mended; then all is whole"),
+    ("calm", "", "the nemesis ends now, and all is mended"),
     ("hold", "", "hold the lab's clock: ticks, leases and messages wait"),
     ("go", "", "the clock goes on as fast as the world's"),
     ("slow", "50", "the clock goes so many times slower, 1 to 1000"),
@@ -98,6 +142,7 @@ impl Deed {
         let none = |deed| if args.is_empty() { Ok(deed) } else { Err(wrong()) };
         match word {
             "kill" => process(Action::Kill),
+            "power" => Ok(Deed::Power { member: member(only(&args).ok_or_else(wrong)?)? }),
             "stop" => process(Action::Pause),
             "cont" => process(Action::Continue),
             "term" => process(Action::Stop),
@@ -106,6 +151,8 @@ impl Deed {
             "align" => none(Deed::Align),
             "spread" => none(Deed::Spread),
             "heal" => none(Deed::Heal),
+            "calm" => none(Deed::Calm),
+            "nemesis" => started(&args).ok_or_else(wrong),
             "hold" => none(Deed::Hold),
             "go" => none(Deed::Go { slower: 1 }),
             "slow" => match only(&args).and_then(|n| n.parse().ok()) {
@@ -118,6 +165,10 @@ impl Deed {
                 [name, time] => Ok(Deed::SlowDisk { member: member(name)?, ms: millis(time).ok_or_else(wrong)? }),
                 _ => Err(wrong()),
             },
+            "full-disk" | "failing-disk" | "good-disk" | "cut-clients" | "let-clients" | "rot" | "mend" | "wipe"
+            | "unwipe" | "bad-config" | "good-config" | "clock-offset" => {
+                inside(word, &args, names).ok_or_else(wrong)?
+            }
             "tick" if args.is_empty() => Ok(Deed::Tick { member: None }),
             "tick" => Ok(Deed::Tick { member: Some(member(only(&args).ok_or_else(wrong)?)?) }),
             _ => match args[..] {
@@ -162,6 +213,29 @@ impl Deed {
             }
             Deed::Heal => "heal".into(),
             Deed::SlowDisk { member, ms } => format!("slow-disk {} {ms}ms", name(member)),
+            Deed::Disk { member, disk } => {
+                let word = match disk {
+                    Disk::Good => "good-disk",
+                    Disk::Full => "full-disk",
+                    Disk::Failing => "failing-disk",
+                };
+                format!("{word} {}", name(member))
+            }
+            Deed::Power { member } => format!("power {}", name(member)),
+            Deed::Clients { member, cut } => format!("{}-clients {}", if *cut { "cut" } else { "let" }, name(member)),
+            Deed::Files { member, job } => match job {
+                Job::Rot(Part::Log) => format!("rot {} log", name(member)),
+                Job::Rot(Part::Store) => format!("rot {} store", name(member)),
+                Job::Mend => format!("mend {}", name(member)),
+                Job::Wipe => format!("wipe {}", name(member)),
+                Job::Unwipe => format!("unwipe {}", name(member)),
+            },
+            Deed::Config { member, misfit: Some(misfit) } => format!("bad-config {} {}", name(member), misfit.word()),
+            Deed::Config { member, misfit: None } => format!("good-config {}", name(member)),
+            Deed::Wall { member, seconds: 0 } => format!("clock-offset {} 0s", name(member)),
+            Deed::Wall { member, seconds } => format!("clock-offset {} {seconds:+}s", name(member)),
+            Deed::Nemesis { seed, seconds } => format!("nemesis {seed} for {seconds}s"),
+            Deed::Calm => "calm".into(),
             Deed::Hold => "hold".into(),
             Deed::Go { slower: 1 } => "go".into(),
             Deed::Go { slower } => format!("slow {slower}"),
@@ -181,6 +255,7 @@ impl Deed {
             _ => None,
         };
         let line = pasted(&self.line(&names));
+        // Of what is done to a file there is no shell's line: it is found when it is done.
         let signal = match self {
             Deed::Process { member, action } => {
                 let signal = match action {
@@ -207,6 +282,16 @@ pub fn pasted(line: &str) -> String {
     }
 }
 
+/// A word as a shell takes it: quoted, if it must be.
+#[must_use]
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 fn all_words() -> String {
     WORDS.iter().map(|w| w.0).collect::<Vec<_>>().join(", ")
 }
@@ -221,6 +306,29 @@ fn place(text: &str, names: &[String]) -> Result<usize, String> {
 
 fn millis(text: &str) -> Option<u64> {
     text.strip_suffix("ms").unwrap_or(text).parse().ok().filter(|ms| *ms <= 10_000)
+}
+
+/// A clock that is further off than ten years is nobody's.
+const WALL_MAX: i64 = 10 * 365 * 86_400;
+
+/// `+90s`, `-2h`, `0s`, in seconds.
+fn offset(text: &str) -> Option<i64> {
+    let unit = text.chars().last()?;
+    let scale = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)].into_iter().find(|(name, _)| *name == unit)?.1;
+    let count: i64 = text.strip_suffix(unit)?.parse().ok()?;
+    count.checked_mul(scale).filter(|seconds| seconds.abs() <= WALL_MAX)
+}
+
+/// `7`, `7 60s`, `7 for 60s`.
+fn started(args: &[&str]) -> Option<Deed> {
+    let (seed, time) = match args {
+        [seed] => (seed, None),
+        [seed, time] | [seed, "for", time] => (seed, Some(time)),
+        _ => return None,
+    };
+    let seconds = time.map_or(Some(nemesis::SECONDS as i64), |time| offset(time))?;
+    let seconds = u64::try_from(seconds).ok().filter(|s| (nemesis::SECONDS_MIN..=nemesis::SECONDS_MAX).contains(s))?;
+    Some(Deed::Nemesis { seed: seed.parse().ok()?, seconds })
 }
 
 fn partition(rest: &str, names: &[String]) -> Result<Deed, String> {
@@ -238,6 +346,42 @@ fn partition(rest: &str, names: &[String]) -> Result<Deed, String> {
     }
 }
 
+/// What is done inside a member, or to its files.
+fn inside(word: &str, args: &[&str], names: &[String]) -> Option<Result<Deed, String>> {
+    let disk = |disk| move |member| Deed::Disk { member, disk };
+    let (name, deed): (_, Box<dyn Fn(usize) -> Deed>) = match (word, args) {
+        ("full-disk", [name]) => (name, Box::new(disk(Disk::Full))),
+        ("failing-disk", [name]) => (name, Box::new(disk(Disk::Failing))),
+        ("good-disk", [name]) => (name, Box::new(disk(Disk::Good))),
+        ("cut-clients" | "let-clients", [name]) => {
+            let cut = word == "cut-clients";
+            (name, Box::new(move |member| Deed::Clients { member, cut }))
+        }
+        ("bad-config", [name, misfit]) => {
+            let misfit = Some(Misfit::named(misfit)?);
+            (name, Box::new(move |member| Deed::Config { member, misfit }))
+        }
+        ("good-config", [name]) => (name, Box::new(|member| Deed::Config { member, misfit: None })),
+        ("clock-offset", [name, off]) => {
+            let seconds = offset(off)?;
+            (name, Box::new(move |member| Deed::Wall { member, seconds }))
+        }
+        (_, [name, ..]) => {
+            let job = match (word, &args[1..]) {
+                ("rot", ["log"]) => Job::Rot(Part::Log),
+                ("rot", ["store"]) => Job::Rot(Part::Store),
+                ("mend", []) => Job::Mend,
+                ("wipe", []) => Job::Wipe,
+                ("unwipe", []) => Job::Unwipe,
+                _ => return None,
+            };
+            (name, Box::new(move |member| Deed::Files { member, job }))
+        }
+        _ => return None,
+    };
+    Some(place(name, names).map(deed))
+}
+
 fn link(word: &str, args: &[&str], names: &[String]) -> Option<Result<Deed, String>> {
     let (from, to, link) = match (word, args) {
         ("cut", [from, to]) => (from, to, Link { cut: true, ..Link::default() }),
@@ -253,233 +397,6 @@ fn link(word: &str, args: &[&str], names: &[String]) -> Option<Result<Deed, Stri
         true => Err("a link has two ends".into()),
         false => Ok(Deed::Link { from, to, link }),
     }))
-}
-
-/// What one member, or its process, is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    Process { member: usize, action: Action },
-    Control { member: usize, control: Control },
-}
-
-/// What takes a deed back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Undo {
-    Do(Deed),
-    Links(BTreeMap<(usize, usize), Link>),
-}
-
-/// What the lab has put in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Board {
-    pub held: bool,
-    pub slower: u32,
-    pub links: BTreeMap<(usize, usize), Link>,
-    pub disks: BTreeMap<usize, u64>,
-}
-
-impl Default for Board {
-    fn default() -> Board {
-        Board { held: false, slower: 1, links: BTreeMap::new(), disks: BTreeMap::new() }
-    }
-}
-
-impl Board {
-    /// Puts a deed in force.
-    ///
-    /// # Errors
-    /// Why it does not fit now, in a sentence.
-    pub fn decide(&mut self, deed: &Deed, picture: &Picture) -> Result<(Vec<Order>, Option<Undo>), String> {
-        let everyone = 0..picture.members.len();
-        let control = |member, control| Order::Control { member, control };
-        let undo_do = |deed| Some(Undo::Do(deed));
-        match deed {
-            Deed::Process { member, action } => {
-                let undo = fits(picture, *member, *action)?;
-                Ok((
-                    vec![Order::Process { member: *member, action: *action }],
-                    undo.map(|action| Undo::Do(Deed::Process { member: *member, action })),
-                ))
-            }
-            Deed::Campaign { member } => {
-                runs(picture, *member)?;
-                Ok((vec![control(*member, Control::Campaign(lab::Campaign {}))], None))
-            }
-            Deed::Align | Deed::Spread => {
-                let ticks = |i: usize| if *deed == Deed::Align { 12 } else { 12 + 8 * i as u32 };
-                let set = |i| control(i, Control::SetTimer(lab::SetTimer { timeout_ticks: ticks(i) }));
-                Ok((everyone.filter(|i| runs(picture, *i).is_ok()).map(set).collect(), None))
-            }
-            Deed::Partition(groups) => {
-                let before = self.links.clone();
-                let group = |m: usize| groups.iter().position(|g| g.contains(&m)).unwrap_or(usize::MAX - m);
-                for (from, to) in pairs(picture.members.len()) {
-                    self.links.entry((from, to)).or_default().cut = group(from) != group(to);
-                }
-                Ok((self.relinked(&before, picture)?, Some(Undo::Links(before))))
-            }
-            Deed::Link { from, to, link } => {
-                let before = self.links.clone();
-                self.links.insert((*from, *to), *link);
-                Ok((self.relinked(&before, picture)?, Some(Undo::Links(before))))
-            }
-            Deed::Heal => {
-                let before = std::mem::take(&mut self.links);
-                Ok((self.relinked(&before, picture)?, Some(Undo::Links(before))))
-            }
-            Deed::SlowDisk { member, ms } => {
-                runs(picture, *member)?;
-                let before = self.disks.insert(*member, *ms).unwrap_or(0);
-                let set = Control::SetDisk(lab::SetDisk { sync_delay_us: ms * 1000 });
-                Ok((vec![control(*member, set)], undo_do(Deed::SlowDisk { member: *member, ms: before })))
-            }
-            Deed::Hold => Ok(self.set_clock(true, self.slower, picture)),
-            Deed::Go { slower } => Ok(self.set_clock(false, *slower, picture)),
-            Deed::Tick { member } => {
-                self.must_be_held()?;
-                let whom = |i: &usize| member.is_none_or(|m| m == *i) && runs(picture, *i).is_ok();
-                let step = |i| control(i, step(lab::step::What::Tick(true)));
-                Ok((everyone.filter(whom).map(step).collect(), None))
-            }
-            Deed::Deliver { member, id } => {
-                self.must_be_held()?;
-                Ok((vec![control(*member, step(lab::step::What::Deliver(*id)))], None))
-            }
-            Deed::Lose { member, id } => {
-                self.must_be_held()?;
-                Ok((vec![control(*member, step(lab::step::What::Drop(*id)))], None))
-            }
-        }
-    }
-
-    /// Holding is undone by letting go; a speed is set back with the keys that set it.
-    fn set_clock(&mut self, held: bool, slower: u32, picture: &Picture) -> (Vec<Order>, Option<Undo>) {
-        let undo = (held && !self.held).then_some(Undo::Do(Deed::Go { slower: self.slower }));
-        (self.held, self.slower) = (held, slower);
-        let running = (0..picture.members.len()).filter(|i| runs(picture, *i).is_ok());
-        (running.map(|member| Order::Control { member, control: self.clock() }).collect(), undo)
-    }
-
-    /// Takes a deed back.
-    ///
-    /// # Errors
-    /// As [`Board::decide`].
-    pub fn undo(&mut self, undo: Undo, picture: &Picture) -> Result<Vec<Order>, String> {
-        match undo {
-            Undo::Do(deed) => self.decide(&deed, picture).map(|(orders, _)| orders),
-            Undo::Links(links) => {
-                let before = std::mem::replace(&mut self.links, links);
-                self.relinked(&before, picture)
-            }
-        }
-    }
-
-    /// What a member must be told that has started anew: it knows of nothing that is in force.
-    #[must_use]
-    pub fn greet(&self, member: usize, picture: &Picture) -> Vec<Order> {
-        let mut orders = Vec::new();
-        if self.held || self.slower != 1 {
-            orders.push(Order::Control { member, control: self.clock() });
-        }
-        for peer in (0..picture.members.len()).filter(|p| *p != member) {
-            if let (false, Some(order)) = (self.is_open(member, peer), self.link_order(member, peer, picture)) {
-                orders.push(order);
-            }
-        }
-        if let Some(ms) = self.disks.get(&member).filter(|ms| **ms > 0) {
-            let control = Control::SetDisk(lab::SetDisk { sync_delay_us: ms * 1000 });
-            orders.push(Order::Control { member, control });
-        }
-        orders
-    }
-
-    /// The links that are not as they were made: from, to, rule.
-    pub fn broken(&self) -> impl Iterator<Item = (usize, usize, Link)> + '_ {
-        let open = Link::default();
-        self.links.iter().filter(move |(_, l)| **l != open).map(|((from, to), l)| (*from, *to, *l))
-    }
-
-    fn must_be_held(&self) -> Result<(), String> {
-        if self.held { Ok(()) } else { Err("the clock runs: hold it first (space, or :hold)".into()) }
-    }
-
-    fn clock(&self) -> Control {
-        Control::SetClock(lab::SetClock { held: self.held, slower: self.slower })
-    }
-
-    fn way(&self, from: usize, to: usize) -> Link {
-        self.links.get(&(from, to)).copied().unwrap_or_default()
-    }
-
-    fn is_open(&self, a: usize, b: usize) -> bool {
-        self.way(a, b) == Link::default() && !self.way(b, a).cut
-    }
-
-    /// One member's rule about one peer: what goes out by its own rule, what comes in by the other's cut.
-    fn link_order(&self, member: usize, peer: usize, picture: &Picture) -> Option<Order> {
-        let out = self.way(member, peer);
-        let rule = lab::SetLink {
-            peer: picture.members.get(peer)?.id?,
-            cut_out: out.cut,
-            cut_in: self.way(peer, member).cut,
-            drop_out_percent: out.loss_percent,
-            delay_out_us: out.delay_ms * 1000,
-        };
-        Some(Order::Control { member, control: Control::SetLink(rule) })
-    }
-
-    /// Orders for all links that differ from `before`. On an error nothing has changed.
-    fn relinked(&mut self, before: &BTreeMap<(usize, usize), Link>, picture: &Picture) -> Result<Vec<Order>, String> {
-        let old = Board { links: before.clone(), ..Board::default() };
-        let mut orders = Vec::new();
-        for (a, b) in pairs(picture.members.len()) {
-            if old.way(a, b) == self.way(a, b) && old.way(b, a).cut == self.way(b, a).cut {
-                continue;
-            }
-            match self.link_order(a, b, picture) {
-                Some(order) if runs(picture, a).is_ok() => orders.push(order),
-                // It is told when it starts.
-                Some(_) => {}
-                None => {
-                    self.links = old.links;
-                    return Err(format!("{} has not said its id yet", picture.members[b].name));
-                }
-            }
-        }
-        self.links.retain(|_, l| *l != Link::default());
-        Ok(orders)
-    }
-}
-
-fn step(what: lab::step::What) -> Control {
-    Control::Step(lab::Step { what: Some(what) })
-}
-
-fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..n).flat_map(move |a| (0..n).filter(move |b| *b != a).map(move |b| (a, b)))
-}
-
-fn runs(picture: &Picture, member: usize) -> Result<(), String> {
-    let m = picture.members.get(member).ok_or("there is no such member")?;
-    match m.process {
-        Process::Ended { .. } => Err(format!("{} is down: start it first", m.name)),
-        Process::Paused { .. } => Err(format!("{} stands still (SIGSTOP): it hears nothing", m.name)),
-        Process::Running { .. } | Process::Unknown => Ok(()),
-    }
-}
-
-/// Whether an action makes sense for a member's process now, and what undoes it.
-fn fits(picture: &Picture, member: usize, action: Action) -> Result<Option<Action>, String> {
-    let m = picture.members.get(member).ok_or("there is no such member")?;
-    let name = &m.name;
-    match (action, m.is_down(), m.is_paused()) {
-        (Action::Kill | Action::Stop | Action::Pause, true, _) => Err(format!("{name} is down already")),
-        (Action::Pause, _, true) => Err(format!("{name} stands still already")),
-        (Action::Continue, _, false) => Err(format!("{name} does not stand still: there is nothing to continue")),
-        (Action::Kill | Action::Stop, ..) => Ok(Some(Action::Restart)),
-        (Action::Pause, ..) => Ok(Some(Action::Continue)),
-        (Action::Continue | Action::Restart, ..) => Ok(None),
-    }
 }
 
 #[cfg(test)]

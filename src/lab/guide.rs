@@ -10,11 +10,14 @@
 //! | `scan`, `parse`, `settings` | Markdown and its comments into the model; errors name file, line and what is allowed |
 //! | `expr`, `facts`, `check` | what a check may say, what it looks at, what it answers |
 //! | `expect` | an output on the page against one that came out |
-//! | `shell`, `bed` | commands, and the cluster they talk to |
+//! | `shell`, `bed`, `places` | commands, the cluster they talk to, and where it is on this machine |
+//! | `service`, `unit` | `systemctl`, `journalctl` and `sudo` of a node that has none |
+//! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
 //! | `shelf` | the labs that are in this program |
 //! | `gate`, `report`, `seeds` | is this lab true? |
-//! | `book` | the page as mdBook wants it |
+//! | `book`, `print` | the page as mdBook wants it, and on paper |
+//! | `vocabulary` | the author's guide, made from the code |
 //!
 //! Left out so far: steps that edit files (they are read, not carried out), faults, views, and the deterministic engine.
 //!
@@ -29,14 +32,20 @@ mod facts;
 mod gate;
 mod model;
 mod page;
+mod papers;
 mod parse;
+mod places;
+mod print;
 mod report;
 mod scan;
 mod seeds;
+mod service;
 mod session;
 mod settings;
 mod shelf;
 mod shell;
+mod unit;
+mod vocabulary;
 
 pub use bed::Bed;
 pub use bed::Beds;
@@ -48,6 +57,7 @@ pub use book::broken_includes;
 pub use book::mdbook;
 pub use check::Verdict;
 pub use gate::TestOptions;
+pub use gate::enter_if_needed;
 pub use gate::prove;
 pub use gate::test;
 pub use model::Answer;
@@ -64,9 +74,13 @@ pub use model::Step;
 pub use page::Line;
 pub use page::LineKind;
 pub use parse::parse;
+pub use places::Profile;
+pub use print::answer_key;
+pub use print::handout;
 pub use report::Case;
 pub use report::Report;
 pub use seeds::Seeds;
+pub use service::stand_in;
 pub use session::Checked;
 pub use session::Item;
 pub use session::Ran;
@@ -76,6 +90,7 @@ pub use settings::Kind;
 pub use shelf::SHELF;
 pub use shelf::shelved;
 pub use shell::Output;
+pub use vocabulary::guide as authors_guide;
 
 use std::fmt;
 use std::path::Path;

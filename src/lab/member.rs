@@ -7,7 +7,9 @@
 //! The kernel means the parent *thread*: members are started from the cluster's own thread, which lives as long as
 //! the cluster. Left out: systems other than Linux have no such request; there a killed lab leaves its members.
 
+use crate::disk;
 use crate::lab::Error;
+use crate::lab::certs;
 use crate::lab::workdir::MemberRecord;
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -25,6 +27,147 @@ use std::process::Stdio;
 /// Size of a lab member's log segments: small, so that a lab costs little disk. etcd's own are 64 MB.
 const WAL_SEGMENT_BYTES: u32 = 4 << 20;
 
+/// The data folder of a member that believes to be of another cluster, beside its own.
+const OTHER_DATA: &str = "data.other";
+
+/// A configuration that does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// A flag that etcd does not know.
+    UnknownFlag,
+    /// A URL without its scheme.
+    NoScheme,
+    /// For clients it wants the port on which it listens to members.
+    TakenPort,
+    /// The token of another cluster, and an empty data folder: in one with data etcd reads the token no more.
+    OtherToken,
+    /// For members it shows a certificate that has expired.
+    ExpiredCert,
+    /// One that names another address.
+    WrongName,
+    /// One of an authority that nobody trusts.
+    WrongCa,
+    /// One that may only dial, not be dialled.
+    WrongUse,
+    /// A key that is another certificate's.
+    WrongKey,
+}
+
+/// Every misfit: its word, what it is, and what comes of it.
+pub const MISFITS: [(Misfit, &str, &str, &str); 9] = [
+    (
+        Misfit::UnknownFlag,
+        "unknown-flag",
+        "a flag that etcd does not know",
+        "etcd ends at once, with exit code 2 and a line that names the flag",
+    ),
+    (Misfit::NoScheme, "no-scheme", "a URL without http://", "etcd ends at once: it wants the scheme of every URL"),
+    (
+        Misfit::TakenPort,
+        "taken-port",
+        "a client port that is taken (its own peer port)",
+        "the second listener cannot bind, and etcd ends",
+    ),
+    (
+        Misfit::OtherToken,
+        "other-token",
+        "another cluster's token, and no data",
+        "a cluster's ID is made of its token and its members, so it takes itself for a member of another cluster, \
+         alone without a quorum; the others ignore what it sends (cluster ID mismatch)",
+    ),
+    (
+        Misfit::ExpiredCert,
+        "expired-cert",
+        "a certificate that has expired",
+        "the others break every handshake with it off, so it hears from nobody",
+    ),
+    (
+        Misfit::WrongName,
+        "wrong-name-cert",
+        "a certificate for another address",
+        "who dials it finds another name in it than the address that was dialled",
+    ),
+    (
+        Misfit::WrongCa,
+        "wrong-ca-cert",
+        "a certificate of an authority that nobody trusts",
+        "the others break every handshake with it off, so it hears from nobody",
+    ),
+    (
+        Misfit::WrongUse,
+        "wrong-use-cert",
+        "a certificate that is good for clients only (EKU)",
+        "members dial each other, so a peer's certificate needs both uses; who dials it refuses it",
+    ),
+    (
+        Misfit::WrongKey,
+        "wrong-key-cert",
+        "a key that is not its certificate's",
+        "etcd ends at once: it cannot prove that the certificate is its own",
+    ),
+];
+
+impl Misfit {
+    /// The misfit of this word.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Misfit> {
+        MISFITS.iter().find(|(_, name, ..)| *name == word).map(|(misfit, ..)| *misfit)
+    }
+
+    fn row(self) -> &'static (Misfit, &'static str, &'static str, &'static str) {
+        MISFITS.iter().find(|(misfit, ..)| *misfit == self).expect("the table has every misfit")
+    }
+
+    /// Its word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        self.row().1
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        self.row().2
+    }
+
+    /// What comes of it.
+    #[must_use]
+    pub fn comes(self) -> &'static str {
+        self.row().3
+    }
+
+    /// Whether it is about certificates: then the members must speak TLS.
+    #[must_use]
+    pub fn is_of_tls(self) -> bool {
+        use Misfit::*;
+        matches!(self, ExpiredCert | WrongName | WrongCa | WrongUse | WrongKey)
+    }
+
+    /// What comes behind a member's own flags: of a flag that is given twice the last one counts.
+    fn flags(self, m: &MemberRecord) -> Vec<OsString> {
+        match self {
+            // A slip of the finger in --snapshot-count.
+            Misfit::UnknownFlag => vec!["--snapshot-cuont".into(), "5000".into()],
+            Misfit::NoScheme => vec!["--listen-client-urls".into(), m.client_url.replace("http://", "").into()],
+            Misfit::TakenPort => vec!["--listen-client-urls".into(), m.peer_url.clone().into()],
+            Misfit::OtherToken => vec![
+                "--initial-cluster-token".into(),
+                "another-cluster".into(),
+                "--data-dir".into(),
+                other_data(m).into_os_string(),
+            ],
+            Misfit::ExpiredCert | Misfit::WrongName | Misfit::WrongCa | Misfit::WrongUse => {
+                certs::flags(&certs::spoilt(m, self.word()))
+            }
+            Misfit::WrongKey => certs::mixed(m),
+        }
+    }
+}
+
+fn other_data(m: &MemberRecord) -> PathBuf {
+    m.data_dir.with_file_name(OTHER_DATA)
+}
+
 /// How members are started.
 #[derive(Clone, Debug)]
 pub struct Launcher {
@@ -32,6 +175,10 @@ pub struct Launcher {
     pub guard: Vec<OsString>,
     /// The link named `etcd`.
     pub etcd: PathBuf,
+    /// It is our own server, which has a door for the lab.
+    pub has_door: bool,
+    /// Members speak TLS to each other.
+    pub is_tls: bool,
     /// The file with the observers' secret.
     pub token_file: PathBuf,
     /// etcd's `--initial-cluster-token`.
@@ -47,7 +194,7 @@ impl Launcher {
         vec![program.into(), "member-guard".into(), std::process::id().to_string().into()]
     }
 
-    /// A member's command line: real etcd flags, plus the lab's three.
+    /// A member's command line: real etcd flags, plus the lab's three if it has a door for the lab.
     #[must_use]
     pub fn flags(&self, m: &MemberRecord) -> Vec<OsString> {
         let pairs: [(&str, OsString); 11] = [
@@ -63,26 +210,32 @@ impl Launcher {
             ("--experimental-lab-token", self.token_file.clone().into()),
             ("--experimental-lab-wal-segment-bytes", WAL_SEGMENT_BYTES.to_string().into()),
         ];
-        pairs.into_iter().flat_map(|(flag, value)| [flag.into(), value]).collect()
+        let known = |(flag, _): &(&str, OsString)| self.has_door || !flag.starts_with("--experimental-lab");
+        let own = pairs.into_iter().filter(known).flat_map(|(flag, value)| [flag.into(), value]);
+        let tls = if self.is_tls { certs::all_flags(m) } else { Vec::new() };
+        own.chain(tls).collect()
     }
 
-    /// Starts the member. Must be called on a thread that lives as long as the member may.
+    /// Starts the member, with this misfit if there is one. Must be called on a thread that lives as long as the member may.
     ///
     /// # Errors
     /// If its folder, its log or its process cannot be made.
-    pub fn start(&self, m: &MemberRecord) -> Result<Child, Error> {
-        let folder = m.log.parent().unwrap_or(Path::new("."));
+    pub fn start(&self, m: &MemberRecord, misfit: Option<Misfit>) -> Result<Child, Error> {
+        let folder = disk::folder_of(&m.log);
         fs::create_dir_all(folder).map_err(Error::file("cannot make the folder", folder))?;
         // A socket of an earlier run would make the new one fail to listen.
         drop(fs::remove_file(&m.lab_socket));
+        // What it has made for another cluster nobody wants: begun anew each time, and gone with the misfit.
+        drop(fs::remove_dir_all(other_data(m)));
         let log = fs::OpenOptions::new().create(true).append(true).open(&m.log);
         let log = log.map_err(Error::file("cannot write", &m.log))?;
         let log_too = log.try_clone().map_err(Error::file("cannot write", &m.log))?;
         let mut words = self.guard.iter().cloned().chain([self.etcd.clone().into()]).chain(self.flags(m));
+        let spoilt = misfit.map(|misfit| misfit.flags(m)).unwrap_or_default();
         let program = words.next().expect("the program at least");
         let mut command = Command::new(&program);
         // A group of its own: Ctrl-C in the lab's terminal is for the lab.
-        command.args(words).stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
+        command.args(words).args(spoilt).stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
             // The user's own etcd settings would fight with our flags.
             command.env_remove(name);

@@ -8,6 +8,8 @@
 
 use crate::lab::Error;
 use crate::lab::cluster::Change;
+use crate::lab::promises::Call;
+use crate::lab::promises::Watched;
 use crate::lab::store::Shown;
 use crate::lab::survey::Survey;
 use crate::lab::workdir::Record;
@@ -51,6 +53,16 @@ pub enum Report {
     Shown(Box<Shown>),
     /// The learner has done this: the line that stands for it.
     Did { line: String },
+    /// The learner has marked this moment.
+    Mark { text: String },
+    /// The lab's own client asks, or is answered.
+    Called(Box<Call>),
+    /// What the lab's own watch was told, and by which member.
+    Watched { member: usize, watched: Box<Watched> },
+    /// What a member has written into its log: why it ended, or what it warns of.
+    Said { member: usize, line: String },
+    /// What the nemesis does.
+    Nemesis { line: String },
     /// Something that the user should read.
     Note { text: String },
 }
@@ -59,6 +71,10 @@ pub enum Report {
 #[must_use]
 pub fn observe(record: &Record, token: &str, to: &mpsc::Sender<Report>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    if record.upstream.is_some() {
+        // Nobody would answer; what it says of itself the survey asks for.
+        return tasks;
+    }
     for (member, m) in record.members.iter().enumerate() {
         tasks.spawn(follow(member, m.lab_socket.clone(), token.to_string(), to.clone()));
     }

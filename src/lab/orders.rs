@@ -7,8 +7,8 @@ use crate::lab::Board;
 use crate::lab::Deed;
 use crate::lab::Error;
 use crate::lab::Picture;
-use crate::lab::deed::Order;
-use crate::lab::deed::Undo;
+use crate::lab::board::Order;
+use crate::lab::board::Undo;
 use crate::lab::deed::WORDS;
 use crate::lab::observe;
 use crate::lab::preflight;
@@ -28,6 +28,10 @@ use tokio::sync::oneshot;
 
 /// Longest line.
 const LINE_MAX: u64 = 1024;
+/// A line that asks and does nothing: what this lab has seen of the promises. Only it has seen everything.
+pub const ASK_PROMISES: &str = "show promises";
+/// The same: what the Learn screen shows.
+pub const ASK_LEARN: &str = "show learn";
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// One line, and where its answer goes.
@@ -49,6 +53,9 @@ impl Deeds {
     /// # Errors
     /// Why it is not done, in a sentence.
     pub fn take(&mut self, text: &str, picture: &Picture) -> Result<(String, Vec<Order>), String> {
+        if text.trim() == ASK_PROMISES {
+            return Ok((picture.promises.to_json().to_string(), Vec::new()));
+        }
         if text.trim() == "undo" {
             let (line, undo) = self.undo.pop().ok_or("nothing to undo")?;
             return Ok((format!("undone: {line}"), self.board.undo(undo, picture)?));
@@ -148,7 +155,11 @@ fn help() -> String {
     text
 }
 
-async fn send(folder: &Path, token: &str, line: &str) -> Result<String, Error> {
+/// Sends a line to the lab in this folder, and waits for its answer.
+///
+/// # Errors
+/// Why it does not do it; that nobody answers.
+pub async fn send(folder: &Path, token: &str, line: &str) -> Result<String, Error> {
     let path = socket(folder);
     let talk = async {
         let stream = UnixStream::connect(&path).await?;

@@ -10,17 +10,22 @@
 //!                  └─▶ feed      what happened, in words                   words.rs
 //! ```
 //!
-//! Left out: history, but for the newest messages (wires.rs) and revisions. A recording keeps the reports themselves.
+//! What must never happen is watched for in `promises`. Left out: history, but for the newest messages (wires.rs) and revisions. A recording
+//! keeps the reports themselves.
 
 pub mod flight;
 pub mod json;
 pub mod wires;
-mod words;
+pub mod words;
 
 use crate::lab::cluster::Change;
 use crate::lab::observe::Report;
+use crate::lab::own_watch::OWN_WATCH;
+use crate::lab::promises::Promises;
 use crate::lab::store::Shown;
+use crate::lab::survey::Standing;
 use crate::lab::survey::Survey;
+use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
 use crate::proto::lab;
 use crate::proto::lab::Clock;
@@ -43,12 +48,16 @@ use std::collections::VecDeque;
 
 /// A member that has said nothing for so long is drawn as silent. Its timer speaks ten times a second.
 const SILENT_MS: u64 = 1_500;
-/// The same while its clock is held or slow: then it speaks only when it is asked, once a second.
+/// The same while its clock is held or slow, or if it is not ours: then it speaks only when it is asked, once a second.
 const SILENT_HELD_MS: u64 = 4_000;
 /// Log entries kept of each member.
 const LOG_MAX: usize = 1_000;
 /// Lines kept of the feed.
 const FEED_MAX: usize = 1_000;
+/// Lines kept of what a member's own log says.
+const SAID_MAX: usize = 3;
+/// Of several revisions that are applied at once so many are told apart: who catches up has missed when it happened.
+const FANS_AT_ONCE: u64 = 50;
 /// Revisions kept of the tape.
 const TAPE_MAX: usize = 500;
 
@@ -133,6 +142,10 @@ pub struct MemberView {
     pub survey: Option<Survey>,
     /// When that was.
     pub surveyed: Option<Millis>,
+    /// What its own log says of why it ended, or what it warns of: the newest lines since its last start.
+    pub said: Vec<String>,
+    /// It says what it knows only when it is asked: upstream etcd.
+    pub is_polled: bool,
     /// Up to here the feed has told what was applied.
     told: u64,
 }
@@ -160,6 +173,8 @@ impl MemberView {
             looked: None,
             survey: None,
             surveyed: None,
+            said: Vec::new(),
+            is_polled: false,
             told: 0,
         }
     }
@@ -179,7 +194,7 @@ impl MemberView {
     /// Whether what we know of it is fresh.
     #[must_use]
     pub fn is_heard(&self, now: Millis) -> bool {
-        let ticks = self.clock.is_none_or(|c| !c.held && c.slower <= 1);
+        let ticks = !self.is_polled && self.clock.is_none_or(|c| !c.held && c.slower <= 1);
         let limit = if ticks { SILENT_MS } else { SILENT_HELD_MS };
         self.tap == Tap::Open && self.heard.is_some_and(|at| now.0.saturating_sub(at.0) < limit)
     }
@@ -241,7 +256,7 @@ pub struct Line {
 pub struct Data {
     pub listing: Option<crate::lab::store::Listing>,
     pub key: Option<crate::lab::store::Key>,
-    pub compared: Option<(i64, Vec<crate::lab::store::Hashed>)>,
+    pub compared: Option<crate::lab::store::Compared>,
     pub failed: Option<String>,
 }
 
@@ -269,22 +284,33 @@ pub struct Picture {
     pub wires: wires::Wires,
     /// What each of the newest revisions changed.
     pub tape: BTreeMap<u64, Vec<lab::Change>>,
+    /// When members have applied each of the newest revisions: the member's place, and when we heard it; the first first.
+    pub fans: BTreeMap<u64, Vec<(usize, Millis)>>,
     /// What the Data screen was told last.
     pub shown: Data,
     /// Oldest first.
     pub feed: VecDeque<Line>,
     /// How many lines the feed has had.
     pub told: u64,
+    /// What must never happen, and whether it has.
+    pub promises: Promises,
     /// Names of members, by raft's id, as the members tell them.
     names: BTreeMap<u64, String>,
+    /// Its members speak TLS to each other.
+    pub is_tls: bool,
+    /// The cluster of which the first member to speak was. 0: none has said.
+    cluster: u64,
 }
 
 impl Picture {
     /// A picture of members that have said nothing yet.
     #[must_use]
     pub fn new(record: &Record) -> Picture {
-        let members = record.members.iter().map(|m| MemberView::new(&m.name, &m.client_url)).collect();
-        Picture { members, ..Picture::default() }
+        let is_polled = record.upstream.is_some();
+        let view = |m: &MemberRecord| MemberView { is_polled, ..MemberView::new(&m.name, &m.client_url) };
+        let members = record.members.iter().map(view).collect();
+        let promises = Promises::new(record.members.iter().map(|m| m.name.clone()).collect());
+        Picture { members, promises, is_tls: record.tls, ..Picture::default() }
     }
 
     /// Lets time pass.
@@ -305,27 +331,73 @@ impl Picture {
 
     /// Takes one report in. Reports about members that do not exist are ignored.
     pub fn learn(&mut self, report: Report) {
+        let broken = self.promises.hear(self.now, &report);
+        self.draw(report);
+        for breach in broken {
+            self.say(Tone::Bad, format!("BROKEN: {}: {}", breach.promise.name(), breach.what));
+        }
+    }
+
+    fn draw(&mut self, report: Report) {
         match report {
             Report::Note { text } => self.say(Tone::Bad, text),
             Report::Did { line } => self.say(Tone::Plain, format!("you: {line}")),
+            Report::Mark { text } => self.say(Tone::Good, format!("MARK: {text}")),
+            Report::Nemesis { line } => self.say(Tone::Plain, line),
+            Report::Called(_) | Report::Watched { .. } => {}
             Report::Shown(shown) => self.shown(*shown),
             Report::Process { member, .. }
             | Report::Connected { member }
             | Report::Lost { member, .. }
             | Report::Looked { member, .. }
             | Report::Surveyed { member, .. }
+            | Report::Said { member, .. }
             | Report::Telemetry { member, .. }
                 if member >= self.members.len() => {}
             Report::Process { member, change } => self.process(member, change),
             Report::Connected { member } => self.members[member].tap = Tap::Open,
+            Report::Said { member, line } => self.said(member, line),
             Report::Lost { member, why } => self.lost(member, why),
             Report::Telemetry { member, event } => self.telemetry(member, *event),
             Report::Looked { member, look } => self.looked(member, *look),
             Report::Surveyed { member, survey } => {
+                if self.is_upstream() {
+                    self.polled(member, survey.standing);
+                }
                 let m = &mut self.members[member];
                 (m.survey, m.surveyed) = (Some(*survey), Some(self.now));
             }
         }
+    }
+
+    /// Whether the members are upstream etcd, of which much is not visible.
+    #[must_use]
+    pub fn is_upstream(&self) -> bool {
+        self.members.iter().any(|m| m.is_polled)
+    }
+
+    /// What a member has said of itself when it was asked, for want of telemetry. The rest of a state is not known, and stays 0.
+    fn polled(&mut self, member: usize, s: Standing) {
+        let role = match (s.is_learner, s.leader == s.member) {
+            (true, _) => Role::Learner,
+            (_, true) => Role::Leader,
+            _ => Role::Follower,
+        };
+        let state = State {
+            role: role.into(),
+            term: s.term,
+            leader: s.leader,
+            last_index: s.commit,
+            commit: s.commit,
+            applied: s.applied,
+            ..State::default()
+        };
+        self.members[member].id = Some(s.member);
+        self.words(member, &Kind::State(state));
+        let now = self.now;
+        let m = &mut self.members[member];
+        (m.tap, m.heard, m.state) = (Tap::Open, Some(now), Some(state));
+        m.revision = u64::try_from(s.revision).unwrap_or(0);
     }
 
     /// Writes a line into the feed.
@@ -383,6 +455,15 @@ impl Picture {
         self.members.iter().map(|m| m.name.clone()).collect()
     }
 
+    /// Where a client of the nemesis goes with its `n`th request: to each member in turn, and to the next if that one is known to be down.
+    #[must_use]
+    pub fn endpoints_from(&self, n: u64) -> Vec<String> {
+        let count = self.members.len();
+        let first = usize::try_from(n % count.max(1) as u64).unwrap_or(0);
+        let turned = (0..count).map(|i| &self.members[(first + i) % count]);
+        turned.filter(|m| !m.is_down()).map(|m| m.client_url.clone()).collect()
+    }
+
     /// Every watcher of every member that has answered: the member's place, and the watcher.
     pub fn watchers(&self) -> impl Iterator<Item = (usize, &lab::Watcher)> {
         let looks = self.members.iter().enumerate().filter_map(|(i, m)| Some((i, m.look.as_ref()?)));
@@ -400,6 +481,15 @@ impl Picture {
             own || known
         };
         self.members.iter().filter(holds).map(|m| m.name.as_str()).collect()
+    }
+
+    fn said(&mut self, member: usize, line: String) {
+        let m = &mut self.members[member];
+        let text = format!("{}'s own log: {line}", m.name);
+        m.said.push(line);
+        let surplus = m.said.len().saturating_sub(SAID_MAX);
+        m.said.drain(..surplus);
+        self.say(Tone::Bad, text);
     }
 
     fn lost(&mut self, member: usize, why: String) {
@@ -449,8 +539,15 @@ impl Picture {
             Kind::Truncated(t) => drop(m.log.split_off(&(t.last_kept + 1))),
             Kind::Persisted(p) => m.sync_us = Some(p.sync_us),
             Kind::Applied(a) => {
+                let fresh = m.revision.max(a.revision.saturating_sub(FANS_AT_ONCE)) + 1..=a.revision;
                 m.revision = a.revision;
                 m.told = m.told.max(a.index);
+                for revision in fresh {
+                    self.fans.entry(revision).or_default().push((member, self.now));
+                }
+                while self.fans.len() > TAPE_MAX {
+                    self.fans.pop_first();
+                }
             }
             Kind::Members(members) => self.learn_names(members),
             Kind::Clock(clock) => m.clock = Some(clock),
@@ -467,6 +564,15 @@ impl Picture {
     }
 
     fn snapshot(&mut self, member: usize, s: Snapshot) {
+        if self.cluster == 0 {
+            self.cluster = s.cluster_id;
+        } else if s.cluster_id != 0 && s.cluster_id != self.cluster {
+            let (name, theirs, ours) = (self.members[member].name.clone(), s.cluster_id, self.cluster);
+            self.say(
+                Tone::Bad,
+                format!("{name} takes itself for a member of cluster {theirs:x}; the others are {ours:x}"),
+            );
+        }
         let m = &mut self.members[member];
         m.reset();
         m.append(&s.tail);
@@ -497,6 +603,7 @@ impl Picture {
         let (tone, text) = match change {
             Change::Started { pid } => {
                 m.process = Process::Running { pid };
+                m.said.clear();
                 (Tone::Plain, format!("{name} starts as process {pid}"))
             }
             Change::Paused => {
@@ -542,7 +649,11 @@ impl Picture {
         }
     }
 
-    fn looked(&mut self, member: usize, look: LookResponse) {
+    fn looked(&mut self, member: usize, mut look: LookResponse) {
+        // The lab's own watch is no watcher that the learner has started.
+        let before = look.watchers.len();
+        look.watchers.retain(|w| w.watch_id != OWN_WATCH);
+        look.watchers_total -= u32::from(look.watchers.len() < before);
         for change in &look.changes {
             let changes = self.tape.entry(change.revision).or_default();
             // Each member tells the same; one is enough.
@@ -566,7 +677,7 @@ impl Picture {
         match shown {
             Shown::Listing(listing) => data.listing = Some(listing),
             Shown::Key(key) => data.key = Some(key),
-            Shown::Compared { revision, hashes } => data.compared = Some((revision, hashes)),
+            Shown::Compared(compared) => data.compared = Some(compared),
             Shown::Failed(why) => data.failed = Some(why),
         }
     }

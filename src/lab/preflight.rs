@@ -4,6 +4,9 @@
 //! back as notices for the user to read.
 
 use crate::lab::Error;
+use crate::lab::certs;
+use crate::lab::picture::words::counted;
+use crate::lab::upstream;
 use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
 use crate::lab::workdir::WorkDir;
@@ -31,6 +34,56 @@ pub struct Plan {
     pub record: Record,
     /// Sentences about what differs from the usual.
     pub notices: Vec<String>,
+}
+
+impl Plan {
+    /// Has this etcd run as the members, instead of our own. A kept folder goes on with the program that has made its data.
+    ///
+    /// # Errors
+    /// If it is no etcd; if the folder's data are another program's.
+    pub fn with_etcd(&mut self, etcd: Option<&Path>) -> Result<(), Error> {
+        let is_kept = self.record.members.iter().any(|m| m.data_dir.exists());
+        if is_kept && self.record.upstream.is_none() && etcd.is_some() {
+            let folder = self.work.path().display();
+            return Err(Error::Refused(format!(
+                "the members in {folder} have data of the lab's own etcd, which no other etcd reads: choose another --folder"
+            )));
+        }
+        let Some(etcd) = etcd.map(Path::to_path_buf).or_else(|| self.record.upstream.clone()) else { return Ok(()) };
+        let (program, version) = upstream::check(&etcd)?;
+        self.notices.push(format!(
+            "the members are etcd {version} ({}): messages, timers, votes and logs are not visible",
+            program.display()
+        ));
+        self.record.upstream = Some(program);
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Has the members speak TLS to each other: makes an authority, and certificates good and bad. A kept folder speaks as it did.
+    ///
+    /// # Errors
+    /// If the certificates cannot be made; if the folder's members speak plain HTTP.
+    pub fn with_tls(&mut self, tls: bool) -> Result<(), Error> {
+        if !tls || self.record.tls {
+            return Ok(());
+        }
+        if self.record.members.iter().any(|m| m.data_dir.exists()) {
+            let folder = self.work.path().display();
+            return Err(Error::Refused(format!(
+                "the members in {folder} know each other by http:// addresses: choose another --folder for --tls"
+            )));
+        }
+        for m in &mut self.record.members {
+            m.peer_url = m.peer_url.replace("http://", "https://");
+            certs::make_folder(m)?;
+        }
+        certs::make(&self.record.members)?;
+        self.record.tls = true;
+        self.notices.push("members speak TLS to each other; certificates are in the pki folder of each".into());
+        Ok(())
+    }
 }
 
 /// Chooses a folder and ports for `nodes` members, or takes up a kept folder again (then `nodes` is what it has).
@@ -100,7 +153,8 @@ fn draw_up(work: &WorkDir, nodes: usize, ports: &[(u16, u16)], notices: &mut Vec
         }
     });
     let number = work.path().file_name().unwrap_or(OsStr::new("0")).to_string_lossy();
-    Ok(Record { supervisor_pid: 0, cluster_token: format!("etcd-lab-{number}"), members: members.collect() })
+    let cluster_token = format!("etcd-lab-{number}");
+    Ok(Record { supervisor_pid: 0, cluster_token, members: members.collect(), upstream: None, tls: false })
 }
 
 /// A kept folder: the same members at the same addresses.
@@ -114,7 +168,8 @@ fn take_up(work: &WorkDir, mut kept: Record, notices: &mut Vec<String>) -> Resul
             }
         }
     }
-    notices.push(format!("goes on with the {} members kept in {}", kept.members.len(), work.path().display()));
+    let members = counted(kept.members.len() as u64, "member", "members");
+    notices.push(format!("goes on with the {members} kept in {}", work.path().display()));
     Ok(kept)
 }
 

@@ -115,6 +115,11 @@ fn encode(at: Millis, report: &Report, out: &mut Vec<u8>) {
         Report::Surveyed { member, survey } => (7, *member, json(serde_json::json!(survey))),
         Report::Shown(shown) => (8, 0, json(serde_json::json!(shown))),
         Report::Did { line } => (9, 0, line.clone().into_bytes()),
+        Report::Called(call) => (10, 0, json(serde_json::json!(call))),
+        Report::Mark { text } => (12, 0, text.clone().into_bytes()),
+        Report::Said { member, line } => (13, *member, line.clone().into_bytes()),
+        Report::Nemesis { line } => (14, 0, line.clone().into_bytes()),
+        Report::Watched { member, watched } => (11, *member, json(serde_json::json!(watched))),
     };
     encode_varint(at.0, out);
     out.extend([kind, u8::try_from(member).unwrap_or(u8::MAX)]);
@@ -143,6 +148,11 @@ fn decode(from: &mut &[u8]) -> Option<(Millis, Report)> {
         7 => Report::Surveyed { member, survey: Box::new(serde_json::from_slice(payload).ok()?) },
         8 => Report::Shown(Box::new(serde_json::from_slice(payload).ok()?)),
         9 => Report::Did { line: text() },
+        12 => Report::Mark { text: text() },
+        13 => Report::Said { member, line: text() },
+        14 => Report::Nemesis { line: text() },
+        10 => Report::Called(Box::new(serde_json::from_slice(payload).ok()?)),
+        11 => Report::Watched { member, watched: Box::new(serde_json::from_slice(payload).ok()?) },
         _ => return None,
     };
     Some((at, report))
@@ -179,6 +189,12 @@ impl Recording {
         Ok(Recording { record, reports })
     }
 
+    /// Of these reports, oldest first.
+    #[must_use]
+    pub fn new(record: Record, reports: Vec<(Millis, Report)>) -> Recording {
+        Recording { record, reports }
+    }
+
     /// How many reports it has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -189,6 +205,11 @@ impl Recording {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.reports.is_empty()
+    }
+
+    /// What was reported, and when; oldest first.
+    pub fn reports(&self) -> impl DoubleEndedIterator<Item = &(Millis, Report)> {
+        self.reports.iter()
     }
 
     /// When the last report came.
@@ -272,6 +293,18 @@ impl Replay {
         };
         self.seek(found.unwrap_or(if forwards { self.recording.len() } else { 0 }));
     }
+
+    /// Goes to the next marker or deed of the learner's, or the one before; without one, to the end or the beginning.
+    pub fn step_to_mark(&mut self, forwards: bool) {
+        let is_mark = |i: &usize| {
+            matches!(self.recording.reports[*i].1, Report::Mark { .. } | Report::Did { .. } | Report::Nemesis { .. })
+        };
+        let found = match forwards {
+            true => (self.at..self.recording.len()).find(is_mark).map(|i| i + 1),
+            false => (0..self.at.saturating_sub(1)).rev().find(is_mark).map(|i| i + 1),
+        };
+        self.seek(found.unwrap_or(if forwards { self.recording.len() } else { 0 }));
+    }
 }
 
 fn is_event(report: &Report) -> bool {
@@ -284,7 +317,8 @@ fn is_event(report: &Report) -> bool {
             Some(Kind::Received(r)) => !r.wire.is_some_and(|w| matches!(w.r#type, 8 | 9)),
             Some(_) => true,
         },
-        Report::Looked { .. } | Report::Surveyed { .. } => false,
+        // What a watch or a client is told follows from what members tell.
+        Report::Looked { .. } | Report::Surveyed { .. } | Report::Called(_) | Report::Watched { .. } => false,
         _ => true,
     }
 }
@@ -293,22 +327,11 @@ fn is_event(report: &Report) -> bool {
 mod tests {
     use super::*;
     use crate::lab::cluster::Change;
-    use crate::lab::workdir::MemberRecord;
+    use crate::lab::promises::Asked;
+    use crate::lab::promises::Call;
+    use crate::lab::promises::Watched;
     use crate::proto::lab;
     use crate::proto::lab::event::Kind;
-
-    fn record() -> Record {
-        let member = MemberRecord {
-            name: "n1".into(),
-            pid: 0,
-            client_url: String::new(),
-            peer_url: String::new(),
-            lab_socket: "s".into(),
-            log: "l".into(),
-            data_dir: "d".into(),
-        };
-        Record { members: vec![member], ..Record::default() }
-    }
 
     fn term(term: u64) -> Report {
         let state = lab::State { term, ..lab::State::default() };
@@ -324,6 +347,9 @@ mod tests {
             Report::Looked { member: 0, look: Box::default() },
             Report::Surveyed { member: 0, survey: Box::default() },
             Report::Shown(Box::new(crate::lab::store::Shown::Failed("no".into()))),
+            Report::Called(Box::new(Call::Asks { id: 1, asked: Asked::Get { key: "a".into() } })),
+            Report::Watched { member: 0, watched: Box::new(Watched::Opens { from: 2 }) },
+            Report::Mark { text: "here".into() },
             Report::Note { text: "note".into() },
             Report::Lost { member: 0, why: "gone".into() },
         ];
@@ -332,7 +358,7 @@ mod tests {
     }
 
     fn written(path: &Path) {
-        let mut recorder = Recorder::create(path, &record()).expect("written");
+        let mut recorder = Recorder::create(path, &Record::sample(1)).expect("written");
         for (i, report) in (0..).zip(reports()) {
             recorder.note(Millis(i * 10), &report);
         }
@@ -346,9 +372,9 @@ mod tests {
         let path = folder.path().join("a.labrec");
         written(&path);
         let recording = Recording::read(&path).expect("read");
-        assert_eq!((recording.len(), recording.end()), (reports().len(), Millis(30_060)));
+        assert_eq!((recording.len(), recording.end()), (reports().len(), Millis(30_090)));
         let mut replay = Replay::new(recording.clone());
-        let mut direct = Picture::new(&record());
+        let mut direct = Picture::new(&Record::sample(1));
         let mut pictures = Vec::new();
         for (at, report) in &recording.reports {
             direct.tick(*at);
@@ -356,7 +382,7 @@ mod tests {
             pictures.push(format!("{:?} {:?}", direct.term(), direct.feed.len()));
         }
         // Forwards, back over a key frame, back by one.
-        for to in [2_900, 40, 1_999, 1_998, 3_007, 1] {
+        for to in [2_900, 40, 1_999, 1_998, 3_010, 1] {
             replay.seek(to);
             assert_eq!(
                 format!("{:?} {:?}", replay.picture.term(), replay.picture.feed.len()),
@@ -390,5 +416,22 @@ mod tests {
         assert_eq!(replay.at, 6, "over the look and the survey");
         replay.step(false);
         assert_eq!(replay.at, 3);
+    }
+
+    #[test]
+    fn markers_and_deeds_are_gone_to() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.labrec");
+        written(&path);
+        let mut replay = Replay::new(Recording::read(&path).expect("read"));
+        let mut places = Vec::new();
+        for forwards in [true, true, true, false, false, false] {
+            replay.step_to_mark(forwards);
+            places.push(replay.at);
+        }
+        // The deed is the third report, the marker the ninth.
+        assert_eq!(places, [3, 9, reports().len(), 9, 3, 0]);
+        replay.seek(9);
+        assert!(replay.picture.feed.iter().any(|l| l.text == "MARK: here"));
     }
 }

@@ -1,6 +1,8 @@
 //! `etcd-lab shell`: a shell in which `etcd`, `etcdctl` and `etcdutl` are the lab's, and etcdctl knows the members.
 
+use crate::lab::Board;
 use crate::lab::Error;
+use crate::lab::picture::words::counted;
 use crate::lab::preflight;
 use crate::lab::up::Options;
 use crate::lab::up::finish;
@@ -8,6 +10,8 @@ use crate::lab::workdir::Record;
 use crate::lab::workdir::Running;
 use std::env;
 use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -34,10 +38,29 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<u8, Error> {
 /// What a user should know on entering the shell.
 #[must_use]
 pub fn greeting(record: &Record) -> String {
-    let n = record.members.len();
+    let members = counted(record.members.len() as u64, "member", "members");
     format!(
-        "Lab shell: {n} members, try `etcdctl put a 1` or `etcdctl member list -w table`. `exit` leaves; the lab goes on."
+        "Lab shell: {members}, try `etcdctl put a 1` or `etcdctl member list -w table`. `exit` leaves; the lab goes on."
     )
+}
+
+/// The file that says how many times slower the lab's clock goes: etcdctl in the lab's shell waits so much longer. Not there: as the world's.
+const CLOCK: &str = "clock";
+/// A clock that is held goes on when the learner wants it to.
+const HELD: u32 = 1000;
+
+/// Writes down how the lab's clock goes.
+///
+/// # Errors
+/// If the folder cannot be written to.
+pub fn note_clock(folder: &Path, board: &Board) -> Result<(), Error> {
+    let path = folder.join(CLOCK);
+    let done = match (board.held, board.slower) {
+        (true, _) => fs::write(&path, format!("{HELD}\n")),
+        (false, 1) => fs::remove_file(&path).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) }),
+        (false, slower) => fs::write(&path, format!("{slower}\n")),
+    };
+    done.map_err(Error::file("cannot write", &path))
 }
 
 /// The user's shell, or `words` if there are any, with the lab's surroundings.
@@ -61,4 +84,26 @@ pub fn command(folder: &Path, record: &Record, words: &[String]) -> Command {
     command.env("PATH", path);
     command.env("ETCDCTL_ENDPOINTS", record.endpoints()).env("ETCDCTL_API", "3").env("ETCD_LAB", folder);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_written_down_while_it_is_not_the_worlds() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let read = || fs::read_to_string(folder.path().join(CLOCK)).ok();
+        let mut board = Board::default();
+        note_clock(folder.path(), &board).expect("nothing to remove");
+        assert_eq!(read(), None);
+        board.slower = 50;
+        note_clock(folder.path(), &board).expect("written");
+        assert_eq!(read().as_deref(), Some("50\n"));
+        board.held = true;
+        note_clock(folder.path(), &board).expect("written");
+        assert_eq!(read().as_deref(), Some("1000\n"));
+        note_clock(folder.path(), &Board::default()).expect("removed");
+        assert_eq!(read(), None);
+    }
 }

@@ -12,6 +12,8 @@ use crate::types::prefix_end;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::transport::Endpoint;
@@ -30,6 +32,11 @@ const HISTORY_MAX: usize = 30;
 const VALUE_MAX: usize = 64 * 1024;
 const CONNECT: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(3);
+/// How long it may take to find which keys differ.
+const SEARCH: Duration = Duration::from_secs(30);
+/// Keys of each member that are looked at for it, and differences that are told.
+const SEARCHED_MAX: usize = 100_000;
+const DIFFER_MAX: usize = 20;
 
 /// One row of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,12 +91,30 @@ pub struct Hashed {
     pub hash: Result<(u32, i64), String>,
 }
 
+/// A key that is not the same at all members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub key: Vec<u8>,
+    /// Of each member that was asked: when the key was changed last, and its value's sum. `None`: it is not there.
+    pub has: Vec<(usize, Option<(i64, u32)>)>,
+}
+
+/// Whether members have the same at a revision, and what they have not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    pub revision: i64,
+    pub hashes: Vec<Hashed>,
+    /// The first keys that differ, if hashes do.
+    #[serde(default)]
+    pub differ: Vec<Difference>,
+}
+
 /// What the Data screen is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shown {
     Listing(Listing),
     Key(Key),
-    Compared { revision: i64, hashes: Vec<Hashed> },
+    Compared(Compared),
     Failed(String),
 }
 
@@ -103,6 +128,7 @@ pub enum Ask {
 
 /// Asks the first of `urls` that answers. What goes wrong is an answer, too.
 pub async fn ask(urls: &[String], what: Ask) -> Shown {
+    let limit = if matches!(what, Ask::Compare { .. }) { SEARCH } else { ANSWER };
     let work = async {
         match what {
             Ask::List { prefix, from, at } => list(client(urls).await?, prefix, from, at).await.map(Shown::Listing),
@@ -110,8 +136,8 @@ pub async fn ask(urls: &[String], what: Ask) -> Shown {
             Ask::Compare { urls } => compare(&urls).await,
         }
     };
-    let late = |_| Err("no answer within 3 s".to_string());
-    tokio::time::timeout(ANSWER, work).await.unwrap_or_else(late).unwrap_or_else(Shown::Failed)
+    let late = |_| Err(format!("no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, work).await.unwrap_or_else(late).unwrap_or_else(Shown::Failed)
 }
 
 async fn client(urls: &[String]) -> Result<KvClient<Channel>, String> {
@@ -244,7 +270,60 @@ async fn compare(urls: &[(usize, String)]) -> Result<Shown, String> {
         };
         hashes.push(Hashed { member, hash });
     }
-    Ok(Shown::Compared { revision, hashes })
+    let good: Vec<u32> = hashes.iter().filter_map(|h| h.hash.as_ref().ok().map(|(hash, _)| *hash)).collect();
+    let differ = match good.windows(2).all(|w| w[0] == w[1]) {
+        true => Vec::new(),
+        false => search(urls, revision).await,
+    };
+    Ok(Shown::Compared(Compared { revision, hashes, differ }))
+}
+
+/// What a member has at a revision: by key, when it was changed last and its value's sum.
+type Contents = BTreeMap<Vec<u8>, (i64, u32)>;
+
+/// The keys in which members differ. One that does not answer is left out.
+async fn search(urls: &[(usize, String)], revision: i64) -> Vec<Difference> {
+    let mut all = Vec::new();
+    for (member, url) in urls {
+        if let Ok(contents) = contents(url, revision).await {
+            all.push((*member, contents));
+        }
+    }
+    differences(&all)
+}
+
+async fn contents(url: &str, revision: i64) -> Result<Contents, String> {
+    let mut kv = client(std::slice::from_ref(&url.to_owned())).await?;
+    let (mut found, mut start) = (Contents::new(), vec![0]);
+    while found.len() < SEARCHED_MAX {
+        let request = RangeRequest {
+            key: start.into(),
+            range_end: Bytes::from_static(&[0]),
+            limit: PAGE,
+            revision,
+            ..Default::default()
+        };
+        let page = range(&mut kv, request).await?;
+        let last = page.kvs.last().map(|kv| [&kv.key[..], &[0]].concat());
+        found.extend(page.kvs.into_iter().map(|kv| (kv.key.to_vec(), (kv.mod_revision, crc32c::crc32c(&kv.value)))));
+        match last.filter(|_| page.more) {
+            Some(next) => start = next,
+            None => break,
+        }
+    }
+    Ok(found)
+}
+
+/// Keys that are not the same everywhere, in their order. Beyond where the shortest was cut off nothing is said.
+fn differences(all: &[(usize, Contents)]) -> Vec<Difference> {
+    let is_cut = |c: &&Contents| c.len() >= SEARCHED_MAX;
+    let end = all.iter().map(|(_, c)| c).filter(is_cut).filter_map(|c| c.last_key_value()).map(|(k, _)| k).min();
+    let keys: BTreeSet<&Vec<u8>> =
+        all.iter().flat_map(|(_, c)| c.keys()).filter(|k| end.is_none_or(|e| *k <= e)).collect();
+    let has = |key: &Vec<u8>| all.iter().map(|(member, c)| (*member, c.get(key).copied())).collect::<Vec<_>>();
+    let differs = |has: &[(usize, Option<(i64, u32)>)]| has.windows(2).any(|w| w[0].1 != w[1].1);
+    let found = keys.into_iter().map(|key| Difference { has: has(key), key: key.clone() });
+    found.filter(|d| differs(&d.has)).take(DIFFER_MAX).collect()
 }
 
 #[cfg(test)]
@@ -274,6 +353,23 @@ mod tests {
         assert_eq!(fold(&mut listing, &["a/1", "a/2"].map(kv), true), Some(b"a0".to_vec()));
         assert_eq!(fold(&mut listing, &["b", "c"].map(kv), true), Some(b"c\0".to_vec()));
         assert_eq!(names(&listing), ["a/", "b", "c"]);
+    }
+
+    #[test]
+    fn keys_that_are_not_the_same_everywhere_are_found() {
+        let contents = |keys: &[(&str, i64, u32)]| {
+            keys.iter().map(|(key, revision, sum)| (key.as_bytes().to_vec(), (*revision, *sum))).collect::<Contents>()
+        };
+        let one = contents(&[("a", 2, 7), ("b", 3, 8), ("c", 4, 9)]);
+        let other = contents(&[("a", 2, 7), ("b", 3, 66), ("d", 5, 1)]);
+        let found = differences(&[(0, one.clone()), (2, other)]);
+        let expected = [
+            Difference { key: b"b".to_vec(), has: vec![(0, Some((3, 8))), (2, Some((3, 66)))] },
+            Difference { key: b"c".to_vec(), has: vec![(0, Some((4, 9))), (2, None)] },
+            Difference { key: b"d".to_vec(), has: vec![(0, None), (2, Some((5, 1)))] },
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(differences(&[(0, one.clone()), (1, one)]), []);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::lab::observe::connect;
 use crate::lab::observe::with_token;
 use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
+use crate::proto::etcdserverpb::HashKvRequest;
 use crate::proto::etcdserverpb::StatusRequest;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::lab::LookRequest;
@@ -21,10 +22,15 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::transport::Channel;
 use tonic::transport::Endpoint;
 
 const EVERY: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_millis(800);
+/// A store that is larger is not hashed unasked: that takes its member's time.
+const HASHED_MAX: i64 = 8 << 20;
+/// Rounds between two hashes.
+const HASH_EVERY: u32 = 5;
 /// Longest answer of `/metrics` that is read.
 const METRICS_MAX: usize = 1 << 20;
 
@@ -40,6 +46,52 @@ pub struct Survey {
     pub alarms: Vec<(u64, String)>,
     /// The metrics of [`METRICS`] that it has.
     pub metrics: BTreeMap<String, f64>,
+    /// Where it stands in raft, as it says when it is asked.
+    #[serde(default)]
+    pub standing: Standing,
+    /// Of its whole store, if it was asked for just now.
+    #[serde(default)]
+    pub hash: Option<StateHash>,
+}
+
+/// etcd's `Status`, as far as raft goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub member: u64,
+    pub cluster: u64,
+    /// 0: it knows of none.
+    pub leader: u64,
+    pub term: u64,
+    pub commit: u64,
+    pub applied: u64,
+    pub is_learner: bool,
+    pub revision: i64,
+}
+
+/// A hash of all keys and values that a member can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHash {
+    pub revision: i64,
+    /// Below it history is gone.
+    pub compacted: i64,
+    pub hash: u32,
+}
+
+/// What a member was asked before.
+#[derive(Clone, Copy, Debug)]
+pub struct Since {
+    /// Changes from this revision on are new.
+    revision: u64,
+    /// At this revision it was hashed last.
+    hashed: i64,
+    /// Rounds until it may be hashed again.
+    wait: u32,
+}
+
+impl Default for Since {
+    fn default() -> Since {
+        Since { revision: 1, hashed: 0, wait: 0 }
+    }
 }
 
 /// The metrics that are shown. Of a histogram its `_sum` and `_count`.
@@ -83,7 +135,7 @@ pub fn survey(record: &Record, token: &str, to: &mpsc::Sender<Report>) -> JoinSe
 async fn keep_asking(member: usize, m: MemberRecord, token: String, to: mpsc::Sender<Report>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut since = 1;
+    let mut since = Since::default();
     while !to.is_closed() {
         every.tick().await;
         for report in ask(member, &m, &token, &mut since).await {
@@ -93,29 +145,51 @@ async fn keep_asking(member: usize, m: MemberRecord, token: String, to: mpsc::Se
 }
 
 /// One round: what the member answers within its time.
-pub async fn ask(member: usize, m: &MemberRecord, token: &str, since: &mut u64) -> Vec<Report> {
+pub async fn ask(member: usize, m: &MemberRecord, token: &str, since: &mut Since) -> Vec<Report> {
     let mut reports = Vec::new();
     let look = async {
-        let request = with_token(LookRequest { since_revision: *since }, token)?;
+        let request = with_token(LookRequest { since_revision: since.revision }, token)?;
         Ok::<_, tonic::Status>(connect(&m.lab_socket).await?.look(request).await?.into_inner())
     };
     if let Ok(Ok(look)) = timeout(ANSWER, look).await {
-        *since = look.revision + 1;
+        since.revision = look.revision + 1;
         reports.push(Report::Looked { member, look: Box::new(look) });
     }
-    if let Ok(Some(survey)) = timeout(ANSWER, status(&m.client_url)).await {
+    if let Ok(Some(survey)) = timeout(ANSWER, status(&m.client_url, since)).await {
         reports.push(Report::Surveyed { member, survey: Box::new(survey) });
     }
     reports
 }
 
-async fn status(url: &str) -> Option<Survey> {
+async fn status(url: &str, since: &mut Since) -> Option<Survey> {
     let endpoint = Endpoint::from_shared(url.to_owned()).ok()?.connect_timeout(ANSWER);
     let mut client = MaintenanceClient::new(endpoint.connect().await.ok()?);
     let status = client.status(StatusRequest::default()).await.ok()?.into_inner();
     // Not by asking for alarms: etcd puts that question through the log, and a look must not change what it looks at.
     let alarms = status.errors.iter().filter_map(|e| alarm(e)).collect();
+    let revision = status.header.as_ref().map_or(0, |h| h.revision);
+    since.wait = since.wait.saturating_sub(1);
+    let hash = match since.wait == 0 && revision > since.hashed && status.db_size_in_use <= HASHED_MAX {
+        true => {
+            (since.hashed, since.wait) = (revision, HASH_EVERY);
+            hash(&mut client, revision).await
+        }
+        false => None,
+    };
+    let header = status.header.unwrap_or_default();
+    let standing = Standing {
+        member: header.member_id,
+        cluster: header.cluster_id,
+        leader: status.leader,
+        term: status.raft_term,
+        commit: status.raft_index,
+        applied: status.raft_applied_index,
+        is_learner: status.is_learner,
+        revision,
+    };
     Some(Survey {
+        hash,
+        standing,
         version: status.version,
         db_size: status.db_size,
         db_in_use: status.db_size_in_use,
@@ -124,6 +198,12 @@ async fn status(url: &str) -> Option<Survey> {
         alarms,
         metrics: metrics(url).await.map(|text| chosen(&text)).unwrap_or_default(),
     })
+}
+
+/// Its hash at this revision: what others say of theirs at another one cannot be compared.
+async fn hash(client: &mut MaintenanceClient<Channel>, revision: i64) -> Option<StateHash> {
+    let answer = client.hash_kv(HashKvRequest { revision }).await.ok()?.into_inner();
+    Some(StateHash { revision, compacted: answer.compact_revision, hash: answer.hash })
 }
 
 /// `memberID:123 alarm:NOSPACE `, as a status lists an alarm among its errors.

@@ -9,45 +9,70 @@ use crate::lab::Error;
 use crate::lab::Picture;
 use crate::lab::SIZES;
 use crate::lab::ask;
-use crate::lab::deed::Order;
+use crate::lab::board::Move;
+use crate::lab::board::Order;
+use crate::lab::course::Course;
+use crate::lab::course::Typed;
 use crate::lab::deed::pasted;
+use crate::lab::files;
+use crate::lab::nemesis;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
 use crate::lab::observe::Report;
 use crate::lab::orders;
+use crate::lab::orders::ASK_LEARN;
+use crate::lab::orders::ASK_PROMISES;
 use crate::lab::orders::Deeds;
+use crate::lab::own_watch;
 use crate::lab::picture::Process;
 use crate::lab::picture::Tone;
 use crate::lab::picture::json::SCREENS;
 use crate::lab::picture::json::plain;
+use crate::lab::picture::words::counted;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
 use crate::lab::recording::Recording;
 use crate::lab::recording::Replay;
+use crate::lab::shell::note_clock;
 use crate::lab::store;
 use crate::lab::survey;
+use crate::lab::survey::Since;
+use crate::lab::twin;
+use crate::lab::upstream;
 use crate::lab::workdir::Running;
 use crate::lab::workdir::read_token;
 use crate::types::Millis;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// How long `show` waits for members that do not answer.
 const SHOW: Duration = Duration::from_millis(1_500);
+/// How often a nemesis is asked what comes next.
+const NEMESIS_EVERY: Duration = Duration::from_millis(100);
 /// How long `down` waits for a clean end.
 const DOWN: Duration = Duration::from_secs(15);
 
 /// Options that the lab's commands share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
+    /// `--etcd PATH`: upstream etcd as the members.
+    pub etcd: Option<PathBuf>,
+    /// `--sim`: a simulated cluster; `--seed N`, `--seconds N`.
+    pub sim: bool,
+    pub seed: Option<u64>,
+    pub seconds: Option<u64>,
+    /// `--tls`: members speak TLS to each other.
+    pub tls: bool,
     /// `--nodes N`.
     pub nodes: Option<usize>,
     /// `--folder PATH`.
@@ -60,10 +85,14 @@ pub struct Options {
     pub json: bool,
     /// `--plain`: no screen.
     pub plain: bool,
+    /// What is typed is for the course.
+    pub course: bool,
     /// `--ascii`: 7-bit characters only.
     pub ascii: bool,
     /// `--theme NAME`.
     pub theme: Option<String>,
+    /// `--lab NAME`: which lab the Learn screen has.
+    pub lab: Option<String>,
     /// What stands after `--`.
     pub command: Vec<String>,
 }
@@ -88,9 +117,15 @@ impl Options {
             };
             match name {
                 "--nodes" => options.nodes = Some(nodes(&value("1, 3 or 5")?)?),
+                "--etcd" => options.etcd = Some(value("the path of an etcd")?.into()),
                 "--folder" => options.folder = Some(value("a path")?.into()),
                 "--theme" => options.theme = Some(value("dark, light, contrast or mono")?),
+                "--lab" => options.lab = Some(value("a lab's name, such as E3")?),
+                "--sim" => options.sim = true,
+                "--seed" => options.seed = Some(number(name, &value("a number")?, 0..=u64::MAX)?),
+                "--seconds" => options.seconds = Some(number(name, &value("a number")?, 1..=600)?),
                 "--rm" => options.remove = true,
+                "--tls" => options.tls = true,
                 "--feed" => options.feed = true,
                 "--json" => options.json = true,
                 "--plain" => options.plain = true,
@@ -100,6 +135,11 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+fn number(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Error> {
+    let n = text.parse().ok().filter(|n| range.contains(n));
+    n.ok_or_else(|| Error::Usage(format!("{name} is {text:?}, but can be {} to {}", range.start(), range.end())))
 }
 
 fn nodes(text: &str) -> Result<usize, Error> {
@@ -129,9 +169,39 @@ pub fn print_feed(recording: Recording, out: &mut dyn Write) -> Result<(), Error
     Ok(())
 }
 
-/// `etcd-lab up [--nodes N] [--folder PATH] [--rm] [--feed]`: runs a cluster until it is interrupted.
+/// `etcd-lab up [--nodes N] [--folder PATH] [--etcd PATH] [--tls] [--rm] [--feed]`: runs a cluster until it is interrupted.
 pub fn up(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let ran = Options::parse(args, &["--nodes", "--folder", "--rm", "--feed"]).and_then(|o| run_up(&o, out));
+    let ran = Options::parse(args, &["--nodes", "--folder", "--etcd", "--tls", "--rm", "--feed"])
+        .and_then(|o| run_up(&o, out));
+    finish(ran, err)
+}
+
+/// `etcd-lab nemesis SEED [--nodes N] [--seconds N]`: plays a nemesis's plan in the simulation, and says which rule it breaks, and by how
+/// little of it. Exit code 1 if one is broken.
+pub fn shrink(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let ran = (|| {
+        let no = || Error::Usage("which seed? etcd-lab nemesis 7 [--nodes 3] [--seconds 60]".into());
+        let (seed, rest) = args.split_first().ok_or_else(no)?;
+        let seed = seed.parse().map_err(|_| no())?;
+        let options = Options::parse(rest, &["--nodes", "--seconds"])?;
+        let (nodes, seconds) = (options.nodes.unwrap_or(3), options.seconds.unwrap_or(nemesis::SECONDS));
+        let plan = nemesis::plan(seed, nodes, seconds);
+        let played = twin::script_of(seed, nodes, &plan).deeds.len().saturating_sub(1);
+        let steps = counted(plan.len() as u64, "step", "steps");
+        match twin::shrunk(seed, nodes, seconds) {
+            None => {
+                print(out, &format!("nemesis {seed}: {steps}, {played} of them in the simulation; no rule is broken"))
+            }
+            Some((least, rule)) => {
+                let names: Vec<String> = (0..nodes).map(|n| format!("m{n}")).collect();
+                print(out, &format!("BROKEN: {rule}\nof {steps} these {} suffice:", least.len()))?;
+                for step in &least {
+                    print(out, &format!("{:>7.1} s  {}", step.at_ms as f64 / 1000.0, step.deed.line(&names)))?;
+                }
+                Err(Error::Refused(format!("nemesis {seed} breaks a rule")))
+            }
+        }
+    })();
     finish(ran, err)
 }
 
@@ -167,7 +237,13 @@ pub(crate) fn finish(ran: Result<(), Error>, err: &mut dyn Write) -> u8 {
 /// # Errors
 /// If it cannot be started.
 pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
-    let plan = preflight::plan(options.nodes.unwrap_or(3), options.folder.as_deref(), &PORTS)?;
+    if let Some(etcd) = &options.etcd {
+        // Before there is a folder.
+        upstream::check(etcd)?;
+    }
+    let mut plan = preflight::plan(options.nodes.unwrap_or(3), options.folder.as_deref(), &PORTS)?;
+    plan.with_etcd(options.etcd.as_deref())?;
+    plan.with_tls(options.tls)?;
     for notice in &plan.notices {
         print(out, &format!("note: {notice}"))?;
     }
@@ -177,7 +253,9 @@ pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
     let program = own_program()?;
     let cluster = Cluster::start(plan, &program, to.clone())?;
     introduce(&cluster, out)?;
-    let watched = runtime.block_on(watch(&cluster, &token, to, reports, options.feed, out));
+    let course = options.course.then(|| Course::new(cluster.folder(), &cluster.record)).transpose();
+    let course = course.map_err(Error::Refused)?;
+    let watched = runtime.block_on(watch(&cluster, &token, (to, reports), options.feed, course, out));
     drop(print(out, "shutting the members down"));
     let folder = cluster.folder().to_path_buf();
     match cluster.shutdown() {
@@ -199,34 +277,40 @@ fn introduce(cluster: &Cluster, out: &mut dyn Write) -> Result<(), Error> {
 async fn watch(
     cluster: &Cluster,
     token: &str,
-    to: mpsc::Sender<Report>,
-    mut reports: mpsc::Receiver<Report>,
+    (to, mut reports): (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     feed: bool,
+    mut course: Option<Course>,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let no_signals = |source| Error::System { what: "cannot listen to signals", source };
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let _observers = observe::observe(&cluster.record, token, &to);
+    let [mut interrupt, mut terminate, mut hangup] = ends()?;
+    // All that a screen would have: promises are watched by it.
+    let _observers = [
+        observe::observe(&cluster.record, token, &to),
+        survey::survey(&cluster.record, token, &to),
+        own_watch::watch(&cluster.record, &to),
+    ];
+    let mut every = tokio::time::interval(NEMESIS_EVERY);
+    let mut calls = 0;
     let (line, mut lines) = mpsc::channel(16);
     orders::serve(cluster.folder(), token, line)?;
     let mut deeds = Deeds::default();
+    note_clock(cluster.folder(), &deeds.board)?;
     let mut picture = Picture::new(&cluster.record);
     let (start, mut led) = (Instant::now(), false);
+    let mut typed = course.is_some().then(listen);
     loop {
         let report = tokio::select! {
             report = reports.recv() => report,
-            Some(line) = lines.recv() => {
-                let decided = deeds.take(&line.text, &picture);
-                let told = match decided {
-                    Ok((said, list)) => carry_out(cluster, token, list).await.map(|()| said),
-                    Err(why) => Err(why),
-                };
-                // Who asked may be gone.
-                drop(line.answer.send(told));
-                Some(Report::Did { line: pasted(&line.text) })
-            }
+            Some(line) = lines.recv() => match by_course(line, course.as_ref()) {
+                Some(line) => take(line, &mut deeds, &picture, cluster, token).await?,
+                None => None,
+            },
+            Some(line) = next_line(&mut typed) => match typed_line(&line, course.as_mut(), out).await? {
+                Typed::Leave => return Ok(()),
+                Typed::Say(_) => None,
+                Typed::Other(text) => take_typed(text, &mut deeds, &picture, cluster, token, out).await?,
+            },
+            _ = every.tick(), if deeds.board.nemesis.is_some() => None,
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
             _ = hangup.recv() => return Ok(()),
@@ -238,22 +322,130 @@ async fn watch(
             picture.say(Tone::Bad, why);
         }
         report.into_iter().for_each(|r| picture.learn(r));
+        while let Some(moved) = deeds.board.turn(&picture) {
+            calls += 1;
+            make(moved, calls, cluster, token, &to, &mut picture).await;
+        }
         let said = std::mem::take(&mut picture.feed);
-        for line in said.iter().filter(|_| feed) {
+        // A broken promise is told to whoever runs a lab without a screen, too.
+        for line in said.iter().filter(|line| feed || line.text.starts_with("BROKEN: ")) {
             print(out, &format!("{}  {}", clock(line.at), line.text))?;
         }
         if !led && let Some(leader) = picture.leader() {
             led = true;
-            print(
-                out,
-                &format!("ready: {} leads; end it with Ctrl-C or `etcd-lab down`", picture.members[leader].name),
-            )?;
+            ready(&picture.members[leader].name, course.as_ref(), out)?;
         }
-        if picture.members.iter().all(|m| matches!(m.process, Process::Ended { .. })) {
+        // A nemesis starts again whom it has killed.
+        let are_gone = picture.members.iter().all(|m| matches!(m.process, Process::Ended { .. }));
+        if are_gone && deeds.board.nemesis.is_none() {
             let log = cluster.record.members[0].log.display().to_string();
             return Err(Error::Refused(format!("all members have ended; the reason is in {log}")));
         }
     }
+}
+
+/// What ends a lab from outside.
+fn ends() -> Result<[tokio::signal::unix::Signal; 3], Error> {
+    let no_signals = |source| Error::System { what: "cannot listen to signals", source };
+    let listen = |kind| signal(kind).map_err(no_signals);
+    Ok([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?])
+}
+
+/// Says that there is a leader, and where the learner is.
+fn ready(leader: &str, course: Option<&Course>, out: &mut dyn Write) -> Result<(), Error> {
+    print(out, &format!("ready: {leader} leads; end it with Ctrl-C or `etcd-lab down`"))?;
+    course.into_iter().flat_map(Course::page).try_for_each(|line| print(out, &line))
+}
+
+/// Answers what only the course knows; any other line comes back.
+fn by_course(line: orders::Line, course: Option<&Course>) -> Option<orders::Line> {
+    match course.filter(|_| line.text.trim() == ASK_LEARN) {
+        Some(course) => {
+            // Who asked may be gone.
+            drop(line.answer.send(Ok(course.to_json().to_string())));
+            None
+        }
+        None => Some(line),
+    }
+}
+
+/// Does what a line that was typed here says, and prints what is said to it.
+async fn take_typed(
+    text: String,
+    deeds: &mut Deeds,
+    picture: &Picture,
+    cluster: &Cluster,
+    token: &str,
+    out: &mut dyn Write,
+) -> Result<Option<Report>, Error> {
+    let (answer, done) = oneshot::channel();
+    let report = take(orders::Line { text, answer }, deeds, picture, cluster, token).await?;
+    print(out, &done.await.unwrap_or_else(|_| Err("the lab ends".into())).unwrap_or_else(|why| why))?;
+    Ok(report)
+}
+
+/// Lines that are typed. The end of them is no end of the lab: it may run without anybody at it.
+fn listen() -> mpsc::Receiver<String> {
+    let (to, lines) = mpsc::channel(16);
+    // It ends with the process: nobody can be stopped from waiting for a terminal.
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if to.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+    typed.as_mut()?.recv().await
+}
+
+/// Has the course take a line, and prints what it says.
+async fn typed_line(line: &str, course: Option<&mut Course>, out: &mut dyn Write) -> Result<Typed, Error> {
+    let Some(course) = course else { return Ok(Typed::Say(Vec::new())) };
+    let typed = course.take(line).await;
+    if let Typed::Say(lines) = &typed {
+        lines.iter().try_for_each(|line| print(out, line))?;
+    }
+    Ok(typed)
+}
+
+/// Does what a line from another terminal says. What the feed tells of it, if it was done to anybody.
+async fn take(
+    line: orders::Line,
+    deeds: &mut Deeds,
+    picture: &Picture,
+    cluster: &Cluster,
+    token: &str,
+) -> Result<Option<Report>, Error> {
+    let decided = deeds.take(&line.text, picture);
+    note_clock(cluster.folder(), &deeds.board)?;
+    let told = match decided {
+        Ok((said, list)) => carry_out(cluster, token, list).await.map(|()| said),
+        Err(why) => Err(why),
+    };
+    // Who asked may be gone.
+    drop(line.answer.send(told));
+    Ok((![ASK_PROMISES, ASK_LEARN].contains(&line.text.trim())).then(|| Report::Did { line: pasted(&line.text) }))
+}
+
+/// Does what the nemesis wants.
+async fn make(moved: Move, id: u64, cluster: &Cluster, token: &str, to: &mpsc::Sender<Report>, picture: &mut Picture) {
+    let value = match moved {
+        Move::Orders { line, orders } => {
+            picture.learn(Report::Nemesis { line });
+            if let Err(why) = carry_out(cluster, token, orders).await {
+                picture.say(Tone::Bad, format!("not done: {why}"));
+            }
+            return;
+        }
+        Move::Put(value) => Some(value),
+        Move::Get => None,
+    };
+    let (to, endpoints) = (to.clone(), picture.endpoints_from(id));
+    tokio::spawn(async move { ask::call(&to, id, &endpoints, value).await });
 }
 
 async fn carry_out(cluster: &Cluster, token: &str, list: Vec<Order>) -> Result<(), String> {
@@ -262,6 +454,10 @@ async fn carry_out(cluster: &Cluster, token: &str, list: Vec<Order>) -> Result<(
         match order {
             Order::Process { member, action } => cluster.act(member, action),
             Order::Control { member, control } => controls.push((member, control)),
+            Order::Config { member, misfit } => cluster.configure(member, misfit),
+            Order::Files { member, job } => {
+                files::run(&cluster.record.members[member], job).map(drop).map_err(|e| e.to_string())?;
+            }
         }
     }
     ask::carry_out(&cluster.record, token, controls).await
@@ -284,13 +480,39 @@ fn run_down(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 fn run_show(screen: &str, options: &Options, out: &mut dyn Write) -> Result<(), Error> {
-    let no_screen = || Error::Usage(format!("there is no screen {screen:?}; they are {}", SCREENS.join(", ")));
+    let no_screen = || {
+        Error::Usage(format!(
+            "there is no screen {screen:?}; they are {}",
+            [&["learn"], &SCREENS[..]].concat().join(", ")
+        ))
+    };
     let running = Running::find(options.folder.as_deref(), &preflight::bases())?;
-    let picture = observe::runtime()?.block_on(async {
+    let mut json = match screen {
+        "promises" => told(&running, ASK_PROMISES)?,
+        "learn" => told(&running, ASK_LEARN)?,
+        _ => seen(&running, screen)?.screen_json(screen).ok_or_else(no_screen)?,
+    };
+    json["folder"] = running.folder.display().to_string().into();
+    match options.json {
+        true => print(out, &format!("{json:#}")),
+        false => plain(&json).iter().try_for_each(|line| print(out, line)),
+    }
+}
+
+/// What only the lab that runs knows: what it has seen of the promises, and where its learner is.
+fn told(running: &Running, ask: &str) -> Result<serde_json::Value, Error> {
+    let token = running.token()?;
+    let said = observe::runtime()?.block_on(orders::send(&running.folder, &token, ask))?;
+    serde_json::from_str(&said).map_err(|e| Error::Refused(format!("the lab's answer is no JSON: {e}")))
+}
+
+/// The picture for one screen.
+fn seen(running: &Running, screen: &str) -> Result<Picture, Error> {
+    observe::runtime()?.block_on(async {
         let token = running.token()?;
-        let mut picture = glance(&running, &token).await;
+        let mut picture = glance(running, &token).await;
         for (member, m) in running.record.members.iter().enumerate() {
-            for report in survey::ask(member, m, &token, &mut 1).await {
+            for report in survey::ask(member, m, &token, &mut Since::default()).await {
                 picture.learn(report);
             }
         }
@@ -299,14 +521,8 @@ fn run_show(screen: &str, options: &Options, out: &mut dyn Write) -> Result<(), 
             let all = store::Ask::List { prefix: Vec::new(), from: Vec::new(), at: 0 };
             picture.learn(Report::Shown(Box::new(store::ask(&urls, all).await)));
         }
-        Ok::<_, Error>(picture)
-    })?;
-    let mut json = picture.screen_json(screen).ok_or_else(no_screen)?;
-    json["folder"] = running.folder.display().to_string().into();
-    match options.json {
-        true => print(out, &format!("{json:#}")),
-        false => plain(&json).iter().try_for_each(|line| print(out, line)),
-    }
+        Ok(picture)
+    })
 }
 
 /// Listens until every member that can be reached has said what it knows.

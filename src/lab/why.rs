@@ -7,6 +7,7 @@ use crate::lab::Picture;
 use crate::lab::picture::MemberView;
 use crate::lab::picture::Process;
 use crate::lab::picture::Tap;
+use crate::lab::upstream::NOT_VISIBLE;
 use crate::proto::lab::Role;
 use crate::proto::lab::Watcher;
 
@@ -32,6 +33,15 @@ impl Picture {
         }
     }
 
+    /// Who is missed, if the member at this place is not: the first that does not take part.
+    #[must_use]
+    pub fn missed_but(&self, member: usize) -> Option<usize> {
+        if self.members.get(member).is_none_or(|m| self.absence(m).is_some()) {
+            return None;
+        }
+        self.members.iter().position(|m| self.absence(m).is_some())
+    }
+
     /// Whether this member's rules cut a way to or from another.
     fn is_cut(&self, a: &MemberView, b: &MemberView) -> bool {
         let rule = |m: &MemberView, peer: &MemberView| {
@@ -51,6 +61,12 @@ impl Picture {
         };
         let l = &self.members[leader];
         let Some(state) = &l.state else { return vec!["The leader has not told its state.".into()] };
+        if self.is_upstream() {
+            return vec![
+                format!("{NOT_VISIBLE} of its log."),
+                format!("Leader {} says only that it has committed up to {}.", l.name, state.commit),
+            ];
+        }
         if index <= state.commit {
             return vec![format!("Entry {index} is committed: leader {} says commit {}.", l.name, state.commit)];
         }
@@ -117,13 +133,17 @@ impl Picture {
         let mut lines: Vec<String> =
             self.members.iter().filter_map(|m| Some(format!("  {}: {}", m.name, self.absence(m)?))).collect();
         lines.push(match able >= needs {
+            true if needs == 1 => {
+                "It can vote, and its own vote is enough: an election is under way, or must begin.".into()
+            }
             true => format!(
                 "{able} of {} can vote and {needs} are enough: an election is under way, or must begin.",
                 self.members.len()
             ),
             false => format!(
-                "{able} of {} can vote, {needs} are needed: start or continue {} more.",
+                "{able} of {} can vote, {needs} {} needed: start or continue {} more.",
                 self.members.len(),
+                if needs == 1 { "is" } else { "are" },
                 needs - able
             ),
         });
@@ -156,7 +176,10 @@ impl Picture {
             lines.push("Nobody leads.".into());
             lines.extend(self.why_no_leader());
         }
-        lines.extend(self.vote_lines(m));
+        match self.is_upstream() {
+            true => lines.push(format!("{NOT_VISIBLE} how its log ends: nobody can say here who would vote.")),
+            false => lines.extend(self.vote_lines(m)),
+        }
         lines
     }
 
@@ -176,7 +199,10 @@ impl Picture {
             });
             lines.push(format!("  {}  {}  {why}", other.name, if grants { "yes" } else { "no " }));
         }
-        lines.push(format!("It could get {votes} of the {} votes that it needs.", self.quorum()));
+        lines.push(match self.quorum() {
+            1 => "It needs no vote but its own.".into(),
+            needs => format!("It could get {votes} of the {needs} votes that it needs."),
+        });
         lines
     }
 
@@ -185,19 +211,24 @@ impl Picture {
     pub fn why_unstarted(&self, member: usize) -> Vec<String> {
         let Some(m) = self.members.get(member) else { return Vec::new() };
         if let Process::Ended { how, .. } = &m.process {
-            return vec![
-                format!("{} has no process: {how}.", m.name),
-                format!(
-                    "Its own words are at the end of its log: etcd-lab shell -- sh -c 'tail $ETCD_LAB/{}/etcd.log'",
-                    m.name
-                ),
+            let mut lines = vec![format!("{} has no process: {how}.", m.name)];
+            lines.extend(own_words(m));
+            lines.extend([
+                format!("All that it wrote: etcd-lab shell -- sh -c 'tail $ETCD_LAB/{}/etcd.log'", m.name),
                 format!("Start it: etcd-lab fault start {}", m.name),
-            ];
+            ]);
+            return lines;
+        }
+        let absence = self.absence(m);
+        if let (Some(why), Some(_)) = (&absence, self.leader()) {
+            let mut lines = vec![format!("{} does not take part: {why}.", m.name)];
+            lines.extend(own_words(m));
+            return lines;
         }
         if m.survey.is_some() && self.leader().is_some() {
             return vec![format!("{} serves clients.", m.name)];
         }
-        if self.leader().is_some() && self.absence(m).is_none() {
+        if self.leader().is_some() && absence.is_none() {
             return vec![format!(
                 "{} takes part, but has not answered clients' Status yet: look again in a second.",
                 m.name
@@ -205,7 +236,8 @@ impl Picture {
         }
         let mut lines =
             vec![format!("{} serves clients once it has joined a quorum; without a leader it waits.", m.name)];
-        lines.extend(self.absence(m).map(|why| format!("  {}: {why}", m.name)));
+        lines.extend(absence.map(|why| format!("  {}: {why}", m.name)));
+        lines.extend(own_words(m));
         if self.leader().is_none() {
             lines.extend(self.why_no_leader());
         }
@@ -232,6 +264,12 @@ impl Picture {
                         self.members.len(),
                         self.quorum()
                     ));
+                }
+                let apart = self.members.iter().filter(|m| m.name != l.name && self.can_speak(m) && self.is_cut(l, m));
+                let apart: Vec<&str> = apart.map(|m| m.name.as_str()).collect();
+                if !apart.is_empty() {
+                    let (who, l) = (apart.join(" or "), &l.name);
+                    lines.push(format!("A write at {who} waits, and fails: no way from there to leader {l}."));
                 }
             }
         }
@@ -278,10 +316,8 @@ impl Picture {
             )),
         }
         if watcher.queued > 0 {
-            lines.push(format!(
-                "{} responses wait in its stream: its client reads slowly, or not at all.",
-                watcher.queued
-            ));
+            let wait = if watcher.queued == 1 { "response waits" } else { "responses wait" };
+            lines.push(format!("{} {wait} in its stream: its client reads slowly, or not at all.", watcher.queued));
         }
         if look.revision < newest {
             lines.push(format!(
@@ -294,6 +330,11 @@ impl Picture {
         }
         lines
     }
+}
+
+/// What its log says, if it says anything.
+fn own_words(m: &MemberView) -> impl Iterator<Item = String> + '_ {
+    m.said.iter().map(|line| format!("  Its own log: {line}"))
 }
 
 /// Term and index of the last entry that a member has told.

@@ -23,6 +23,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::SystemTime;
 
 /// The file that says: the lab made this folder.
 pub const MARKER: &str = ".etcd-lab";
@@ -61,6 +63,12 @@ pub struct Record {
     pub cluster_token: String,
     /// The members, n1 first.
     pub members: Vec<MemberRecord>,
+    /// The program that they are, if it is not our own.
+    #[serde(default)]
+    pub upstream: Option<PathBuf>,
+    /// Members speak TLS to each other, with certificates of the lab's own authority.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 impl Record {
@@ -68,6 +76,28 @@ impl Record {
     #[must_use]
     pub fn endpoints(&self) -> String {
         self.members.iter().map(|m| m.client_url.as_str()).collect::<Vec<_>>().join(",")
+    }
+}
+
+#[cfg(test)]
+impl Record {
+    /// For tests: members n1, n2, … of no cluster that runs.
+    pub(crate) fn sample(members: usize) -> Record {
+        let member = |n: usize| {
+            // As a real lab has them: 2379, 22379, 32379, …
+            let port = if n == 1 { 2_379 } else { n * 10_000 + 2_379 };
+            MemberRecord {
+                name: format!("n{n}"),
+                pid: 0,
+                client_url: format!("http://127.0.0.1:{port}"),
+                peer_url: format!("http://127.0.0.1:{}", port + 1),
+                lab_socket: "lab.sock".into(),
+                log: "etcd.log".into(),
+                data_dir: "data".into(),
+            }
+        };
+        let members = (1..=members).map(member).collect();
+        Record { supervisor_pid: 1, cluster_token: "t".into(), members, upstream: None, tls: false }
     }
 }
 
@@ -156,16 +186,17 @@ impl WorkDir {
         self.path.join("bin")
     }
 
-    /// Puts links named `etcd`, `etcdctl`, `etcdutl` and `etcd-lab` to `program` into `bin/`.
+    /// Puts links named `etcd`, `etcdctl`, `etcdutl` and `etcd-lab` to `program` into `bin/`; `etcd` to another one, if it is given.
     ///
     /// # Errors
     /// If they cannot be made.
-    pub fn link_programs(&self, program: &Path) -> Result<(), Error> {
+    pub fn link_programs(&self, program: &Path, etcd: Option<&Path>) -> Result<(), Error> {
         let bin = self.bin();
         private_dirs(&bin).map_err(Error::file("cannot make the folder", &bin))?;
         for name in ["etcd", "etcdctl", "etcdutl", "etcd-lab"] {
             let link = bin.join(name);
             drop(fs::remove_file(&link));
+            let program = etcd.filter(|_| name == "etcd").unwrap_or(program);
             std::os::unix::fs::symlink(program, &link).map_err(Error::file("cannot make the link", &link))?;
         }
         Ok(())
@@ -246,6 +277,37 @@ impl Running {
     }
 }
 
+/// A folder that an ended lab has kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub folder: PathBuf,
+    pub members: usize,
+    /// How long ago it was written to.
+    pub age: Duration,
+}
+
+impl Kept {
+    /// The folder under `bases` that was used last, if no lab works in it and its members' data are there.
+    #[must_use]
+    pub fn newest(bases: &[PathBuf], now: SystemTime) -> Option<Kept> {
+        let folders = bases.iter().filter_map(|b| fs::read_dir(b).ok()).flatten().flatten().map(|e| e.path());
+        folders.filter_map(|f| Kept::at(f, now)).min_by_key(|kept| kept.age)
+    }
+
+    fn at(folder: PathBuf, now: SystemTime) -> Option<Kept> {
+        let record = read_record(&folder).ok()?;
+        let is_whole = !record.members.is_empty() && record.members.iter().all(|m| m.data_dir.join("member").is_dir());
+        let written = fs::metadata(folder.join(STATE)).and_then(|m| m.modified()).ok()?;
+        let running = Running { folder, record };
+        if !is_whole || !running.folder.join(MARKER).is_file() || running.is_alive() {
+            return None;
+        }
+        // A clock that was set back makes no difference to what is newest.
+        let age = now.duration_since(written).unwrap_or_default();
+        Some(Kept { members: running.record.members.len(), folder: running.folder, age })
+    }
+}
+
 /// Reads the observers' secret.
 pub(crate) fn read_token(path: &Path) -> Result<String, Error> {
     Ok(fs::read_to_string(path).map_err(Error::file("cannot read", path))?.trim().to_string())
@@ -297,6 +359,37 @@ mod tests {
         assert_eq!(Running::find(None, &bases).expect("found").record.supervisor_pid, 7);
         drop(work);
         assert!(matches!(Running::find(None, &bases), Err(Error::NotRunning)));
+    }
+
+    #[test]
+    fn the_newest_kept_folder_with_data_is_found_and_a_held_one_is_not() {
+        let base = tempfile::tempdir().expect("temp dir");
+        let bases = [base.path().to_path_buf()];
+        let keep = |age: u64, data: bool| {
+            let work = WorkDir::create_under(base.path()).expect("made");
+            let mut record = Record::sample(3);
+            for m in &mut record.members {
+                m.data_dir = work.path().join(&m.name).join("data");
+                if data {
+                    fs::create_dir_all(m.data_dir.join("member")).expect("made");
+                }
+            }
+            work.save(&record).expect("saved");
+            let state = File::options().write(true).open(work.path().join(STATE)).expect("there");
+            state.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 - age)).expect("set");
+            work
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        assert_eq!(Kept::newest(&bases, now), None);
+        let (old, new) = (keep(300, true), keep(60, true));
+        drop(keep(5, false));
+        assert_eq!(Kept::newest(&bases, now), None, "labs run in both");
+        let (old_path, new_path) = (old.path().to_path_buf(), new.path().to_path_buf());
+        drop(old);
+        let found = Kept { folder: old_path, members: 3, age: Duration::from_secs(300) };
+        assert_eq!(Kept::newest(&bases, now), Some(found));
+        drop(new);
+        assert_eq!(Kept::newest(&bases, now).map(|k| k.folder), Some(new_path));
     }
 
     #[test]

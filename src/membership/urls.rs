@@ -165,7 +165,8 @@ fn check_advertised(name: &str, advertised: &[String], urls: &[String]) -> Resul
 }
 
 /// How etcd's comparison of two sorted lists ends when they differ.
-pub(super) fn first_difference(a: &[String], b: &[String]) -> String {
+#[must_use]
+pub fn first_difference(a: &[String], b: &[String]) -> String {
     let same_length = a.len() == b.len();
     let quoted = |list: &[String]| list.iter().map(|url| format!("{url:?}")).collect::<Vec<_>>().join(" ");
     match a.iter().zip(b).find(|(a, b)| a != b) {

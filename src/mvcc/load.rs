@@ -13,6 +13,7 @@ use crate::engine::Table;
 use crate::error::Error;
 use crate::types::LeaseId;
 use crate::types::Revision;
+use bytes::Bytes;
 
 /// What a store knows of its history without reading it.
 #[derive(Default)]
@@ -50,7 +51,8 @@ impl Loaded {
         match row.kv.lease {
             0 if self.leased.is_empty() => {}
             0 => drop(self.leased.remove(&row.kv.key)),
-            lease => drop(self.leased.insert(row.kv.key.clone(), LeaseId(lease))),
+            // A copy: a slice would keep the row's whole block in memory.
+            lease => drop(self.leased.insert(Bytes::copy_from_slice(&row.kv.key), LeaseId(lease))),
         }
     }
 }

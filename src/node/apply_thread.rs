@@ -68,6 +68,8 @@ pub(crate) struct ApplyThread {
     pub(crate) marks: Marks,
     pub(crate) sweep: Sweep,
     pub(crate) times: Times,
+    /// The cluster's version, as the log's lines have told it.
+    pub(crate) version: Option<String>,
 }
 
 /// The removal of what was compacted, as far as the log's lines tell of it.
@@ -296,12 +298,36 @@ impl ApplyThread {
         self.flushed = time;
         let mut machine = self.inner.machine.write();
         hand_over(&self.inner, &mut machine)?;
+        tell_version(&self.inner, &mut self.version, machine.cluster_version());
         if self.marks.are_due(machine.applied().0, self.inner.config.snapshot_count, now) {
             let members = snap_file::members_json(machine.members(), machine.cluster_version());
             self.inner.writes.force(Write::Work(behind::sync_of(&machine, members)));
         }
         Ok(())
     }
+}
+
+/// Says that the cluster's version has changed. Source: etcd `api/membership/cluster.go` (`SetVersion`), `api/capability.go`.
+fn tell_version(inner: &Inner, told: &mut Option<String>, now: Option<&str>) {
+    if told.as_deref() == now {
+        return;
+    }
+    let (short, before) = (now.map(short).unwrap_or_default(), std::mem::replace(told, now.map(str::to_owned)));
+    let (cluster, local) = (inner.cluster, inner.id);
+    match before.as_deref().map(self::short) {
+        None => tracing::info!(
+            "cluster-id" = %cluster, "local-member-id" = %local, "cluster-version" = short, "set initial cluster version"
+        ),
+        Some(from) => tracing::info!(
+            "cluster-id" = %cluster, "local-member-id" = %local, from, to = short, "updated cluster version"
+        ),
+    }
+    tracing::info!("cluster-version" = short, "enabled capabilities for version");
+}
+
+/// `3.6` of `3.6.0`.
+fn short(version: &str) -> &str {
+    version.rsplit_once('.').map_or(version, |(short, _)| short)
 }
 
 /// Those who hear of what this member applies, at the time of one run.

@@ -15,6 +15,7 @@ use super::snap_file;
 use crate::apply::Limits;
 use crate::apply::Machine;
 use crate::consensus::Initial;
+use crate::disk;
 use crate::disk::Disk;
 use crate::disk::RealDisk;
 use crate::error::Error;
@@ -27,6 +28,7 @@ use crate::replica::install::Stores;
 use crate::replica::start::Held;
 use crate::replica::state::Found;
 use crate::replica::state::States;
+use crate::replica::state::lost_end;
 use crate::replica::state::open_state;
 use crate::store;
 use crate::store::Renewable;
@@ -41,6 +43,7 @@ use crate::wal::Wal;
 use std::fs;
 use std::fs::File;
 use std::fs::TryLockError;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -187,22 +190,33 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
         Plan::Restart | Plan::Found(_) => with_founders(&mut wal, &mut held, replay.metadata, config)?,
     };
     let making = Making { cache_bytes: config.store_cache_bytes, cluster, limits: config.limits };
-    let mut opener = Opener { sled: Sled { making, built: None, ahead: None, running: None } };
+    let mut newest = replay.snapshots.last().cloned();
+    let mut opener = Opener { sled: Sled { making, built: None, ahead: None, running: None }, began_anew: false };
     let (engine, mut machine, installs) = match open_state(Arc::new(RealDisk), &member, &held, &mut opener)? {
         Found::State { state: (engine, machine), installs, rebuilt } => {
             if let Some(why) = rebuilt {
                 tracing::warn!(why, "the store cannot be used: rebuilding it from the log");
+            } else if opener.began_anew && machine.applied().0 == Index(0) && held.hard_state.commit > 0 && is_restart {
+                tracing::warn!("the store is gone: rebuilding it from the log");
+            } else if machine.applied().0.0 < held.hard_state.commit {
+                let (store, log) = (machine.applied().0.0, held.hard_state.commit);
+                tracing::info!("store-holds" = store, "committed-index" = log, "the store goes on from the log");
             }
             (engine, machine, installs)
         }
+        Found::Ahead { state: (engine, machine), installs, .. } if config.force_new_cluster && is_restart => {
+            newest = Some(begin_behind(&mut wal, &mut held, &machine)?);
+            (engine, machine, installs)
+        }
+        Found::Ahead { applied, .. } => return Err(lost_end(&wal_dir, held.last(), applied)),
         Found::Lost(why) => return Ok(Boot::Lost(Lost { why, id, cluster, held, wal, member, lock })),
     };
     if let Some(threshold) = config.defragment_above_bytes {
         defragment_above(threshold, &engine, &mut machine)?;
     }
     join::check_learners(machine.members(), config)?;
-    if let Some(newest) = replay.snapshots.last().filter(|mark| mark.index > base.0) {
-        note_for_tools(&RealDisk, &member, newest, &machine)?;
+    if let Some(newest) = newest.filter(|mark| mark.index > base.0) {
+        note_for_tools(&RealDisk, &member, &newest, &machine)?;
     }
     if config.force_new_cluster && is_restart {
         force_alone(&mut wal, &mut held, id, &machine)?;
@@ -227,9 +241,10 @@ pub(super) fn note_for_tools(
 }
 
 /// Makes the directory for its owner only, locks it against a second process, and checks its format.
-fn open_data_dir(data_dir: &Path, member: &Path) -> Result<File, Error> {
+pub(super) fn open_data_dir(data_dir: &Path, member: &Path) -> Result<File, Error> {
     let cannot = |e: &dyn std::fmt::Display| Error::Start(format!("cannot access data directory: {e}"));
-    RealDisk.create_dir(member).map_err(|e| cannot(&e.to_string().trim_start_matches("storage: ")))?;
+    refuse_etcds_own(data_dir, member)?;
+    make_folders(member).map_err(|e| cannot(&e.to_string().trim_start_matches("storage: ")))?;
     let mode = fs::metadata(data_dir).map_err(|e| cannot(&e))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         tracing::warn!(
@@ -239,7 +254,7 @@ fn open_data_dir(data_dir: &Path, member: &Path) -> Result<File, Error> {
         );
     }
     let path = member.join("lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let lock = lock.map_err(|e| cannot(&format!("{}: {e}", path.display())))?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -254,8 +269,42 @@ fn open_data_dir(data_dir: &Path, member: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
+/// Makes `member` and the folders above it that are not there, each with a name that outlasts a loss of power: without that the whole member could be
+/// gone after its first acknowledged write. The two above it are synced at every start, because the one that made them may have been cut short.
+fn make_folders(member: &Path) -> Result<(), Error> {
+    let above = member.ancestors().skip(1).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    let above: Vec<&Path> = above.collect();
+    let missing = above.iter().take_while(|dir| !dir.exists()).count();
+    RealDisk.create_dir(member)?;
+    for dir in above.into_iter().take(missing.max(1) + 1) {
+        match File::open(dir) {
+            // Who may only pass through a folder cannot have it synced.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+            _ => RealDisk.sync_dir(dir)?,
+        }
+    }
+    Ok(())
+}
+
+/// A directory that etcd has written is left as it is. Its data is in a database that is not read here, and of the log only the newest part is there: a member
+/// would begin with less than it had, or with nothing, and what it writes then would spoil the directory for etcd, too.
+fn refuse_etcds_own(data_dir: &Path, member: &Path) -> Result<(), Error> {
+    let db = member.join("snap").join("db");
+    if !db.exists() || member.join("format").exists() {
+        return Ok(());
+    }
+    let (dir, db) = (data_dir.display(), db.display());
+    Err(Error::Start(format!(
+        "{dir} is a data directory of etcd's own, and nothing in it was changed: make one for this server of a snapshot (`etcdctl snapshot save`), \
+         or of {db} with --skip-hash-check, with `etcdutl snapshot restore`"
+    )))
+}
+
 fn check_format(path: &Path) -> Result<(), Error> {
+    let write = || disk::replace(&RealDisk, path, format!("{FORMAT}\n").as_bytes());
     match fs::read_to_string(path) {
+        // Releases before this one wrote it without a sync: empty is what a loss of power leaves of that.
+        Ok(text) if text.is_empty() => write(),
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found <= FORMAT => Ok(()),
             _ => Err(Error::Start(format!(
@@ -264,7 +313,7 @@ fn check_format(path: &Path) -> Result<(), Error> {
                 text.trim()
             ))),
         },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(fs::write(path, format!("{FORMAT}\n"))?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(),
         Err(e) => Err(e.into()),
     }
 }
@@ -326,12 +375,30 @@ fn force_alone(wal: &mut Wal, held: &mut Held, id: MemberId, machine: &Machine) 
     Ok(())
 }
 
+/// Gives up what a log has lost, as its owner asked for: it goes on from what the store holds.
+fn begin_behind(wal: &mut Wal, held: &mut Held, machine: &Machine) -> Result<SnapshotMark, Error> {
+    let (last, (applied, term)) = (held.last(), machine.applied());
+    let hard_state = held.begin_behind(applied, term)?;
+    let mark = SnapshotMark { index: applied.0, term: term.0, conf_state: Some(machine.conf_state().clone()) };
+    wal.save_snapshot_mark(&mark)?;
+    wal.append(&[], Some(&hard_state))?;
+    wal.sync()?;
+    tracing::warn!(
+        "log-ended-at" = last.0,
+        "store-holds" = applied.0,
+        "the log has lost its end; it goes on from the store, and what came after that is gone"
+    );
+    Ok(mark)
+}
+
 /// The engine and what it holds.
 type State = (Arc<Renewable>, Machine);
 
 /// Opens stores on sled.
 struct Opener {
     sled: Sled,
+    /// Whether there was no store.
+    began_anew: bool,
 }
 
 impl Stores for Opener {
@@ -354,6 +421,7 @@ impl States for Opener {
         let (engine, machine) = match self.sled.built.take() {
             Some(built) => (built.engine, built.machine),
             None => {
+                self.began_anew = !dir.exists();
                 let engine = Arc::new(Renewable::open(dir, cache_bytes)?);
                 (engine.clone(), Machine::open(engine, cluster, limits)?)
             }

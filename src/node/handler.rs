@@ -7,6 +7,7 @@ use super::Node;
 use super::corruption;
 use super::install;
 use super::mailbox;
+use crate::consensus::wire_of;
 use crate::error::Error;
 use crate::membership::Member;
 use crate::peer::Handler;
@@ -19,6 +20,7 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
 use crate::proto::raftpb::Message;
+use crate::replica;
 use crate::types::LeaseId;
 use crate::types::MemberId;
 use futures::future::BoxFuture;
@@ -36,6 +38,11 @@ impl Ears {
 impl Handler for Ears {
     fn receive(&self, message: Message) -> Result<(), Refused> {
         let inner = self.0.upgrade().ok_or(Refused::Stopped)?;
+        if let Err(why) = replica::readable(&message) {
+            let (wire, reason) = (Some(wire_of(&message)), why.to_string());
+            inner.tap.tell(|| Kind::Dropped(lab::Dropped { wire, reason }));
+            return Err(Refused::Unreadable);
+        }
         // Clients that ask too much must not keep heartbeats out.
         inner.inbox.push_beyond(Input::Peer(Box::new(message)), INBOX_RESERVE).map_err(|why| match why {
             mailbox::Refused::Full => Refused::Full,

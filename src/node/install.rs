@@ -18,6 +18,7 @@ use crate::apply::Limits;
 use crate::apply::Machine;
 use crate::auth::Change;
 use crate::consensus;
+use crate::disk;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::RealDisk;
@@ -119,7 +120,7 @@ impl Built {
         let filled = store::pour(&*engine, |behind| image::fill_from(&reader, behind, mark));
         let machine = filled.and_then(|loaded| {
             engine.sync()?;
-            RealDisk.sync_dir(dir.parent().unwrap_or(Path::new(".")))?;
+            RealDisk.sync_dir(disk::folder_of(dir))?;
             Machine::of(engine.clone(), making.cluster, making.limits, loaded)
         });
         match machine {
@@ -321,9 +322,17 @@ impl Receiving {
         let stepped = stepped.await.map_err(|_| Error::Stopped)?;
         // What raft has a use for is waited for, or installed by now.
         let is_wanted = inner.snapshots.installs.lock().is_pending(mark.index);
-        let useless = if is_wanted { None } else { inner.snapshots.take_ahead(&mark) };
-        if let Some(useless) = useless {
-            let _done = tokio::task::spawn_blocking(move || useless.discard()).await;
+        if !is_wanted {
+            let (member, useless) = (inner.clone(), inner.snapshots.take_ahead(&mark));
+            let discard = move || {
+                if let Some(useless) = useless {
+                    useless.discard();
+                }
+                member.snapshots.installs.lock().tidy()
+            };
+            if let Ok(Err(why)) = tokio::task::spawn_blocking(discard).await {
+                tracing::warn!(error = %why, "the image of a snapshot that is not needed stays until the next start");
+            }
         }
         drop(turn);
         stepped.map_err(|why| Error::Damaged(why.to_string()))?;

@@ -104,6 +104,14 @@ async fn join(config: &Config, ours: &Members, dial: &Dial) -> Result<Members, E
         return Err(Error::Start("incompatible with current running cluster".into()));
     }
     check_learners(&existing, config)?;
+    let me = members.by_name(&config.name).map(|member| member.id).unwrap_or_default();
+    if existing.get(me).is_some_and(|member| !member.client_urls.is_empty()) {
+        return Err(Error::Start(format!(
+            "member {me} has run before and its log is not in {}: it may have voted and acknowledged what it does not know of any more. Remove it \
+             (etcdctl member remove {me}), add it again, and start it with what `member add` prints",
+            config.wal_dir().display()
+        )));
+    }
     Ok(members)
 }
 

@@ -19,6 +19,7 @@ use crate::types::LeaseId;
 use crate::types::MemberId;
 use crate::types::Millis;
 use crate::types::Revision;
+use crate::wall;
 use crate::watch::History as _;
 use crate::watch::Past;
 use bytes::Bytes;
@@ -40,6 +41,7 @@ pub(super) enum Order {
     Step(lab::step::What, oneshot::Sender<Result<(), String>>),
     Timer(u32, oneshot::Sender<Result<(), String>>),
     Held(oneshot::Sender<Vec<lab::Held>>),
+    Power,
 }
 
 /// Peers' messages that wait for the lab's clock, in the order in which they came.
@@ -94,7 +96,7 @@ impl RaftThread {
     fn free(&mut self, id: u64, message: Option<Message>) {
         self.replica.consensus.probe.tell(|| Kind::Freed(lab::Freed { id, dropped: message.is_none() }));
         if let Some(message) = message {
-            self.replica.step(message);
+            self.hear(message);
         }
     }
 
@@ -112,6 +114,10 @@ impl RaftThread {
             Order::Timer(ticks, answer) => {
                 let set = self.replica.consensus.set_timer(ticks);
                 let _gone = answer.send(if set { Ok(()) } else { Err("a timer has 1 to 1000 ticks".into()) });
+            }
+            Order::Power => {
+                self.lose_unsynced();
+                let _ends = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             }
             Order::Held(answer) => {
                 let held = self.desk.waiting.iter().take(LOOK_MAX);
@@ -180,6 +186,12 @@ impl Node {
         done.await.unwrap_or(false)
     }
 
+    /// The lab's clock: whether it is held, how many times slower it goes, and what it shows.
+    #[must_use]
+    pub fn clock(&self) -> lab::Clock {
+        self.inner.clock()
+    }
+
     /// Sets the lab's rule for the link to another member; whether there is such a link.
     #[must_use]
     pub fn set_link(&self, rule: &lab::SetLink) -> bool {
@@ -193,9 +205,25 @@ impl Node {
         true
     }
 
-    /// Makes every sync of the log slower by this much.
-    pub fn set_sync_delay(&self, delay: Duration) {
+    /// Makes every sync of the log slower by this much; has the log's next write fail for want of room, or its next sync.
+    pub fn set_disk(&self, delay: Duration, is_full: bool, fails: bool) {
         self.inner.pace.set_sync_delay(delay);
+        self.inner.pace.set_disk(is_full, fails);
+    }
+
+    /// Ends this process at once; what its log has not synced is gone.
+    pub fn lose_power(&self) {
+        self.inner.inbox.force(Input::Lab(Order::Power));
+    }
+
+    /// Leaves clients' calls before the door, or lets them in.
+    pub fn cut_clients(&self, cut: bool) {
+        self.inner.pace.cut_clients(cut);
+    }
+
+    /// Returns once clients' calls may come in: at once, unless the lab has cut them off.
+    pub async fn let_in(&self) {
+        self.inner.pace.let_in().await;
     }
 
     /// Holds the lab's clock, slows it down, or lets it go.
@@ -250,7 +278,7 @@ impl Node {
         Ok(lab::LookResponse {
             clock: Some(self.inner.clock()),
             held,
-            watchers: seen.into_iter().map(watcher).collect(),
+            watchers: seen.into_iter().map(crate::watch::Seen::into_wire).collect(),
             watchers_total: small(watchers_total),
             leases,
             leases_total: small(leases_total),
@@ -258,6 +286,7 @@ impl Node {
             compact_revision: floor.map_or(0, |floor| floor.0),
             changes: self.changes(since, revision, floor)?,
             links: rules.into_iter().map(link).collect(),
+            wall_offset_ms: wall::offset_ms(),
             sync_delay_us: u64::try_from(self.inner.pace.sync_delay().as_micros()).unwrap_or(u64::MAX),
         })
     }
@@ -327,25 +356,6 @@ impl Node {
         snapshot.clock = Some(self.inner.clock());
         let opening = lab::Event { kind: Some(Kind::Snapshot(snapshot)) };
         Ok((self.inner.tap.private(opening), stream, listeners))
-    }
-}
-
-fn watcher(seen: crate::watch::Seen) -> lab::Watcher {
-    let (key, range_end) = seen.range.to_wire();
-    lab::Watcher {
-        stream: seen.stream,
-        watch_id: seen.watch_id,
-        key,
-        range_end,
-        start_revision: seen.start.0,
-        next_revision: seen.next.0,
-        synced: seen.synced,
-        cancelled: seen.cancelled,
-        no_put: seen.no_put,
-        no_delete: seen.no_delete,
-        prev_kv: seen.prev_kv,
-        progress_notify: seen.progress_notify,
-        queued: small(seen.queued),
     }
 }
 

@@ -91,6 +91,19 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Refuses everything from now on, and drops what is queued: who waits for an answer to it hears that there is none.
+    pub(crate) fn discard(&self) {
+        self.close();
+        let dropped = std::mem::take(&mut self.queue.lock().items);
+        // Without the lock: what is dropped may wake somebody.
+        drop(dropped);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.lock().items.is_empty()
+    }
+
     /// Refuses everything from now on; the receiver still gets what is queued.
     pub(crate) fn close(&self) {
         self.queue.lock().closed = true;

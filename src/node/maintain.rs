@@ -4,6 +4,7 @@
 //! without it, and the store is written afresh by its own thread. Source: etcd `etcdserver/api/v3rpc/maintenance.go`, `version/version.go`,
 //! `storage/mvcc/hash.go`.
 
+use super::Inner;
 use super::Node;
 use super::apply_thread::hand_over;
 use super::store_thread::Write;
@@ -27,6 +28,7 @@ use crate::proto::membershippb;
 use crate::types::Revision;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::sync::watch as signal;
 
@@ -112,12 +114,13 @@ impl Node {
     /// [`Error::Stopped`], [`Error::Storage`] and [`Error::Damaged`].
     pub async fn hash_all(&self) -> Result<(u32, Revision), Error> {
         let (answer, written) = oneshot::channel();
-        let (rows, revision) = {
-            let mut machine = self.inner.machine.write();
-            hand_over(&self.inner, &mut machine)?;
-            self.inner.writes.force(Write::Barrier(answer));
-            (machine.store().raw_rows(), machine.store().revision())
-        };
+        let (rows, revision) = self
+            .locked(|inner, machine| {
+                hand_over(inner, machine)?;
+                inner.writes.force(Write::Barrier(answer));
+                Ok((machine.store().raw_rows(), machine.store().revision()))
+            })
+            .await?;
         written.await.map_err(|_| Error::Stopped)?;
         let engine = self.inner.engine.read().clone();
         let began = self.inner.started.elapsed();
@@ -136,17 +139,31 @@ impl Node {
         let defragmented = self.inner.runtime.spawn(async move {
             let _counted = Defragmenting::begin(&node.inner.defragmenting);
             let (answer, done) = oneshot::channel();
-            {
-                // What was removed a moment ago is not copied: the store hears of it first.
-                let mut machine = node.inner.machine.write();
-                hand_over(&node.inner, &mut machine)?;
-                node.inner.writes.force(Write::Renew(answer));
-            }
+            // What was removed a moment ago is not copied: the store hears of it first.
+            node.locked(|inner, machine| {
+                hand_over(inner, machine)?;
+                inner.writes.force(Write::Renew(answer));
+                Ok(())
+            })
+            .await?;
             done.await.map_err(|_| Error::Stopped)??;
-            node.inner.machine.write().defragmented();
-            Ok(())
+            node.locked(|_, machine| {
+                machine.defragmented();
+                Ok(())
+            })
+            .await
         });
         defragmented.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Does something short under the Machine's write lock. Readers may be in front, so a thread that may block waits for it: the runtime's threads
+    /// answer everybody else meanwhile.
+    async fn locked<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &mut Machine) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || work(&inner, &mut inner.machine.write())).await
     }
 
     /// Keeps the store from being exchanged until the sender is used or dropped. A thread of its own waits: nothing of the runtime is held up.
@@ -202,9 +219,11 @@ impl Drop for Defragmenting<'_> {
     }
 }
 
-/// Runs what reads much, away from the threads that answer.
+/// Runs what reads much or waits for a lock, away from the threads that answer.
 async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R, Error> + Send + 'static) -> Result<R, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::Damaged(format!("hashing: {e}")))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::Damaged(format!("a thread beside the runtime's: {e}")))?
 }
 
 /// CRC-32C over every table in the order of names: its name, then keys and values. Source: contract-server 6.5.

@@ -27,6 +27,7 @@ use crate::replica::Proposal;
 use crate::replica::learner::check_in_sync;
 use crate::types::Index;
 use crate::types::MemberId;
+use crate::wall;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use prost::Message as _;
@@ -58,7 +59,7 @@ impl Node {
     /// [`Error::MemberNotEnoughStarted`], [`Error::UnhealthyCluster`], [`Error::TooManyLearners`]; those of the log, see
     /// [`crate::membership::Members::check`]; those of [`Node::propose`].
     pub async fn add_member(&self, urls: Vec<String>, is_learner: bool) -> Result<(Member, Vec<Member>), Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = wall::seen(SystemTime::now()).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let member = Member::to_add(urls, is_learner, now);
         self.inner.may_add(&member).inspect_err(|why| {
             tracing::warn!(

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The slowest that the clock can be.
 pub(crate) const SLOWER_MAX: u32 = 1000;
@@ -27,6 +28,10 @@ pub(crate) struct Pace {
     delays: AtomicBool,
     setting: RwLock<Setting>,
     sync_delay_us: AtomicU64,
+    disk_is_full: AtomicBool,
+    disk_fails: AtomicBool,
+    clients_are_cut: AtomicBool,
+    clients_are_let_in: Notify,
 }
 
 /// Since `real`, when it showed `lab`.
@@ -102,6 +107,39 @@ impl Pace {
         Duration::from_micros(self.sync_delay_us.load(Ordering::Relaxed))
     }
 
+    /// Whether the log's disk takes more bytes, and whether it fails: what the lab has ordered.
+    pub(crate) fn set_disk(&self, is_full: bool, fails: bool) {
+        self.disk_is_full.store(is_full, Ordering::Relaxed);
+        self.disk_fails.store(fails, Ordering::Relaxed);
+    }
+
+    pub(crate) fn disk_is_full(&self) -> bool {
+        self.disk_is_full.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn disk_fails(&self) -> bool {
+        self.disk_fails.load(Ordering::Relaxed)
+    }
+
+    /// Leaves clients before the door, or lets them in.
+    pub(crate) fn cut_clients(&self, cut: bool) {
+        self.clients_are_cut.store(cut, Ordering::SeqCst);
+        if !cut {
+            self.clients_are_let_in.notify_waiters();
+        }
+    }
+
+    /// Returns once clients are let in: at once, unless the lab has cut them off.
+    pub(crate) async fn let_in(&self) {
+        while self.clients_are_cut.load(Ordering::Relaxed) {
+            let let_in = self.clients_are_let_in.notified();
+            // Between the look and the wait nobody must be forgotten.
+            if self.clients_are_cut.load(Ordering::SeqCst) {
+                let_in.await;
+            }
+        }
+    }
+
     pub(crate) fn set_sync_delay(&self, delay: Duration) {
         self.sync_delay_us.store(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -131,6 +169,17 @@ mod tests {
         pace.set(ms(9000), false, 1);
         assert_eq!((pace.lab(ms(9000)), pace.lab(ms(9500)), pace.delays()), (ms(1100), ms(1600), false));
         assert!(!pace.advance(ms(100)), "it runs");
+    }
+
+    #[tokio::test]
+    async fn clients_that_are_cut_off_wait_until_they_are_let_in() {
+        let pace = Pace::default();
+        pace.let_in().await;
+        pace.cut_clients(true);
+        let mut waits = std::pin::pin!(pace.let_in());
+        assert!(futures::poll!(&mut waits).is_pending());
+        pace.cut_clients(false);
+        waits.await;
     }
 
     #[test]

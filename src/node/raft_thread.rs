@@ -19,6 +19,7 @@ use super::snap_file;
 use super::telemetry;
 use crate::consensus::Consensus;
 use crate::consensus::Refused;
+use crate::consensus::Role;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::meter;
@@ -26,6 +27,7 @@ use crate::probe::Probe;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::proto::raftpb::Message;
+use crate::proto::raftpb::MessageType;
 use crate::replica::Outside;
 use crate::replica::Replica;
 use crate::replica::Ticker;
@@ -52,6 +54,8 @@ pub(crate) struct RaftThread {
     pub(super) desk: Desk,
     /// Who waits to hear what raft made of a snapshot.
     verdicts: Vec<(Verdict, Result<(), Refused>)>,
+    /// Messages that contradicted what is committed here.
+    contradictions: u64,
 }
 
 impl RaftThread {
@@ -66,10 +70,11 @@ impl RaftThread {
             wal,
             apply,
             seen: (Term(0), MemberId::NONE),
+            role: (Role::Follower, Term(0)),
             now: Millis(0),
             beats: Beats::default(),
         };
-        RaftThread { inner, replica, hands, desk: Desk::default(), verdicts: Vec::new() }
+        RaftThread { inner, replica, hands, desk: Desk::default(), verdicts: Vec::new(), contradictions: 0 }
     }
 
     /// Runs until the inbox is closed or the disk fails.
@@ -77,6 +82,8 @@ impl RaftThread {
         if let Err(why) = self.rounds() {
             self.inner.fail(why);
         }
+        // Nobody takes from it any more, and the apply thread may wait for a conf change in it.
+        self.inner.inbox.discard();
         let _synced = self.hands.wal.sync();
         self.hands.apply.close();
     }
@@ -129,7 +136,7 @@ impl RaftThread {
             Input::Propose(proposal) => self.replica.propose(proposal),
             Input::Read(waiter) => self.replica.read(waiter),
             Input::Peer(message) if self.inner.pace.delays() || !self.desk.is_empty() => self.keep_back(*message),
-            Input::Peer(message) => self.replica.step(*message),
+            Input::Peer(message) => self.hear(*message),
             Input::Lab(order) => self.obey(order),
             Input::Unreachable(member) => consensus.report_unreachable(member),
             Input::Lost(member) => self.replica.peer_lost(member, self.inner.now()),
@@ -170,9 +177,34 @@ impl RaftThread {
                 self.verdicts.push((verdict, stepped));
             }
             Input::SnapshotSent(to, arrived) => consensus.report_snapshot(to, arrived),
-            Input::Segment(prepared) => self.hands.wal.supply(prepared?),
+            Input::Segment(Ok(prepared)) => self.hands.wal.supply(prepared),
+            Input::Segment(Err(why)) => {
+                tracing::warn!(error = %why, "cannot prepare the next segment of the log; once more when this one is full");
+                self.hands.wal.do_without_spare();
+            }
         }
         Ok(())
+    }
+
+    /// Hands a peer's message to raft. One of them may say that of two logs one is damaged: then this member gets on with nothing, so the first, second,
+    /// fourth... is logged.
+    pub(super) fn hear(&mut self, message: Message) {
+        let from = MemberId(message.from);
+        self.hands.notice_vote(&message);
+        if let Err(why @ Refused::ConflictsWithCommitted) = self.replica.step(message) {
+            self.contradictions += 1;
+            if self.contradictions.is_power_of_two() {
+                tracing::warn!(
+                    "local-member-id" = %self.inner.id, "remote-peer-id" = %from, dropped = self.contradictions, why = %why,
+                    "dropped Raft message that came in"
+                );
+            }
+        }
+    }
+
+    /// For the lab: the log loses what was not synced. What cannot be taken away was on its way to the disk, and may be there.
+    pub(super) fn lose_unsynced(&mut self) {
+        drop(self.hands.wal.lose_unsynced());
     }
 
     /// Answers what was decided.
@@ -193,12 +225,17 @@ impl RaftThread {
     }
 }
 
+/// As etcd names the answers of voters.
+const VOTE: &str = "MsgVoteResp";
+const PRE_VOTE: &str = "MsgPreVoteResp";
+
 /// What the replica has done: the log on disk, the peers, the apply thread, and what everybody can see.
 struct Hands {
     inner: Arc<Inner>,
     wal: Wal,
     apply: Arc<Mailbox<Work>>,
     seen: (Term, MemberId),
+    role: (Role, Term),
     /// The time of this round.
     now: Millis,
     beats: Beats,
@@ -206,6 +243,7 @@ struct Hands {
 
 impl Outside for Hands {
     fn show(&mut self, consensus: &Consensus) {
+        self.notice_role(consensus.role(), consensus.term());
         let published = &self.inner.published;
         published.committed.store(consensus.commit().0, Ordering::Release);
         published.is_learner.store(consensus.is_learner(), Ordering::Release);
@@ -225,6 +263,9 @@ impl Outside for Hands {
     }
 
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), Error> {
+        if self.inner.pace.disk_is_full() {
+            return Err(Error::Storage("the log: no space left on device (ordered by the lab)".into()));
+        }
         let began = Instant::now();
         self.wal.append(entries, hard_state)?;
         meter::WAL_WRITE.time(began.elapsed());
@@ -235,6 +276,9 @@ impl Outside for Hands {
         let (began, delay) = (Instant::now(), self.inner.pace.sync_delay());
         if !delay.is_zero() {
             std::thread::sleep(delay);
+        }
+        if self.inner.pace.disk_fails() {
+            return Err(Error::Storage("the log: input/output error (ordered by the lab)".into()));
         }
         self.wal.sync()?;
         let took = began.elapsed();
@@ -262,7 +306,9 @@ impl Outside for Hands {
     }
 
     fn note(&mut self, mark: &SnapshotMark, members: &[u8]) -> Result<(), Error> {
-        snap_file::save(&RealDisk, &self.inner.member_dir(), mark, members)
+        snap_file::save(&RealDisk, &self.inner.member_dir(), mark, members)?;
+        tracing::info!("snapshot-index" = mark.index, "saved snapshot");
+        Ok(())
     }
 
     fn mark(&mut self, mark: &SnapshotMark) -> Result<(), Error> {
@@ -275,6 +321,43 @@ impl Outside for Hands {
 }
 
 impl Hands {
+    /// Says what this member has become, in the words of etcd's raft (`raft.go`, `becomeFollower` and its like).
+    fn notice_role(&mut self, role: Role, term: Term) {
+        let (id, before) = (self.inner.id, std::mem::replace(&mut self.role, (role, term)));
+        if before == self.role {
+            return;
+        }
+        let campaigns = matches!(role, Role::PreCandidate | Role::Candidate);
+        if campaigns && !matches!(before.0, Role::PreCandidate | Role::Candidate) {
+            tracing::info!(logger = "raft", "{id} is starting a new election at term {}", before.1);
+        }
+        let vote = |kind: &str| tracing::info!(logger = "raft", "{id} received {kind} from {id} at term {term}");
+        match role {
+            Role::Follower => tracing::info!(logger = "raft", "{id} became follower at term {term}"),
+            Role::PreCandidate => {
+                tracing::info!(logger = "raft", "{id} became pre-candidate at term {term}");
+                vote(PRE_VOTE);
+            }
+            Role::Candidate => {
+                tracing::info!(logger = "raft", "{id} became candidate at term {term}");
+                vote(VOTE);
+            }
+            Role::Leader => tracing::info!(logger = "raft", "{id} became leader at term {term}"),
+        }
+    }
+
+    /// Says how another member has voted for this one (`raft.go`, `poll`).
+    fn notice_vote(&self, message: &Message) {
+        let (id, term, from) = (self.inner.id, self.role.1, MemberId(message.from));
+        let kind = match (self.role.0, message.msg_type()) {
+            (Role::Candidate, MessageType::MsgRequestVoteResponse) => VOTE,
+            (Role::PreCandidate, MessageType::MsgRequestPreVoteResponse) => PRE_VOTE,
+            _ => return,
+        };
+        let how = if message.reject { "rejection " } else { "" };
+        tracing::info!(logger = "raft", "{id} received {kind} {how}from {from} at term {term}");
+    }
+
     /// Says what changed at the top, in the words that tools wait for, and what became of it for those who wait.
     fn notice(&mut self, sees: (Term, MemberId), now: Millis) {
         let (id, published) = (self.inner.id, &self.inner.published);
@@ -294,9 +377,6 @@ impl Hands {
         }
         published.leader_since_ms.store(now.0.max(1), Ordering::Release);
         meter::LEADER_CHANGES.inc();
-        if leader == id {
-            tracing::info!(logger = "raft", "{id} became leader at term {term}");
-        }
         if before.is_none() {
             tracing::info!(logger = "raft", "raft.node: {id} elected leader {leader} at term {term}");
         } else {

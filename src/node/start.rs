@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::lease;
 use crate::membership::Members;
 use crate::peer;
+use crate::peer::Listener;
 use crate::peer::Peers;
 use crate::peer::Slot;
 use crate::replica::Replica;
@@ -31,6 +32,7 @@ use crate::tls::Acceptor;
 use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
+use crate::wall;
 use crate::watch;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
@@ -43,7 +45,6 @@ use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::sync::watch as signal;
 use tokio_rustls::rustls::ClientConfig;
@@ -53,12 +54,14 @@ const ENVELOPE_BYTES: usize = 512 * 1024;
 
 /// How this member reaches the others and is reached.
 pub struct Network {
-    /// Bound to the peer URLs.
-    pub listeners: Vec<TcpListener>,
-    pub acceptor: Acceptor,
+    /// Bound to the peer URLs, each with what makes connections of it: plain and secure URLs may stand side by side.
+    pub listeners: Vec<(Listener, Acceptor)>,
     /// How to dial `https` peers.
     pub dial: Option<Arc<ClientConfig>>,
 }
+
+/// The names of the threads that a member cannot be without.
+pub const THREADS: [&str; 3] = ["raft", "apply", "store"];
 
 impl Node {
     /// Starts a member. It is not ready for clients yet: see [`Node::ready`].
@@ -67,7 +70,7 @@ impl Node {
     /// [`Error::Storage`] and [`Error::Damaged`], each a sentence that says what to do.
     pub async fn start(config: Config, network: Network) -> Result<Node, Error> {
         let started = Instant::now();
-        let (listening, closing) = listen(network.listeners, &network.acceptor);
+        let (listening, closing) = listen(network.listeners);
         let plan = join::plan(&config, &network.dial).await?;
         let (config, booted) = lost::boot(config, plan, network.dial.clone()).await?;
         let Booted { id, cluster, machine, engine, installs, wal, initial, reachable, lock } = booted;
@@ -166,28 +169,32 @@ impl Node {
             marks: Marks::new(inner.applied.get()),
             sweep: Sweep::default(),
             times: Times::default(),
+            version: inner.machine.read().cluster_version().map(str::to_owned),
         };
         let store = StoreThread { inner: inner.clone(), epoch: 0 };
         let mut threads = inner.threads.lock();
-        let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| -> Result<(), Error> {
+        let runs: [Box<dyn FnOnce() + Send>; 3] =
+            [Box::new(move || raft.run()), Box::new(move || apply.run()), Box::new(move || store.run())];
+        for (name, run) in THREADS.into_iter().zip(runs) {
             threads.push(thread::Builder::new().name(name.into()).spawn(run)?);
-            Ok(())
-        };
-        spawn("raft", Box::new(move || raft.run()))?;
-        spawn("apply", Box::new(move || apply.run()))?;
-        spawn("store", Box::new(move || store.run()))
+        }
+        Ok(())
     }
 }
 
 /// Answers on the peer URLs, "not yet" until the slot is filled, until the sender says true or is dropped.
-fn listen(listeners: Vec<TcpListener>, acceptor: &Acceptor) -> (Slot, signal::Sender<bool>) {
+fn listen(listeners: Vec<(Listener, Acceptor)>) -> (Slot, signal::Sender<bool>) {
     let (slot, closing) = (Slot::default(), signal::Sender::new(false));
-    for listener in listeners {
-        let mut closing = closing.subscribe();
-        let closed = async move {
-            let _closed = closing.wait_for(|closing| *closing).await;
-        };
-        tokio::spawn(peer::serve(listener, acceptor.clone(), slot.clone(), closed));
+    for (listener, acceptor) in listeners {
+        let (mut closing, slot) = (closing.subscribe(), slot.clone());
+        tokio::spawn(async move {
+            let closed = async {
+                let _closed = closing.wait_for(|closing| *closing).await;
+            };
+            peer::serve(listener, acceptor, slot, closed).await;
+            // Who stops the member waits until nobody holds one of these: by then the listener has taken its socket's file along.
+            drop(closing);
+        });
     }
     (slot, closing)
 }
@@ -226,7 +233,7 @@ fn watch_limits(config: &Config) -> watch::Limits {
 
 /// Seconds since 1970.
 pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    wall::seen(SystemTime::now()).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The first request id of this run: the member's low 16 bits, 40 bits of milliseconds, 8 bits of count (etcd `pkg/idutil`). A restart comes later in time, so it

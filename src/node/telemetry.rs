@@ -57,11 +57,12 @@ impl Tap {
         }
         let at_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut seq = self.seq.lock();
-        *seq += dropped;
         for event in events {
             *seq += 1;
             let _nobody = self.stream.send(self.stamp(event, at_us, *seq));
         }
+        // What had no room in the probe came after what had: the gap is before the next event.
+        *seq += dropped;
     }
 
     /// Sends one event from outside the step functions.

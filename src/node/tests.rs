@@ -53,7 +53,7 @@ async fn start(dir: &Path, name: &str, founders: &[(String, String)], listener: 
 }
 
 async fn start_with(config: Config, listener: TcpListener) -> Node {
-    let network = Network { listeners: vec![listener], acceptor: Acceptor::plain(), dial: None };
+    let network = Network { listeners: vec![(listener.into(), Acceptor::plain())], dial: None };
     Node::start(config, network).await.expect("it starts")
 }
 
@@ -63,12 +63,29 @@ async fn alone(dir: &Path) -> Node {
 
 async fn alone_with(dir: &Path, change: impl FnOnce(&mut Config)) -> Node {
     let (listener, url) = listen().await;
-    let network = Network { listeners: vec![listener], acceptor: Acceptor::plain(), dial: None };
+    let network = Network { listeners: vec![(listener.into(), Acceptor::plain())], dial: None };
     let mut config = config(dir, "n1", &[("n1".into(), url)]);
     change(&mut config);
     let node = Node::start(config, network).await.expect("it starts");
     ready(&node).await;
     node
+}
+
+#[tokio::test]
+async fn a_directory_that_etcd_has_written_is_left_as_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (listener, url) = listen().await;
+    let config = config(dir.path(), "n1", &[("n1".into(), url)]);
+    let snap = config.data_dir.join("member/snap");
+    std::fs::create_dir_all(&snap).expect("made");
+    std::fs::write(snap.join("db"), "pages").expect("written");
+    let member = config.data_dir.join("member");
+    let network = Network { listeners: vec![(listener.into(), Acceptor::plain())], dial: None };
+    let why = Node::start(config, network).await.err().expect("refused").to_string();
+    assert!(why.contains("is a data directory of etcd's own") && why.contains("etcdutl snapshot restore"), "{why}");
+    let left: Vec<_> =
+        std::fs::read_dir(&member).expect("there").map(|entry| entry.expect("one").file_name()).collect();
+    assert_eq!(left, ["snap"], "nothing is written");
 }
 
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
@@ -79,6 +96,49 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(Duration::from_secs(60), looks).await.is_ok(), "not in time: {what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_raft_thread_when_the_disk_fails_is_let_go() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    ready(&node).await;
+    let inner = node.inner.clone();
+    // The raft thread is in a sync that will fail when something comes that it should answer.
+    inner.pace.set_sync_delay(Duration::from_secs(3));
+    let deadline = crate::types::Millis(u64::MAX);
+    let proposal =
+        crate::replica::Proposal { id: 1, data: "x".into(), conf_change: false, deadline, only_leading: None };
+    assert!(inner.inbox.push(Input::Propose(proposal)).is_ok(), "there is room");
+    until("the proposal is taken", async || inner.inbox.is_empty()).await;
+    inner.pace.set_disk(false, true);
+    let (answer, counted) = std::sync::mpsc::sync_channel(1);
+    let change = crate::proto::walpb::ConfChange::default();
+    inner.inbox.force(Input::ConfChange(crate::types::Index(1), change, answer));
+    let wait = move || counted.recv_timeout(Duration::from_secs(30));
+    let heard = tokio::task::spawn_blocking(wait).await.expect("no panic");
+    assert_eq!(heard, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn the_folders_of_a_new_member_outlast_a_loss_of_power() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let above = root.path().join("a/b");
+    let data_dir = above.join("data");
+    let synced = || {
+        crate::disk::SYNCED.take();
+        drop(boot::open_data_dir(&data_dir, &data_dir.join("member")).expect("opened"));
+        crate::disk::SYNCED.take()
+    };
+    let first = synced();
+    for dir in [data_dir.clone(), above.clone(), root.path().join("a"), root.path().to_owned()] {
+        assert!(first.contains(&dir), "{} holds a new name, and only {first:?} were synced", dir.display());
+    }
+    let lock = std::fs::metadata(data_dir.join("member/lock")).expect("a file").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&lock) & 0o777, 0o600, "for its owner only");
+    // The first start may have been cut short before it came to that.
+    let again = synced();
+    assert!(again.contains(&data_dir) && again.contains(&above), "{again:?}");
 }
 
 async fn compact(node: &Node, revision: i64) {
@@ -195,7 +255,7 @@ async fn a_second_process_is_kept_out_of_the_data_directory() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let node = alone(dir.path()).await;
     let (listener, url) = listen().await;
-    let network = Network { listeners: vec![listener], acceptor: Acceptor::plain(), dial: None };
+    let network = Network { listeners: vec![(listener.into(), Acceptor::plain())], dial: None };
     let second = Node::start(config(dir.path(), "n1", &[("n1".into(), url)]), network).await;
     let Err(Error::Start(why)) = second else { panic!("two members in one directory") };
     assert!(why.contains("another etcd runs in it"), "{why}");
@@ -568,5 +628,37 @@ async fn the_hash_of_everything_changes_with_everything() {
     node.propose(pb::InternalRaftRequest { lease_grant: grant, ..Default::default() }).await.expect("granted");
     let third = node.hash_all().await.expect("a hash");
     assert!(third.0 != second.0 && third.1 == second.1, "a lease counts, and takes no revision");
+    node.stop().await;
+}
+
+/// One thread for everybody: whoever holds it up holds up all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_defragmentation_that_waits_for_readers_holds_no_thread_of_the_runtime() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    put(&node, "a", "1").await.expect("put");
+    // With a version agreed on, nothing that the member does by itself reads for some seconds.
+    until("a version", async || node.read(|machine| machine.cluster_version().is_some())).await;
+    let (release, released) = std::sync::mpsc::channel();
+    let (told, held) = std::sync::mpsc::channel();
+    let reader = node.clone();
+    let reading = std::thread::spawn(move || {
+        reader.read(|_| {
+            told.send(()).expect("somebody waits for it");
+            released.recv_timeout(Duration::from_secs(10)).is_ok()
+        })
+    });
+    held.recv().expect("it reads");
+    let mut under_way = node.defragmenting();
+    let defragmenting = tokio::spawn({
+        let node = node.clone();
+        async move { node.defragment().await }
+    });
+    under_way.wait_for(|count| *count == 1).await.expect("the member runs");
+    tokio::spawn(async {}).await.expect("the runtime's one thread is free");
+    release.send(()).expect("it still reads");
+    assert!(reading.join().expect("no panic"), "nothing else ran until the reader had gone");
+    defragmenting.await.expect("no panic").expect("defragments");
+    assert_eq!(get(&node, "a").await.expect("still there"), "1");
     node.stop().await;
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -31,7 +32,7 @@ pub enum Error {
     #[error("{0}")]
     BadUrl(String),
     /// Nobody listens there.
-    #[error("dial tcp {0}: connect: connection refused")]
+    #[error("dial {0}: connect: connection refused")]
     ConnectionRefused(String),
     /// It did not answer in time.
     #[error("{0}: i/o timeout")]
@@ -84,22 +85,25 @@ impl Error {
         matches!(self, Error::ConnectionRefused(_))
     }
 
-    fn io(to: &str, e: &io::Error) -> Error {
+    fn io(url: &PeerUrl, e: &io::Error) -> Error {
         match e.kind() {
-            io::ErrorKind::ConnectionRefused => Error::ConnectionRefused(to.to_owned()),
-            io::ErrorKind::TimedOut => Error::Timeout(to.to_owned()),
-            _ => Error::Io(format!("dial tcp {to}: {e}")),
+            io::ErrorKind::ConnectionRefused => Error::ConnectionRefused(url.dialled()),
+            // A member that ends takes its socket file along.
+            io::ErrorKind::NotFound if url.unix => Error::ConnectionRefused(url.dialled()),
+            io::ErrorKind::TimedOut => Error::Timeout(url.authority.clone()),
+            _ => Error::Io(format!("dial {}: {e}", url.dialled())),
         }
     }
 }
 
-/// A peer's URL: `http` or `https`, host and port, no path.
+/// A peer's URL: `http` or `https`, host and port, no path; or `unix` or `unixs` and the path of a socket file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerUrl {
-    https: bool,
-    /// Host and port, as in the URL.
+    secure: bool,
+    unix: bool,
+    /// Host and port as in the URL, or the path.
     authority: String,
-    /// Without brackets.
+    /// Without brackets; `localhost` for a socket file.
     host: String,
     port: u16,
 }
@@ -114,9 +118,14 @@ impl PeerUrl {
         let text = text.trim();
         let form = || bad(format!("URL address does not have the form \"host:port\": {text}"));
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-        let https = match scheme {
+        let secure = match scheme {
             "http" => false,
             "https" => true,
+            "unix" | "unixs" if rest.is_empty() => return Err(form()),
+            "unix" | "unixs" => {
+                let (secure, authority, host) = (scheme == "unixs", rest.to_owned(), "localhost".to_owned());
+                return Ok(PeerUrl { secure, unix: true, authority, host, port: 0 });
+            }
             _ => return Err(bad(format!("URL scheme must be http, https, unix, or unixs: {text}"))),
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -129,20 +138,31 @@ impl PeerUrl {
         if host.is_empty() || authority.contains('@') {
             return Err(form());
         }
-        Ok(PeerUrl { https, authority: authority.to_owned(), host, port })
+        Ok(PeerUrl { secure, unix: false, authority: authority.to_owned(), host, port })
     }
 }
 
 impl PeerUrl {
-    /// Host and port, as in the URL.
+    /// What requests name as their host: host and port, as in the URL.
     pub(super) fn authority(&self) -> String {
-        self.authority.clone()
+        if self.unix { self.host.clone() } else { self.authority.clone() }
+    }
+
+    /// In Go's words: `tcp 10.0.0.1:2380`.
+    fn dialled(&self) -> String {
+        format!("{} {}", if self.unix { "unix" } else { "tcp" }, self.authority)
     }
 }
 
 impl fmt::Display for PeerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", if self.https { "https" } else { "http" }, self.authority)
+        let scheme = match (self.unix, self.secure) {
+            (false, false) => "http",
+            (false, true) => "https",
+            (true, false) => "unix",
+            (true, true) => "unixs",
+        };
+        write!(f, "{scheme}://{}", self.authority)
     }
 }
 
@@ -212,7 +232,7 @@ impl Dialer {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let connected = tokio::time::timeout(self.timeout, self.connect(url)).await;
-        let wire = connected.map_err(|_| Error::Timeout(format!("dial tcp {}", url.authority)))??;
+        let wire = connected.map_err(|_| Error::Timeout(format!("dial {}", url.dialled())))??;
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(wire)).await;
         let (line, connection) = shaken.map_err(|e| Error::Io(e.to_string()))?;
         tokio::spawn(async move {
@@ -223,15 +243,24 @@ impl Dialer {
     }
 
     async fn connect(&self, url: &PeerUrl) -> Result<Box<dyn Wire>, Error> {
-        let failed = |e| Error::io(&url.authority, &e);
+        let failed = |e| Error::io(url, &e);
+        if url.unix {
+            let file = UnixStream::connect(&url.authority).await.map_err(failed)?;
+            return self.secured(url, file).await;
+        }
         let tcp = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
-        if !url.https {
-            return Ok(Box::new(tcp));
+        self.secured(url, tcp).await
+    }
+
+    /// The connection, after a handshake if the URL asks for one.
+    async fn secured(&self, url: &PeerUrl, wire: impl Wire + 'static) -> Result<Box<dyn Wire>, Error> {
+        if !url.secure {
+            return Ok(Box::new(wire));
         }
         let tls = self.tls.clone().ok_or_else(|| Error::NoTls(url.to_string()))?;
         let name = ServerName::try_from(url.host.clone()).map_err(|e| Error::Tls(e.to_string()))?;
-        let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(|e| Error::Tls(e.to_string()))?;
+        let stream = TlsConnector::from(tls).connect(name, wire).await.map_err(|e| Error::Tls(e.to_string()))?;
         Ok(Box::new(stream))
     }
 
@@ -254,7 +283,7 @@ pub(super) async fn request_on(
     url: &PeerUrl,
     mut request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, Error> {
-    request.headers_mut().insert(http::header::HOST, super::headers::value(&url.authority));
+    request.headers_mut().insert(http::header::HOST, super::headers::value(&url.authority()));
     let answered = tokio::time::timeout(CONN_TIMEOUT, line.send_request(request)).await;
     answered.map_err(|_| Error::Timeout(url.authority.clone()))?.map_err(|e| Error::Io(e.to_string()))
 }
@@ -290,11 +319,16 @@ mod tests {
         for good in ["http://10.0.0.1:2380", "https://etcd-1.example:2380", "http://[::1]:2380"] {
             assert_eq!(PeerUrl::parse(good).map(|u| u.to_string()), Ok(good.to_owned()));
         }
+        for good in ["unix:///run/etcd/m1", "unixs://localhost:m1"] {
+            let url = PeerUrl::parse(good).expect("good");
+            assert_eq!((url.to_string(), url.authority()), (good.to_owned(), "localhost".to_owned()));
+        }
         assert_eq!(PeerUrl::parse(" http://a:1/ ").map(|u| u.to_string()), Ok("http://a:1".to_owned()));
         assert_eq!(PeerUrl::parse("http://[::1]:2380").map(|u| u.host), Ok("::1".to_owned()));
         for (bad, why) in [
             ("", "URL scheme must be http, https, unix, or unixs: "),
             ("ftp://a:1", "URL scheme must be http, https, unix, or unixs: ftp://a:1"),
+            ("unix://", "URL address does not have the form \"host:port\": unix://"),
             ("http://a", "URL address does not have the form \"host:port\": http://a"),
             ("http://a:99999", "URL address does not have the form \"host:port\": http://a:99999"),
             ("http://:2380", "URL address does not have the form \"host:port\": http://:2380"),

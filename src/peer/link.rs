@@ -66,8 +66,8 @@ struct Health {
     refused: [usize; 2],
     /// Whether there was a stream since a loss was last told.
     was_open: bool,
-    /// The process was told to be lost, and nothing has been connected since.
-    gone: bool,
+    /// When the process was told to be lost, if nothing has been connected since.
+    gone: Option<Instant>,
 }
 
 pub(super) struct Link {
@@ -251,21 +251,23 @@ impl Link {
             health.reading[kind as usize] = true;
             health.refused = [0; 2];
             health.was_open = true;
-            health.gone = false;
+            health.gone = None;
         }
         self.activate();
     }
 
     /// It has opened a stream to read from us: whatever was gone is back.
     pub(super) fn is_read(&self) {
-        self.health.lock().gone = false;
+        self.health.lock().gone = None;
     }
 
     /// Whether this is a leader's message that was posted before its process ended, and read after that was noticed. Taken for a sign of life, it would call
     /// off the search for the next leader until an election time-out has passed. A leader that lives opens streams before it is heard, and
-    /// repeats what was not answered.
+    /// repeats what was not answered. One that cannot be dialled from here, and lives all the same, can only post: after the time that a dial may take
+    /// (an election time-out and a second) nothing is under way any more that a dead one has sent.
     pub(super) fn is_from_the_grave(&self, message: &Message) -> bool {
-        matches!(message.msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat) && self.health.lock().gone
+        matches!(message.msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat)
+            && self.health.lock().gone.is_some_and(|since| since.elapsed() < self.dialer.timeout)
     }
 
     /// Counts a message that came in and goes no further.
@@ -286,7 +288,9 @@ impl Link {
             health.refused[kind as usize] += 1;
             let gone = health.reading == [false; 2] && health.refused[kind as usize] >= self.picker.count();
             let lost = gone && std::mem::take(&mut health.was_open);
-            health.gone |= lost;
+            if lost {
+                health.gone = Some(Instant::now());
+            }
             lost
         };
         if lost {

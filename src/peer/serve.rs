@@ -36,6 +36,7 @@ use crate::tls::Acceptor;
 use crate::types::ETCD_VERSION;
 use crate::types::LeaseId;
 use crate::types::MemberId;
+use crate::wall;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
@@ -44,26 +45,36 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::routing::post;
 use bytes::Bytes;
+use bytes::BytesMut;
 use deadline::WriteDeadline;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Response;
 use http::StatusCode;
 use http::header;
+use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use hyper_util::service::TowerToHyperService;
 use prost::Message as _;
 use std::borrow::Cow;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
+use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::sync::SemaphorePermit;
 use tokio::task::JoinSet;
 
 /// How many connections one listener keeps. A member needs four from each other one, and some for tools.
@@ -78,12 +89,57 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the accept loop rests when the process is out of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
+/// Bound to a peer URL.
+pub enum Listener {
+    Tcp(TcpListener),
+    /// A socket file; it goes when nobody is served any more.
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Listener {
+        Listener::Tcp(listener)
+    }
+}
+
+enum Caller {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Caller> {
+        match self {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| Caller::Tcp(stream, from)),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Caller::Unix(stream)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(listener) = self
+            && let Ok(address) = listener.local_addr()
+            && let Some(path) = address.as_pathname()
+        {
+            // One that stays is replaced by the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// What to serve on the peer URLs: nothing but "not yet" until it is set, so that whoever asks a member that starts need not wait for it.
 pub type Slot = Arc<OnceLock<Router>>;
 
 /// Serves `router` on `listener` until `shutdown` completes; then closes all connections. Accepting goes on whatever happens to one
 /// connection, and when the process is out of file descriptors.
-pub async fn serve(listener: TcpListener, acceptor: Acceptor, router: Slot, shutdown: impl Future<Output = ()> + Send) {
+pub async fn serve(
+    listener: impl Into<Listener>,
+    acceptor: Acceptor,
+    router: Slot,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let listener: Listener = listener.into();
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -92,9 +148,9 @@ pub async fn serve(listener: TcpListener, acceptor: Acceptor, router: Slot, shut
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((tcp, from)) => {
+                Ok(caller) => {
                     let router = router.get().cloned().unwrap_or_else(not_yet);
-                    connections.spawn(serve_connection(tcp, from, acceptor.clone(), router));
+                    connections.spawn(serve_caller(caller, acceptor.clone(), router));
                 }
                 Err(e) => {
                     tracing::warn!(error = %e, "cannot accept a connection on a peer URL");
@@ -116,14 +172,27 @@ fn not_yet() -> Router {
     })
 }
 
-async fn serve_connection(tcp: TcpStream, from: SocketAddr, acceptor: Acceptor, router: Router) {
-    if tcp.set_nodelay(true).is_err() {
-        return;
+async fn serve_caller(caller: Caller, acceptor: Acceptor, router: Router) {
+    match caller {
+        Caller::Tcp(tcp, from) => {
+            if tcp.set_nodelay(true).is_ok() {
+                serve_connection(tcp, Some(from), acceptor, router).await;
+            }
+        }
+        Caller::Unix(file) => serve_connection(file, None, acceptor, router).await,
     }
-    let stream = match acceptor.accept(tcp, Some(from)).await {
+}
+
+async fn serve_connection<IO>(io: IO, from: Option<SocketAddr>, acceptor: Acceptor, router: Router)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // As Go names who comes by a socket file.
+    let remote = || from.map_or_else(|| "@".to_owned(), |from| from.to_string());
+    let stream = match acceptor.accept(io, from).await {
         Ok(stream) => stream,
         Err(e) => {
-            tracing::warn!("remote-addr" = %from, error = %e, "rejected connection on peer endpoint");
+            tracing::warn!("remote-addr" = remote(), error = %e, "rejected connection on peer endpoint");
             crate::meter::HANDSHAKES_FAILED.with(&["peer", e.reason()]).inc();
             return;
         }
@@ -133,7 +202,7 @@ async fn serve_connection(tcp: TcpStream, from: SocketAddr, acceptor: Acceptor, 
     let connection =
         http.serve_connection(TokioIo::new(WriteDeadline::new(stream, CONN_TIMEOUT)), TowerToHyperService::new(router));
     if let Err(e) = connection.await {
-        tracing::debug!("remote-addr" = %from, error = %e, "a peer's connection ended");
+        tracing::debug!("remote-addr" = remote(), error = %e, "a peer's connection ended");
     }
 }
 
@@ -255,9 +324,9 @@ async fn pipeline(State(peers): State<Peers>, head: HeaderMap, body: Body) -> Re
 async fn take_message(peers: &Peers, head: &HeaderMap, body: Body) -> Result<(), Refusal> {
     peers.check(head)?;
     peers.note_sender(head);
-    let bytes = read(body).await?;
+    let whole = read(body).await?;
     let bad = |_| refuse(StatusCode::BAD_REQUEST, "error unmarshalling raft message");
-    let message = Message::decode(bytes).map_err(bad)?;
+    let message = Message::decode(whole.bytes).map_err(bad)?;
     if peers.0.handler.is_removed(MemberId(message.from)) {
         return Err(refuse(StatusCode::FORBIDDEN, "cannot process message from removed member"));
     }
@@ -276,11 +345,41 @@ async fn take_message(peers: &Peers, head: &HeaderMap, body: Body) -> Result<(),
     taken.map_err(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, "error processing raft message"))
 }
 
-/// A body of bounded size, in bounded time.
-async fn read(body: Body) -> Result<Bytes, Refusal> {
-    let read = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_BYTES_MAX)).await;
-    let bad = || refuse(StatusCode::BAD_REQUEST, "error reading body");
-    read.map_err(|_| bad())?.map_err(|_| bad())
+/// What every body may have: a renewal of a lease must not wait for the room that large ones take.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// How many bytes of bodies beyond that may be read at once, whoever sends them: two of the largest.
+static ROOM: Semaphore = Semaphore::const_new(2 * BODY_BYTES_MAX);
+
+/// A body of bounded size, in bounded time, beside others of bounded size: whoever reaches the port can send some.
+async fn read(body: Body) -> Result<Whole, Refusal> {
+    let read = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await;
+    read.map_err(|_| refuse(StatusCode::BAD_REQUEST, "error reading body"))?
+}
+
+/// What was read of a body, and its part of [`ROOM`].
+struct Whole {
+    bytes: Bytes,
+    _room: SemaphorePermit<'static>,
+}
+
+async fn collect(mut body: Body) -> Result<Whole, Refusal> {
+    let (mut read, mut room) = (BytesMut::new(), ROOM.try_acquire_many(0).map_err(|_| no_room())?);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| refuse(StatusCode::BAD_REQUEST, "error reading body"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if read.len() + data.len() > BODY_BYTES_MAX {
+            return Err(refuse(StatusCode::BAD_REQUEST, "error reading body"));
+        }
+        read.extend_from_slice(&data);
+        let counted = read.len().saturating_sub(SMALL_BODY_BYTES) - room.num_permits();
+        let more = u32::try_from(counted).map_err(|_| no_room())?;
+        room.merge(ROOM.try_acquire_many(more).map_err(|_| no_room())?);
+    }
+    Ok(Whole { bytes: read.freeze(), _room: room })
+}
+
+fn no_room() -> Refusal {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "too many bodies at once")
 }
 
 async fn take_snapshot(State(peers): State<Peers>, head: HeaderMap, body: Body) -> Response<Body> {
@@ -313,7 +412,7 @@ async fn state(State(peers): State<Peers>, head: HeaderMap) -> Response<Body> {
 }
 
 async fn probing() -> Response<Body> {
-    let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let now = OffsetDateTime::from(wall::seen(SystemTime::now())).format(&Rfc3339).unwrap_or_default();
     answer("application/json", serde_json::json!({ "OK": true, "Now": now }).to_string())
 }
 
@@ -368,7 +467,7 @@ async fn hash_kv(State(peers): State<Peers>, head: HeaderMap, body: Body) -> Res
             return Err(refuse(StatusCode::PRECONDITION_FAILED, headers::CLUSTER_ID_MISMATCH));
         }
         let question: HashQuestion =
-            serde_json::from_slice(&read(body).await?).map_err(|_| bad("error unmarshalling request".into()))?;
+            serde_json::from_slice(&read(body).await?.bytes).map_err(|_| bad("error unmarshalling request".into()))?;
         let hash = peers.0.handler.hash_kv(question.revision).await.map_err(|why| bad(why.to_string()))?;
         Ok(answer("application/json", serde_json::to_string(&hash).unwrap_or_default()))
     };
@@ -385,7 +484,7 @@ async fn downgrade_enabled(State(peers): State<Peers>) -> Response<Body> {
 
 async fn lease_renew(State(peers): State<Peers>, body: Body) -> Response<Body> {
     let renewed = async {
-        let request = pb::LeaseKeepAliveRequest::decode(read(body).await?).map_err(|_| unreadable())?;
+        let request = pb::LeaseKeepAliveRequest::decode(read(body).await?.bytes).map_err(|_| unreadable())?;
         let id = request.id;
         let ttl = peers.0.handler.lease_renew(LeaseId(id)).await;
         let ttl = ttl.map_err(|e| refuse_lease(&e, StatusCode::BAD_REQUEST))?;
@@ -396,7 +495,7 @@ async fn lease_renew(State(peers): State<Peers>, body: Body) -> Response<Body> {
 
 async fn lease_time_to_live(State(peers): State<Peers>, body: Body) -> Response<Body> {
     let looked_up = async {
-        let request = leasepb::LeaseInternalRequest::decode(read(body).await?).map_err(|_| unreadable())?;
+        let request = leasepb::LeaseInternalRequest::decode(read(body).await?.bytes).map_err(|_| unreadable())?;
         let request = request.lease_time_to_live_request.ok_or_else(unreadable)?;
         let found = peers.0.handler.lease_time_to_live(request).await;
         let found = found.map_err(|e| refuse_lease(&e, StatusCode::INTERNAL_SERVER_ERROR))?;
@@ -421,5 +520,26 @@ fn refuse_lease(e: &Answer, other: StatusCode) -> Refusal {
             refuse(StatusCode::REQUEST_TIMEOUT, "waiting for node to catch up its applied index has timed out")
         }
         e => refuse(other, e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_that_are_read_at_once_have_a_bound_together() {
+        let piece = Bytes::from(vec![0; 1 << 20]);
+        let large =
+            || Body::from_stream(futures::stream::iter(vec![Ok::<_, std::convert::Infallible>(piece.clone()); 100]));
+        let (first, second) = (collect(large()).await.ok().expect("room"), collect(large()).await.ok().expect("room"));
+        let third = collect(large()).await.err().expect("no room").into_response();
+        assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(collect(Body::from(vec![0; SMALL_BODY_BYTES])).await.is_ok(), "small ones always have room");
+        drop((first, second));
+        assert_eq!(collect(large()).await.ok().expect("room again").bytes.len(), 100 << 20);
+        let endless = Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(piece)));
+        let refused = collect(endless).await.err().expect("too large").into_response();
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     }
 }

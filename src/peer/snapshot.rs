@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The first is etcd's, byte for byte. The second is ours: a member whose log is whole lacks its state only, which no raft message can ask for. Both
-//! sides of both bound what they wait for: a piece must move within [`STALL_TIMEOUT`], and the verdict on all of it must come within a time that
-//! grows with its size.
+//! sides of both bound what they wait for: a piece must move within [`STALL_TIMEOUT`], all pieces must come at a least rate ([`Tempo`]), and the verdict
+//! on all of it must come within a time that grows with its size.
 //!
 //! Source: etcd `rafthttp/snapshot_sender.go`, `rafthttp/http.go` (`snapshotHandler`), `rafthttp/msg_codec.go`, `snap/message.go`.
 
@@ -52,6 +52,8 @@ use tokio::sync::mpsc;
 
 /// A transfer in which nothing moves for this long has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A sender may keep the receiver waiting so long in all, and a second more for each so many bytes that came: a thirtieth of 4 Mbit/s.
+const TEMPO: Tempo = Tempo { grace: Duration::from_secs(60), bytes_per_second: 16 << 10 };
 /// How long the receiver may take to check and keep what it got: this, and a second for each so many bytes.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
 const VERDICT_BYTES_PER_SECOND: u64 = 4 << 20;
@@ -237,28 +239,55 @@ enum Broken {
     Refused(Answer),
 }
 
-/// The pieces of a body, with a bound on the wait for each.
+/// How slowly a body may come. A member takes one snapshot at a time: whoever sends a byte now and then would keep all others out.
+#[derive(Clone, Copy)]
+struct Tempo {
+    grace: Duration,
+    bytes_per_second: u64,
+}
+
+impl Tempo {
+    /// How much longer may be waited when `came` bytes have come and `waited` was waited for them. What the receiver itself takes does not count.
+    fn patience(self, came: u64, waited: Duration) -> Duration {
+        let earned = Duration::from_millis(came.saturating_mul(1000) / self.bytes_per_second);
+        self.grace.saturating_add(earned).saturating_sub(waited)
+    }
+}
+
+/// The pieces of a body, with a bound on the wait for each and for all.
 struct Pieces<B> {
     body: B,
     rest: Bytes,
+    tempo: Tempo,
+    came: u64,
+    waited: Duration,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Pieces<B>
 where
     B::Error: std::fmt::Display,
 {
+    fn of(body: B) -> Pieces<B> {
+        Pieces { body, rest: Bytes::new(), tempo: TEMPO, came: 0, waited: Duration::ZERO }
+    }
+
     /// The next piece; nothing at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
         if !self.rest.is_empty() {
             return Ok(Some(std::mem::take(&mut self.rest)));
         }
         loop {
-            let frame = tokio::time::timeout(STALL_TIMEOUT, self.body.frame()).await;
+            let (began, patience) = (Instant::now(), self.tempo.patience(self.came, self.waited));
+            let frame = tokio::time::timeout(patience.min(STALL_TIMEOUT), self.body.frame()).await;
+            self.waited += began.elapsed();
             match frame.map_err(|_| Broken::Body("i/o timeout".into()))? {
                 None => return Ok(None),
                 Some(Err(e)) => return Err(Broken::Body(e.to_string())),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                    Ok(data) if !data.is_empty() => {
+                        self.came += data.len() as u64;
+                        return Ok(Some(data));
+                    }
                     _ => {}
                 },
             }
@@ -314,7 +343,7 @@ where
     B::Error: std::fmt::Display,
 {
     let (handler, me) = (&peers.0.handler, peers.0.config.id);
-    let mut pieces = Pieces { body, rest: Bytes::new() };
+    let mut pieces = Pieces::of(body);
     let message = match pieces.message().await {
         Ok(message) => message,
         Err(Broken::Message(why) | Broken::Body(why)) => {
@@ -438,7 +467,7 @@ pub async fn fetch_state(
         return Err(Error::ClusterIdMismatch);
     }
     let useless = |why: Broken| Error::Malformed(why.text());
-    let mut pieces = Pieces { body: response.into_body(), rest: Bytes::new() };
+    let mut pieces = Pieces::of(response.into_body());
     let message = pieces.message().await.map_err(useless)?;
     let intake = open(message).map_err(|why| Error::Malformed(why.to_string()))?;
     let intake = pieces.pour(intake).await.map_err(useless)?;
@@ -475,7 +504,7 @@ mod tests {
     }
 
     fn pieces(bytes: &'static [u8]) -> Pieces<Full<Bytes>> {
-        Pieces { body: Full::new(Bytes::from_static(bytes)), rest: Bytes::new() }
+        Pieces::of(Full::new(Bytes::from_static(bytes)))
     }
 
     #[tokio::test]
@@ -497,6 +526,45 @@ mod tests {
         assert_eq!(long, Err("rafthttp: error limit exceeded".into()));
         let cut = pieces(&FROM_ETCD[..20]).message().await.map_err(Broken::text);
         assert_eq!(cut, Err("unexpected EOF".into()));
+    }
+
+    /// A byte at a time, with a pause before each.
+    struct Trickle(tokio::time::Interval);
+
+    impl Body for Trickle {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+            self.0.poll_tick(cx).map(|_| Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trickle_is_ended_and_what_comes_at_a_fair_pace_is_not() {
+        let trickle = || Trickle(tokio::time::interval(Duration::from_millis(5)));
+        let slow = Tempo { grace: Duration::from_millis(200), bytes_per_second: 2000 };
+        let mut pieces = Pieces { tempo: slow, ..Pieces::of(trickle()) };
+        // Each byte comes within a fraction of what one may take, so a bound on each alone would let this go on for ever.
+        let (began, mut came) = (Instant::now(), 0);
+        let why = loop {
+            assert!(began.elapsed() < Duration::from_secs(60), "{came} bytes, and no end");
+            match pieces.next().await {
+                Ok(piece) => came += piece.map_or(0, |piece| piece.len()),
+                Err(why) => break why.text(),
+            }
+        };
+        assert_eq!(why, "i/o timeout");
+
+        // A network of a classroom: more comes each second than has to, for ten minutes.
+        let (mut came, mut waited) = (0, Duration::ZERO);
+        for _ in 0..600 {
+            assert!(!TEMPO.patience(came, waited).is_zero());
+            (came, waited) = (came + (20 << 10), waited + Duration::from_secs(1));
+        }
+        assert!(TEMPO.patience(came, waited) > TEMPO.grace);
+        // A byte every five seconds.
+        assert!(TEMPO.patience(12, Duration::from_secs(60)) < Duration::from_secs(1));
     }
 
     #[tokio::test]

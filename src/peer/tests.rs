@@ -360,14 +360,15 @@ async fn a_lost_peer_is_noticed_at_once_and_heard_again_when_it_is_back() {
     a.until(Event::Unreachable(b.id)).await;
 
     // Posted before the end, and read after it: no sign of life of a leader; a vote is as good as ever.
+    let (at, from, to) = (a.url.trim_start_matches("http://").to_owned(), b.id, a.id);
     let post = async |kind| {
-        let bytes = message(kind, b.id, a.id).encode_to_vec();
+        let bytes = message(kind, from, to).encode_to_vec();
         let request = format!(
             "POST /raft HTTP/1.1\r\nHost: a\r\nX-Etcd-Cluster-ID: {CLUSTER}\r\nX-Server-From: {}\r\nX-Server-Version: 3.6.14\r\nX-Min-Cluster-Version: 3.0.0\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            b.id,
+            from,
             bytes.len()
         );
-        let mut socket = TcpStream::connect(a.url.trim_start_matches("http://")).await.expect("it listens");
+        let mut socket = TcpStream::connect(&at).await.expect("it listens");
         socket.write_all(&[request.as_bytes(), &bytes].concat()).await.expect("sent");
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.expect("an answer");
@@ -377,6 +378,17 @@ async fn a_lost_peer_is_noticed_at_once_and_heard_again_when_it_is_back() {
         post(kind).await;
     }
     assert_eq!(a.message().await.msg_type(), MessageType::MsgRequestVoteResponse, "the others were let fall");
+
+    // Who still posts after that lives, though it cannot be dialled.
+    let posted = async {
+        loop {
+            post(MessageType::MsgHeartbeat).await;
+            if let Ok(Event::Message(heard)) = a.events.try_recv() {
+                return heard.msg_type();
+            }
+        }
+    };
+    assert_eq!(within(posted).await, MessageType::MsgHeartbeat);
 
     let listener = TcpListener::bind(&address).await.expect("its port is free again");
     let mut again = Side::on(listener, 0xb, CLUSTER, &Security::none());

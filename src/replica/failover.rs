@@ -142,7 +142,7 @@ mod tests {
                 }
                 for message in flying {
                     if !self.is_cut(&message) {
-                        self.member(message.to).step(message);
+                        let _refused = self.member(message.to).step(message);
                     }
                 }
             }

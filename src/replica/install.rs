@@ -14,6 +14,7 @@
 //! log may not know of the image: then the old store still goes with it, and the image is dropped. After the mark the image must be there, and is.
 //! Source: etcd `server/etcdserver/api/snap/db.go`, and its issues 11888, 12492, 14569, where file, log and name were three truths.
 
+use crate::disk;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::error::Error;
@@ -34,9 +35,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The manifest's name in a member's folder, and the name under which the next one is written.
+/// The manifest's name in a member's folder.
 const FILE: &str = "manifest";
-const FILE_NEXT: &str = "manifest.tmp";
 /// The largest manifest: a few numbers, and the ids of the voters.
 const FILE_BYTES_MAX: usize = 64 << 10;
 /// The version of its form.
@@ -119,13 +119,7 @@ impl Manifest {
     /// [`Error::Storage`]; one of the two is there.
     pub fn save(&self, disk: &dyn Disk, member: &Path) -> Result<(), Error> {
         let body = serde_json::to_string(self).expect("numbers and names only");
-        let next = member.join(FILE_NEXT);
-        let mut file = disk.create(&next)?;
-        file.write_at(0, format!("{body}\n{}\n", checksum(&body)).as_bytes())?;
-        file.sync()?;
-        drop(file);
-        disk.rename(&next, &member.join(FILE))?;
-        disk.sync_dir(member)
+        disk::replace(disk, &member.join(FILE), format!("{body}\n{}\n", checksum(&body)).as_bytes())
     }
 
     /// The folder of the store.

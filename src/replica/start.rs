@@ -96,6 +96,19 @@ impl Held {
         Ok(Some(hard_state))
     }
 
+    /// Begins the log anew behind a store that goes up to `index`, beyond the log's end. The hard state comes back; it must be written, with a mark of
+    /// that entry before it, and synced before the member goes on.
+    ///
+    /// # Errors
+    /// As [`Held::adopt`].
+    pub fn begin_behind(&mut self, index: Index, term: Term) -> Result<HardState, Error> {
+        let hard_state = self.adopt(index, term).map_err(Error::Damaged)?.unwrap_or(self.hard_state);
+        self.entries.clear();
+        self.start = (index, term);
+        self.hard_state = hard_state;
+        Ok(hard_state)
+    }
+
     /// Makes `id` the only member, as `--force-new-cluster` asks: what is not committed is forgotten, and the log goes on with the removal of
     /// everybody else, committed at once. `conf_state` and `applied` are the store's. The new entries come back; they must be written and
     /// synced before the member goes on. Done twice it does nothing the second time.

@@ -46,6 +46,9 @@ pub trait States: Stores {
 pub enum Found<S> {
     /// The state to go on with. If the store was of no use, why: then this one is new, and the log fills it.
     State { state: S, installs: Installs, rebuilt: Option<String> },
+    /// The store holds what the log does not have any more, up to this entry. Only what is synced is applied, so the log has lost its end, and with it
+    /// what this member has promised: it must not take part. See [`lost_end`], [`Held::begin_behind`].
+    Ahead { state: S, installs: Installs, applied: Index },
     /// Why there is none: the store is of no use, and the log does not go back to the beginning. See [`adopt`].
     Lost(String),
 }
@@ -71,6 +74,7 @@ pub fn open_state<S: States>(
     let installs = installs.into_inner();
     let dir = installs.manifest().store_dir(member);
     let why = match states.open(&dir) {
+        Ok((state, applied)) if applied > held.last() => return Ok(Found::Ahead { state, installs, applied }),
         Ok((state, applied)) => match held.meets(applied) {
             Ok(()) => return Ok(Found::State { state, installs, rebuilt: None }),
             Err(why) => why,
@@ -86,6 +90,17 @@ pub fn open_state<S: States>(
     states.put_aside(&dir)?;
     let (state, _) = states.open(&dir)?;
     Ok(Found::State { state, installs, rebuilt: Some(why) })
+}
+
+/// Why a member whose log has lost its end does not start, and what to do.
+#[must_use]
+pub fn lost_end(wal: &Path, last: Index, applied: Index) -> Error {
+    Error::Damaged(format!(
+        "{}: the log ends at entry {last}, but the store holds entry {applied}, which was in the log: its end is lost, and acknowledged writes may be with \
+         it. Where others run: remove this member, delete its data directory and add it again. A member that is alone goes on with what its store \
+         holds if it is started once with --force-new-cluster",
+        wal.display()
+    ))
 }
 
 /// Makes another member's state, whose image is kept here, what the next start takes its own from. First the manifest names it, then the log says

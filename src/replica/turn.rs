@@ -92,8 +92,11 @@ impl<W> Replica<W> {
     /// One round: hands what is queued to raft, and has done what raft wants done. `applied` is how far the state machine has come.
     ///
     /// # Errors
-    /// [`Error::Storage`]: the member must stop.
+    /// [`Error::Storage`], and [`Error::Damaged`] if its log has turned out to lack what it acknowledged: the member must stop.
     pub fn turn(&mut self, now: Millis, applied: Index, outside: &mut impl Outside) -> Result<(), Error> {
+        if let Some(why) = self.broken.take() {
+            return Err(why);
+        }
         self.consensus.applied(applied);
         self.flush(now);
         while let Some(ready) = self.ready() {
@@ -178,6 +181,8 @@ impl<W> Replica<W> {
         outside.note(mark, members)?;
         outside.release_to(index)?;
         failpoint::hit(Point::RaftAfterWalRelease);
+        // What is in the store is applied. raft looks through what is not before it campaigns, and panics if that is gone.
+        self.consensus.applied(index);
         self.consensus.release(index, keep, bytes);
         Ok(())
     }
@@ -209,6 +214,15 @@ pub struct Done {
     pub is_conf_change: bool,
     /// A leader's first entry: its term.
     pub new_leader: Option<Term>,
+}
+
+/// Whether [`apply_entry`] can read what a peer proposes. In the log of a cluster it would stop every member, at every start.
+pub(super) fn is_readable(proposed: &Entry) -> bool {
+    let data = &proposed.data;
+    match proposed.entry_type() {
+        EntryType::EntryNormal => !data.is_empty() && entry::read(data).is_ok(),
+        _ => ConfChange::decode(data.clone()).is_ok(),
+    }
 }
 
 /// Applies one entry of the log. `count` makes a conf change count in raft, and comes first, so that members and raft's configuration are
@@ -307,6 +321,26 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_forgets_entries_before_raft_hears_that_they_are_applied_can_campaign() {
+        let config =
+            Config { id: MemberId(1), election_ticks: 10, pre_vote: true, tick_ms: 100, seed: 1, applied: Index(0) };
+        let conf_state = ConfState { voters: vec![1], ..ConfState::default() };
+        let entries = (1..=9).map(|index| Entry { index, term: 1, ..Entry::default() }).collect();
+        let hard_state = HardState { term: 1, vote: 1, commit: 9 };
+        let initial = Initial { conf_state: conf_state.clone(), entries, hard_state, ..Initial::default() };
+        let consensus = Consensus::new(&config, initial, Listeners::default()).expect("a log");
+        let (mut replica, mut log) = (Replica::<()>::new(consensus, 1 << 48), Log::default());
+        replica.turn(Millis(0), Index(0), &mut log).expect("no disk fails");
+        let mark = Snapshot { index: 9, term: 1, conf_state: Some(conf_state) };
+        replica.release(&mark, &[], (0, 0), &mut log).expect("no disk fails");
+        for _ in 0..40 {
+            replica.consensus.tick();
+        }
+        replica.turn(Millis(0), Index(9), &mut log).expect("no disk fails");
+        assert_eq!(replica.consensus.term(), Term(2), "it has campaigned");
+    }
+
+    #[test]
     fn a_release_commits_nothing_that_the_log_does_not_have() {
         let config =
             Config { id: MemberId(1), election_ticks: 10, pre_vote: true, tick_ms: 100, seed: 1, applied: Index(0) };
@@ -314,10 +348,10 @@ mod tests {
         let initial = Initial { conf_state: conf_state.clone(), ..Initial::default() };
         let consensus = Consensus::new(&config, initial, Listeners::default()).expect("fresh");
         let (mut replica, mut log) = (Replica::<()>::new(consensus, 1 << 48), Log::default());
-        replica.step(append(1, 1));
+        replica.step(append(1, 1)).expect("let in");
         replica.turn(Millis(0), Index(0), &mut log).expect("no disk fails");
         // Came a moment ago: committed, and not in the log yet, when the store says that it is durable.
-        replica.step(append(2, 2));
+        replica.step(append(2, 2)).expect("let in");
         assert_eq!((replica.consensus.commit(), log.last), (Index(2), 1));
         let mark = Snapshot { index: 1, term: 1, conf_state: Some(conf_state) };
         replica.release(&mark, &[], (10, 1 << 20), &mut log).expect("no disk fails");

@@ -1,9 +1,12 @@
-//! Lets a URL pass where HTTP/2 wants a host: `:authority: http://127.0.0.1:2379`.
+//! Lets a URL or a path pass where HTTP/2 wants a host: `:authority: http://127.0.0.1:2379`, `:authority: /run/etcd.sock`.
 //!
 //! etcdctl up to 3.4 sends an endpoint as it was typed, scheme and all, and Go's server takes it; our HTTP/2 library refuses the whole connection. So
 //! the first request's header block is looked at before the library sees it, and `://` becomes `x--`: a valid host of the same length. The three
 //! characters have the same lengths in HPACK's Huffman code too (7, 6 and 6 bits), so the block keeps its size, and both ends' tables of
 //! headers agree. Later requests refer to the table; nothing is looked at after the first.
+//!
+//! On a unix socket, clients in Go send its path, and gRPC's C core the path with `%2F` for `/`. Both characters become `-`, which is as long, in Huffman's
+//! code too (6 bits). Nobody looks at what stands there.
 //!
 //! Source: RFC 7541 (HPACK) sections 5 and 6, appendix B; RFC 9113 section 4.1; etcd 3.4 `clientv3/client.go`, `Dial`.
 
@@ -131,6 +134,11 @@ fn string(block: &[u8], at: &mut usize) -> Option<(bool, std::ops::Range<usize>)
 }
 
 fn repair_plain(value: &mut [u8]) {
+    let scheme = value.starts_with(b"http://") || value.starts_with(b"https://");
+    if !scheme {
+        value.iter_mut().filter(|byte| matches!(byte, b'/' | b'%')).for_each(|byte| *byte = b'-');
+        return;
+    }
     for scheme in [&b"http://"[..], b"https://"] {
         if value.starts_with(scheme) {
             value[scheme.len() - 3..scheme.len()].copy_from_slice(b"x--");
@@ -150,7 +158,46 @@ fn repair_coded(value: &mut [u8]) {
         let behind = 64 - scheme_bits - bits;
         if word >> behind == scheme << bits | separator {
             *head = (word ^ (separator ^ stand_in) << behind).to_be_bytes();
+            return;
         }
+    }
+    repair_coded_path(value);
+}
+
+/// Puts `-` for `/` and `%` in a coded string, as far as its characters are common ones: codes of more than 8 bits end the walk.
+fn repair_coded_path(value: &mut [u8]) {
+    let (slash, percent, dash) = (0b011000, 0b010101, 0b010110);
+    let mut at = 0;
+    while let Some(code) = eight_bits(value, at) {
+        // Shorter codes are smaller numbers: by its first bits a code tells its length.
+        let length = match code {
+            0..0b0101_0000 => 5,
+            0b0101_0000..0b1011_1000 => 6,
+            0b1011_1000..0b1111_1000 => 7,
+            0b1111_1000..0b1111_1110 => 8,
+            0b1111_1110.. => return,
+        };
+        let six = code >> 2;
+        if length == 6 && (six == slash || six == percent) {
+            flip_six(value, at, six ^ dash);
+        }
+        at += length;
+    }
+}
+
+/// Eight bits from bit `at` on; those behind the end are ones, as the padding is. Nothing from the end on.
+fn eight_bits(value: &[u8], at: usize) -> Option<u8> {
+    let first = *value.get(at / 8)?;
+    let pair = u16::from_be_bytes([first, value.get(at / 8 + 1).copied().unwrap_or(0xff)]);
+    Some((pair << (at % 8) >> 8) as u8)
+}
+
+/// Of the six bits from bit `at` on, turns those over that are ones in `change`.
+fn flip_six(value: &mut [u8], at: usize, change: u8) {
+    let pair = (u16::from(change) << 10 >> (at % 8)).to_be_bytes();
+    value[at / 8] ^= pair[0];
+    if let Some(next) = value.get_mut(at / 8 + 1) {
+        *next ^= pair[1];
     }
 }
 
@@ -164,14 +211,23 @@ mod tests {
             '0' => (0b00000, 5),
             '1' => (0b00001, 5),
             '2' => (0b00010, 5),
+            'c' => (0b00100, 5),
+            'e' => (0b00101, 5),
+            'o' => (0b00111, 5),
             's' => (0b01000, 5),
             't' => (0b01001, 5),
+            '%' => (0b010101, 6),
             '-' => (0b010110, 6),
             '.' => (0b010111, 6),
             '/' => (0b011000, 6),
             '3' => (0b011001, 6),
             '7' => (0b011101, 6),
             '9' => (0b011111, 6),
+            'F' => (0b1100011, 7),
+            'X' => (0b1111_1100, 8),
+            'd' => (0b100100, 6),
+            'k' => (0b1110101, 7),
+            'm' => (0b101001, 6),
             'h' => (0b100111, 6),
             'p' => (0b101011, 6),
             ':' => (0b1011100, 7),
@@ -219,6 +275,21 @@ mod tests {
                         request(host, huffman),
                         "{url} {huffman} {piece}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_socket_becomes_a_host_of_the_same_size() {
+        for huffman in [true, false] {
+            for (path, host) in [
+                ("/tmp/X/etcd.sock", "-tmp-X-etcd.sock"),
+                ("tmp%2FX%2Fetcd.sock", "tmp-2FX-2Fetcd.sock"),
+                ("etcd.sock:1/", "etcd.sock:1-"),
+            ] {
+                for piece in [1, 1000] {
+                    assert_eq!(passed(&request(path, huffman), piece), request(host, huffman), "{path} {huffman}");
                 }
             }
         }

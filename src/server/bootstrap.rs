@@ -7,6 +7,7 @@ use super::srv::Dns;
 use super::urls;
 use super::urls::Url;
 use crate::golang;
+use crate::membership;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -74,14 +75,14 @@ impl Config {
             from.iter().filter(|url| !other.contains(url)).cloned().collect()
         };
         let advertised = urls::joined(&self.advertise_peer_urls);
+        let texts = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect::<Vec<_>>();
         let named = |urls: Vec<Url>| urls::cluster_text(&BTreeMap::from([(self.name.clone(), urls)]));
         let not_advertised = missing(own, &self.advertise_peer_urls);
         if !not_advertised.is_empty() {
             return Some(format!(
-                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={advertised} ({} != {})",
+                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={advertised} ({})",
                 named(not_advertised),
-                golang::quote(advertised.as_bytes()),
-                golang::quote(urls::joined(own).as_bytes()),
+                membership::first_difference(&texts(&self.advertise_peer_urls), &texts(own)),
             ));
         }
         let not_listed = missing(&self.advertise_peer_urls, own);

@@ -4,6 +4,7 @@
 //! What only matters at a first start is in [`Config::bootstrap_problems`]: a member with a log ignores the `initial-*` flags.
 //! Source: etcd `server/embed/config.go` and `server/config/config.go`.
 
+use super::advice;
 use super::discovery::Discovery;
 use super::gates;
 use super::otel::Tracing;
@@ -35,7 +36,9 @@ const ELECTION_MAX_MS: u64 = 50_000;
 const COMPACTION_BATCH: usize = 1000;
 const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
 
-const DEFAULT_NAME: &str = "default";
+pub(super) const DEFAULT_NAME: &str = "default";
+/// Source: etcd `etcdserver.DefaultSnapshotCount`.
+const SNAPSHOT_COUNT: u64 = 10_000;
 const DEFAULT_PEER_URL: &str = "http://localhost:2380";
 const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
 
@@ -231,7 +234,7 @@ impl TlsFiles {
         self.client_cert_auth || !is_empty(&self.trusted_ca_file)
     }
 
-    fn problems(&self, prefix: &str) -> Vec<String> {
+    pub(super) fn problems(&self, prefix: &str) -> Vec<String> {
         let mut found = Vec::new();
         if is_empty(&self.cert_file) != is_empty(&self.key_file) {
             let (key, cert) = (self.key_file.display(), self.cert_file.display());
@@ -290,9 +293,16 @@ fn cluster_of(settings: &Settings) -> Result<BTreeMap<String, Vec<Url>>, Vec<Str
     parsed.map_err(|e| vec![format!("error setting up initial cluster: {e}")])
 }
 
-fn offer_of(settings: &Settings) -> Result<Offer, Vec<String>> {
+fn offer_of(settings: &Settings, notices: &mut Vec<Notice>) -> Result<Offer, Vec<String>> {
     let (min, max) = (settings.text("tls-min-version"), settings.text("tls-max-version"));
-    Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])
+    let offer = Offer::parse(min, max, &settings.list("cipher-suites")).map_err(|e| vec![e])?;
+    if !offer.left_out().is_empty() {
+        let notice = Notice::warn(
+            "some of --cipher-suites are too weak and are not offered: without forward secrecy, or with CBC",
+        );
+        notices.push(notice.with("cipher-suites", offer.left_out().join(",")));
+    }
+    Ok(offer)
 }
 
 /// Zero megabytes are none.
@@ -303,6 +313,21 @@ fn bytes_of(megabytes: u64) -> Option<u64> {
 /// Zero seconds are the default, as in etcd.
 fn token_ttl(seconds: u64) -> Duration {
     Duration::from_secs(if seconds == 0 { 300 } else { seconds })
+}
+
+/// Zero is no limit, as in Go's gRPC.
+fn streams(given: u64) -> u32 {
+    u32::try_from(given).ok().filter(|given| *given > 0).unwrap_or(u32::MAX)
+}
+
+/// Zero entries are the default, as in etcd.
+fn snapshot_count(given: u64, notices: &mut Vec<Notice>) -> u64 {
+    if given > 0 {
+        return given;
+    }
+    let notice = Notice::info("updating snapshot-count to default").with("given-snapshot-count", "0");
+    notices.push(notice.with("updated-snapshot-count", SNAPSHOT_COUNT.to_string()));
+    SNAPSHOT_COUNT
 }
 
 /// A cost that bcrypt does not know is replaced by the default, as in etcd.
@@ -338,7 +363,7 @@ impl Config {
             wal_segment_bytes: settings.uint("experimental-lab-wal-segment-bytes"),
             range_bytes_max: settings.uint("experimental-lab-max-range-bytes"),
             cache_bytes: settings.uint("experimental-lab-cache-bytes"),
-            snapshot_count: settings.uint("snapshot-count"),
+            snapshot_count: snapshot_count(settings.uint("snapshot-count"), notices),
             snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
             quota_backend_bytes: settings.int("quota-backend-bytes"),
             listen_peer_urls: settings.urls("listen-peer-urls"),
@@ -360,7 +385,7 @@ impl Config {
             pre_vote: settings.is("pre-vote"),
             max_txn_ops: settings.uint("max-txn-ops"),
             max_request_bytes: settings.uint("max-request-bytes"),
-            max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
+            max_concurrent_streams: streams(settings.uint("max-concurrent-streams")),
             max_connections: settings.uint("experimental-lab-max-connections"),
             keepalive_interval: settings.duration("grpc-keepalive-interval"),
             keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
@@ -382,7 +407,7 @@ impl Config {
             bcrypt_cost: bcrypt_cost(settings.uint("bcrypt-cost"), notices),
             client_tls: TlsFiles::from_settings(settings, false),
             peer_tls: TlsFiles::from_settings(settings, true),
-            tls_offer: offer_of(settings)?,
+            tls_offer: offer_of(settings, notices)?,
             self_signed_cert_validity: u32::try_from(settings.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
             warning_apply: settings.duration("warning-apply-duration"),
             warning_unary: settings.duration("warning-unary-request-duration"),
@@ -427,19 +452,7 @@ impl Config {
         if self.name != DEFAULT_NAME && default_cluster {
             self.initial_cluster = BTreeMap::from([(self.name.clone(), self.advertise_peer_urls.clone())]);
         }
-        if self.name == DEFAULT_NAME {
-            notices.push(Notice::warn(
-                "it isn't recommended to use default name, please set a value for --name. Note that etcd might run \
-                into issue when multiple members have the same default name",
-            ));
-        }
-        if self.force_new_cluster {
-            notices.push(Notice::warn("the server was started with --force-new-cluster: it drops all other members"));
-        }
-        if !settings.was_set("data-dir") {
-            let dir = self.data_dir.display().to_string();
-            notices.push(Notice::warn("'data-dir' was empty; using default").with("data-dir", dir));
-        }
+        notices.extend(advice::of(self, settings));
     }
 
     /// The largest gRPC message that is received.
@@ -476,9 +489,13 @@ impl Config {
             (_, Some(0)) => None,
             ("revision", Some(keep)) => Some(AutoCompaction::Revisions(keep)),
             (_, Some(hours)) => Some(AutoCompaction::Periodic(Duration::from_secs(hours.saturating_mul(3600)))),
-            (_, None) => {
-                let nanos = golang::parse_nanos(text).ok().and_then(|n| u64::try_from(n).ok())?;
-                Some(AutoCompaction::Periodic(Duration::from_nanos(nanos))).filter(|_| nanos > 0)
+            (mode, None) => {
+                let nanos = golang::parse_nanos(text).ok().and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0)?;
+                Some(match mode {
+                    // A time as a number of revisions is its nanoseconds, as in etcd.
+                    "revision" => AutoCompaction::Revisions(nanos),
+                    _ => AutoCompaction::Periodic(Duration::from_nanos(nanos)),
+                })
             }
         }
     }
@@ -556,7 +573,7 @@ impl Config {
             "" => vec!["undefined auto-compaction-mode".into()],
             "periodic" | "revision" => {
                 let is_number = golang::parse_number(retention).is_ok_and(|n| n >= 0);
-                let is_duration = mode == "periodic" && golang::parse_nanos(retention).is_ok_and(|n| n >= 0);
+                let is_duration = golang::parse_nanos(retention).is_ok_and(|n| n >= 0);
                 if retention.is_empty() || is_number || is_duration {
                     return Vec::new();
                 }
@@ -591,17 +608,18 @@ impl Config {
         if self.max_connections == 0 {
             found.push("--experimental-lab-max-connections must be >0".into());
         }
-        if self.max_concurrent_streams == 0 {
-            found.push("--max-concurrent-streams must be >0".into());
-        }
-        if self.snapshot_count == 0 {
-            found.push("--snapshot-count must be >0".into());
-        }
         found
     }
 
+    /// Whether any URL for clients has TLS; where none has, nobody reads the files that are for it.
+    pub(super) fn has_secure_client_urls(&self) -> bool {
+        let all = [&self.listen_client_urls, &self.listen_client_http_urls, &self.listen_metrics_urls];
+        all.into_iter().flatten().any(Url::is_secure)
+    }
+
     fn tls_problems(&self) -> Vec<String> {
-        let mut found = self.client_tls.problems("");
+        // Peers are dialled with these files as well, whatever is listened on; etcd is as strict there.
+        let mut found = if self.has_secure_client_urls() { self.client_tls.problems("") } else { Vec::new() };
         found.extend(self.peer_tls.problems("peer-"));
         for (listen, tls, side, prefix) in [
             (&self.listen_client_urls, &self.client_tls, "client", ""),
@@ -612,13 +630,6 @@ impl Config {
                 if url.is_secure() && !tls.is_on() {
                     found.push(format!(
                         "TLS key/cert (--{prefix}cert-file, --{prefix}key-file) must be provided for {side} url {url} with HTTPS scheme"
-                    ));
-                }
-                // etcd warns and serves in plain; whoever gives a certificate does not expect that.
-                if !url.is_secure() && tls.is_given() {
-                    found.push(format!(
-                        "{side} url {url} would be served without TLS although --{prefix}cert-file is given: write https:// in \
-                         --listen-{side}-urls, or leave the certificate away"
                     ));
                 }
             }
@@ -642,12 +653,32 @@ fn compaction_pause(flag: Duration) -> Duration {
     if flag.is_zero() { COMPACTION_PAUSE } else { flag }
 }
 
+/// zap's levels without those that nothing here is logged at. Source: zap `zapcore/level.go`.
+fn level_of(text: &str) -> String {
+    match text.to_lowercase().as_str() {
+        "" => "info".to_owned(),
+        "dpanic" => "panic".to_owned(),
+        level => level.to_owned(),
+    }
+}
+
+/// An output without a name stays one, and cannot be opened; a file's empty list is the default. Source: etcd `embed/config_logging.go`.
+fn outputs_of(settings: &Settings) -> Vec<String> {
+    let mut outputs: Vec<String> = Vec::new();
+    for output in settings.text("log-outputs").split(',').map(str::to_owned) {
+        if !outputs.contains(&output) {
+            outputs.push(output);
+        }
+    }
+    if settings.is_of_a_file() && outputs == [""] { vec!["default".to_owned()] } else { outputs }
+}
+
 impl LogConfig {
     fn from_settings(settings: &Settings) -> Result<LogConfig, String> {
         let rotation = settings.is("enable-log-rotation").then(|| settings.text("log-rotation-config-json"));
         Ok(LogConfig {
-            level: settings.text("log-level").into(),
-            outputs: settings.list("log-outputs"),
+            level: level_of(settings.text("log-level")),
+            outputs: outputs_of(settings),
             console: settings.text("log-format") == "console",
             logger: settings.text("logger").into(),
             rotation: rotation.map(Rotation::parse).transpose()?,
@@ -669,10 +700,14 @@ impl LogConfig {
             let text = "--log-outputs requires a single file path when --log-rotate-config-json is defined";
             found.push(text.into());
         }
-        if self.outputs.iter().any(|output| output == "systemd/journal") {
-            found.push(
-                "--log-outputs=systemd/journal is not part of this release: use stderr, which systemd reads".into(),
-            );
+        if self.outputs.len() > 1 && self.outputs.iter().any(|output| output == "systemd/journal") {
+            let mut quoted: Vec<String> = self.outputs.iter().map(|output| golang::quote(output.as_bytes())).collect();
+            quoted.sort_unstable();
+            found.push(format!(
+                "running with systemd/journal but other '--log-outputs' values ([{}]) are configured with 'default'; override 'default' value \
+                 with something else",
+                quoted.join(" ")
+            ));
         }
         found
     }

@@ -9,6 +9,7 @@ use super::flags::Flag;
 use super::flags::Kind;
 use super::settings::Notice;
 use super::settings::Settings;
+use super::urls;
 use crate::golang;
 use saphyr::LoadableYamlNode as _;
 use saphyr::Yaml;
@@ -39,6 +40,13 @@ fn stands_alone(flag: &Flag) -> bool {
     !in_object.contains(&bare) && !matches!(flag.name, "config-file" | "version")
 }
 
+/// Why a key is passed over that is a flag's name: what etcd 3.6 does not know, and what it reads on the command line only. etcd's own sample of a file has both
+/// (`enable-v2`, `proxy`, `discovery-fallback: 'proxy'`).
+fn without_effect(flag: &Flag) -> Option<&'static str> {
+    let by_word = "it is a flag only";
+    flag.is_forgotten().or_else(|| (flag.name == "discovery-fallback").then_some(by_word))
+}
+
 /// Reads the file.
 ///
 /// # Errors
@@ -61,7 +69,7 @@ fn parse(text: &str, notices: &mut Vec<Notice>) -> Result<Settings, String> {
         }
         match OBJECTS.iter().find(|(object, ..)| *object == key) {
             Some((object, prefix, renamed)) => {
-                for (inner, value) in members(object, value)? {
+                for (inner, value) in members(object, value)?.into_iter().filter(|(_, value)| !value.is_null()) {
                     let name = renamed.iter().find(|(name, _)| *name == inner).map(|(_, flag)| (*flag).to_owned());
                     let name = name.unwrap_or_else(|| format!("{prefix}{inner}"));
                     match flags::find(&name) {
@@ -76,7 +84,10 @@ fn parse(text: &str, notices: &mut Vec<Notice>) -> Result<Settings, String> {
                 }
             }
             None => match flags::find(&key).filter(|flag| stands_alone(flag)) {
-                Some(flag) => set(&mut settings, flag, &key, value)?,
+                Some(flag) => match without_effect(flag) {
+                    Some(why) => notices.push(unknown(&key).with("reason", why)),
+                    None => set(&mut settings, flag, &key, value)?,
+                },
                 None => notices.push(unknown(&key)),
             },
         }
@@ -104,13 +115,15 @@ fn set(settings: &mut Settings, flag: &'static Flag, key: &str, value: &Yaml<'_>
             Kind::Bool => "true or false",
             Kind::Uint | Kind::Uint32 | Kind::Int => "a number",
             Kind::Duration => "a number of nanoseconds",
-            Kind::Text | Kind::Urls | Kind::Gates | Kind::OneOf(_) => "a text, or a list of texts where it is a list",
+            Kind::Text | Kind::Urls | Kind::Origins | Kind::Gates | Kind::Level | Kind::OneOf(_) => {
+                "a text, or a list of texts where it is a list"
+            }
         };
         format!("error unmarshaling JSON: {key} must be {wanted}")
     })?;
-    settings
-        .put(flag, text)
-        .map_err(|(value, why)| format!("invalid value {} for {key}: {why}", golang::quote(value.as_bytes())))
+    settings.put(flag, text).map_err(|(value, why)| {
+        format!("invalid value {} for {key}: {why}", golang::quote(urls::masked(&value).as_bytes()))
+    })
 }
 
 /// A value as the flag would have it.
@@ -123,8 +136,8 @@ fn text_of(kind: Kind, value: &Yaml<'_>) -> Option<String> {
         Kind::Bool => value.as_bool().map(|value| value.to_string()),
         Kind::Uint | Kind::Uint32 | Kind::Int => value.as_integer().map(|value| value.to_string()),
         Kind::Duration => value.as_integer().map(|nanos| format!("{nanos}ns")),
-        Kind::Text => value.as_str().map(str::to_owned).or_else(|| value.as_sequence().and_then(list)),
-        Kind::Urls | Kind::Gates | Kind::OneOf(_) => value.as_str().map(str::to_owned),
+        Kind::Text | Kind::Origins => value.as_str().map(str::to_owned).or_else(|| value.as_sequence().and_then(list)),
+        Kind::Urls | Kind::Gates | Kind::Level | Kind::OneOf(_) => value.as_str().map(str::to_owned),
     }
 }
 
@@ -162,7 +175,9 @@ mod tests {
         assert_eq!((config.peer_tls.key_file.to_str(), config.peer_tls.allowed_cn.len()), (Some("/pk"), 2));
         // Unlike with flags, the default for clients stays.
         assert_eq!(config.advertise_client_urls.len(), 1);
-        assert_eq!(notices, []);
+        // The client URLs are plain beside a certificate, and so is the peer URL; nobody needs the clients' files, which are not there.
+        let heads = ["scheme is", "simple token", "no client URL has TLS"];
+        assert!(notices.iter().all(|notice| heads.iter().any(|head| notice.message.starts_with(head))), "{notices:?}");
     }
 
     #[test]
@@ -177,7 +192,30 @@ mod tests {
             config("bogus: 1\ncert-file: /c\nname: m1\ndata-dir: d\nsocket-options: {reuse-port: false}\n");
         assert_eq!(config.client_tls.cert_file.to_str(), Some(""));
         let keys: Vec<&str> = notices.iter().filter_map(|notice| Some(notice.fields.first()?.1.as_str())).collect();
-        assert_eq!(keys, ["bogus", "cert-file"]);
+        assert_eq!(keys, ["bogus", "cert-file"], "{notices:?}");
+    }
+
+    #[test]
+    fn what_etcds_own_samples_set_is_a_configuration() {
+        let sides = "  cert-file:\n  key-file:\n  client-cert-auth: false\n  trusted-ca-file:\n  auto-tls: false\n";
+        let text = format!(
+            "name: 'default'\ndata-dir:\nwal-dir:\nsnapshot-count: 10000\ncors:\ndiscovery:\ndiscovery-fallback: 'proxy'\n\
+             discovery-proxy:\ndiscovery-srv:\ninitial-cluster:\nstrict-reconfig-check: false\nenable-v2: true\n\
+             enable-pprof: true\nproxy: 'off'\nproxy-failure-wait: 5000\nproxy-read-timeout: 0\n\
+             client-transport-security:\n{sides}peer-transport-security:\n{sides}  allowed-cn:\n  allowed-hostname:\n\
+             self-signed-cert-validity: 1\ndebug: false\nlog-level: debug\nlogger: zap\nlog-outputs: [stderr]\n\
+             auto-compaction-retention: \"1\"\ncipher-suites: [\n  TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,\n  \
+             TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384\n]\ntls-min-version: 'TLS1.2'\ntls-max-version: 'TLS1.3'\n"
+        );
+        let (config, notices) = config(&text);
+        assert_eq!((config.problems(), config.bootstrap_problems()), (vec![], vec![]));
+        assert_eq!((config.strict_reconfig_check, config.client_tls.is_on()), (false, false));
+        let passed_over = notices.iter().filter(|notice| notice.message.contains("not known: it has no effect"));
+        let keys: Vec<&str> = passed_over.map(|notice| notice.fields[0].1.as_str()).collect();
+        assert_eq!(
+            keys,
+            ["discovery-fallback", "enable-v2", "proxy", "proxy-failure-wait", "proxy-read-timeout", "debug"]
+        );
     }
 
     #[test]

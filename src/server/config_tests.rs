@@ -85,9 +85,13 @@ fn timing_must_leave_room_for_five_heartbeats() {
 
 #[test]
 fn tls_is_never_half_configured() {
-    let found = config("--cert-file /nowhere/c.pem").problems();
-    assert_eq!(found[0], "KeyFile and CertFile must both be present[key: , cert: /nowhere/c.pem]");
-    assert_eq!(found[1], "open /nowhere/c.pem: no such file or directory");
+    for (prefix, urls) in
+        [("", "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://127.0.0.1:1"), ("peer-", "")]
+    {
+        let found = config(&format!("{urls} --{prefix}cert-file /nowhere/c.pem")).problems();
+        assert_eq!(found[0], "KeyFile and CertFile must both be present[key: , cert: /nowhere/c.pem]");
+        assert_eq!(found[1], "open /nowhere/c.pem: no such file or directory");
+    }
     let found =
         config("--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://127.0.0.1:1").problems();
     assert_eq!(
@@ -96,17 +100,98 @@ fn tls_is_never_half_configured() {
             "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"
         ]
     );
-    let found = config("--client-cert-auth").problems();
-    assert!(found[0].starts_with("--client-cert-auth needs --trusted-ca-file"), "{found:?}");
+    let found = config("--peer-client-cert-auth").problems();
+    assert!(found[0].starts_with("--peer-client-cert-auth needs --peer-trusted-ca-file"), "{found:?}");
 }
 
 #[test]
-fn a_certificate_is_never_given_for_nothing() {
+fn files_that_no_url_needs_may_be_missing_and_that_is_told() {
+    for (words, problem) in [
+        ("--trusted-ca-file /nowhere", "open /nowhere: no such file or directory"),
+        ("--key-file /nowhere/k", "KeyFile and CertFile must both be present[key: /nowhere/k, cert: ]"),
+        (
+            "--client-cert-auth",
+            "--client-cert-auth needs --trusted-ca-file: the authority that signs the clients' certificates",
+        ),
+        (
+            "--client-crl-file /nowhere",
+            "--client-crl-file needs --trusted-ca-file: without it nobody is asked for a certificate",
+        ),
+    ] {
+        assert_eq!(config(words).problems(), Vec::<String>::new(), "{words}");
+        let told = |notice: &Notice| notice.fields.contains(&("problem", problem.to_owned()));
+        assert!(advice(words).iter().any(told), "{words}: {:?}", advice(words));
+    }
+    // A metrics URL needs them as well.
+    let secure = "--listen-metrics-urls https://127.0.0.1:1 --trusted-ca-file /nowhere";
+    assert!(config(secure).problems().contains(&"open /nowhere: no such file or directory".to_owned()));
+}
+
+#[test]
+fn values_that_count_otherwise_in_etcd_do_so_here_and_are_told() {
+    let says = |words: &str, text: &str| {
+        let (config, notices) = config_with(words);
+        assert_eq!(config.problems(), Vec::<String>::new(), "{words}");
+        assert!(notices.iter().any(|notice| notice.message.contains(text)), "{words}: {notices:?}");
+        config
+    };
+    assert_eq!(says("--snapshot-count 0", "updating snapshot-count to default").snapshot_count, 10_000);
+    assert!(!says("--metrics full", "counts as basic").metrics_extensive);
+    let revisions = "--auto-compaction-mode revision --auto-compaction-retention 1h";
+    let kept = says(revisions, "as it has nanoseconds").auto_compaction();
+    assert_eq!(kept, Some(AutoCompaction::Revisions(3_600_000_000_000)));
+    assert_eq!(advice("--auto-compaction-mode revision --auto-compaction-retention 9 --metrics extensive"), []);
+}
+
+/// What was said of a member that has a name and a directory, beyond its tokens.
+fn advice(text: &str) -> Vec<Notice> {
+    let (_, notices) = config_with(&format!("--name m1 --data-dir d {text}"));
+    notices.into_iter().filter(|notice| !notice.message.starts_with("simple token")).collect()
+}
+
+#[test]
+fn plain_urls_may_stand_beside_secure_ones_and_that_is_told() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let path = file.path().display();
-    let found = config(&format!("--cert-file {path} --key-file {path}")).problems();
-    assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("client url http://localhost:2379 would be served without TLS"), "{found:?}");
+    let text = format!(
+        "--cert-file {path} --key-file {path} --trusted-ca-file {path} --client-cert-auth \
+         --listen-client-urls https://127.0.0.1:2379,http://127.0.0.1:2378 --advertise-client-urls https://127.0.0.1:2379 \
+         --listen-peer-urls http://127.0.0.1:2380,https://127.0.0.1:2381 --peer-cert-file {path} --peer-key-file {path}"
+    );
+    assert_eq!(config(&text).problems(), Vec::<String>::new());
+    let ignored = "; ignoring key and cert files";
+    let expected = [
+        Notice::warn(format!("scheme is HTTP while key and cert files are present{ignored}"))
+            .with("peer-url", "http://127.0.0.1:2380"),
+        Notice::warn(format!("scheme is http or unix while key and cert files are present{ignored}"))
+            .with("client-url", "http://127.0.0.1:2378"),
+        Notice::warn(
+            "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL",
+        )
+        .with("client-url", "http://127.0.0.1:2378"),
+    ];
+    assert_eq!(advice(&text), expected);
+}
+
+#[test]
+fn large_requests_are_advised_against() {
+    assert_eq!(advice("--max-request-bytes 10485760"), []);
+    let told = advice("--max-request-bytes 20971520");
+    assert_eq!(told[0].message, "exceeded recommended request limit");
+    assert_eq!(told[0].fields[1], ("max-request-size", "21 MB".to_owned()));
+    assert_eq!(told[0].fields[3], ("recommended-request-size", "10 MB".to_owned()));
+}
+
+#[test]
+fn levels_and_outputs_are_read_as_etcd_reads_them() {
+    let log = |text: &str| config(text).log;
+    for (given, level) in [("WARN", "warn"), ("DPanic", "panic"), ("debug", "debug")] {
+        assert_eq!(log(&format!("--log-level={given}")).level, level);
+    }
+    assert_eq!(log("--log-level=").level, "info");
+    assert_eq!(log("--log-outputs=stderr,/a,stderr").outputs, ["stderr", "/a"]);
+    // Without a name it cannot be opened: nothing is logged nowhere.
+    assert_eq!(log("--log-outputs=").outputs, [""]);
 }
 
 #[test]
@@ -116,8 +201,14 @@ fn a_first_start_must_agree_with_the_cluster_list() {
         ["couldn't find local name \"a\" in the initial cluster configuration"]
     );
     let found = config("--initial-cluster default=http://127.0.0.1:9").bootstrap_problems();
+    let why = r#"(resolved urls: "http://localhost:2380" != "http://127.0.0.1:9")"#;
+    let told = "--initial-cluster has default=http://127.0.0.1:9 but missing from --initial-advertise-peer-urls=http://localhost:2380";
+    assert_eq!(found, [format!("{told} {why}")]);
+    let found =
+        config("--initial-cluster default=http://127.0.0.1:9,default=http://localhost:2380").bootstrap_problems();
     assert!(
-        found[0].starts_with("--initial-cluster has default=http://127.0.0.1:9 but missing from --initial-advertise-peer-urls=http://localhost:2380 ("),
+        found[0]
+            .ends_with(r#"(len(["http://localhost:2380"]) != len(["http://127.0.0.1:9" "http://localhost:2380"]))"#),
         "{found:?}"
     );
     let found = config("--initial-advertise-peer-urls http://localhost:2380,http://127.0.0.1:9").bootstrap_problems();
@@ -155,15 +246,14 @@ fn negative_and_huge_numbers_do_not_overflow() {
 fn the_default_name_is_advised_against() {
     let (_, notices) = config_with("");
     assert!(notices.iter().any(|notice| notice.message.starts_with("it isn't recommended to use default name")));
-    let (_, notices) = config_with("--name m1 --data-dir d");
-    assert_eq!(notices, []);
+    assert_eq!(advice(""), []);
 }
 
 #[test]
 fn tokens_and_hashes_are_etcds_unless_told_otherwise() {
     let config_of = |text: &str| {
-        let (config, notices) = config_with(&format!("--name m1 --data-dir d {text}"));
-        (config.auth_token.clone(), config.auth_token_ttl.as_secs(), config.bcrypt_cost, notices.len())
+        let (config, _) = config_with(&format!("--name m1 --data-dir d {text}"));
+        (config.auth_token.clone(), config.auth_token_ttl.as_secs(), config.bcrypt_cost, advice(text).len())
     };
     assert_eq!(config_of(""), ("simple".into(), 300, 10, 0));
     assert_eq!(config_of("--auth-token-ttl 0 --bcrypt-cost 31"), ("simple".into(), 300, 31, 0));
@@ -178,6 +268,12 @@ fn tokens_and_hashes_are_etcds_unless_told_otherwise() {
     ] {
         assert_eq!(config(&format!("--auth-token {option}")).problems(), [problem]);
     }
+}
+
+#[test]
+fn tokens_that_anybody_could_make_are_told() {
+    let told = |text: &str| config_with(text).1.iter().any(|notice| notice.message.starts_with("simple token is not"));
+    assert!(told("") && told("--auth-token=simple") && !told("--auth-token=jwt,sign-method=HS256"));
 }
 
 #[test]

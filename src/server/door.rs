@@ -20,11 +20,13 @@ use super::lab;
 use super::lease;
 use super::lock;
 use super::maintenance;
+use super::redirect;
 use super::reflection;
 use super::room;
 use super::slow;
 use super::tally::Outbound;
 use super::tally::Tally;
+use super::upload::Upload;
 use super::watch;
 use super::web;
 use crate::error::Error;
@@ -98,20 +100,37 @@ impl Door {
 
     /// Answers one request, which came from `origin`.
     pub(super) async fn answer(&self, request: Request, origin: &Arc<Origin>) -> http::Response<Outbound> {
-        let response = match self {
+        match self {
             Door::Clients(services) | Door::Grpc(services) if is_grpc(&request) => {
-                return services.call(request.map(|body| Inbound::new(From::Wire(body))), origin).await;
+                services.call(request.map(|body| Inbound::new(From::Wire(body))), origin).await
             }
+            Door::Lab(server) => Outbound::plain(done(server.clone().call(request).await)),
+            _ => Outbound::plain(self.http(Upload::of(request), origin).await),
+        }
+    }
+
+    async fn http(&self, request: http::Request<Upload>, origin: &Arc<Origin>) -> Response {
+        let is_head = request.method() == http::Method::HEAD;
+        let mut response = match self {
             Door::Clients(services) | Door::Http(services) => services.http(request, origin).await,
-            Door::Grpc(_) => plain::not_found(),
-            Door::Metrics(front) => plain::answer(front, plain::Scope::Metrics, &request).await,
-            Door::Lab(server) => done(server.clone().call(request).await),
+            Door::Metrics(front) => match redirect::answer(&request) {
+                Some(moved) => moved,
+                None => plain::answer(front, plain::Scope::Metrics, &request).await,
+            },
+            Door::Grpc(_) | Door::Lab(_) => plain::not_found(),
         };
-        Outbound::plain(response)
+        if is_head {
+            *response.body_mut() = Body::empty();
+        }
+        response
     }
 }
 
+/// gRPC needs HTTP/2: its content type over HTTP/1.1 is that of a path which is not there, as in etcd.
 fn is_grpc(request: &Request) -> bool {
+    if request.version() != http::Version::HTTP_2 {
+        return false;
+    }
     let content_type = request.headers().get(http::header::CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
@@ -157,7 +176,7 @@ impl Services {
     }
 
     /// Everything that is not gRPC: the gateway, health, version, metrics.
-    async fn http(self: &Arc<Services>, request: Request, origin: &Arc<Origin>) -> Response {
+    async fn http(self: &Arc<Services>, request: http::Request<Upload>, origin: &Arc<Origin>) -> Response {
         let web = &self.front.limits.web;
         if let Some(refusal) = web::refuse(web, &self.front, &request, origin) {
             return refusal;
@@ -165,6 +184,8 @@ impl Services {
         let origins = web::allowed_origin(web, request.headers());
         let mut response = if origins.is_some() && request.method() == http::Method::OPTIONS {
             Response::default()
+        } else if let Some(moved) = redirect::answer(&request) {
+            moved
         } else if web.gateway && gateway::is_below(request.uri().path()) {
             gateway::answer(self, request, origin).await
         } else {
@@ -182,6 +203,7 @@ impl Services {
         mut request: http::Request<Inbound>,
         origin: &Arc<Origin>,
     ) -> http::Response<Outbound> {
+        self.front.node.let_in().await;
         // Lives as long as the call does, however that ends.
         let mut tally = Tally::begin(request.uri().path(), request.headers());
         if let Some(tally) = &mut tally {

@@ -6,6 +6,7 @@
 
 use super::gates;
 use super::urls::Url;
+use super::urls::check_origins;
 use crate::golang;
 
 /// A heading of `--help`.
@@ -53,9 +54,14 @@ pub(super) enum Kind {
     Int,
     Duration,
     Urls,
+    Origins,
     Gates,
+    Level,
     OneOf(&'static [&'static str]),
 }
+
+/// Levels of the log as zap names them, in any case; nothing is `info`. Source: zap `zapcore/level.go`.
+const LEVELS: [&str; 8] = ["debug", "info", "warn", "error", "dpanic", "panic", "fatal", ""];
 
 impl Kind {
     /// Checks a value; the error is the end of Go's sentence `invalid value "x" for flag -y: …`.
@@ -74,9 +80,11 @@ impl Kind {
             Kind::Int => number(i64::MIN.into(), i64::MAX.into()),
             Kind::Duration => golang::parse_nanos(value).map(drop).map_err(|_| "parse error".into()),
             Kind::Urls => Url::parse_list(value).map(drop),
+            Kind::Origins => check_origins(value),
             Kind::Gates => gates::parse(value).map(drop),
+            Kind::Level if LEVELS.contains(&value.to_lowercase().as_str()) => Ok(()),
             Kind::OneOf(allowed) if allowed.contains(&value) => Ok(()),
-            Kind::OneOf(_) => Err("invalid value".into()),
+            Kind::OneOf(_) | Kind::Level => Err("invalid value".into()),
         }
     }
 }
@@ -105,6 +113,17 @@ pub(super) struct Flag {
     pub(super) group: Group,
     pub(super) standing: Standing,
     pub(super) help: &'static str,
+}
+
+impl Flag {
+    /// Why a variable, or a key of a configuration file, of this name is passed over: etcd 3.6 does not know it, and unit files and samples of
+    /// earlier releases still set it (`ETCD_ENABLE_V2`, `enable-v2: true`). Who types the flag is at the keyboard and is told.
+    pub(super) fn is_forgotten(&self) -> Option<&'static str> {
+        match self.standing {
+            Standing::NoEffect(why) | Standing::Refused(why) if self.group == Group::Old => Some(why),
+            _ => None,
+        }
+    }
 }
 
 /// The row of a name.
@@ -139,7 +158,9 @@ use Kind::Bool;
 use Kind::Duration;
 use Kind::Gates;
 use Kind::Int;
+use Kind::Level;
 use Kind::OneOf;
+use Kind::Origins;
 use Kind::Text;
 use Kind::Uint;
 use Kind::Uint32;
@@ -173,7 +194,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("max-wals", Uint, "5", Member, NoEffect("log files are removed as soon as nothing needs them"), "Log files to keep."),
     flag("memory-mlock", Bool, "false", Member, Works, "Keep the server's pages in memory: none goes to swap."),
     flag("quota-backend-bytes", Int, "0", Member, Works, "Raise the NOSPACE alarm above this size; 0 is 2 GiB, negative is no limit."),
-    flag("backend-bbolt-freelist-type", OneOf(&["map", "array", ""]), "map", Member, NoEffect(STORE), "How bbolt keeps its free pages."),
+    flag("backend-bbolt-freelist-type", Text, "map", Member, NoEffect(STORE), "How bbolt keeps its free pages."),
     flag("backend-batch-interval", Duration, "0s", Member, NoEffect(STORE), "Longest time between two commits of the store."),
     flag("backend-batch-limit", Int, "0", Member, NoEffect(STORE), "Most operations in one commit of the store."),
     flag("max-txn-ops", Uint, "128", Member, Works, "Most operations in a transaction."),
@@ -242,22 +263,24 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("self-signed-cert-validity", Uint, "1", Security, Works, "Years that made certificates are valid."),
     flag("peer-crl-file", Text, "", Security, Works, "Revoked peer certificates."),
     flag("cipher-suites", Text, "", Security, Works, "Cipher suites for TLS 1.2."),
-    flag("cors", Text, "*", Security, Works, "Origins that browsers' pages may come from; none unless this is given."),
+    flag("cors", Origins, "*", Security, Works, "Origins that browsers' pages may come from; none unless this is given."),
     flag("host-whitelist", Text, "*", Security, Works, "Host names that HTTP requests without TLS may use."),
     flag("tls-min-version", Text, "TLS1.2", Security, Works, "Oldest TLS version: TLS1.2 or TLS1.3."),
     flag("tls-max-version", Text, "", Security, Works, "Newest TLS version: TLS1.2 or TLS1.3."),
+    flag("ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
+    flag("peer-ca-file", Text, "", Security, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
 
     flag("auth-token", Text, "simple", Auth, Works, "Kind of token: simple, or jwt with options."),
     flag("bcrypt-cost", Uint, "10", Auth, Works, "Work per password hash, 4 to 31."),
     flag("auth-token-ttl", Uint, "300", Auth, Works, "Seconds that a simple token lives."),
 
     flag("enable-pprof", Bool, "false", Monitoring, NoEffect("there is no Go runtime to profile: use perf"), "Serve Go profiles."),
-    flag("metrics", OneOf(&["basic", "extensive"]), "basic", Monitoring, Works, "basic, or extensive: calls are timed, too."),
+    flag("metrics", Text, "basic", Monitoring, Works, "basic, or extensive: calls are timed, too."),
     flag("listen-metrics-urls", Urls, "", Monitoring, Works, "Where to serve /metrics and /health too."),
 
     flag("logger", Text, "zap", Logging, Works, "Form of the log: zap."),
-    flag("log-outputs", Text, "default", Logging, Works, "Where the log goes: stderr, stdout or files."),
-    flag("log-level", OneOf(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Logging, Works, "Least level that is logged."),
+    flag("log-outputs", Text, "default", Logging, Works, "Where the log goes: stderr, stdout, systemd/journal or files."),
+    flag("log-level", Level, "info", Logging, Works, "Least level that is logged."),
     flag("log-format", OneOf(&["json", "console"]), "json", Logging, Works, "json, or console for people."),
     flag("enable-log-rotation", Bool, "false", Logging, Works, "Begin a new log file when one is full."),
     flag("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Logging, Works, "When it is full, and how many are kept."),
@@ -307,7 +330,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("experimental-distributed-tracing-service-name", Text, "etcd", Experimental, Renamed("distributed-tracing-service-name"), ""),
     flag("experimental-distributed-tracing-instance-id", Text, "", Experimental, Renamed("distributed-tracing-instance-id"), ""),
     flag("experimental-distributed-tracing-sampling-rate", Int, "0", Experimental, Renamed("distributed-tracing-sampling-rate"), ""),
-    flag("experimental-backend-bbolt-freelist-type", OneOf(&["map", "array", ""]), "map", Experimental, Renamed("backend-bbolt-freelist-type"), ""),
+    flag("experimental-backend-bbolt-freelist-type", Text, "map", Experimental, Renamed("backend-bbolt-freelist-type"), ""),
 
     flag("experimental-lab-listen", Text, "", Lab, Works, "Serve telemetry and control at unix:PATH or 127.0.0.1:PORT."),
     flag("experimental-lab-token", Text, "", Lab, Works, "File with the token that lab callers must know."),
@@ -316,8 +339,6 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("experimental-lab-max-range-bytes", Uint, "268435456", Lab, Works, "Most memory for all answers to ranges together."),
     flag("experimental-lab-max-connections", Uint, "10000", Lab, Works, "Most client connections at a time."),
 
-    flag("ca-file", Text, "", Old, Refused("removed in etcd 3.4: use --trusted-ca-file and --client-cert-auth"), "Old form of --trusted-ca-file."),
-    flag("peer-ca-file", Text, "", Old, Refused("removed in etcd 3.4: use --peer-trusted-ca-file and --peer-client-cert-auth"), "Old form of --peer-trusted-ca-file."),
     flag("experimental-enable-v2v3", Text, "", Old, Refused("the v2 API was removed from etcd 3.6"), "Serve the v2 API from v3 data."),
     flag("enable-v2", Bool, "false", Old, Refused("the v2 API was removed from etcd 3.6"), "Serve the v2 API."),
     flag("proxy", Text, "off", Old, Refused(PROXY), "Be a v2 proxy."),
@@ -401,6 +422,14 @@ mod tests {
                 assert_eq!((target.kind, target.default), (flag.kind, flag.default), "{}", flag.name);
             }
         }
+    }
+
+    #[test]
+    fn a_level_may_be_written_in_any_case() {
+        for level in ["INFO", "Warn", "debug", "dpanic", ""] {
+            assert_eq!(Level.check(level), Ok(()), "{level}");
+        }
+        assert_eq!(Level.check("warning"), Err("invalid value".into()));
     }
 
     #[test]

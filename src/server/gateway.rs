@@ -14,6 +14,7 @@
 mod json;
 mod paths;
 mod replies;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod timeout;
@@ -26,6 +27,7 @@ use super::door::Services;
 use super::identity::Origin;
 use super::inbound::From;
 use super::inbound::Inbound;
+use super::upload::Upload;
 use crate::proto;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -39,10 +41,10 @@ use http_body_util::BodyExt as _;
 use http_body_util::Full;
 use http_body_util::LengthLimitError;
 use http_body_util::Limited;
-use hyper::body::Incoming;
 use prost_reflect::DescriptorPool;
 use prost_reflect::MethodDescriptor;
 use replies::Replies;
+use serde::Serialize;
 use std::sync::Arc;
 use std::sync::LazyLock;
 use timeout::Limit;
@@ -60,22 +62,19 @@ pub(super) fn is_below(path: &str) -> bool {
 }
 
 /// Answers one request below `/v3/`.
-pub(super) async fn answer(
-    services: &Arc<Services>,
-    request: Request<Incoming>,
-    origin: &Arc<Origin>,
-) -> Response<Body> {
+pub(super) async fn answer(services: &Arc<Services>, request: Request<Upload>, origin: &Arc<Origin>) -> Response<Body> {
     let path = request.uri().path();
     let path = path.strip_prefix("/v3beta/").map_or_else(|| path.to_owned(), |rest| format!("/v3/{rest}"));
     let Some(method) = paths::method(&path).and_then(described) else {
-        return text(StatusCode::NOT_FOUND, "Not Found\n");
+        return refusal(&Status::not_found("Not Found"));
     };
     let route = Route { method };
     if websocket::is_asked_for(&request) {
         return websocket::answer(services, request, route, origin);
     }
-    if request.method() != Method::POST {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    if request.method() != Method::POST || is_overridden(request.headers()) {
+        // 501 and not 405: the gateway of etcd 3.6 has a gRPC code for everything, and this is the nearest. Source: grpc-gateway v2 `DefaultRoutingErrorHandler`.
+        return refusal(&Status::unimplemented("Method Not Allowed"));
     }
     let limit = match timeout::of(request.headers()) {
         Ok(limit) => limit,
@@ -86,10 +85,19 @@ pub(super) async fn answer(
     limit.within(unlimited(services, request, route, origin, limit)).await.unwrap_or_else(late)
 }
 
+/// Whether a form asks to be taken for something else than a POST, which the gateway does for browsers. Source: grpc-gateway `runtime.ServeMux.ServeHTTP`.
+fn is_overridden(headers: &HeaderMap) -> bool {
+    let is =
+        |name: HeaderName, value: &str| headers.get(name).is_some_and(|given| given.as_bytes() == value.as_bytes());
+    let method = headers.get("x-http-method-override").filter(|method| !method.is_empty());
+    is(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        && method.is_some_and(|method| !method.as_bytes().eq_ignore_ascii_case(b"POST"))
+}
+
 /// The answer; a stream's head and first message, and the rest within `limit`.
 async fn unlimited(
     services: &Services,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     Route { method }: Route,
     origin: &Arc<Origin>,
     limit: Limit,
@@ -134,7 +142,7 @@ fn described(path: &str) -> Option<MethodDescriptor> {
 async fn call(
     method: &MethodDescriptor,
     headers: &HeaderMap,
-    body: Incoming,
+    body: Upload,
     bytes_max: usize,
 ) -> Result<Request<Inbound>, Status> {
     let body = if method.is_client_streaming() {
@@ -173,7 +181,7 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
 
 async fn single(mut replies: Replies) -> Response<Body> {
     match replies.next().await {
-        Some(Ok(message)) => json_answer(StatusCode::OK, json::write(&message)),
+        Some(Ok(message)) => of_a_call(json_answer(StatusCode::OK, json::write(&message))),
         Some(Err(status)) => refusal(&status),
         None => refusal(&Status::internal("the call ended without an answer")),
     }
@@ -184,37 +192,64 @@ async fn stream(mut replies: Replies, limit: Limit) -> Response<Body> {
     match replies.next().await {
         Some(Ok(message)) => {
             let body = Body::new(replies.into_lines(&message, limit));
-            with_type(Response::new(body), "application/json")
+            of_a_call(with_type(Response::new(body), "application/json"))
         }
         Some(Err(status)) => stream_refusal(&status),
         None => json_answer(StatusCode::OK, Vec::new()),
     }
 }
 
+/// Why a call was refused; the members in etcd's order, because people read them.
+#[derive(Serialize)]
+struct Refusal<'a> {
+    error: &'a str,
+    code: i32,
+    message: &'a str,
+}
+
 fn refusal(status: &Status) -> Response<Body> {
     let (code, message) = (status.code() as i32, status.message());
-    let body = serde_json::json!({ "error": message, "code": code, "message": message });
-    json_answer(http_status(status.code()), body.to_string().into_bytes())
+    let body = serde_json::to_vec(&Refusal { error: message, code, message }).unwrap_or_default();
+    json_answer(http_status(status.code()), body)
 }
 
 fn stream_refusal(status: &Status) -> Response<Body> {
     json_answer(http_status(status.code()), stream_error(status).into_bytes())
 }
 
+#[derive(Serialize)]
+struct StreamError<'a> {
+    error: StreamRefusal<'a>,
+}
+
+#[derive(Serialize)]
+struct StreamRefusal<'a> {
+    grpc_code: i32,
+    http_code: u16,
+    message: &'a str,
+    http_status: &'a str,
+    code: i32,
+}
+
 /// How a stream tells why it ends.
 fn stream_error(status: &Status) -> String {
     let (code, http) = (status.code() as i32, http_status(status.code()));
-    let error = serde_json::json!({
-        "grpc_code": code, "http_code": http.as_u16(), "message": status.message(),
-        "http_status": http.canonical_reason().unwrap_or_default(), "code": code,
-    });
-    serde_json::json!({ "error": error }).to_string()
+    let (http_code, http_status) = (http.as_u16(), http.canonical_reason().unwrap_or_default());
+    let error = StreamRefusal { grpc_code: code, http_code, message: status.message(), http_status, code };
+    serde_json::to_string(&StreamError { error }).unwrap_or_default()
 }
 
 fn json_answer(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::new(Full::new(Bytes::from(body))));
     *response.status_mut() = status;
     with_type(response, "application/json")
+}
+
+/// What grpc-gateway tells of the gRPC answer's header.
+fn of_a_call(mut response: Response<Body>) -> Response<Body> {
+    let name = HeaderName::from_static("grpc-metadata-content-type");
+    response.headers_mut().insert(name, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Body> {

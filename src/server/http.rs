@@ -12,9 +12,12 @@ use crate::proto::etcdserverpb::AlarmType;
 use crate::types::CLUSTER_VERSION;
 use crate::types::ETCD_VERSION;
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::Method;
 use http::StatusCode;
 use http_body_util::Full;
+use std::io::Write as _;
 use tonic::body::Body;
 
 /// Which paths a listener knows.
@@ -45,7 +48,38 @@ impl Answer {
 
 /// Answers one request.
 pub(super) async fn answer<B>(front: &Front, scope: Scope, request: &http::Request<B>) -> http::Response<Body> {
-    response(route(front, scope, request.method(), request.uri()).await)
+    let answer = route(front, scope, request.method(), request.uri()).await;
+    if request.uri().path() == "/metrics" && takes_gzip(request.headers()) {
+        return compressed(answer);
+    }
+    let mut response = response(answer);
+    if Check::of(request.uri().path()).is_some() {
+        do_not_sniff(&mut response);
+    }
+    response
+}
+
+/// A browser is to take the answer for what it says that it is.
+fn do_not_sniff(response: &mut http::Response<Body>) {
+    response.headers_mut().insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
+}
+
+/// Whether a client names gzip among what it can unpack. Source: `promhttp` of Prometheus' client library, which etcd uses.
+fn takes_gzip(headers: &http::HeaderMap) -> bool {
+    let given = headers.get_all(http::header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    given.flat_map(|value| value.split(',')).any(|one| one.split(';').next().is_some_and(|name| name.trim() == "gzip"))
+}
+
+/// The page of metrics is long and repeats itself: a twentieth is left of it.
+fn compressed(answer: Answer) -> http::Response<Body> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    // Into memory: it does not fail.
+    let written = packed.write_all(answer.body.as_bytes()).and_then(|()| packed.finish());
+    let Ok(bytes) = written else { return response(answer) };
+    let mut response = response(Answer { body: String::new(), ..answer });
+    *response.body_mut() = Body::new(Full::new(Bytes::from(bytes)));
+    response.headers_mut().insert(http::header::CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
+    response
 }
 
 /// What is said of a path that is not there.
@@ -59,8 +93,11 @@ fn response(answer: Answer) -> http::Response<Body> {
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(answer.content_type));
+    if answer.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(http::header::ALLOW, http::HeaderValue::from_static("GET"));
+    }
     if answer.status != StatusCode::OK {
-        headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
+        do_not_sniff(&mut response);
     }
     response
 }
@@ -74,7 +111,8 @@ async fn route(front: &Front, scope: Scope, method: &Method, uri: &http::Uri) ->
     if !known {
         return Answer::not_found();
     }
-    if method != Method::GET {
+    // Prometheus' handler asks for no method.
+    if method != Method::GET && path != "/metrics" {
         return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
     }
     match (path, checks) {
@@ -264,8 +302,8 @@ impl Check {
                     false => Ok(()),
                 }
             }
-            Check::SerializableRead => read_something(front, true).await.map_err(|e| format!("range error: {e}")),
-            Check::LinearizableRead => read_something(front, false).await.map_err(|e| format!("range error: {e}")),
+            Check::SerializableRead => read_something(front, true).await.map_err(|e| e.to_string()),
+            Check::LinearizableRead => read_something(front, false).await.map_err(|e| e.to_string()),
             Check::NonLearner if front.node.status().is_learner => Err("not supported for learner".into()),
             Check::NonLearner => Ok(()),
         }
@@ -295,9 +333,8 @@ fn checks_answer(results: &[(&str, Result<(), String>)], verbose: bool) -> Answe
             }
         }
     }
-    if !failed {
-        body.push_str("ok\n");
-    }
+    // Go's `http.Error` ends the list with a line of its own.
+    body.push_str(if failed { "\n" } else { "ok\n" });
     Answer::text(if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }, body)
 }
 
@@ -345,7 +382,7 @@ mod tests {
         let answer = checks_answer(&bad, false);
         assert_eq!(
             (answer.status, answer.body.as_str()),
-            (StatusCode::SERVICE_UNAVAILABLE, "[+]a ok\n[-]b failed: x\n")
+            (StatusCode::SERVICE_UNAVAILABLE, "[+]a ok\n[-]b failed: x\n\n")
         );
     }
 }

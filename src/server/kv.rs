@@ -53,6 +53,7 @@ impl Kv for Service {
         slow::warn_of_read("read-only range ", limit, || loggable::range(&request), told);
         let (mut response, seat) = found?;
         slow::counts(response.count);
+        slow::answers(response.kvs.len(), response.header.as_ref());
         self.0.stamp(&mut response.header);
         Ok(seat.with(response))
     }
@@ -66,6 +67,7 @@ impl Kv for Service {
             return Err(self.0.refuse(&request, why).await.into());
         }
         let Reply::Put(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
+        slow::answers(0, response.header.as_ref());
         self.0.stamp(&mut response.header);
         Ok(Response::new(response))
     }
@@ -102,6 +104,7 @@ impl Kv for Service {
             },
         };
         slow::decided(response.succeeded);
+        slow::answers(response.responses.len(), response.header.as_ref());
         self.0.stamp(&mut response.header);
         complete(&mut response);
         Ok(seat.with(response))
@@ -137,6 +140,7 @@ impl Service {
         if !check::is_serializable(txn) {
             self.0.node.read_barrier().await?;
         }
+        slow::begins();
         let may = |machine: &Machine, who: &Who| machine.permit_txn(who, txn);
         let node = &self.0.node;
         let found = self.0.read_as(caller, may, async || self.0.room.read(node, || node.select_txn(txn)).await).await;

@@ -7,6 +7,7 @@ use crate::probe::Listeners;
 use crate::proto::lab;
 use crate::proto::lab::control_request::Action;
 use crate::proto::lab::lab_server::Lab;
+use crate::wall;
 use futures::stream::BoxStream;
 use futures::stream::StreamExt as _;
 use futures::stream::unfold;
@@ -100,7 +101,20 @@ impl Lab for Service {
             },
             Some(Action::SetTimer(set)) => Ok(Response::new(said(self.front.node.set_timer(set.timeout_ticks).await))),
             Some(Action::SetDisk(set)) => {
-                self.front.node.set_sync_delay(Duration::from_micros(set.sync_delay_us).min(SYNC_DELAY_MAX));
+                let delay = Duration::from_micros(set.sync_delay_us).min(SYNC_DELAY_MAX);
+                self.front.node.set_disk(delay, set.full, set.failing);
+                Ok(Response::new(said(Ok(()))))
+            }
+            Some(Action::PowerLoss(_)) => {
+                self.front.node.lose_power();
+                std::future::pending().await
+            }
+            Some(Action::SetClients(set)) => {
+                self.front.node.cut_clients(set.cut);
+                Ok(Response::new(said(Ok(()))))
+            }
+            Some(Action::SetWall(set)) => {
+                wall::set_offset_ms(set.offset_ms);
                 Ok(Response::new(said(Ok(()))))
             }
             None => Err(Status::invalid_argument("no action is given, or one that this release does not know")),

@@ -38,8 +38,12 @@ use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long a client may take for its first bytes, and for the header of an HTTP/1 request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take for its first bytes.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long it may take for the header of an HTTP/1 request, from the end of the one before: so long a connection is kept for whoever comes back every minute.
+/// Source: etcd `embed/serve.go` (`ReadHeaderTimeout`).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -114,9 +118,10 @@ pub(super) fn bind_tcp(url: &Url, reuse_port: bool) -> Result<std::net::TcpListe
     let told = |what: &str| format!("listen tcp {}: {what}", url.address());
     let port: u16 = match url.port() {
         "" => 0,
-        port => port.parse().map_err(|_| told("invalid port"))?,
+        port => port.parse().map_err(|_| format!("listen tcp: address {port}: invalid port"))?,
     };
-    let addresses: Vec<SocketAddr> = (url.host(), port).to_socket_addrs().map_err(|e| told(&e.to_string()))?.collect();
+    let found = (url.host(), port).to_socket_addrs().map_err(|e| told(&e.to_string()))?;
+    let addresses = in_order(found.collect());
     let mut last = told("no address");
     for address in addresses {
         match listen_at(address, reuse_port) {
@@ -128,6 +133,12 @@ pub(super) fn bind_tcp(url: &Url, reuse_port: bool) -> Result<std::net::TcpListe
         }
     }
     Err(last)
+}
+
+/// IPv4 first, as Go does for a name that has both: the system may put `::1` first for `localhost`, and clients dial 127.0.0.1.
+fn in_order(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses
 }
 
 fn listen_at(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
@@ -262,7 +273,7 @@ impl Server {
             }
         };
         let origin = Arc::new(Origin { from, common_name: io.common_name(), is_tls: io.is_tls() });
-        let sniffed = tokio::time::timeout(HEADER_TIMEOUT, Sniffed::new(io)).await;
+        let sniffed = tokio::time::timeout(FIRST_BYTES_TIMEOUT, Sniffed::new(io)).await;
         let Ok(Ok(io)) = sniffed else { return };
         if io.is_http2() { self.http2(io, &origin).await } else { self.http1(io, &origin).await }
     }
@@ -290,6 +301,8 @@ impl Server {
     async fn http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, origin: &Arc<Origin>) {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
+        // As Go writes them: scripts look for `Content-Type` with a capital letter.
+        builder.title_case_headers(true);
         let answer = service_fn(|request| self.answer(request, origin));
         // A request for a websocket takes the connection with it.
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer).with_upgrades());
@@ -321,6 +334,18 @@ mod tests {
         let url = Url::parse(&format!("http://{taken}")).expect("good");
         let told = Socket::bind(&url).err().expect("taken");
         assert_eq!(told, format!("listen tcp {taken}: bind: address already in use"));
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_told_as_go_tells_it() {
+        let url = Url::parse("http://127.0.0.1:99999").expect("a URL");
+        assert_eq!(bind_tcp(&url, false).expect_err("none"), "listen tcp: address 99999: invalid port");
+    }
+
+    #[test]
+    fn a_name_with_both_families_is_bound_as_go_binds_it() {
+        let [six, four] = ["[::1]:2379", "127.0.0.1:2379"].map(|address| address.parse().expect("an address"));
+        assert_eq!(in_order(vec![six, four]), [four, six]);
     }
 
     #[tokio::test]

@@ -6,19 +6,23 @@
 //!
 //! Events come from `tracing`, become a line in the thread that told them, and wait in a bounded queue for the one thread that writes
 //! each output. When a reader of standard error stops reading, the queue fills, further lines are dropped, and the count
-//! of them is written once it reads again. Lists and computed fields travel as `List` and [`object`]. Left out: zap's sampling,
-//! journald's socket.
+//! of them is written once it reads again. Lists and computed fields travel as `List` and [`object`]. Left out: zap's sampling.
 
 #![expect(clippy::disallowed_methods, reason = "a log line carries the time of day")]
 
 use super::config::LogConfig;
+use super::journal;
+use super::journal::Journal;
 use super::rotate::Rotating;
 use super::settings::Notice;
+use crate::golang;
 use crate::meter::LOG_DROPPED;
+use crate::wall;
 use serde_json::Map;
 use serde_json::Value;
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -60,12 +64,13 @@ const IS_JSON: char = '\u{1e}';
 pub(super) fn start(config: &LogConfig) -> Result<Log, String> {
     let mut sinks = Vec::new();
     for output in &config.outputs {
-        let to: Box<dyn Write + Send> = match output.as_str() {
-            "default" | "stderr" => Box::new(std::io::stderr()),
-            "stdout" => Box::new(std::io::stdout()),
+        let to = match output.as_str() {
+            "default" | "stderr" => To::Text(Box::new(std::io::stderr())),
+            "stdout" => To::Text(Box::new(std::io::stdout())),
+            "systemd/journal" => To::Journal(Journal::open(Path::new(journal::SOCKET))?),
             path => match config.rotation {
-                Some(rotation) => Box::new(Rotating::open(path, rotation)?),
-                None => Box::new(open_append(path)?),
+                Some(rotation) => To::Text(Box::new(Rotating::open(path, rotation)?)),
+                None => To::Text(Box::new(open_append(path)?)),
             },
         };
         sinks.push(Sink::start(to, config.console).map_err(|e| format!("cannot start the log's thread: {e}"))?);
@@ -137,7 +142,10 @@ pub(super) fn open_append(path: &str) -> Result<std::fs::File, String> {
     options.append(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|e| format!("couldn't open sink {path:?}: {e}"))
+    let told = |e: std::io::Error| {
+        format!("open sink {}: open {path}: {}", golang::quote(path.as_bytes()), crate::error::io_text(&e))
+    };
+    options.open(path).map_err(told)
 }
 
 /// The running log; writes what still waits when dropped.
@@ -220,6 +228,17 @@ impl Severity {
         Severity::NAMES[self as usize].0
     }
 
+    /// The journal's number for it.
+    fn priority(self) -> u8 {
+        match self {
+            Severity::Debug => 7,
+            Severity::Info => 6,
+            Severity::Warn => 4,
+            Severity::Error => 3,
+            Severity::Panic | Severity::Fatal => 2,
+        }
+    }
+
     fn of(level: Level) -> Severity {
         match level {
             Level::ERROR => Severity::Error,
@@ -256,8 +275,9 @@ impl Line {
         line
     }
 
-    fn render(&self, console: bool) -> String {
-        if console { self.to_console() } else { self.to_json() }
+    fn render(self, console: bool) -> Rendered {
+        let text = if console { self.to_console() } else { self.to_json() };
+        Rendered { text, severity: self.severity, caller: self.caller }
     }
 
     fn to_json(&self) -> String {
@@ -304,6 +324,13 @@ impl Line {
     }
 }
 
+/// One line as text, and what the journal wants to know of it.
+struct Rendered {
+    text: String,
+    severity: Severity,
+    caller: String,
+}
+
 /// Adds `,"name":value`.
 fn push_member(out: &mut String, name: &str, value: &Value) {
     out.push_str(&format!(",{}:{value}", Value::from(name)));
@@ -342,11 +369,11 @@ impl Visit for Line {
     }
 }
 
-/// `2006-01-02T15:04:05.000000Z`, always UTC.
+/// `2006-01-02T15:04:05.000000Z`, always UTC, by this process's clock.
 pub(super) fn timestamp(now: SystemTime) -> String {
     let format =
         time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-    OffsetDateTime::from(now).format(format).unwrap_or_default()
+    OffsetDateTime::from(wall::seen(now)).format(format).unwrap_or_default()
 }
 
 /// `server/kv.rs:42`.
@@ -375,15 +402,21 @@ impl<S: Subscriber> Layer<S> for ToSinks {
         if line.severity < self.level.now() {
             return;
         }
-        let text: Arc<str> = line.render(self.console).into();
+        let line = Arc::new(line.render(self.console));
         for sink in self.sinks.iter() {
-            sink.push(&text);
+            sink.push(&line);
         }
     }
 }
 
+/// Where the lines of one output go.
+enum To {
+    Text(Box<dyn Write + Send>),
+    Journal(Journal),
+}
+
 enum Job {
-    Line(Arc<str>),
+    Line(Arc<Rendered>),
     Flush(mpsc::SyncSender<()>),
 }
 
@@ -394,7 +427,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn start(to: Box<dyn Write + Send>, console: bool) -> std::io::Result<Sink> {
+    fn start(to: To, console: bool) -> std::io::Result<Sink> {
         let (queue, jobs) = mpsc::sync_channel(QUEUE_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
         let mut writer = Writer { to, jobs, dropped: Arc::clone(&dropped), console };
@@ -402,7 +435,7 @@ impl Sink {
         Ok(Sink { queue, dropped })
     }
 
-    fn push(&self, line: &Arc<str>) {
+    fn push(&self, line: &Arc<Rendered>) {
         if self.queue.try_send(Job::Line(Arc::clone(line))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             LOG_DROPPED.inc();
@@ -418,7 +451,7 @@ impl Sink {
 
 /// The thread that writes one output.
 struct Writer {
-    to: Box<dyn Write + Send>,
+    to: To,
     jobs: mpsc::Receiver<Job>,
     dropped: Arc<AtomicU64>,
     console: bool,
@@ -436,10 +469,12 @@ impl Writer {
             }
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                buffer.push_str(&dropped_line(dropped).render(self.console));
+                self.line(&dropped_line(dropped).render(self.console), &mut buffer);
             }
-            // A log that cannot be written has nowhere to complain.
-            let _ = self.to.write_all(buffer.as_bytes()).and_then(|()| self.to.flush());
+            if let To::Text(to) = &mut self.to {
+                // A log that cannot be written has nowhere to complain.
+                let _ = to.write_all(buffer.as_bytes()).and_then(|()| to.flush());
+            }
             buffer.clear();
             for done in flushed {
                 let _ = done.try_send(());
@@ -449,8 +484,16 @@ impl Writer {
 
     fn take(&self, job: Job, buffer: &mut String, flushed: &mut Vec<mpsc::SyncSender<()>>) {
         match job {
-            Job::Line(line) => buffer.push_str(&line),
+            Job::Line(line) => self.line(&line, buffer),
             Job::Flush(done) => flushed.push(done),
+        }
+    }
+
+    /// Text is written many lines at a time, the journal takes one at a time.
+    fn line(&self, line: &Rendered, buffer: &mut String) {
+        match &self.to {
+            To::Text(_) => buffer.push_str(&line.text),
+            To::Journal(journal) => journal.send(line.severity.priority(), &line.caller, &line.text),
         }
     }
 }
@@ -492,7 +535,11 @@ mod tests {
     }
 
     fn log_to(output: &Output, console: bool, level: &str) -> (Log, impl Subscriber + use<>) {
-        let sinks: Arc<[Sink]> = [Sink::start(Box::new(output.clone()), console).expect("a thread")].into();
+        log_by(To::Text(Box::new(output.clone())), console, level)
+    }
+
+    fn log_by(to: To, console: bool, level: &str) -> (Log, impl Subscriber + use<>) {
+        let sinks: Arc<[Sink]> = [Sink::start(to, console).expect("a thread")].into();
         let level = Arc::new(Threshold::new(Severity::named(level)));
         let layer = ToSinks { sinks: Arc::clone(&sinks), console, level };
         (Log { sinks }, tracing_subscriber::registry().with(layer))
@@ -554,6 +601,28 @@ mod tests {
         let notice = Notice::warn("said early").with("environment-variable", "ETCD_X");
         let text = logged(false, "info", || tell(&notice));
         assert!(text.ends_with("\"msg\":\"said early\",\"environment-variable\":\"ETCD_X\"}\n"), "{text}");
+    }
+
+    #[test]
+    fn the_journal_gets_an_entry_for_each_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let journald = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+        let journal = Journal::open(&path).expect("it listens");
+        let (log, subscriber) = log_by(To::Journal(journal), false, "info");
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(n = 1, "bad");
+            tracing::debug!("not logged");
+            tracing::error!(level = "fatal", "worse");
+        });
+        drop(log);
+        for (priority, message) in [(3, "\"msg\":\"bad\",\"n\":1}"), (2, "\"msg\":\"worse\"}")] {
+            let mut heard = [0; 1000];
+            let bytes = journald.recv(&mut heard).expect("an entry");
+            let entry = String::from_utf8_lossy(&heard[..bytes]).into_owned();
+            let is_it = entry.contains(&format!("{message}\nPRIORITY={priority}\nPACKAGE=server\nSYSLOG_IDENTIFIER="));
+            assert!(is_it && entry.starts_with("MESSAGE={\"level\":"), "{entry}");
+        }
     }
 
     #[test]

@@ -81,6 +81,10 @@ fn raft(front: &Front, page: &mut Page) {
     page.gauge("etcd_server_proposals_applied_total", "The index that is applied.", applied);
     let pending = front.node.pending() as f64;
     page.gauge("etcd_server_proposals_pending", "Proposals that wait for their answer.", pending);
+    let clock = front.node.clock();
+    let slower = if clock.held { 0.0 } else { f64::from(clock.slower) };
+    let help = "How many times slower than the world's the lab's clock is, 0 while it is held; not a metric of etcd's.";
+    page.gauge("etcd_lab_clock_slower", help, slower);
     page.told("etcd_server_id", "The member's id.", "server_id", &id.to_string());
     page.told("etcd_server_version", "The server's version.", "server_version", ETCD_VERSION);
     let (cluster, alarms) = front.node.read(|machine| (machine.cluster_version().map(str::to_owned), machine.alarms()));

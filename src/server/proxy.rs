@@ -6,10 +6,13 @@
 #![expect(clippy::disallowed_methods, reason = "members that cannot be reached are left out for a while")]
 
 use super::listen::bind_tcp;
+use super::log;
 use super::systemd::Manager;
 use super::urls::Url;
 use crate::client;
+use crate::error::io_text;
 use crate::golang;
+use crate::tls::HandshakeError;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use std::ffi::OsString;
@@ -44,7 +47,7 @@ Usage:
     Pass TCP connections on to members. Defaults: 127.0.0.1:23790, 127.0.0.1:2379, 1m0s.
 
   etcd gateway start --discovery-srv DOMAIN [--discovery-srv-name SUFFIX] [--trusted-ca-file FILE] [--insecure-discovery]
-    The same with the members that DNS names. Only those whose certificate is good for DOMAIN are used, unless discovery may be insecure.
+    The same with the members that DNS names. Only those whose certificate is good for DOMAIN are used, unless discovery may be insecure; if none is, the --endpoints.
 ";
 
 /// What the words after `gateway start` say.
@@ -67,6 +70,22 @@ struct Discovery {
     ca: String,
 }
 
+/// The flags of `etcd gateway start`.
+const FLAGS: [&str; 7] = [
+    "listen-addr",
+    "endpoints",
+    "retry-delay",
+    "discovery-srv",
+    "discovery-srv-name",
+    "insecure-discovery",
+    "trusted-ca-file",
+];
+
+/// Whether the words after `etcd gateway` ask what there is.
+pub(super) fn wants_help(words: &[String]) -> bool {
+    words.is_empty() || words.iter().any(|word| matches!(word.as_str(), "-h" | "--help"))
+}
+
 impl Plan {
     /// Reads the words after `etcd gateway`.
     ///
@@ -85,6 +104,10 @@ impl Plan {
         let mut plan = Plan { listen, endpoints, retry, discovery: Discovery::default() };
         while let Some(word) = rest.next() {
             let flag = word.strip_prefix("--").ok_or_else(|| format!("unknown word {word:?}"))?;
+            let name = flag.split('=').next().unwrap_or(flag);
+            if !FLAGS.contains(&name) {
+                return Err(format!("unknown flag: --{name}"));
+            }
             let (name, value) = match flag.split_once('=') {
                 Some((name, value)) => (name, value.to_owned()),
                 None if flag == "insecure-discovery" => (flag, "true".to_owned()),
@@ -132,7 +155,9 @@ struct Member {
 /// The address cannot be bound.
 pub(super) async fn run(mut plan: Plan) -> Result<(), String> {
     if !plan.discovery.domain.is_empty() {
-        plan.endpoints = plan.discovery.endpoints().await?;
+        let found = plan.discovery.endpoints().await?;
+        // None that will do: those that are named, or the default.
+        plan.endpoints = if found.is_empty() { plan.endpoints } else { found };
     }
     let url = Url::parse(&format!("http://{}", plan.listen))?;
     let listener = TcpListener::from_std(bind_tcp(&url, false)?).map_err(|e| e.to_string())?;
@@ -146,36 +171,53 @@ pub(super) async fn run(mut plan: Plan) -> Result<(), String> {
 }
 
 impl Discovery {
-    /// `host:port` of the members that DNS names.
+    /// `host:port` of the members that DNS names and that will do; maybe none.
     async fn endpoints(&self) -> Result<Vec<String>, String> {
-        let found = client::discover(&self.domain, &self.suffix).await?;
-        tracing::info!("discovery-srv" = self.domain, endpoints = found.join(","), "discovered cluster from SRV");
-        let mut good = Vec::new();
+        self.usable(client::discover(&self.domain, &self.suffix).await?).await
+    }
+
+    /// Those of these URLs that will do, in etcd's words.
+    async fn usable(&self, found: Vec<String>) -> Result<Vec<String>, String> {
+        let tell = |urls: &[String]| log::list(urls);
+        tracing::info!("srv-server" = self.domain, endpoints = %tell(&found), "discovered cluster from SRV");
+        if self.insecure {
+            return found.iter().map(|url| address(url)).collect();
+        }
+        tracing::info!("srv-server" = self.domain, endpoints = %tell(&found), "validating discovered SRV endpoints");
+        let (mut good, mut problems) = (Vec::new(), Vec::new());
         for url in found {
-            let address = address(&url)?;
-            if self.insecure {
-                good.push(address);
-                continue;
-            }
-            match self.verify(&url, &address).await {
-                Ok(()) => good.push(address),
-                Err(why) => tracing::warn!(endpoint = url, error = why, "failed to resolve discovered SRV endpoint"),
+            match self.verify(&url, &address(&url)?).await {
+                Ok(()) => good.push(url),
+                Err(why) => problems.push(why),
             }
         }
-        if good.is_empty() { Err(format!("no endpoints found at {}", self.domain)) } else { Ok(good) }
+        if problems.is_empty() {
+            tracing::info!("srv-server" = self.domain, endpoints = %tell(&good), "using validated discovered SRV endpoints");
+        } else {
+            tracing::warn!(
+                "srv-server" = self.domain, endpoints = %tell(&good), error = problems.join(","),
+                "failed to validate discovered endpoints"
+            );
+        }
+        good.iter().map(|url| address(url)).collect()
     }
 
     /// Whether a member shows a certificate that is good for the domain.
     async fn verify(&self, url: &str, address: &str) -> Result<(), String> {
         if !url.starts_with("https://") {
-            return Err("not a secure endpoint".into());
+            return Err(format!("{url:?} is insecure"));
         }
         let files = client::TlsFiles { cacert: self.ca.clone(), ..client::TlsFiles::default() };
         let connector = TlsConnector::from(files.load().map_err(|e| e.to_string())?);
         let name = ServerName::try_from(self.domain.clone()).map_err(|e| e.to_string())?;
         let shaken = async { connector.connect(name, TcpStream::connect(address).await?).await };
         let shaken = tokio::time::timeout(DIAL_TIMEOUT, shaken).await;
-        shaken.map_err(|_| "no answer".to_owned())?.map(drop).map_err(|e| e.to_string())
+        let shaken = shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        shaken.map(drop).map_err(|e| {
+            // What TLS has against it is inside; what the system says is not.
+            let of_tls = e.get_ref().map(|_| HandshakeError::from_io(&e).to_string());
+            format!("{url:?} failed to dial ({})", of_tls.unwrap_or_else(|| io_text(&e)))
+        })
     }
 }
 
@@ -255,6 +297,15 @@ mod tests {
         let want =
             Discovery { domain: "example.com".into(), suffix: "lab".into(), insecure: true, ca: "ca.pem".into() };
         assert_eq!(plan(words).expect("good").discovery, want);
+    }
+
+    #[tokio::test]
+    async fn members_of_dns_that_prove_nothing_are_left_out() {
+        let found = || vec!["http://a.example:2379".to_owned(), "http://b.example:1".to_owned()];
+        let careful = Discovery { domain: "example".into(), ..Discovery::default() };
+        assert_eq!(careful.usable(found()).await, Ok(Vec::new()));
+        let careless = Discovery { insecure: true, ..careful };
+        assert_eq!(careless.usable(found()).await, Ok(vec!["a.example:2379".to_owned(), "b.example:1".to_owned()]));
     }
 
     #[tokio::test]

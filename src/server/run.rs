@@ -28,6 +28,7 @@ use crate::node;
 use crate::node::Network;
 use crate::node::Node;
 use crate::node::Start;
+use crate::peer;
 use crate::tls;
 use crate::tls::Acceptor;
 use crate::types::ETCD_VERSION;
@@ -83,7 +84,7 @@ pub(super) async fn run(config: Config, manager: Manager) -> End {
     toggle_log_on_signal();
     tell_start(&config);
     meter::EXTENSIVE.store(config.metrics_extensive, std::sync::atomic::Ordering::Relaxed);
-    let network = Network { listeners: sockets.peers, acceptor: sockets.peer_acceptor, dial: sockets.dial };
+    let network = Network { listeners: sockets.peers, dial: sockets.dial };
     let node = tokio::select! {
         node = Node::start(node_config(&config), network) => node,
         number = signals.next() => return End::Signal(number),
@@ -222,9 +223,8 @@ struct Listen {
 
 /// Everything that must be bound and read before the member starts.
 struct Sockets {
-    peers: Vec<tokio::net::TcpListener>,
+    peers: Vec<(peer::Listener, Acceptor)>,
     listen: Listen,
-    peer_acceptor: Acceptor,
     client_acceptor: Acceptor,
     dial: Option<Arc<tokio_rustls::rustls::ClientConfig>>,
 }
@@ -238,8 +238,8 @@ impl Sockets {
         let peers = config
             .listen_peer_urls
             .iter()
-            .map(|url| bind_peer(url, config.reuse_port))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|url| Ok((bind_peer(url, config.reuse_port)?, of_url(url, &peer_acceptor))))
+            .collect::<Result<Vec<_>, String>>()?;
         tracing::info!("listen-client-urls" = %log::list(&urls::texts(&config.listen_client_urls)), "configuring client listeners");
         let client_files = with_auto(config, &config.client_tls, "client", &config.listen_client_urls)?;
         let for_clients =
@@ -260,18 +260,18 @@ impl Sockets {
                 metrics: bind(&config.listen_metrics_urls)?,
                 lab,
             },
-            peer_acceptor,
             client_acceptor,
             dial,
         })
     }
 }
 
-fn bind_peer(url: &Url, reuse_port: bool) -> Result<tokio::net::TcpListener, String> {
+fn bind_peer(url: &Url, reuse_port: bool) -> Result<peer::Listener, String> {
     if url.is_unix() {
-        return Err(format!("--listen-peer-urls {url}: peers over socket files are not part of this release"));
+        return listen::bind_unix(Path::new(url.address())).map(peer::Listener::Unix);
     }
-    tokio::net::TcpListener::from_std(listen::bind_tcp(url, reuse_port)?).map_err(|e| e.to_string())
+    let listener = tokio::net::TcpListener::from_std(listen::bind_tcp(url, reuse_port)?).map_err(|e| e.to_string())?;
+    Ok(listener.into())
 }
 
 fn bind_lab(listen: &str) -> Result<Socket, String> {
@@ -293,7 +293,8 @@ fn with_auto(config: &Config, files: &TlsFiles, side: &str, listen: &[Url]) -> R
         return Ok(files.clone());
     }
     let dir = config.data_dir.join("fixtures").join(side);
-    let hosts: Vec<String> = listen.iter().map(|url| url.host().to_owned()).collect();
+    let hosts: Vec<String> =
+        listen.iter().map(|url| if url.is_unix() { "localhost" } else { url.host() }.to_owned()).collect();
     let (cert_file, key_file) =
         tls::auto_tls(&dir, &hosts, config.self_signed_cert_validity).map_err(|e| e.to_string())?;
     Ok(TlsFiles { cert_file, key_file, ..files.clone() })
@@ -317,6 +318,11 @@ fn acceptor(config: &Config, files: &TlsFiles, listen: &[Url], is_peer: bool) ->
         alpn,
     };
     Acceptor::tls(&server).map_err(|e| e.to_string())
+}
+
+/// What makes connections of those that come to `url`: a certificate is nothing to a plain one.
+fn of_url(url: &Url, secure: &Acceptor) -> Acceptor {
+    if url.is_secure() { secure.clone() } else { Acceptor::plain() }
 }
 
 fn some_path(path: &Path) -> Option<PathBuf> {
@@ -400,9 +406,21 @@ impl Serving {
             ping_every: config.keepalive_interval,
             ping_wait: config.keepalive_timeout,
         };
+        let list = |urls: &[Url]| log::list(&urls::texts(urls));
+        tracing::info!(
+            "initial-advertise-peer-urls" = %list(&config.advertise_peer_urls),
+            "listen-peer-urls" = %list(&config.listen_peer_urls),
+            "advertise-client-urls" = %list(&config.advertise_client_urls),
+            "listen-client-urls" = %list(&config.listen_client_urls),
+            "listen-metrics-urls" = %list(&config.listen_metrics_urls),
+            "now serving peer/client/metrics"
+        );
+        for url in &config.listen_peer_urls {
+            tracing::info!(address = url.address(), "serving peer traffic");
+        }
         tracing::info!("ready to serve client requests");
         let door = Door::clients(&front);
-        let secured = |socket: &Socket| if socket.url().is_secure() { acceptor.clone() } else { Acceptor::plain() };
+        let secured = |socket: &Socket| of_url(socket.url(), &acceptor);
         let (grpc, http) = if listen.http.is_empty() { (door.clone(), door) } else { door.parted() };
         let traffic = if listen.http.is_empty() { "grpc+http" } else { "grpc" };
         for (sockets, door, traffic) in [(listen.clients, grpc, traffic), (listen.http, http, "http")] {

@@ -7,6 +7,7 @@ use super::flags;
 use super::flags::Flag;
 use super::flags::Kind;
 use super::flags::Standing;
+use super::urls;
 use super::urls::Url;
 use crate::golang;
 use std::collections::BTreeMap;
@@ -116,7 +117,7 @@ impl Settings {
             Kind::Bool => {
                 syntax(format!("invalid boolean value {} for -{name}: {why}", golang::quote(value.as_bytes())))
             }
-            _ => syntax(format!("invalid value {} for flag -{name}: {why}", golang::quote(value.as_bytes()))),
+            _ => syntax(format!("invalid value {} for flag -{name}: {why}", quoted(&value))),
         })?;
         Ok(false)
     }
@@ -165,14 +166,18 @@ impl Settings {
             if value.is_empty() {
                 continue;
             }
+            if let Some(why) = flag.is_forgotten() {
+                notices.push(unknown_variable(key, value).with("reason", why));
+                continue;
+            }
             self.put(flag, value.clone()).map_err(|(value, why)| {
-                let text = format!("invalid value {} for {key}: {why}", golang::quote(value.as_bytes()));
+                let text = format!("invalid value {} for {key}: {why}", quoted(&value));
                 Notice::warn("failed to verify flags").with("error", text)
             })?;
             notices.push(
                 Notice::info("recognized and used environment variable")
                     .with("variable-name", key)
-                    .with("variable-value", if is_secret(flag) { "" } else { value }),
+                    .with("variable-value", if is_secret(flag) { String::new() } else { urls::masked(value) }),
             );
         }
         Ok(())
@@ -258,8 +263,11 @@ impl Settings {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
     }
 
+    /// An empty list of URLs is the default, as in etcd.
     pub(super) fn urls(&self, name: &str) -> Vec<Url> {
-        Url::parse_list(self.text(name)).expect("checked when set")
+        let default = || flags::find(name).map_or("", |flag| flag.default);
+        let text = Some(self.text(name)).filter(|text| !text.is_empty()).unwrap_or_else(default);
+        Url::parse_list(text).expect("checked when set")
     }
 
     /// A comma list without repeats and empty items, in order.
@@ -277,6 +285,11 @@ impl Settings {
 /// The environment variable of a flag.
 pub(super) fn variable(flag: &str) -> String {
     format!("ETCD_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// As Go quotes it, without what is nobody's business.
+fn quoted(value: &str) -> String {
+    golang::quote(urls::masked(value).as_bytes())
 }
 
 fn is_secret(flag: &Flag) -> bool {
@@ -370,6 +383,24 @@ mod tests {
                 "cannot set special environment variable"
             ]
         );
+    }
+
+    #[test]
+    fn a_variable_that_etcd_no_longer_knows_is_told_and_passed_over() {
+        let mut settings = settings("--name x");
+        let mut notices = Vec::new();
+        let vars = env(&[("ETCD_ENABLE_V2", "true"), ("ETCD_PROXY", "on"), ("ETCD_DEBUG", "yes")]);
+        settings.add_environment(&vars, &mut notices).expect("none is a problem");
+        settings.settle(&mut Vec::new()).expect("nothing to refuse");
+        for (notice, (variable, _)) in notices.iter().zip(&vars) {
+            assert_eq!(notice.message, "unrecognized environment variable");
+            assert_eq!(notice.fields[0], ("environment-variable", variable.clone()));
+            assert!(notice.fields[1].1.contains("removed"), "{notice:?}");
+        }
+        assert_eq!((notices.len(), settings.was_set("enable-v2")), (3, false));
+        // One that would let in who should be kept out is refused all the same.
+        settings.add_environment(&env(&[("ETCD_CA_FILE", "/ca")]), &mut notices).expect("a text");
+        assert!(settings.settle(&mut Vec::new()).is_err_and(|why| why.starts_with("--ca-file cannot be used")));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Requests that took long, in the log: etcd's line `request stats`, and its warning of reads that took long to carry out.
+//! Requests that took long, in the log: etcd's line `request stats`, and its warning of reads that took long to carry out. Which part of a request
+//! took long tells `trace.rs`.
 //!
 //! A unary request is timed from its arrival to the end of its handler. What it asked for is noted by the service, by reference counts and without a copy, and made into
 //! text only if it was slow, or at level debug. What a service notes finds its request by the task that both run in, since the
@@ -8,6 +9,9 @@
 
 use super::identity::Origin;
 use super::log;
+use super::trace;
+use super::trace::Answered;
+use super::trace::Marks;
 use crate::apply::loggable;
 use crate::meter;
 use crate::meter::Histogram;
@@ -38,6 +42,8 @@ struct Current {
     succeeded: Cell<bool>,
     /// When the handler was done, if somebody has looked at the clock then.
     took: Cell<Option<Duration>>,
+    marks: Cell<Marks>,
+    answered: Cell<Answered>,
 }
 
 tokio::task_local! {
@@ -68,12 +74,19 @@ pub(super) async fn timed<T>(
         count: Cell::new(-1),
         succeeded: Cell::default(),
         took: Cell::default(),
+        marks: Cell::default(),
+        answered: Cell::default(),
     };
     CURRENT
         .scope(current, async {
             let output = work.await;
             let slow = CURRENT.with(|current| {
                 let took = current.took.get().unwrap_or_else(|| current.began.elapsed());
+                if took > trace::THRESHOLD
+                    && let Some(asked) = &*current.asked.borrow()
+                {
+                    trace::tell(asked, current.marks.get(), current.answered.get(), took);
+                }
                 let expensive = took > limit;
                 if !expensive && !log::wants_debug() {
                     return None;
@@ -102,6 +115,30 @@ pub(super) fn counts(pairs: i64) {
     let _ = CURRENT.try_with(|current| current.count.set(pairs));
 }
 
+/// Notes what the answer has: so many pairs or operations, at this header's revision.
+pub(super) fn answers(count: usize, header: Option<&pb::ResponseHeader>) {
+    let revision = header.map_or(0, |header| header.revision);
+    let _ = CURRENT.try_with(|current| current.answered.set(Answered { count, revision }));
+}
+
+/// Notes that a read may be carried out, after any wait for the leader.
+pub(super) fn begins() -> Instant {
+    let now = Instant::now();
+    let _ = CURRENT.try_with(|current| {
+        let begun = Some(now.saturating_duration_since(current.began));
+        current.marks.set(Marks { begun, ..current.marks.get() });
+    });
+    now
+}
+
+/// Notes that the rows of a read are chosen.
+pub(super) fn chose() {
+    let _ = CURRENT.try_with(|current| {
+        let chosen = Some(current.began.elapsed());
+        current.marks.set(Marks { chosen, ..current.marks.get() });
+    });
+}
+
 /// Notes whether a transaction's conditions held.
 pub(super) fn decided(succeeded: bool) {
     let _ = CURRENT.try_with(|current| current.succeeded.set(succeeded));
@@ -117,7 +154,7 @@ static RANGES: LazyLock<[Arc<Histogram>; 2]> =
 impl Read {
     /// Begins, after any wait for the leader.
     pub(super) fn begin() -> Read {
-        Read(Instant::now())
+        Read(begins())
     }
 
     /// Counts a range.

@@ -2,6 +2,8 @@
 
 #[path = "tests/auth.rs"]
 mod auth;
+#[path = "tests/curl.rs"]
+mod curl;
 
 use super::config::Config;
 use super::door::Door;
@@ -60,7 +62,7 @@ impl Member {
         let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         let Ok(Words::Run(settings)) = Settings::parse(&words) else { panic!("{text}") };
         let config = Config::from_settings(&settings, &mut Vec::new()).expect("good flags");
-        let network = Network { listeners: Vec::new(), acceptor: Acceptor::plain(), dial: None };
+        let network = Network { listeners: Vec::new(), dial: None };
         let node = Node::start(super::run::node_config(&config), network).await.expect("a member");
         timeout(DEADLINE, node.ready().wait_for(|ready| *ready)).await.expect("in time").expect("running");
         // The leader's first own entry: with it the log is at rest.

@@ -9,6 +9,7 @@ use crate::auth::Who;
 use crate::error::Error;
 use crate::golang;
 use crate::node::Node;
+use crate::wall;
 use rand::Rng as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -131,7 +132,7 @@ fn signed(options: &BTreeMap<&str, &str>) -> Result<Jwt, String> {
 
 #[expect(clippy::disallowed_methods, reason = "a signed token says until when it is good, by the clock on the wall")]
 pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    wall::seen(SystemTime::now()).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! hashes over them. Source: etcd `client/pkg/types/urls.go`.
 
 use crate::golang;
+use crate::membership;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,26 +32,28 @@ pub struct Url {
 }
 
 impl Url {
-    /// Reads one URL; the error is etcd's text.
+    /// Reads one URL; the error is etcd's text, or that of Go's parser. A user and a password in it are nothing to this server, and nobody is shown them; nor is
+    /// a query.
     pub fn parse(text: &str) -> Result<Url, String> {
-        let text = text.trim();
-        let (scheme, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (Scheme::Http, rest),
-            Some(("https", rest)) => (Scheme::Https, rest),
-            Some(("unix", rest)) => (Scheme::Unix, rest),
-            Some(("unixs", rest)) => (Scheme::Unixs, rest),
-            _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {text}")),
+        let checked = membership::check_urls(&[text]).map_err(|why| masked(&why))?;
+        let (scheme, rest) = checked[0].split_once(':').unwrap_or_default();
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let scheme = match scheme {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            "unix" => Scheme::Unix,
+            _ => Scheme::Unixs,
         };
-        if matches!(scheme, Scheme::Http | Scheme::Https) {
-            let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-            if split_host_port(authority).is_none() {
-                return Err(format!("URL address does not have the form \"host:port\": {text}"));
-            }
-            if !path.is_empty() {
-                return Err(format!("URL must not contain a path: {text}"));
-            }
+        if matches!(scheme, Scheme::Unix | Scheme::Unixs) {
+            return Ok(Url { text: checked[0].clone(), scheme, address: rest.into() });
         }
-        Ok(Url { text: text.into(), scheme, address: rest.into() })
+        let authority = rest.split(['?', '#']).next().unwrap_or_default();
+        let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+        if let Some(bad) = address.matches([' ', '"', '<', '>', '^', '`', '{', '|', '}', '\\']).next() {
+            return Err(format!("parse {:?}: invalid character {bad:?} in host name", masked(text.trim())));
+        }
+        let name = if scheme == Scheme::Http { "http" } else { "https" };
+        Ok(Url { text: format!("{name}://{address}"), scheme, address: address.into() })
     }
 
     /// Reads a comma list: trimmed, sorted, without repeats. An empty text is an empty list.
@@ -120,19 +123,44 @@ impl fmt::Display for Url {
     }
 }
 
-/// Host and port of `host:port` or `[v6]:port`; both may be empty, but the colon must be there.
+/// Host and port of `host:port` or `[v6]:port`; both may be empty.
 fn split_host_port(authority: &str) -> Option<(&str, &str)> {
-    if authority.contains(['@', ' ']) {
-        return None;
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:"),
+        None => authority.split_once(':'),
     }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once("]:")?,
-        None => authority.split_once(':').filter(|(_, port)| !port.contains(':'))?,
-    };
-    if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err() && !port.is_empty() {
-        return None;
+}
+
+/// The text without what stands for a user and a password in its URLs.
+pub(super) fn masked(text: &str) -> String {
+    let (mut masked, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find("://") {
+        let (head, tail) = rest.split_at(at + 3);
+        masked.push_str(head);
+        let end = tail.find(['/', ',', '?', '#', ' ', '"']).unwrap_or(tail.len());
+        rest = match tail[..end].rfind('@') {
+            Some(at) => {
+                masked.push_str("xxxxx");
+                &tail[at..]
+            }
+            None => tail,
+        };
     }
-    Some((host, port))
+    masked + rest
+}
+
+/// Checks `--cors`: `*`, or URLs; unlike in etcd a port may be left out, as browsers leave it out of an origin.
+pub(super) fn check_origins(text: &str) -> Result<(), String> {
+    if text.is_empty() || text == "*" {
+        return Ok(());
+    }
+    text.split(',').map(str::trim).try_for_each(|origin| {
+        let is_web = origin.starts_with("http://") || origin.starts_with("https://");
+        match Url::parse(origin) {
+            Err(_) if is_web && Url::parse(&format!("{origin}:80")).is_ok() => Ok(()),
+            parsed => parsed.map(drop),
+        }
+    })
 }
 
 /// The URLs as texts.
@@ -194,12 +222,42 @@ mod tests {
             ("foo", "URL scheme must be http, https, unix, or unixs: foo"),
             ("ftp://a:1", "URL scheme must be http, https, unix, or unixs: ftp://a:1"),
             ("http://a", "URL address does not have the form \"host:port\": http://a"),
-            ("http://a:x", "URL address does not have the form \"host:port\": http://a:x"),
-            ("http://a:99999", "URL address does not have the form \"host:port\": http://a:99999"),
+            ("http://a:x", "parse \"http://a:x\": invalid port \":x\" after host"),
+            ("http://me:secret@a", "URL address does not have the form \"host:port\": http://xxxxx@a"),
+            ("http://me:secret@a:x", "parse \"http://xxxxx@a:x\": invalid port \":x\" after host"),
+            ("ftp://me:secret@a:1", "URL scheme must be http, https, unix, or unixs: ftp://xxxxx@a:1"),
+            ("http://a b:1", "parse \"http://a b:1\": invalid character \" \" in host name"),
             ("http://a:1/x", "URL must not contain a path: http://a:1/x"),
             ("http://a:1/", "URL must not contain a path: http://a:1/"),
         ] {
             assert_eq!(Url::parse(text).expect_err(text), want);
+        }
+    }
+
+    #[test]
+    fn what_etcd_takes_is_taken_and_a_password_is_dropped() {
+        for (text, url, address) in [
+            ("HTTP://127.0.0.1:1", "http://127.0.0.1:1", "127.0.0.1:1"),
+            ("https://me:secret@127.0.0.1:1", "https://127.0.0.1:1", "127.0.0.1:1"),
+            ("http://127.0.0.1:1?x=1", "http://127.0.0.1:1", "127.0.0.1:1"),
+            ("http://127.0.0.1:99999", "http://127.0.0.1:99999", "127.0.0.1:99999"),
+            ("unix:/run/etcd.sock", "unix:/run/etcd.sock", "/run/etcd.sock"),
+            ("unix:///run/etcd.sock", "unix:///run/etcd.sock", "/run/etcd.sock"),
+        ] {
+            let read = Url::parse(text).expect(text);
+            assert_eq!((read.as_str(), read.address()), (url, address), "{text}");
+        }
+        assert_eq!(masked("--a=http://u:p@h:1,https://q@i:2 b"), "--a=http://xxxxx@h:1,https://xxxxx@i:2 b");
+        assert_eq!(masked("http://h:1/a@b"), "http://h:1/a@b");
+    }
+
+    #[test]
+    fn origins_are_urls_or_a_star() {
+        for good in ["*", "", "http://a.example:80", "https://a.example", "http://a:1,http://b:2"] {
+            assert_eq!(check_origins(good), Ok(()), "{good}");
+        }
+        for bad in ["not a url", "a.example", "http://a:1,b", "http://a:1/path"] {
+            check_origins(bad).expect_err(bad);
         }
     }
 

@@ -262,7 +262,8 @@ impl World {
             place.disk.make_room();
             place.dies_voting = false;
             (place.paused, place.sync_us, place.apply_us) = (place.paused.min(self.now), 300, 300);
-            if place.disk.struck().is_none() {
+            // A full disk does not stop a member whose log has room: it was hit when it prepared its next segment.
+            if matches!(place.disk.struck(), None | Some(Trouble::Full)) {
                 place.disk.process_ends();
             }
             if place.alive.is_none() && !place.refused && !place.removed {

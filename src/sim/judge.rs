@@ -188,12 +188,13 @@ impl Judge {
         }
     }
 
-    /// A start must find what was promised before.
+    /// A start must find what was promised before. Only a leader of a later term replaces an entry, and what it sends in its place, an entry or a
+    /// snapshot, can be durable before it is promised (Raft section 5.3).
     pub(super) fn started(&mut self, who: usize, alive: &Alive) -> Verdict {
         let Promise { last: (index, term), hard_state } = self.promises[who];
         let (end, found) = alive.log_end();
         let kept = match alive.log_term(index) {
-            Some(found) => found == term,
+            Some(found) => found >= term,
             None => index < end.0,
         };
         rule(index == 0 || kept, || {

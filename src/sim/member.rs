@@ -51,6 +51,7 @@ use crate::replica::leases::Pulse;
 use crate::replica::leases::Standing;
 use crate::replica::start::Held;
 use crate::replica::state::Found;
+use crate::replica::state::lost_end;
 use crate::replica::state::open_state;
 use crate::types::ClusterId;
 use crate::types::Index;
@@ -153,8 +154,8 @@ pub(super) struct Alive {
     pub(super) pulse: Pulse,
     /// The leader, if a message of its term has come since it was told that its process has ended; and the ticks since the last one.
     hears: Option<(u64, Term, usize)>,
-    /// The end of its log was cut off when it began.
-    pub(super) was_torn: bool,
+    /// What was cut off at the end of its log when it began.
+    pub(super) torn: Option<String>,
     /// Its store was of no use, and it began a new one: why.
     pub(super) rebuilt: Option<String>,
 }
@@ -205,11 +206,12 @@ pub(super) struct Turn {
 pub(super) fn start(with: Start<'_>) -> Result<Started, Error> {
     let Start { id, founders, disk, shelf, limits, seeds, now, checkpoint_ms } = with;
     let cluster = founders.cluster();
-    let (wal, held, was_torn) = open_log(id, founders, disk)?;
+    let (wal, held, torn) = open_log(id, founders, disk)?;
     let shared = Arc::new(disk.clone()) as Arc<dyn Disk>;
     let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None, cluster, limits };
     let (store, machine, installs, rebuilt) = match open_state(shared, Path::new(MEMBER_DIR), &held, &mut builder)? {
         Found::State { state: (store, machine), installs, rebuilt } => (store, machine, installs, rebuilt),
+        Found::Ahead { applied, .. } => return Err(lost_end(Path::new(WAL_DIR), held.last(), applied)),
         Found::Lost(why) => return Ok(Started::Lost(Box::new(Lost { why, held, wal }))),
     };
     let (applied, _) = machine.applied();
@@ -249,13 +251,13 @@ pub(super) fn start(with: Start<'_>) -> Result<Started, Error> {
         ticker: Ticker::new(now, TICK_MS),
         pulse: Pulse { ticked: now, ..Pulse::default() },
         hears: None,
-        was_torn,
+        torn,
         rebuilt,
     })))
 }
 
-/// The member's log, begun if there is none; and whether its end was cut off. Who joins later begins with nothing in it.
-fn open_log(id: MemberId, founders: &Members, disk: &SimDisk) -> Result<(Wal, Held, bool), Error> {
+/// The member's log, begun if there is none; and what was cut off at its end. Who joins later begins with nothing in it.
+fn open_log(id: MemberId, founders: &Members, disk: &SimDisk) -> Result<(Wal, Held, Option<String>), Error> {
     let (dir, shared) = (Path::new(WAL_DIR), Arc::new(disk.clone()) as Arc<dyn Disk>);
     if !wal::exists(&*shared, dir) {
         let metadata = Metadata { member: id, cluster: founders.cluster() };
@@ -268,7 +270,7 @@ fn open_log(id: MemberId, founders: &Members, disk: &SimDisk) -> Result<(Wal, He
         wal.append(&held.entries, Some(&held.hard_state))?;
         wal.sync()?;
     }
-    Ok((wal, held, replay.torn.is_some()))
+    Ok((wal, held, replay.torn))
 }
 
 impl Alive {
@@ -309,8 +311,10 @@ impl Alive {
 
     fn round(&mut self, now: Millis) -> Result<(), Error> {
         if let Some(preparation) = self.hands.preparation.take() {
-            let prepared = preparation.run()?;
-            self.hands.wal.supply(prepared);
+            match preparation.run() {
+                Ok(prepared) => self.hands.wal.supply(prepared),
+                Err(_) => self.hands.wal.do_without_spare(),
+            }
         }
         for input in std::mem::take(&mut self.inbox) {
             self.take(now, input)?;
@@ -368,7 +372,7 @@ impl Alive {
             let may = term > now.0 && !hears || term == now.0;
             *self.hands.may_grant.entry((from, term)).or_default() += u32::from(may);
         }
-        self.replica.step(message);
+        let _told_to_observers = replica::readable(&message).and_then(|()| self.replica.step(message));
         let is_leaders = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
         let consensus = &self.replica.consensus;
         if is_leaders && consensus.leader().0 == from && consensus.term().0 == term {

@@ -32,6 +32,17 @@ impl Tape {
         }
     }
 
+    /// The lines since the last call, each with its member, if it is about one.
+    pub(super) fn fresh(&mut self) -> Vec<(Option<usize>, String)> {
+        let text = std::mem::take(&mut self.text);
+        let line = |line: &str| {
+            let (_, rest) = line.trim_start().split_once(' ')?;
+            let (place, said) = rest.split_once(' ')?;
+            Some((place.strip_prefix('m').and_then(|n| n.parse().ok()), said.trim_start().to_owned()))
+        };
+        text.lines().filter_map(line).collect()
+    }
+
     pub(super) fn sum(&self) -> u64 {
         self.sum
     }

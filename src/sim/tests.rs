@@ -29,6 +29,32 @@ fn two_hundred_short_runs_break_no_rule() {
     assert!(total.by_fault.len() >= 15, "{total:?}");
 }
 
+/// Fifty long runs from `first` on. There are four such tests, so that they run side by side.
+fn fifty_long_runs(first: u64) {
+    let total = all(first..first + 50, Size::LONG);
+    total.proves(50, Size::LONG).unwrap_or_else(|lacks| panic!("{lacks}\n{total:?}"));
+}
+
+#[test]
+fn long_runs_break_no_rule_1() {
+    fifty_long_runs(10_000);
+}
+
+#[test]
+fn long_runs_break_no_rule_2() {
+    fifty_long_runs(10_050);
+}
+
+#[test]
+fn long_runs_break_no_rule_3() {
+    fifty_long_runs(10_100);
+}
+
+#[test]
+fn long_runs_break_no_rule_4() {
+    fifty_long_runs(10_150);
+}
+
 #[test]
 fn a_seed_makes_the_same_run_twice() {
     for seed in [3, 4, 5] {
@@ -83,6 +109,18 @@ fn a_voter_that_hears_from_its_leader_and_would_vote_is_noticed_at_once() {
 #[test]
 fn what_a_sleeper_reads_in_one_turn_is_judged_message_by_message() {
     run(20_817, Size::LONG).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// A sector that another one's write reached: the end of an acknowledged record is zeros there, and what follows is not.
+#[test]
+fn a_misdirected_write_that_looks_cut_short_is_refused() {
+    run(3581, Size::LONG).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// The power fails in the installation of a snapshot that ends in the very entry that this member has of an earlier term.
+#[test]
+fn a_snapshot_takes_the_place_of_a_synced_entry_that_was_never_committed() {
+    run(4424, Size::LONG).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 /// `SIM_FROM=0 SIM_RUNS=10000 cargo test --release --lib sim::tests::runs_by_hand -- --ignored --nocapture`. It tells now and then how far it

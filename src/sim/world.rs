@@ -254,8 +254,8 @@ impl World {
         self.dice.random_range(1..=us.max(1))
     }
 
-    /// Plays the whole run.
-    pub(super) fn play(&mut self) -> Verdict {
+    /// What happens first.
+    pub(super) fn begin(&mut self) {
         for who in 0..self.places.len() {
             self.at(0, Event::Start(who));
         }
@@ -269,6 +269,11 @@ impl World {
         }
         self.at(500_000, Event::Fault);
         self.at(600_000, Event::Client(self.operators()));
+    }
+
+    /// Plays the whole run.
+    pub(super) fn play(&mut self) -> Verdict {
+        self.begin();
         while self.asked < self.plan.ops || self.report.faults < self.plan.faults {
             self.step()?;
         }
@@ -385,7 +390,7 @@ impl World {
 
     fn started(&mut self, who: usize, alive: Alive) -> Verdict {
         self.report.count("a start", 1);
-        self.report.count("a torn tail is cut off", u64::from(alive.was_torn));
+        self.report.count("a torn tail is cut off", u64::from(alive.torn.is_some()));
         self.report.count("a store is rebuilt", u64::from(alive.rebuilt.is_some()));
         // While it was down, what was sent to it was lost: its connections begin anew.
         self.net.hang_up(who);
@@ -396,10 +401,12 @@ impl World {
         }
         let life = place.life;
         let (end, applied) = (alive.log_end().0, alive.applied());
+        let torn = alive.torn.clone();
+        self.tape
+            .note(self.now, who, end.0, || format!("starts: log to {end:?}, applied {applied}, cut off: {torn:?}"));
         self.judge.started(who, &alive)?;
         let is_removed = alive.machine.read().members().is_removed(alive.id);
         self.places[who].alive = Some(alive);
-        self.tape.note(self.now, who, end.0, || format!("starts: log to {end:?}, applied {applied}"));
         let _voted = self.facts(who)?;
         if is_removed {
             self.retire(who);
@@ -468,10 +475,16 @@ impl World {
     /// The member's disk failed it: it must stop.
     pub(super) fn failed(&mut self, who: usize, why: Error) -> Verdict {
         let struck = self.places[who].disk.struck();
+        self.tape.note(self.now, who, 1, || format!("stops: {why}"));
+        if self.places[who].rotten && matches!(why, Error::Damaged(_)) {
+            self.report.count("rot is noticed by a leader's heartbeat", 1);
+            self.end(who, false);
+            self.places[who].refused = true;
+            return Ok(());
+        }
         if struck.is_none() {
             return Err(format!("m{who} stops: {why}"));
         }
-        self.tape.note(self.now, who, 1, || format!("stops: {why}"));
         self.report.count("a disk fails", 1);
         self.die(who, struck != Some(Trouble::Full));
         Ok(())

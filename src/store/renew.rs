@@ -16,6 +16,7 @@
 #![expect(clippy::disallowed_methods, reason = "waits for sled to let go of a folder, with a deadline")]
 
 use super::Store;
+use crate::disk;
 use crate::engine::Batch;
 use crate::engine::Engine;
 use crate::engine::Row;
@@ -286,7 +287,7 @@ fn empty_once(dir: &Path) -> bool {
 /// Renames, and makes the new name outlast a loss of power.
 fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(at(from))?;
-    let parent = to.parent().unwrap_or(Path::new("."));
+    let parent = disk::folder_of(to);
     fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(at(parent))
 }
 

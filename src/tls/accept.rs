@@ -5,8 +5,11 @@
 //! ones make room for each other and nobody is kept out.
 
 use super::Error;
+use super::alert;
+use super::config::Renewed;
 use super::config::ServerFiles;
-use super::config::server_config;
+use super::verify::UnsupportedKey;
+use super::verify::wrong_name;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -20,12 +23,15 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt as _;
 use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::CertificateError;
+use tokio_rustls::rustls::PeerIncompatible;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
 use x509_parser::extensions::GeneralName;
@@ -38,12 +44,16 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many handshakes one listener has in progress at most.
 pub const HANDSHAKES_MAX: usize = 1024;
 
+/// How long, and how much, a client that was refused may go on talking.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: u64 = 1 << 20;
+
 /// Turns accepted sockets into connections. Cheap to clone; clones share the bound on handshakes.
 #[derive(Clone)]
 pub struct Acceptor(Option<Arc<Tls>>);
 
 struct Tls {
-    acceptor: TlsAcceptor,
+    config: Renewed,
     check_client_address: bool,
     pending: Pending,
     timeout: Duration,
@@ -106,7 +116,7 @@ impl Acceptor {
     pub(super) fn bounded(files: &ServerFiles, handshakes: usize, timeout: Duration) -> Result<Acceptor, Error> {
         let list = !files.allowed_cn.is_empty() || !files.allowed_hostname.is_empty();
         Ok(Acceptor(Some(Arc::new(Tls {
-            acceptor: TlsAcceptor::from(server_config(files)?),
+            config: Renewed::load(files)?,
             check_client_address: files.check_client_address && !list,
             pending: Pending::new(handshakes),
             timeout,
@@ -130,10 +140,10 @@ impl Acceptor {
         let Some(tls) = &self.0 else { return Ok(Stream::Plain(io)) };
         let mut turn = tls.pending.begin();
         let shaken = tokio::select! {
-            shaken = tokio::time::timeout(tls.timeout, tls.acceptor.accept(io)) => shaken,
+            shaken = tokio::time::timeout(tls.timeout, shake(tls.config.current(), io)) => shaken,
             _ = &mut turn.cut => return Err(HandshakeError::TooMany),
         };
-        let stream = shaken.map_err(|_| HandshakeError::Timeout)?.map_err(|e| HandshakeError::from_io(&e))?;
+        let stream = shaken.map_err(|_| HandshakeError::Timeout)??;
         let stream = Stream::Tls(Box::new(stream));
         if let (true, Some(from), Some(cert)) = (tls.check_client_address, from, stream.peer_certificate()) {
             let names = AltNames::of(cert);
@@ -141,6 +151,25 @@ impl Acceptor {
         }
         Ok(stream)
     }
+}
+
+async fn shake<IO>(config: Arc<rustls::ServerConfig>, io: IO) -> Result<TlsStream<IO>, HandshakeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let (e, mut io) = match TlsAcceptor::from(config).accept(io).into_fallible().await {
+        Ok(stream) => return Ok(stream),
+        Err(refused) => refused,
+    };
+    let why = HandshakeError::from_io(&e);
+    if !matches!(why, HandshakeError::Closed | HandshakeError::RefusedByClient(_)) {
+        // The alert that says why is on its way. Closing a socket with bytes that nobody has read (a client of TLS 1.3 goes on to talk before it is judged) resets the
+        // connection, and the alert may be lost; so the client hangs up first, if it does so soon.
+        let _ = io.shutdown().await;
+        let (mut rest, mut nowhere) = (io.take(LINGER_BYTES), tokio::io::sink());
+        let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut rest, &mut nowhere)).await;
+    }
+    Err(why)
 }
 
 /// Why a connection was refused. The texts are those of Go's TLS, which etcd's users search for.
@@ -177,7 +206,7 @@ pub enum HandshakeError {
     #[error("remote error: tls: {0}")]
     RefusedByClient(String),
     /// No TLS version or cipher in common.
-    #[error("tls: no version or cipher suite in common with the client: {0}")]
+    #[error("tls: {0}")]
     Incompatible(String),
     /// The client took too long.
     #[error("tls: the client did not finish the handshake in time")]
@@ -216,7 +245,9 @@ impl HandshakeError {
         }
     }
 
-    fn from_io(e: &io::Error) -> HandshakeError {
+    /// Why a TLS stream could not be made of a connection, at either end.
+    #[must_use]
+    pub fn from_io(e: &io::Error) -> HandshakeError {
         match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => HandshakeError::from_tls(tls),
             None if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
@@ -226,13 +257,13 @@ impl HandshakeError {
         }
     }
 
-    fn from_tls(e: &rustls::Error) -> HandshakeError {
+    pub(super) fn from_tls(e: &rustls::Error) -> HandshakeError {
         match e {
             rustls::Error::InvalidMessage(_) => HandshakeError::NotTls,
             rustls::Error::NoCertificatesPresented => HandshakeError::NoCertificate,
             rustls::Error::InvalidCertificate(why) => HandshakeError::from_certificate(why),
-            rustls::Error::AlertReceived(alert) => HandshakeError::RefusedByClient(alert_text(*alert)),
-            rustls::Error::PeerIncompatible(why) => HandshakeError::Incompatible(format!("{why:?}")),
+            rustls::Error::AlertReceived(alert) => HandshakeError::RefusedByClient(alert::text(*alert)),
+            rustls::Error::PeerIncompatible(why) => HandshakeError::Incompatible(nothing_in_common(why)),
             other => HandshakeError::Other(other.to_string()),
         }
     }
@@ -247,26 +278,65 @@ impl HandshakeError {
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
                 HandshakeError::WrongUsage
             }
-            CertificateError::ApplicationVerificationFailure => HandshakeError::NotAllowed,
+            // Of a client, by the lists of names; of a server it comes with the names.
+            CertificateError::NotValidForName => HandshakeError::NotAllowed,
             CertificateError::Revoked => HandshakeError::Revoked,
             CertificateError::UnknownRevocationStatus => HandshakeError::NoRevocationList,
-            other => HandshakeError::Other(format!("failed to verify certificate: {other:?}")),
+            other => HandshakeError::Other(format!("failed to verify certificate: x509: {}", unusual(other))),
         }
     }
 }
 
-/// Go's words for the alerts that a misconfigured client sends.
-fn alert_text(alert: rustls::AlertDescription) -> String {
-    use rustls::AlertDescription as A;
-    match alert {
-        A::BadCertificate => "bad certificate".to_owned(),
-        A::UnknownCA => "unknown certificate authority".to_owned(),
-        A::CertificateExpired => "expired certificate".to_owned(),
-        A::CertificateUnknown => "unknown certificate".to_owned(),
-        A::ProtocolVersion => "protocol version not supported".to_owned(),
-        A::DecryptError => "error decrypting message".to_owned(),
-        A::HandshakeFailure => "handshake failure".to_owned(),
-        other => format!("{other:?}"),
+/// Go's words for what goes wrong before any certificate is shown.
+fn nothing_in_common(why: &PeerIncompatible) -> String {
+    use PeerIncompatible as P;
+    match why {
+        // A ClientHello of TLS 1.1 has no signature algorithms; that of 1.0 no extensions at all.
+        P::SignatureAlgorithmsExtensionRequired
+        | P::SupportedVersionsExtensionRequired
+        | P::Tls12NotOffered
+        | P::Tls12NotOfferedOrEnabled => "client offered only unsupported versions".to_owned(),
+        P::NoCipherSuitesInCommon => "no cipher suite supported by both client and server".to_owned(),
+        P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired => {
+            "no ECDHE curve supported by both client and server".to_owned()
+        }
+        P::NoSignatureSchemesInCommon => {
+            "peer doesn't support any of the certificate's signature algorithms".to_owned()
+        }
+        other => format!("no version or cipher suite in common with the client: {other:?}"),
+    }
+}
+
+/// Certificates that are refused for what they are.
+fn unusual(why: &CertificateError) -> String {
+    match why {
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "cannot verify signature: algorithm unimplemented (keys on P-521 and signatures with SHA-1 are not supported here)"
+                .to_owned()
+        }
+        CertificateError::BadEncoding => "malformed certificate".to_owned(),
+        CertificateError::NotValidForNameContext { expected, presented } => wrong_name(expected, presented),
+        CertificateError::UnhandledCriticalExtension => "unhandled critical extension".to_owned(),
+        CertificateError::Other(other) => match other.0.downcast_ref::<UnsupportedKey>() {
+            Some(key) => key.to_string(),
+            None => unusual_form(other.0.downcast_ref()),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// Forms that pass only where the chain is short; see [`super::verify`].
+fn unusual_form(why: Option<&webpki::Error>) -> String {
+    match why {
+        Some(webpki::Error::UnsupportedCertVersion) => {
+            "a certificate of version 1 is taken only from a root itself: make it with extensions (openssl x509 -extfile)".to_owned()
+        }
+        Some(webpki::Error::CaUsedAsEndEntity) => {
+            "an authority's own certificate (CA:TRUE) is taken only from a root itself: make one with CA:FALSE".to_owned()
+        }
+        Some(other) => format!("certificate of an unsupported form: {other}"),
+        None => "certificate of an unsupported form".to_owned(),
     }
 }
 

@@ -5,30 +5,38 @@
 use super::Error;
 use super::accept::common_name;
 use super::files::Pair;
-use super::files::read_roots;
-use super::files::system_roots;
+use super::files::Trusted;
 use super::offer::Offer;
 use super::provider;
 use super::revoked::Revoked;
+use super::verify::AnyServer;
+use super::verify::Purpose;
+use super::verify::Roots;
+use super::verify::Servers;
+use super::verify::tls12_signature;
+use super::verify::tls13_signature;
+use crate::wall;
+use parking_lot::Mutex;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::DigitallySignedStruct;
 use tokio_rustls::rustls::DistinguishedName;
 use tokio_rustls::rustls::SignatureScheme;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
-use tokio_rustls::rustls::client::danger::ServerCertVerified;
-use tokio_rustls::rustls::client::danger::ServerCertVerifier;
-use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::pki_types::UnixTime;
+use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerified;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::time_provider::TimeProvider;
 
 /// The TLS settings of a listener, as etcd's flags give them.
 #[derive(Clone, Debug, Default)]
@@ -73,35 +81,103 @@ pub struct ClientFiles {
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// The configuration of a TLS listener. Certificate and key are read again when the files change.
-///
-/// # Errors
-/// [`Error`] naming the file or the flags at fault.
-pub fn server_config(files: &ServerFiles) -> Result<Arc<rustls::ServerConfig>, Error> {
-    both_or_none(&files.cert, &files.key)?;
-    let pair = Pair::load(&files.cert, &files.key)?;
-    let builder = rustls::ServerConfig::builder_with_provider(files.offer.provider())
+/// Certificates are judged by the clock on the wall as this process has it.
+#[derive(Debug)]
+struct OnTheWall;
+
+impl TimeProvider for OnTheWall {
+    #[expect(clippy::disallowed_methods, reason = "a certificate is valid by the clock on the wall")]
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = wall::seen(SystemTime::now()).duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(UnixTime::since_unix_epoch(now))
+    }
+}
+
+/// The configuration of a TLS listener. Certificate and key, authorities and revocation list are read again when the files change.
+pub(super) struct Renewed {
+    files: ServerFiles,
+    pair: Arc<Pair>,
+    hostnames: Vec<ServerName<'static>>,
+    authorities: Option<Trusted>,
+    revoked: Option<Arc<Revoked>>,
+    /// Made of these authorities: a client is told which they are, so that it can choose its certificate.
+    made: Mutex<(Option<Roots>, Arc<rustls::ServerConfig>)>,
+}
+
+impl Renewed {
+    /// Reads the files; the error names the file or the flags at fault.
+    pub(super) fn load(files: &ServerFiles) -> Result<Renewed, Error> {
+        both_or_none(&files.cert, &files.key)?;
+        if !files.allowed_cn.is_empty() && !files.allowed_hostname.is_empty() {
+            let (cns, hostnames) = (files.allowed_cn.clone(), files.allowed_hostname.clone());
+            return Err(Error::TwoAllowLists { cns, hostnames });
+        }
+        if files.client_cert_auth && files.trusted_ca.is_none() {
+            return Err(Error::NoTrustedCa);
+        }
+        let pair = Pair::load(&files.cert, &files.key)?;
+        let authorities = files.trusted_ca.as_deref().map(|ca| Trusted::load(Some(ca))).transpose()?;
+        let hostname =
+            |name: &String| ServerName::try_from(name.clone()).map_err(|_| Error::BadAllowedHostname(name.clone()));
+        let hostnames = files.allowed_hostname.iter().map(hostname).collect::<Result<Vec<_>, _>>()?;
+        let crl = files.crl.as_deref().filter(|_| authorities.is_some());
+        let revoked = crl.map(Revoked::load).transpose()?.map(Arc::new);
+        let roots = authorities.as_ref().map(Trusted::current);
+        let config = listener(files, &pair, roots.as_ref().map(|roots| clients(files, &hostnames, &revoked, roots)))?;
+        Ok(Renewed { files: files.clone(), pair, hostnames, authorities, revoked, made: Mutex::new((roots, config)) })
+    }
+
+    /// What the next handshake goes by.
+    pub(super) fn current(&self) -> Arc<rustls::ServerConfig> {
+        let roots = self.authorities.as_ref().map(Trusted::current);
+        let mut made = self.made.lock();
+        if made.0 != roots {
+            let verifier = roots.as_ref().map(|roots| clients(&self.files, &self.hostnames, &self.revoked, roots));
+            match listener(&self.files, &self.pair, verifier) {
+                Ok(config) => made.1 = config,
+                Err(e) => tracing::warn!(error = %e, "changed CA certificates are not used: the last good ones stay"),
+            }
+            made.0 = roots;
+        }
+        Arc::clone(&made.1)
+    }
+}
+
+fn listener(
+    files: &ServerFiles,
+    pair: &Arc<Pair>,
+    verifier: Option<Result<Arc<dyn ClientCertVerifier>, Error>>,
+) -> Result<Arc<rustls::ServerConfig>, Error> {
+    let builder = rustls::ServerConfig::builder_with_details(files.offer.provider(), Arc::new(OnTheWall))
         .with_protocol_versions(&files.offer.versions())?;
-    let mut config = match client_verifier(files)? {
+    let verifier = verifier.transpose()?;
+    let judges_clients = verifier.is_some();
+    let mut config = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     }
-    .with_cert_resolver(pair);
+    .with_cert_resolver(Arc::clone(pair) as Arc<dyn rustls::server::ResolvesServerCert>);
+    if judges_clients {
+        // A resumed session is not asked for its certificate again: one that was revoked or has expired since would get in by it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols.clone_from(&files.alpn);
     Ok(Arc::new(config))
 }
 
-/// The configuration of a TLS client. Certificate and key are read again when the files change.
+/// The configuration of a TLS client. Certificate, key and authorities are read again when the files change.
 ///
 /// # Errors
 /// [`Error`] naming the file at fault.
 pub fn client_config(files: &ClientFiles) -> Result<Arc<rustls::ClientConfig>, Error> {
-    let builder = rustls::ClientConfig::builder_with_provider(files.offer.provider())
+    let builder = rustls::ClientConfig::builder_with_details(files.offer.provider(), Arc::new(OnTheWall))
         .with_protocol_versions(&files.offer.versions())?;
     let builder = if files.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider())))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer))
     } else {
-        builder.with_root_certificates(files.ca.as_deref().map_or_else(|| Ok(system_roots()), read_roots)?)
+        let trusted = Trusted::load(files.ca.as_deref())?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Servers(trusted)))
     };
     let none = PathBuf::new();
     let (cert, key) = (files.cert.as_ref().unwrap_or(&none), files.key.as_ref().unwrap_or(&none));
@@ -111,6 +187,10 @@ pub fn client_config(files: &ClientFiles) -> Result<Arc<rustls::ClientConfig>, E
         both_or_none(cert, key)?;
         builder.with_client_cert_resolver(Pair::load(cert, key)?)
     };
+    if files.ca.is_some() {
+        // A server is not looked at again when a session is resumed: one of an authority that has been dropped since would stay trusted. Go resumes none, either.
+        config.resumption = Resumption::disabled();
+    }
     config.alpn_protocols.clone_from(&files.alpn);
     Ok(Arc::new(config))
 }
@@ -122,37 +202,31 @@ fn both_or_none(cert: &Path, key: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn client_verifier(files: &ServerFiles) -> Result<Option<Arc<dyn ClientCertVerifier>>, Error> {
-    if !files.allowed_cn.is_empty() && !files.allowed_hostname.is_empty() {
-        let (cns, hostnames) = (files.allowed_cn.clone(), files.allowed_hostname.clone());
-        return Err(Error::TwoAllowLists { cns, hostnames });
-    }
-    let Some(ca) = &files.trusted_ca else {
-        return if files.client_cert_auth { Err(Error::NoTrustedCa) } else { Ok(None) };
-    };
-    let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(read_roots(ca)?), provider())
+fn clients(
+    files: &ServerFiles,
+    hostnames: &[ServerName<'static>],
+    revoked: &Option<Arc<Revoked>>,
+    roots: &Roots,
+) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let path = || files.trusted_ca.clone().unwrap_or_default();
+    let inner = WebPkiClientVerifier::builder_with_provider(roots.store.clone(), provider())
         .build()
-        .map_err(|e| Error::Unusable { what: "CA certificate", path: ca.clone(), why: e.to_string() })?;
-    let hostname =
-        |name: &String| ServerName::try_from(name.clone()).map_err(|_| Error::BadAllowedHostname(name.clone()));
-    let hostnames = files.allowed_hostname.iter().map(hostname).collect::<Result<Vec<_>, _>>()?;
-    let revoked = files.crl.as_deref().map(Revoked::load).transpose()?;
-    if files.allowed_cn.is_empty() && hostnames.is_empty() && revoked.is_none() {
-        return Ok(Some(inner));
-    }
-    Ok(Some(Arc::new(MoreRules { inner, cns: files.allowed_cn.clone(), hostnames, revoked })))
+        .map_err(|e| Error::Unusable { what: "CA certificate", path: path(), why: e.to_string() })?;
+    let (cns, hostnames) = (files.allowed_cn.clone(), hostnames.to_vec());
+    Ok(Arc::new(Clients { inner, roots: roots.clone(), cns, hostnames, revoked: revoked.clone() }))
 }
 
-/// A verified client certificate must also carry an allowed name, if there is a list of them, and must not be revoked.
+/// A server's view of clients: signed by a root, not revoked, and of an allowed name if there is a list of them.
 #[derive(Debug)]
-struct MoreRules {
+struct Clients {
     inner: Arc<dyn ClientCertVerifier>,
+    roots: Roots,
     cns: Vec<String>,
     hostnames: Vec<ServerName<'static>>,
-    revoked: Option<Revoked>,
+    revoked: Option<Arc<Revoked>>,
 }
 
-impl MoreRules {
+impl Clients {
     fn allows(&self, cert: &CertificateDer<'_>) -> bool {
         if self.cns.is_empty() && self.hostnames.is_empty() {
             return true;
@@ -167,7 +241,7 @@ impl MoreRules {
     }
 }
 
-impl ClientCertVerifier for MoreRules {
+impl ClientCertVerifier for Clients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }
@@ -178,7 +252,9 @@ impl ClientCertVerifier for MoreRules {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(cert, intermediates, now)?;
+        if let Err(refusal) = self.inner.verify_client_cert(cert, intermediates, now) {
+            self.roots.reconsider(refusal, cert, Purpose::Client, now)?;
+        }
         if let Some(revoked) = &self.revoked {
             let chain: Vec<&CertificateDer<'_>> = std::iter::once(cert).chain(intermediates).collect();
             match revoked.has(&chain) {
@@ -190,7 +266,11 @@ impl ClientCertVerifier for MoreRules {
                 }
             }
         }
-        if self.allows(cert) { Ok(verified) } else { Err(CertificateError::ApplicationVerificationFailure.into()) }
+        if !self.allows(cert) {
+            // The client hears `bad certificate`, as from Go.
+            return Err(CertificateError::NotValidForName.into());
+        }
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -199,7 +279,7 @@ impl ClientCertVerifier for MoreRules {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
+        tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -208,71 +288,10 @@ impl ClientCertVerifier for MoreRules {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
+        tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
-    }
-}
-
-/// Any certificate will do. The signature is still checked, except for keys that ring does not know: a real etcd's auto-TLS makes
-/// P-521 keys, and nothing is lost where the certificate itself is not verified.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _cert: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        unless_unknown(dss, || rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        unless_unknown(dss, || rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms))
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
-        schemes.push(SignatureScheme::ECDSA_NISTP521_SHA512);
-        schemes
-    }
-}
-
-/// Lets a signature pass that ring cannot verify; not one that it finds wrong. TLS 1.3 names the curve in the scheme, 1.2 does not.
-fn unless_unknown(
-    dss: &DigitallySignedStruct,
-    check: impl FnOnce() -> Result<HandshakeSignatureValid, rustls::Error>,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    if dss.scheme == SignatureScheme::ECDSA_NISTP521_SHA512 {
-        return Ok(HandshakeSignatureValid::assertion());
-    }
-    match check() {
-        Err(rustls::Error::InvalidCertificate(
-            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        )) => Ok(HandshakeSignatureValid::assertion()),
-        other => other,
     }
 }

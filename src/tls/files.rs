@@ -1,16 +1,18 @@
 //! PEM files: read once at start, and again when they have changed, so that certificates can be rotated under a running server.
 //!
-//! Source: etcd reads the pair at each handshake. We ask for its time-stamps at each handshake and read only what is new; a pair
-//! that does not fit together (half of a rotation) leaves the last good one in place.
+//! Source: etcd reads the pair at each handshake, and authorities at start only. We ask for the time-stamps of both at each handshake and read only what is
+//! new, so that an authority can be replaced by way of a file with both; what does not fit together (half of a rotation) leaves the last good state in place.
 
 use super::Error;
 use super::provider;
+use super::verify::Roots;
+use super::verify::public_key;
 use parking_lot::Mutex;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio_rustls::rustls::InconsistentKeys;
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::SignatureScheme;
 use tokio_rustls::rustls::client::ResolvesClientCert;
@@ -20,6 +22,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::server::ClientHello;
 use tokio_rustls::rustls::server::ResolvesServerCert;
 use tokio_rustls::rustls::sign::CertifiedKey;
+use x509_parser::prelude::FromDer;
+use x509_parser::prelude::X509Certificate;
+use x509_parser::public_key::PublicKey;
 
 /// Where Linux distributions keep the certificates that everybody trusts.
 const SYSTEM_ROOTS: [&str; 3] =
@@ -44,6 +49,8 @@ struct Loaded {
 pub(super) struct Stamp {
     modified: SystemTime,
     len: u64,
+    /// Another file by the same name, even one of the same age and length.
+    inode: u64,
 }
 
 impl Pair {
@@ -88,20 +95,72 @@ impl ResolvesClientCert for Pair {
     }
 }
 
+/// A file of authorities, kept current; or what this machine trusts, as it was at first.
+#[derive(Debug)]
+pub(super) struct Trusted {
+    path: Option<PathBuf>,
+    loaded: Mutex<(Option<Stamp>, Roots)>,
+}
+
+impl Trusted {
+    /// Reads the file; without one, the system's.
+    pub(super) fn load(path: Option<&Path>) -> Result<Trusted, Error> {
+        let stamp = path.and_then(stamp);
+        let roots = path.map_or_else(|| Ok(system_roots()), read_roots)?;
+        Ok(Trusted { path: path.map(Path::to_owned), loaded: Mutex::new((stamp, roots)) })
+    }
+
+    /// The authorities as the file holds them now, or as it last held some. Clones share them.
+    pub(super) fn current(&self) -> Roots {
+        let Some(path) = &self.path else { return self.loaded.lock().1.clone() };
+        let now = stamp(path);
+        let mut loaded = self.loaded.lock();
+        if loaded.0 != now {
+            loaded.0 = now;
+            match read_roots(path) {
+                Ok(roots) => {
+                    tracing::info!(path = %path.display(), "read changed CA certificates");
+                    loaded.1 = roots;
+                }
+                Err(e) => tracing::warn!(error = %e, "changed CA certificates are not used: the last good ones stay"),
+            }
+        }
+        loaded.1.clone()
+    }
+}
+
 pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
-    Some(Stamp { modified: meta.modified().ok()?, len: meta.len() })
+    Some(Stamp { modified: meta.modified().ok()?, len: meta.len(), inode: meta.ino() })
 }
 
 fn read_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, Error> {
     let chain = read_certificates("certificate", cert)?;
-    let private = read_key(key)?;
-    CertifiedKey::from_der(chain, private, &provider()).map_err(|e| match e {
-        tokio_rustls::rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            Error::Mismatch { cert: cert.to_owned(), key: key.to_owned() }
-        }
-        other => Error::Unusable { what: "certificate or key", path: cert.to_owned(), why: other.to_string() },
-    })
+    let private = provider().key_provider.load_private_key(read_key(key)?);
+    let private = private.map_err(|e| {
+        let why = chain.first().and_then(unsupported_key).unwrap_or_else(|| e.to_string());
+        Error::Unusable { what: "private key", path: key.to_owned(), why }
+    })?;
+    let public = chain.first().and_then(public_key).ok_or_else(|| {
+        let why = "it is no X.509 certificate".to_owned();
+        Error::Unusable { what: "certificate", path: cert.to_owned(), why }
+    })?;
+    if private.public_key().is_some_and(|made_for| made_for != public) {
+        return Err(Error::Mismatch { cert: cert.to_owned(), key: key.to_owned() });
+    }
+    Ok(CertifiedKey::new(chain, private))
+}
+
+/// What to say of a certificate whose key is of a kind that ring does not know.
+pub(super) fn unsupported_key(cert: &CertificateDer<'_>) -> Option<String> {
+    let (_, cert) = X509Certificate::from_der(cert).ok()?;
+    let kind = match cert.public_key().parsed().ok()? {
+        PublicKey::RSA(key) if !(2048..=8192).contains(&key.key_size()) => format!("RSA of {} bits", key.key_size()),
+        // The field of P-521 has 66 bytes.
+        PublicKey::EC(point) if point.key_size() > 384 => "ECDSA on the curve P-521".to_owned(),
+        _ => return None,
+    };
+    Some(format!("{kind} is not supported here: RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, and Ed25519 are"))
 }
 
 fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -126,24 +185,24 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
 }
 
 /// The certificates in `path`, to verify others with.
-pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, Error> {
+pub(super) fn read_roots(path: &Path) -> Result<Roots, Error> {
     let what = "CA certificate";
-    let mut roots = RootCertStore::empty();
-    for cert in read_certificates(what, path)? {
-        roots.add(cert).map_err(|e| Error::Unusable { what, path: path.to_owned(), why: e.to_string() })?;
+    let (mut store, certificates) = (RootCertStore::empty(), read_certificates(what, path)?);
+    for cert in &certificates {
+        store.add(cert.clone()).map_err(|e| Error::Unusable { what, path: path.to_owned(), why: e.to_string() })?;
     }
-    Ok(roots)
+    Ok(Roots::new(store, certificates))
 }
 
 /// What this machine trusts; nothing if that cannot be found.
-pub(super) fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
+pub(super) fn system_roots() -> Roots {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     for path in named.into_iter().chain(SYSTEM_ROOTS.map(PathBuf::from)) {
-        if let Ok(certs) = read_certificates("CA certificate", &path) {
-            roots.add_parsable_certificates(certs);
-            break;
+        if let Ok(certificates) = read_certificates("CA certificate", &path) {
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(certificates.iter().cloned());
+            return Roots::new(store, certificates);
         }
     }
-    roots
+    Roots::new(RootCertStore::empty(), Vec::new())
 }

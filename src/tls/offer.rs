@@ -1,7 +1,7 @@
 //! Which versions and cipher suites are offered: `--tls-min-version`, `--tls-max-version`, `--cipher-suites`.
 //!
 //! The list is for TLS 1.2; the suites of 1.3 are all good and always there, as in Go. Suites that Go has and ring has not (CBC, RC4, RSA key exchange) are
-//! refused by name: a list that silently shrinks would be worse. Source: etcd `client/pkg/tlsutil`, `server/embed/config.go`.
+//! left out by name, and refused where nothing else is on the list: hardening guides end theirs with two of them. Source: etcd `client/pkg/tlsutil`, `server/embed/config.go`.
 
 use std::sync::Arc;
 use tokio_rustls::rustls;
@@ -17,13 +17,14 @@ pub struct Offer {
     without_13: bool,
     /// For TLS 1.2, by their names; empty is all.
     suites: Vec<String>,
+    left_out: Vec<String>,
 }
 
 impl Offer {
     /// Reads the three flags; the error is etcd's text.
     ///
     /// # Errors
-    /// A version or suite that there is not, or versions and suites that exclude each other.
+    /// A version or suite that there is not, only suites that are too weak, or versions and suites that exclude each other.
     pub fn parse(min: &str, max: &str, suites: &[String]) -> Result<Offer, String> {
         let version = |text: &str| match text {
             "" => Ok(None),
@@ -38,18 +39,25 @@ impl Offer {
         if least == 3 && !suites.is_empty() {
             return Err("cipher suites cannot be configured when only TLS1.3 is enabled".into());
         }
-        for suite in suites {
-            if ours().all(|known| known != canonical(suite)) {
-                return Err(match NOT_OURS.contains(&suite.as_str()) {
-                    true => format!(
-                        "TLS cipher suite {suite:?} is too weak: this server has forward-secret, authenticated suites only"
-                    ),
-                    false => format!("unexpected TLS cipher suite {suite:?}"),
-                });
-            }
+        let is_weak = |suite: &&String| NOT_OURS.contains(&suite.as_str());
+        let (weak, suites): (Vec<&String>, Vec<&String>) = suites.iter().partition(is_weak);
+        if let Some(suite) = suites.iter().find(|suite| ours().all(|known| known != canonical(suite))) {
+            return Err(format!("unexpected TLS cipher suite {suite:?}"));
         }
-        let suites = suites.iter().map(|suite| canonical(suite).to_owned()).collect();
-        Ok(Offer { without_12: least == 3, without_13: most == 2, suites })
+        if let (Some(suite), []) = (weak.first(), suites.as_slice()) {
+            return Err(format!(
+                "TLS cipher suite {suite:?} is too weak: this server has forward-secret, authenticated suites only"
+            ));
+        }
+        let suites = suites.into_iter().map(|suite| canonical(suite).to_owned()).collect();
+        let left_out = weak.into_iter().cloned().collect();
+        Ok(Offer { without_12: least == 3, without_13: most == 2, suites, left_out })
+    }
+
+    /// What was asked for and is not offered, because it is too weak.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// ring, with what is offered.
@@ -143,6 +151,15 @@ mod tests {
         assert_eq!(parse("", "", &["X"]), Err("unexpected TLS cipher suite \"X\"".into()));
         let weak = parse("", "", &["TLS_RSA_WITH_AES_128_CBC_SHA"]).expect_err("weak");
         assert!(weak.contains("too weak"), "{weak}");
+        // What hardening guides of Kubernetes say.
+        let guides = [
+            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+            "TLS_RSA_WITH_AES_256_GCM_SHA384",
+            "TLS_RSA_WITH_AES_128_GCM_SHA256",
+        ];
+        let offer = parse("", "", &guides).expect("one of them is good");
+        assert_eq!(offer.left_out(), &guides[1..]);
+        assert_eq!(offer.suites, &guides[..1]);
         let both = parse("TLS1.3", "", &["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"]);
         assert_eq!(both, Err("cipher suites cannot be configured when only TLS1.3 is enabled".into()));
     }

@@ -10,6 +10,8 @@
 //! The extended key usage is what most home-made certificates get wrong: a peer needs both.
 
 use super::Error;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
 use rcgen::CertificateRevocationListParams;
@@ -23,6 +25,7 @@ use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
 use rcgen::RevokedCertParams;
 use rcgen::SerialNumber;
+use rcgen::SigningKey as _;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -30,6 +33,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use time::Duration;
 use time::OffsetDateTime;
+use x509_parser::asn1_rs::Any;
+use x509_parser::prelude::FromDer;
 
 /// What a certificate is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +163,85 @@ impl Authority {
         let cert = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(Issued { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+impl Authority {
+    /// Makes a certificate of version 1: no names, no usages. `openssl x509 -req` makes such ones when it is given no extensions.
+    ///
+    /// # Errors
+    /// As for [`Authority::issue`].
+    pub fn issue_version_1(&self, request: &Request) -> Result<Issued, Error> {
+        let unreadable = || Error::Make("a certificate that cannot be read".into());
+        let issued = self.issue(request)?;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(issued.cert_pem.as_bytes()).map_err(|_| unreadable())?;
+        let outer = elements(&pem.contents).and_then(|whole| elements(whole.first()?.1)).ok_or_else(unreadable)?;
+        let [(_, signed), (algorithm, _), _signature] = outer.as_slice() else { return Err(unreadable()) };
+        // What version 1 has not got, the version and the extensions, is what has a tag of its own.
+        let is_old = |field: &&(&[u8], &[u8])| field.0.first().is_some_and(|tag| tag & 0x80 == 0);
+        let fields = elements(signed).ok_or_else(unreadable)?;
+        let kept: Vec<&[u8]> = fields.iter().filter(is_old).map(|(whole, _)| *whole).collect();
+        let signed = wrapped(SEQUENCE, &kept.concat());
+        let key = KeyPair::from_pem(&self.own.key_pem).map_err(failed)?;
+        let signature = [&[0], key.sign(&signed).map_err(failed)?.as_slice()].concat();
+        let der = wrapped(SEQUENCE, &[signed.as_slice(), algorithm, &wrapped(BIT_STRING, &signature)].concat());
+        Ok(Issued { cert_pem: armoured(&der), key_pem: issued.key_pem })
+    }
+}
+
+/// A certificate that signed itself and says that it is an authority (`CA:TRUE`), as `openssl req -x509` makes it.
+///
+/// # Errors
+/// As for [`Authority::issue`].
+pub fn self_signed(request: &Request) -> Result<Issued, Error> {
+    let key = KeyPair::generate().map_err(failed)?;
+    let mut params = params(request)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages.clear();
+    Ok(Issued { cert_pem: params.self_signed(&key).map_err(failed)?.pem(), key_pem: key.serialize_pem() })
+}
+
+const SEQUENCE: u8 = 0x30;
+const BIT_STRING: u8 = 0x03;
+
+/// The elements of a run of DER: each whole, and its contents.
+fn elements(mut der: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let mut found = Vec::new();
+    while !der.is_empty() {
+        let (rest, element) = Any::from_der(der).ok()?;
+        found.push((&der[..der.len() - rest.len()], element.data));
+        der = rest;
+    }
+    Some(found)
+}
+
+/// An element of DER.
+fn wrapped(tag: u8, contents: &[u8]) -> Vec<u8> {
+    let length = contents.len().to_be_bytes();
+    let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
+    let mut der = vec![tag];
+    match length.as_slice() {
+        [] => der.push(0),
+        [short] if *short < 0x80 => der.push(*short),
+        long => {
+            der.push(0x80 | u8::try_from(long.len()).unwrap_or_default());
+            der.extend_from_slice(long);
+        }
+    }
+    der.extend_from_slice(contents);
+    der
+}
+
+pub(super) fn armoured(der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = more;
+    }
+    pem + "-----END CERTIFICATE-----\n"
 }
 
 /// The certificate that a server makes for itself: `<dir>/cert.pem` and `key.pem`, made once and used again at the next start.

@@ -1,5 +1,8 @@
 //! Handshakes over memory pipes: who gets in, who does not, and why.
 
+#[path = "tests/forms.rs"]
+mod forms;
+
 use super::pki::Authority;
 use super::pki::Request;
 use super::pki::Usage;
@@ -131,7 +134,7 @@ async fn allow_lists_ask_for_a_name() {
     assert!(meet(&by_host("127.0.0.1"), &client).await.is_ok());
     assert_eq!(meet(&by_host("10.0.0.1"), &client).await.err(), Some(HandshakeError::NotAllowed));
     let both = ServerFiles { allowed_cn: vec!["alice".into()], ..by_host("127.0.0.1") };
-    assert!(matches!(server_config(&both), Err(Error::TwoAllowLists { .. })));
+    assert!(matches!(Acceptor::tls(&both), Err(Error::TwoAllowLists { .. })));
 }
 
 #[tokio::test]
@@ -183,10 +186,65 @@ async fn changed_files_are_used_by_the_next_handshake_and_broken_ones_are_not() 
     assert_eq!(pair.current().cert, second.cert);
 }
 
+#[tokio::test]
+async fn an_authority_is_replaced_under_a_running_server_and_a_running_client() {
+    let (old, new) = (Lab::new(), Lab::new());
+    let pem = |lab: &Lab| std::fs::read_to_string(lab.path("ca.pem")).expect("a file");
+    let (both, new_only) = (pem(&old) + &pem(&new), pem(&new));
+    let mut server = old.server();
+    let (mine, theirs) = (old.path("mine.pem"), old.path("theirs.pem"));
+    // As tools replace a file: another one takes its name.
+    let write = |path: &Path, text: &str| {
+        let fresh = path.with_extension("fresh");
+        std::fs::write(&fresh, text).expect("written");
+        std::fs::rename(&fresh, path).expect("renamed");
+    };
+    write(&mine, &pem(&old));
+    write(&theirs, &pem(&old));
+    server.trusted_ca = Some(theirs.clone());
+    let acceptor = Acceptor::tls(&server).expect("good files");
+    let client = |lab: &Lab| ClientFiles { ca: Some(mine.clone()), ..lab.with(&client_request()) };
+    let [of_old, of_new] = [&old, &new].map(|lab| client_config(&client(lab)).expect("good files"));
+    let shake = async |config: &Arc<rustls::ClientConfig>| shake(&acceptor, config).await;
+    let unknown = |refusal: &str| refusal.contains("authority");
+
+    assert_eq!(shake(&of_old).await, Ok(()));
+    assert!(shake(&of_new).await.is_err_and(|e| unknown(&e)), "the server does not know its authority yet");
+    write(&mine, &both);
+    write(&theirs, &both);
+    assert_eq!((shake(&of_old).await, shake(&of_new).await), (Ok(()), Ok(())), "both authorities");
+    // The server's own certificate is of the new one from now on, and nobody needs the old one any more.
+    for name in ["server.pem", "server-key.pem"] {
+        std::fs::copy(new.path(name), old.path(name)).expect("copied");
+    }
+    assert_eq!((shake(&of_old).await, shake(&of_new).await), (Ok(()), Ok(())), "both authorities, a new server");
+    write(&theirs, "half a fi");
+    assert_eq!(shake(&of_old).await, Ok(()), "what cannot be read changes nothing");
+    write(&theirs, &new_only);
+    assert!(shake(&of_old).await.is_err_and(|e| unknown(&e)), "the server has dropped the old one");
+    write(&mine, &pem(&old));
+    // Both authorities have one name, so what the client finds wrong is the signature.
+    assert!(
+        shake(&of_new).await.is_err_and(|e| e.starts_with("remote error: tls: ")),
+        "the client has dropped the new one"
+    );
+    write(&mine, &new_only);
+    assert_eq!(shake(&of_new).await, Ok(()), "and takes it back");
+}
+
+/// What the server says of a handshake.
+async fn shake(acceptor: &Acceptor, config: &Arc<rustls::ClientConfig>) -> Result<(), String> {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let name = ServerName::try_from("127.0.0.1").expect("an address");
+    let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+    let (_client, served) = tokio::join!(connector.connect(name, near), acceptor.accept(far, None));
+    served.map(drop).map_err(|e| e.to_string())
+}
+
 #[test]
 fn bad_files_are_named_with_what_to_do() {
     let lab = Lab::new();
-    let say = |files: &ServerFiles| server_config(files).err().map(|e| e.to_string()).unwrap_or_default();
+    let say = |files: &ServerFiles| Acceptor::tls(files).err().map(|e| e.to_string()).unwrap_or_default();
     let half = ServerFiles { key: PathBuf::new(), cert: "c.pem".into(), ..lab.server() };
     assert_eq!(say(&half), "KeyFile and CertFile must both be present[key: , cert: c.pem]");
     let missing = ServerFiles { cert: "/nowhere/c.pem".into(), ..lab.server() };
@@ -199,7 +257,7 @@ fn bad_files_are_named_with_what_to_do() {
     let foreign = ServerFiles { key: lab.path("ca-key.pem"), ..lab.server() };
     assert!(say(&foreign).starts_with("tls: private key does not match public key"), "{}", say(&foreign));
     let no_ca = ServerFiles { trusted_ca: None, client_cert_auth: true, ..lab.server() };
-    assert!(matches!(server_config(&no_ca), Err(Error::NoTrustedCa)));
+    assert!(matches!(Acceptor::tls(&no_ca), Err(Error::NoTrustedCa)));
 }
 
 #[tokio::test]

@@ -4,12 +4,20 @@
 
 use crate::lab::Deed;
 use crate::lab::Picture;
-use crate::lab::deed::Undo;
+use crate::lab::board::Move;
+use crate::lab::board::Undo;
+use crate::lab::course;
 use crate::lab::deed::pasted;
+use crate::lab::deed::quoted;
+use crate::lab::member::MISFITS;
+use crate::lab::member::Misfit;
+use crate::lab::orders::ASK_LEARN;
+use crate::lab::orders::ASK_PROMISES;
 use crate::lab::picture::Pace;
 use crate::lab::picture::Tone;
 use crate::lab::picture::wires;
 use crate::lab::picture::wires::End;
+use crate::sim::film::Act;
 use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::data;
@@ -93,12 +101,17 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Shell => return Some(Cmd::Shell),
         Does::Break => model.overlay = break_menu(model),
         Does::Undo => return undo(model),
-        Does::Write => {
-            let text = format!("a {}", model.writes + 1);
-            model.overlay = Some(Overlay::Prompt { what: Question::Put, text, fresh: true });
-        }
+        Does::Write => ask_what_to_write(model),
         Does::Why => model.overlay = why(model),
+        Does::Promises => model.overlay = promises(model),
         Does::Compare => return data::compare(model),
+        Does::Hold if model.picture.as_ref().is_some_and(Picture::is_upstream) => {
+            model.frozen = if model.frozen.is_some() { None } else { model.picture.clone().map(Box::new) };
+            model.notify(
+                Tone::Plain,
+                "upstream etcd has no clock that can be held: only the drawing is frozen, or goes on",
+            );
+        }
         Does::Hold => {
             model.goal = None;
             let deed = if model.board.held { Deed::Go { slower: model.board.slower } } else { Deed::Hold };
@@ -116,6 +129,11 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         _ => {}
     }
     None
+}
+
+pub(super) fn ask_what_to_write(model: &mut Model) {
+    let text = format!("a {}", model.writes + 1);
+    model.overlay = Some(Overlay::Prompt { what: Question::Put, text, fresh: true });
 }
 
 fn pace(model: &mut Model, by: isize) -> Option<Cmd> {
@@ -136,6 +154,9 @@ pub(super) fn deed_now(model: &mut Model, deed: &Deed) -> Option<Cmd> {
 }
 
 fn decide(model: &mut Model, deed: &Deed) -> Result<Cmd, String> {
+    if model.replay.is_some() && model.twin.is_some() {
+        return replay::deed(model, deed);
+    }
     if model.replay.is_some() {
         return Err("this is a recording: Esc goes back to what is now".into());
     }
@@ -149,7 +170,9 @@ fn decide(model: &mut Model, deed: &Deed) -> Result<Cmd, String> {
         model.undo.drain(..surplus);
     }
     model.notify(Tone::Plain, format!("{shell}{can}"));
-    Ok(Cmd::Do { orders, line: Some(pasted(&line)) })
+    let line = pasted(&line);
+    model.line = Some(line.clone());
+    Ok(Cmd::Do { orders, line: Some(line) })
 }
 
 /// A line from another terminal.
@@ -158,6 +181,14 @@ fn decide(model: &mut Model, deed: &Deed) -> Result<Cmd, String> {
 /// Why it is not done, in a sentence.
 pub fn order(model: &mut Model, line: &str) -> Result<(String, Option<Cmd>), String> {
     model.changed = true;
+    if line.trim() == ASK_PROMISES {
+        let picture = model.picture.as_ref().ok_or("there is no cluster yet")?;
+        return Ok((picture.promises.to_json().to_string(), None));
+    }
+    if line.trim() == ASK_LEARN {
+        let learn = model.learn.as_ref().ok_or("no lab is open yet")?;
+        return Ok((course::to_json(&learn.session, &learn.checked).to_string(), None));
+    }
     if line.trim() == "undo" {
         let cmd = undo(model);
         let said = model.notice.as_ref().map_or(String::new(), |(_, text)| text.clone());
@@ -196,8 +227,22 @@ pub(super) fn greet(model: &Model, member: usize) -> Option<Cmd> {
     (!orders.is_empty()).then_some(Cmd::Do { orders, line: None })
 }
 
-/// While a goal is set, one step for each frame.
+/// What the nemesis does by now.
+fn nemesis(model: &mut Model) -> Option<Cmd> {
+    let moved = model.board.turn(model.picture.as_ref()?)?;
+    model.changed = true;
+    Some(match moved {
+        Move::Orders { line, orders } => Cmd::Nemesis { orders, line },
+        Move::Put(value) => Cmd::Call { value: Some(value) },
+        Move::Get => Cmd::Call { value: None },
+    })
+}
+
+/// What goes on by itself: the nemesis; while a goal is set, one step for each frame.
 pub(super) fn tick(model: &mut Model) -> Option<Cmd> {
+    if let Some(cmd) = nemesis(model) {
+        return Some(cmd);
+    }
     let goal = model.goal?;
     let picture = model.picture.as_ref()?;
     if goal.reached(picture) || !model.board.held {
@@ -241,12 +286,13 @@ fn step(model: &mut Model) -> Option<Cmd> {
 
 /// The Break menu for the selected member.
 pub(super) fn break_menu(model: &Model) -> Option<Overlay> {
-    let picture = model.picture.as_ref()?;
+    let picture = model.shown()?;
     let names = picture.member_names();
     let n = names.get(model.selected)?;
     let rest: Vec<&String> = names.iter().filter(|x| *x != n).collect();
     let mut lines: Vec<(String, String, bool)> = [
         ("kill", "kill -9: it dies without a word"),
+        ("power", "power loss: it dies, and what was not synced is gone"),
         ("stop", "stop it (SIGSTOP): it stands still, its sockets stay open"),
         ("cont", "let it go on (SIGCONT)"),
         ("term", "shut it down (SIGTERM): it hands leadership over first"),
@@ -269,8 +315,29 @@ pub(super) fn break_menu(model: &Model) -> Option<Overlay> {
         lines.push(("heal".into(), "heal: all links as before".into(), false));
     }
     lines.push((format!("slow-disk {n} 300ms"), "slow disk: each sync takes 300 ms longer… (edit)".into(), true));
+    lines.push((format!("full-disk {n}"), "full disk: it ends at its next write".into(), false));
+    lines.push((format!("failing-disk {n}"), "failing disk: it ends at its next sync".into(), false));
+    lines.push((format!("cut-clients {n}"), "clients do not reach it; members do".into(), false));
+    lines.push((format!("rot {n} log"), "down: one bit of its log turns over".into(), false));
+    lines.push((format!("wipe {n}"), "down: its data is gone (moved aside)".into(), false));
+    for (misfit, word, what, _) in MISFITS.into_iter().filter(|row| picture.is_tls || !row.0.is_of_tls()) {
+        let line = format!("bad-config {n} {word}");
+        let text = format!("it starts anew with {what}");
+        // Whoever is alone has nobody to refuse it.
+        if misfit != Misfit::OtherToken || !rest.is_empty() {
+            lines.push((line, text, false));
+        }
+    }
+    lines.push((format!("clock-offset {n} +90s"), "its clock on the wall is 90 s ahead… (edit)".into(), true));
+    lines.push(("nemesis 7 for 60s".into(), "nemesis: a minute of faults from seed 7… (edit)".into(), true));
     lines.push(("align".into(), "all election timers run out together".into(), false));
     lines.push(("spread".into(), "election timers run out one after the other".into(), false));
+    let names = picture.member_names();
+    // Of a simulated cluster only what can be done to it.
+    let can_be = |line: &str| {
+        model.twin.is_none() || Deed::parse(line, &names).is_ok_and(|deed| crate::lab::twin::act(&deed).is_ok())
+    };
+    lines.retain(|(line, ..)| can_be(line));
     let items: Vec<Item> = lines.into_iter().map(|(line, text, edit)| item(model, picture, line, text, edit)).collect();
     let choice = items.iter().position(|i| i.unfit.is_none()).unwrap_or(0);
     Some(Overlay::Menu { title: format!("break {n}"), items, choice, of_member: true })
@@ -301,7 +368,9 @@ pub(super) fn message_menu(model: &mut Model) -> Option<Overlay> {
 fn item(model: &Model, picture: &Picture, line: String, text: String, edit: bool) -> Item {
     let deed = Deed::parse(&line, &picture.member_names());
     let unfit = deed.as_ref().map_err(Clone::clone).and_then(|d| model.board.clone().decide(d, picture)).err();
-    let shell = deed.map_or(String::new(), |d| d.shell(picture));
+    // In a simulation nothing has a process that a shell could reach, and links are not known by ids.
+    let unfit = unfit.filter(|_| model.twin.is_none());
+    let shell = deed.ok().filter(|_| model.twin.is_none()).map_or(line.clone(), |d| d.shell(picture));
     Item { text, line, shell, unfit, edit }
 }
 
@@ -315,7 +384,7 @@ pub(super) fn choose(model: &mut Model, item: Item) -> Option<Cmd> {
         model.overlay = Some(Overlay::Command { text: item.line });
         return None;
     }
-    let names = model.picture.as_ref()?.member_names();
+    let names = model.shown()?.member_names();
     match Deed::parse(&item.line, &names) {
         Ok(deed) => deed_now(model, &deed),
         Err(why) => {
@@ -330,23 +399,82 @@ pub(super) fn why(model: &Model) -> Option<Overlay> {
     let picture = model.shown()?;
     let name = &picture.members.get(model.selected)?.name;
     let last = picture.members.iter().filter_map(|m| m.log.keys().last()).max().copied().unwrap_or(0);
-    let (title, lines) = match model.screen {
-        Screen::Logs => {
+    let missed = picture.missed_but(model.selected);
+    let (title, mut lines) = match (model.screen, missed) {
+        (Screen::Logs, _) => {
             let index = model.cursor.unwrap_or(last);
             (format!("why is entry {index} not committed?"), picture.why_not_committed(index))
         }
-        Screen::Watch => {
+        (Screen::Watch, _) => {
             let (member, watcher) = picture.watchers().nth(model.watcher)?;
             (format!("why is watcher {} behind?", watcher.watch_id), picture.why_watcher_behind(member, watcher))
         }
-        Screen::Cluster => (format!("why does {name} not serve?"), picture.why_unstarted(model.selected)),
+        (Screen::Cluster, missed) => {
+            let member = missed.unwrap_or(model.selected);
+            (format!("why does {} not serve?", picture.members[member].name), picture.why_unstarted(member))
+        }
+        // Who asks why while one is down wonders about that one.
+        (_, Some(missed)) if picture.leader().is_some() => {
+            let mut lines = picture.why_unstarted(missed);
+            lines.extend([String::new(), format!("why does {name} not lead?")]);
+            lines.extend(picture.why_not_leader(model.selected));
+            (format!("why is {} not there?", picture.members[missed].name), lines)
+        }
         _ => (format!("why does {name} not lead?"), picture.why_not_leader(model.selected)),
     };
-    let mut lines = lines;
-    lines.push(String::new());
-    lines.push("why would a write be refused, or wait?".into());
+    lines.extend([String::new(), "why would a write be refused, or wait?".into()]);
     lines.extend(picture.why_write_refused());
+    let on_purpose = model.board.explained(&picture.member_names());
+    if !on_purpose.is_empty() && model.replay.is_none() {
+        lines.extend([String::new(), "what is broken on purpose?".into()]);
+        lines.extend(on_purpose);
+    }
     Some(Overlay::Why { title, lines, scroll: 0 })
+}
+
+/// What must never happen, and whether it has.
+pub(super) fn promises(model: &Model) -> Option<Overlay> {
+    let lines = model.shown()?.promises.lines();
+    Some(Overlay::Why { title: "what must never happen".into(), lines, scroll: 0 })
+}
+
+/// Marks this moment in the recording.
+pub(super) fn mark(model: &mut Model, text: &str) -> Option<Cmd> {
+    if model.replay.is_some() || model.picture.is_none() {
+        model.notify(Tone::Bad, "markers are put while a lab runs; { and } go to them");
+        return None;
+    }
+    model.marks += 1;
+    let text = if text.is_empty() { format!("number {}", model.marks) } else { text.to_owned() };
+    Some(Cmd::Mark { text })
+}
+
+/// Copies the marked line of a menu, or the last line that was shown.
+pub(super) fn copy(model: &mut Model) -> Option<Cmd> {
+    let text = match &model.overlay {
+        Some(Overlay::Menu { items, choice, .. }) => items.get(*choice).map(|item| pasted(&item.line)),
+        _ => model.line.clone(),
+    };
+    match text {
+        Some(text) => {
+            model.notify(Tone::Plain, format!("copied, if this terminal lets us (OSC 52): {text}"));
+            Some(Cmd::Copy { text })
+        }
+        None => {
+            model.notify(Tone::Plain, "nothing was done yet that has a line to copy");
+            None
+        }
+    }
+}
+
+pub(super) fn get(model: &mut Model, key: &str) -> Option<Cmd> {
+    if model.replay.is_some() || key.is_empty() {
+        let why = if key.is_empty() { "which key? write it like this: get KEY" } else { "this is a recording" };
+        model.notify(Tone::Bad, why);
+        return None;
+    }
+    model.show_line(format!("etcdctl get {}", quoted(key)), "   is on its way");
+    Some(Cmd::Get { endpoints: endpoints(model), key: key.to_owned() })
 }
 
 pub(super) fn put(model: &mut Model, text: &str) -> Option<Cmd> {
@@ -356,6 +484,11 @@ pub(super) fn put(model: &mut Model, text: &str) -> Option<Cmd> {
         model.notify(Tone::Bad, "a key needs a name: press w and type KEY VALUE");
         return None;
     }
+    if model.replay.is_some() && model.twin.is_some() {
+        model.writes += 1;
+        let line = format!("put {} {}", quoted(&key), quoted(&value));
+        return replay::act_there(model, Act::Put { key, value }, line);
+    }
     let urls = endpoints(model);
     model.writes += 1;
     let held = if model.picture.as_ref().is_some_and(|p| p.pace() == Pace::Held) {
@@ -363,8 +496,26 @@ pub(super) fn put(model: &mut Model, text: &str) -> Option<Cmd> {
     } else {
         ""
     };
-    model.notify(Tone::Plain, format!("etcdctl put {key} {value}   is on its way{held}"));
+    let line = format!("etcdctl put {} {}", quoted(&key), quoted(&value));
+    model.show_line(line, &format!("   is on its way{held}"));
     Some(Cmd::Put { endpoints: urls, key, value })
+}
+
+/// Writes through one member, whoever leads: what a client that knows of no other would do.
+pub(super) fn put_at(model: &mut Model, text: &str) -> Option<Cmd> {
+    let mut words = text.splitn(3, ' ');
+    let (name, key, value) = (words.next()?, words.next().unwrap_or(""), words.next().unwrap_or("").trim());
+    let member = model.picture.as_ref().and_then(|p| p.members.iter().find(|m| m.name == name));
+    let Some(member) = member.filter(|_| !key.is_empty() && model.replay.is_none()) else {
+        model.notify(Tone::Bad, "write it like this: put-at n1 KEY VALUE");
+        return None;
+    };
+    let endpoints = vec![member.client_url.clone()];
+    let at = member.client_url.trim_start_matches("http://").to_owned();
+    model.writes += 1;
+    let line = format!("etcdctl --endpoints {at} put {} {}", quoted(key), quoted(value));
+    model.show_line(line, "   is on its way");
+    Some(Cmd::Put { endpoints, key: key.to_owned(), value: value.to_owned() })
 }
 
 /// Where clients go: the leader first, then the others that run. A client need not know who leads.

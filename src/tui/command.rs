@@ -2,6 +2,7 @@
 
 use crate::lab::Deed;
 use crate::lab::deed::WORDS;
+use crate::lab::member::MISFITS;
 use crate::lab::picture::Tone;
 use crate::tui::Cmd;
 use crate::tui::Model;
@@ -12,11 +13,14 @@ use crate::tui::learn;
 use crate::tui::look::Theme;
 use crate::tui::model::Overlay;
 use crate::tui::model::Screen;
+use crate::tui::mouse;
 use crate::tui::replay;
 
 /// Words beside the deeds: arguments, and what they do.
 const OWN: &[(&str, &str, &str)] = &[
     ("put", "KEY VALUE", "write a key, as etcdctl put does"),
+    ("put-at", "n1 KEY VALUE", "the same, and only through this member"),
+    ("get", "KEY", "read a key, as etcdctl get does"),
     ("learn", "", "screen 1"),
     ("ring", "", "screen 2"),
     ("wire", "", "screen 2, its other side"),
@@ -27,9 +31,14 @@ const OWN: &[(&str, &str, &str)] = &[
     ("shell", "", "a shell with the lab's etcdctl"),
     ("undo", "", "take the last fault back"),
     ("why", "", "why is it not …?"),
+    ("promises", "", "what must never happen, and whether it has"),
+    ("mark", "TEXT", "put a marker into the recording"),
+    ("copy", "", "the line of the last action to the clipboard"),
+    ("mouse", "on|off", "clicks select; off: the terminal selects text"),
     ("theme", "dark|light|contrast|mono", "other colours"),
     ("ascii", "", "7-bit characters only, or not"),
     ("goto", "00:12.5", "in a recording: go to a time"),
+    ("fork", "8", "of a simulated cluster: goes on otherwise from here, by these dice; or do something"),
     ("rewind", "", "show what was recorded so far"),
     ("help", "", "keys and words"),
     ("quit", "", "leave"),
@@ -53,6 +62,10 @@ pub fn complete(text: &str, names: &[String]) -> String {
         WORDS.iter().chain(OWN).map(|w| w.0.to_string()).collect()
     } else if before.starts_with("theme") {
         ["dark", "light", "contrast", "mono"].map(String::from).into()
+    } else if before.starts_with("bad-config ") && before.trim_end().contains(' ') {
+        MISFITS.iter().map(|(_, word, ..)| (*word).to_string()).collect()
+    } else if before.starts_with("mouse") {
+        ["on", "off"].map(String::from).into()
     } else {
         names.to_vec()
     };
@@ -81,6 +94,8 @@ pub(super) fn run(model: &mut Model, line: &str) -> Option<Cmd> {
     match word {
         "" => {}
         "put" => return act::put(model, rest),
+        "put-at" => return act::put_at(model, rest),
+        "get" => return act::get(model, rest),
         "learn" => return learn::show(model),
         "ring" => model.screen = Screen::Ring,
         "wire" => model.screen = Screen::Wire,
@@ -95,12 +110,17 @@ pub(super) fn run(model: &mut Model, line: &str) -> Option<Cmd> {
             return act::press(model, if word == "shell" { Does::Shell } else { Does::Undo });
         }
         "why" => model.overlay = act::why(model),
+        "promises" => model.overlay = act::promises(model),
+        "mark" => return act::mark(model, rest),
+        "copy" => return act::copy(model),
+        "mouse" => return mouse::switch(model, rest),
         "theme" => match Theme::named(rest) {
             Some(theme) => model.theme = theme,
             None => model.notify(Tone::Bad, "write it like this: theme dark, light, contrast or mono"),
         },
         "ascii" => model.ascii = !model.ascii,
         "goto" => replay::go_to(model, rest),
+        "fork" => return replay::fork(model, rest),
         "rewind" => return Some(Cmd::Rewind),
         "help" => model.overlay = Some(Overlay::Help { scroll: 0 }),
         "quit" => model.overlay = Some(Overlay::Quit { choice: 0 }),

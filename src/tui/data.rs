@@ -1,10 +1,13 @@
 //! The Data screen's state: which folder, which revision, which key. What it shows comes back in the picture, so a recording has it.
 
+use crate::lab::Report;
+use crate::lab::deed::quoted;
 use crate::lab::picture::Tone;
 use crate::lab::store::Ask;
 use crate::lab::store::Listing;
 use crate::lab::store::Row;
 use crate::lab::store::SEPARATOR;
+use crate::lab::twin;
 use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::act;
@@ -19,6 +22,7 @@ pub enum Format {
     #[default]
     Text,
     Json,
+    Yaml,
     Hex,
 }
 
@@ -67,7 +71,8 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Format => {
             model.data.format = match model.data.format {
                 Format::Text => Format::Json,
-                Format::Json => Format::Hex,
+                Format::Json => Format::Yaml,
+                Format::Yaml => Format::Hex,
                 Format::Hex => Format::Text,
             };
         }
@@ -86,7 +91,7 @@ pub(super) fn compare(model: &mut Model) -> Option<Cmd> {
     let picture = model.picture.as_ref().filter(|_| model.replay.is_none())?;
     let up = picture.members.iter().enumerate().filter(|(_, m)| !m.is_down());
     let urls = up.map(|(i, m)| (i, m.client_url.clone())).collect();
-    model.notify(Tone::Plain, "etcdctl endpoint hashkv --cluster");
+    model.show_line("etcdctl endpoint hashkv --cluster".into(), "");
     Some(Cmd::Data { urls: Vec::new(), ask: Ask::Compare { urls } })
 }
 
@@ -95,8 +100,8 @@ pub(super) fn compare(model: &mut Model) -> Option<Cmd> {
 pub fn listing(model: &Model) -> Option<&Listing> {
     let listing = model.shown()?.shown.listing.as_ref()?;
     let v = &model.data;
-    (model.replay.is_some() || (listing.prefix == v.prefix && listing.at == v.at && listing.from == v.from))
-        .then_some(listing)
+    let is_recorded = model.replay.is_some() && model.twin.is_none();
+    (is_recorded || (listing.prefix == v.prefix && listing.at == v.at && listing.from == v.from)).then_some(listing)
 }
 
 /// The marked row.
@@ -113,14 +118,14 @@ fn open(model: &mut Model) -> Option<Cmd> {
     }
     let key = String::from_utf8_lossy(&row.key).into_owned();
     let rev = if model.data.at == 0 { String::new() } else { format!(" --rev {}", model.data.at) };
-    model.notify(Tone::Plain, format!("etcdctl get {key}{rev} -w fields"));
+    model.show_line(format!("etcdctl get {}{rev} -w fields", quoted(&key)), "");
     ask(model, Ask::Key { key: row.key, at: model.data.at })
 }
 
 fn enter(model: &mut Model, prefix: Vec<u8>) -> Option<Cmd> {
     let shown = String::from_utf8_lossy(&prefix).into_owned();
     (model.data.prefix, model.data.from, model.data.cursor) = (prefix, Vec::new(), 0);
-    model.notify(Tone::Plain, format!("etcdctl get {shown:?} --prefix --keys-only"));
+    model.show_line(format!("etcdctl get {} --prefix --keys-only", quoted(&shown)), "");
     refresh(model)
 }
 
@@ -142,7 +147,7 @@ fn travel(model: &mut Model, does: Does) -> Option<Cmd> {
     };
     let rev = if model.data.at == 0 { String::new() } else { format!(" --rev {}", model.data.at) };
     let prefix = String::from_utf8_lossy(&model.data.prefix).into_owned();
-    model.notify(Tone::Plain, format!("etcdctl get {prefix:?} --prefix --keys-only{rev}"));
+    model.show_line(format!("etcdctl get {} --prefix --keys-only{rev}", quoted(&prefix)), "");
     refresh(model)
 }
 
@@ -162,15 +167,33 @@ pub(super) fn refresh(model: &mut Model) -> Option<Cmd> {
 
 /// While the screen is shown and the store has moved on, it is asked again.
 pub(super) fn tick(model: &mut Model) -> Option<Cmd> {
+    if model.screen == Screen::Data && model.twin.is_some() {
+        // It is played, and gone back in: what was shown is not what is.
+        let is_there = model.shown().is_some_and(|p| p.shown.listing.is_some() || p.shown.failed.is_some());
+        if !is_there || newest(model) != model.data.asked {
+            return refresh(model);
+        }
+        return None;
+    }
     let stale = model.screen == Screen::Data && model.data.at == 0 && newest(model) > model.data.asked;
     if stale && model.frozen.is_none() { refresh(model) } else { None }
 }
 
 fn newest(model: &Model) -> u64 {
-    model.picture.iter().flat_map(|p| &p.members).map(|m| m.revision).max().unwrap_or(0)
+    let picture = if model.twin.is_some() { model.shown() } else { model.picture.as_ref() };
+    picture.iter().flat_map(|p| &p.members).map(|m| m.revision).max().unwrap_or(0)
 }
 
-fn ask(model: &Model, what: Ask) -> Option<Cmd> {
+fn ask(model: &mut Model, what: Ask) -> Option<Cmd> {
+    let newest = i64::try_from(newest(model)).unwrap_or(i64::MAX);
+    if let (Some(twin), Some(replay)) = (&model.twin, &mut model.replay) {
+        let looks = replay.picture.members.iter().filter_map(|m| m.look.as_ref());
+        let floor = looks.map(|look| look.compact_revision).max().unwrap_or(0);
+        let floor = i64::try_from(floor).unwrap_or(i64::MAX);
+        let shown = twin::answer(&twin.history, newest, floor, &what);
+        replay.picture.learn(Report::Shown(Box::new(shown)));
+        return None;
+    }
     if model.replay.is_some() || model.picture.is_none() {
         return None;
     }

@@ -51,6 +51,8 @@ pub enum Place {
 pub enum Does {
     /// The main action of the place.
     Accept,
+    /// Starts the members of a kept folder again.
+    GoOn,
     /// Leaves the overlay, or the replay.
     Back,
     Next,
@@ -92,8 +94,17 @@ pub enum Does {
     Slower,
     Faster,
     Why,
+    /// What must never happen.
+    Promises,
     Command,
     Filter,
+    /// Puts a marker into the recording.
+    Mark,
+    /// In a recording: to the marker or deed before, or the next.
+    MarkBefore,
+    MarkAfter,
+    /// Puts the line of the last action on the clipboard.
+    Copy,
     /// Completes the command line.
     Complete,
     /// Heartbeats are shown, or not.
@@ -175,10 +186,14 @@ const MEMBERS: &[Place] = &[Ring, Logs, Cluster];
 const LISTS: &[Place] = &[Picker, Menu, Guess, Quit, Help, Why];
 const OVERLAYS: &[Place] = &[Help, Why, Menu, Prompt, Command, Guess, Quit];
 
+/// The word of a key that is in the bar only if there is something to go on with.
+pub const GO_ON: &str = "go on";
+
 /// The table. Its order is the order in the bar.
 #[rustfmt::skip]
 pub const KEYS: &[Binding] = &[
     k(Key::Enter,     &[Picker],       "start",   "start the cluster", Does::Accept),
+    c('g',            &[Picker],       GO_ON,     "go on with the members and the data that an earlier lab has kept", Does::GoOn),
     k(Key::Enter,     &[Menu, Prompt, Command, Quit], "do it", "do what is marked", Does::Accept),
     k(Key::Enter,     &[Guess],        "lock it", "lock the guess that is marked", Does::Accept),
     k(Key::Enter,     &[Learn],        "do",      "run, answer or guess what is marked", Does::Accept),
@@ -205,13 +220,15 @@ pub const KEYS: &[Binding] = &[
     c('-',            &[Data],         "older",   "the whole key space one revision earlier", Does::Older),
     c('+',            &[Data],         "newer",   "one revision later", Does::Newer),
     c('=',            &[Data],         "now",     "the newest revision", Does::Newest),
-    c('v',            &[Data],         "as…",     "the value as text, JSON or hex", Does::Format),
+    c('v',            &[Data],         "as…",     "the value as text, JSON, YAML or hex", Does::Format),
     c('m',            &[Data, Cluster], "agree?", "do all members have the same? (etcdctl endpoint hashkv)", Does::Compare),
     c('h',            &[Wire],         "heartbeats", "show heartbeats, too, or not", Does::Routine),
     c('/',            &[Wire],         "filter",  "show only messages with this in their line", Does::Filter),
     k(Key::Left,      &[Logs],         "entry",   "an older entry", Does::Left),
     k(Key::Right,     &[Logs],         "",        "a newer entry", Does::Right),
     k(Key::Home,      &[Logs],         "",        "the oldest entry that we know", Does::Oldest),
+    k(Key::Left,      &[Watch],        "revision", "an older revision: who has applied it, and who was told", Does::Left),
+    k(Key::Right,     &[Watch],        "",        "a newer revision", Does::Right),
     c(' ',            SCREENS,         "hold",    "hold the lab's clock, and let it go on; in a replay: play, pause", Does::Hold),
     c('.',            PICTURES,        "step",    "held: one step, which is the oldest message that waits, or else a tick", Does::Step),
     c('.',            &[Learn],        "",        "held: one step, which is the oldest message that waits, or else a tick", Does::Step),
@@ -219,6 +236,13 @@ pub const KEYS: &[Binding] = &[
     c('!',            SCREENS,         "break…",  "break the selected member or its links: a menu", Does::Break),
     c('u',            SCREENS,         "undo",    "undo the last fault", Does::Undo),
     c('y',            &[Ring, Wire, Logs, Watch, Cluster], "why…", "why is it not …? computed from what is reported", Does::Why),
+    c('p',            &[Cluster],      "promises", "what must never happen, and who broke it if it did", Does::Promises),
+    c('p',            &[Ring, Wire, Logs, Watch, Data], "", "what must never happen, and who broke it if it did", Does::Promises),
+    c('M',            PICTURES,        "",        "put a marker into the recording", Does::Mark),
+    c('{',            PICTURES,        "",        "in a recording: back to the last marker, or to what you did", Does::MarkBefore),
+    c('}',            PICTURES,        "",        "in a recording: on to the next marker, or to what you did", Does::MarkAfter),
+    c('c',            PICTURES,        "",        "copy the line of the last action to the clipboard (OSC 52)", Does::Copy),
+    c('c',            &[Menu],         "copy",    "copy the marked line to the clipboard (OSC 52)", Does::Copy),
     k(Key::Tab,       &[Ring],         "wire",    "the ring's other side: Wire, messages as lines", Does::Flip),
     k(Key::Tab,       &[Wire],         "ring",    "back to the Ring", Does::Flip),
     c('>',            PICTURES,        "until…",  "held: steps until an entry is committed or a leader is elected", Does::RunOn),
@@ -235,6 +259,7 @@ pub const KEYS: &[Binding] = &[
     k(Key::Tab,       &[Command],      "complete", "complete the word", Does::Complete),
     k(Key::Tab,       &[Menu],         "member",  "the next member", Does::Right),
     k(Key::BackTab,   &[Logs, Cluster], "",       "select the previous member", Does::Previous),
+    k(Key::End,       &[Watch],        "",        "the newest revision, and follow it", Does::Newest),
     k(Key::End,       &[Logs, Wire],   "",        "the newest, and follow it", Does::Newest),
     k(Key::Down,      MEMBERS,         "",        "select the next member", Does::Next),
     k(Key::Up,        MEMBERS,         "",        "select the previous member", Does::Previous),
@@ -298,6 +323,27 @@ pub fn replay_bar(place: Place) -> impl Iterator<Item = (String, &'static str)> 
         let key = KEYS.iter().find(|b| b.does == *does && b.places.contains(&place))?;
         Some((key.key.name(), *word))
     })
+}
+
+/// What keys do in a simulated cluster beside a recording's: there, a learner can act.
+const IN_TWIN: [(Does, &str); 3] = [(Does::Write, "write"), (Does::Break, "break…"), (Does::Undo, "undo")];
+
+/// What the bar says on a screen that shows a simulated cluster.
+pub fn twin_bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
+    let (play, rest) = IN_REPLAY.split_at(3);
+    let words: Vec<(Does, &str)> = play.iter().chain(&IN_TWIN).chain(rest).copied().collect();
+    words.into_iter().filter(|(does, _)| *does != Does::Back).filter_map(move |(does, word)| {
+        let key = KEYS.iter().find(|b| b.does == does && b.places.contains(&place))?;
+        Some((key.key.name(), word))
+    })
+}
+
+/// What the bar says over members whose clock nobody can hold or slow: upstream etcd.
+pub fn clockless_bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
+    let has_clock = |does| matches!(does, Does::Step | Does::RunOn | Does::Slower | Does::Faster);
+    let here = KEYS.iter().filter(move |b| b.places.contains(&place) && !b.bar.is_empty() && !b.does.is_tab());
+    here.filter(move |b| !has_clock(b.does))
+        .map(|b| (b.key.name(), if b.does == Does::Hold { "freeze the drawing" } else { b.bar }))
 }
 
 /// The line of screens: key, word, and what it does.

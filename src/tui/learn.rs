@@ -13,6 +13,7 @@ use crate::lab::guide::Output;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
 use crate::lab::picture::Tone;
+use crate::lab::picture::words::counted;
 use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::keys::Does;
@@ -150,6 +151,10 @@ impl Learn {
                     cause.iter().for_each(|(_, say)| below(&mut lines, Some(false), "why: ", say, width));
                 }
             }
+        }
+        let worked = self.session.step().and_then(|s| s.worked.as_ref());
+        if let Some(why) = worked.filter(|_| !checks.is_empty() && self.passed() == (checks.len(), checks.len())) {
+            below(&mut lines, Some(true), "why it worked: ", why, width);
         }
         lines
     }
@@ -342,12 +347,19 @@ pub(super) fn show(model: &mut Model) -> Option<Cmd> {
     model.screen = Screen::Learn;
     let nodes = model.picture.as_ref().map_or(0, |p| p.members.len());
     let learn = model.learn.as_mut()?;
-    let wanted = learn.session.lab().head.cluster.nodes;
+    let wanted = learn.session.lab().head.cluster.nodes.len();
     let asked = learn.ask_checks(now);
-    if nodes != wanted {
+    let own = learn.session.lab().head.needs_nodes();
+    if own {
+        model.notify(Tone::Plain, "this lab has nodes of its own, which the ring does not show".to_owned());
+    } else if nodes != wanted {
         model.notify(
             Tone::Plain,
-            format!("this lab was written for {wanted} members, and {nodes} run: outputs may differ"),
+            format!(
+                "this lab was written for {}, and {}: outputs may differ",
+                counted(wanted as u64, "member", "members"),
+                counted(nodes as u64, "runs", "run")
+            ),
         );
     }
     asked

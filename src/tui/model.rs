@@ -6,13 +6,16 @@ use crate::lab::Board;
 use crate::lab::Picture;
 use crate::lab::Report;
 use crate::lab::SIZES;
-use crate::lab::deed::Order;
-use crate::lab::deed::Undo;
+use crate::lab::board::Order;
+use crate::lab::board::Undo;
 use crate::lab::picture::MemberView;
 use crate::lab::picture::Tone;
 use crate::lab::recording::Replay;
 use crate::lab::store;
+use crate::lab::twin::Twin;
+use crate::lab::workdir::Kept;
 use crate::lab::workdir::Record;
+use crate::sim::film::Script;
 use crate::tui::act;
 use crate::tui::command;
 use crate::tui::data;
@@ -25,8 +28,10 @@ use crate::tui::learn;
 use crate::tui::learn::Heard;
 use crate::tui::learn::Learn;
 use crate::tui::look::Theme;
+use crate::tui::mouse;
 use crate::tui::replay;
 use crate::types::Millis;
+use std::path::PathBuf;
 
 /// Longest text in the prompt.
 const PROMPT_MAX: usize = 200;
@@ -36,6 +41,8 @@ const PROMPT_MAX: usize = 200;
 pub enum Msg {
     /// A key was pressed.
     Key(Key),
+    /// The mouse was pressed here.
+    Click { column: u16, row: u16 },
     /// Time has passed; counted from the start.
     Tick(Millis),
     /// The terminal has another size.
@@ -52,6 +59,8 @@ pub enum Msg {
     Learn(Heard),
     /// A recording was read, or why not.
     Replay(Result<Box<Replay>, String>),
+    /// A simulated cluster that goes on otherwise from this time on.
+    Forked { found: Box<Replay>, twin: Box<Twin>, at: Millis },
 }
 
 /// What is to be done outside.
@@ -59,18 +68,34 @@ pub enum Msg {
 pub enum Cmd {
     /// Start a cluster.
     Start { nodes: usize },
+    /// Start the members of a kept folder again.
+    GoOn { folder: PathBuf },
     /// Tell members, or their processes. `line`: what the learner has done, if it was the learner.
     Do { orders: Vec<Order>, line: Option<String> },
+    /// What the nemesis orders, and how the feed tells of it.
+    Nemesis { orders: Vec<Order>, line: String },
+    /// The nemesis's client writes a value, or reads.
+    Call { value: Option<String> },
     /// Ask for the Data screen, at the first of these that answers.
     Data { urls: Vec<String>, ask: store::Ask },
+    /// Play a simulated cluster, and show it from this time on.
+    Simulate { script: Script, at: Millis },
     /// Read back what was recorded of this lab.
     Rewind,
     /// Write a key through the first endpoint that answers.
     Put { endpoints: Vec<String>, key: String, value: String },
+    /// Read a key, in the same way.
+    Get { endpoints: Vec<String>, key: String },
     /// Run a block of the lab.
     RunBlock { id: String },
     /// Look at the checks of the lab's step.
     Check { seq: u64 },
+    /// Note a marker in the recording.
+    Mark { text: String },
+    /// Put a text on the clipboard, by way of the terminal.
+    Copy { text: String },
+    /// Take clicks, or leave them to the terminal.
+    Mouse { on: bool },
     /// Hand the terminal to a shell.
     Shell,
     /// End the members and leave.
@@ -169,6 +194,8 @@ pub struct Model {
     pub frozen: Option<Box<Picture>>,
     /// Marked size in the picker: a place in [`SIZES`].
     pub size: usize,
+    /// What an earlier lab has kept, which the picker offers to go on with.
+    pub kept: Option<Kept>,
     /// Enter was pressed, the members are being started.
     pub starting: bool,
     /// The lab shuts down.
@@ -191,10 +218,16 @@ pub struct Model {
     pub notice: Option<(Tone, String)>,
     /// What the lab has put in force.
     pub board: Board,
+    /// The last line that stood for an action: what is copied.
+    pub line: Option<String>,
+    /// Clicks are ours; the terminal's own selection of text is off meanwhile.
+    pub mouse: bool,
     /// How to take the last deeds back: the line, and the undo.
     pub(super) undo: Vec<(String, Undo)>,
     /// The clock is stepped until this is no longer so.
     pub goal: Option<act::Goal>,
+    /// The simulated cluster that the recording is of.
+    pub twin: Option<Twin>,
     /// What was recorded, instead of what is.
     pub replay: Option<Box<Replay>>,
     /// How a replay goes.
@@ -207,6 +240,8 @@ pub struct Model {
     pub filter: String,
     /// The marked watcher.
     pub watcher: usize,
+    /// The marked revision of the tape; `None`: the newest.
+    pub revision: Option<u64>,
     /// The Data screen's place.
     pub data: DataView,
     /// Colours.
@@ -216,6 +251,8 @@ pub struct Model {
     /// The screen must be drawn again.
     pub changed: bool,
     pub(super) writes: u64,
+    /// Markers of this lab so far.
+    pub(super) marks: u64,
 }
 
 impl Model {
@@ -226,6 +263,7 @@ impl Model {
             picture: None,
             frozen: None,
             size: 1,
+            kept: None,
             starting: false,
             ending: false,
             folder: String::new(),
@@ -237,19 +275,24 @@ impl Model {
             cursor: None,
             notice: None,
             board: Board::default(),
+            line: None,
+            mouse: false,
             undo: Vec::new(),
             goal: None,
+            twin: None,
             replay: None,
             play: replay::Play::default(),
             wire: None,
             routine: false,
             filter: String::new(),
             watcher: 0,
+            revision: None,
             data: DataView::default(),
             theme,
             ascii,
             changed: true,
             writes: 0,
+            marks: 0,
         }
     }
 
@@ -294,6 +337,12 @@ impl Model {
         self.notice = Some((tone, text.into()));
     }
 
+    /// Shows the line that stands for what was done, and keeps it to be copied.
+    pub(super) fn show_line(&mut self, line: String, more: &str) {
+        self.notify(Tone::Plain, format!("{line}{more}"));
+        self.line = Some(line);
+    }
+
     /// The time of the last tick or report.
     pub(super) fn now(&self) -> Millis {
         self.picture.as_ref().map_or(Millis(0), |p| p.now)
@@ -327,6 +376,7 @@ pub fn update(model: &mut Model, msg: Msg) -> Option<Cmd> {
     }
     match msg {
         Msg::Key(key) => return press(model, key),
+        Msg::Click { column, row } => return mouse::click(model, column, row),
         Msg::Started { record, folder, notices } => started(model, &record, folder, notices),
         Msg::Refused(why) => {
             model.starting = false;
@@ -336,6 +386,7 @@ pub fn update(model: &mut Model, msg: Msg) -> Option<Cmd> {
         Msg::Answer(Err(why)) => model.notify(Tone::Bad, why),
         Msg::Resized { width, height } => model.area = (width, height),
         Msg::Replay(Ok(found)) => replay::open(model, found),
+        Msg::Forked { found, twin, at } => return replay::go_on_otherwise(model, found, *twin, at),
         Msg::Replay(Err(why)) => model.notify(Tone::Bad, why),
         Msg::Tick(_) | Msg::Report(_) | Msg::Learn(_) => {}
     }
@@ -369,7 +420,11 @@ fn press(model: &mut Model, key: Key) -> Option<Cmd> {
         type_char(model, c);
         return None;
     }
-    let does = does?;
+    act_on(model, place, does?)
+}
+
+/// Does what a key of this place, or a click, stands for.
+pub(super) fn act_on(model: &mut Model, place: Place, does: Does) -> Option<Cmd> {
     model.notice = None;
     match (place, does) {
         (Place::Learn, does) if does.is_of_learn() => learn::press(model, does),
@@ -387,6 +442,11 @@ fn press(model: &mut Model, key: Key) -> Option<Cmd> {
 fn common(model: &mut Model, does: Does) -> Option<Cmd> {
     match does {
         Does::Accept => return accept(model),
+        Does::GoOn => {
+            let folder = model.kept.as_ref()?.folder.clone();
+            model.starting = true;
+            return Some(Cmd::GoOn { folder });
+        }
         Does::Back if model.overlay.is_none() => replay::leave(model),
         Does::Back => model.overlay = None,
         Does::Next => step(model, 1),
@@ -400,6 +460,9 @@ fn common(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Help => model.overlay = Some(Overlay::Help { scroll: 0 }),
         Does::Command => model.overlay = Some(Overlay::Command { text: String::new() }),
         Does::Complete => command::complete_overlay(model),
+        Does::Copy => return act::copy(model),
+        Does::Mark => return act::mark(model, ""),
+        Does::MarkBefore | Does::MarkAfter => replay::to_mark(model, does == Does::MarkAfter),
         Does::Filter => {
             let text = model.filter.clone();
             model.overlay = Some(Overlay::Prompt { what: Question::WireFilter, text, fresh: false });
@@ -509,6 +572,7 @@ fn sideways(model: &mut Model, does: Does) {
             model.wire = None;
             return;
         }
+        (Screen::Watch, _) => return along_the_tape(model, does),
         _ => {}
     }
     let known = model.shown().into_iter().flat_map(|p| &p.members).flat_map(|m| m.log.keys().copied());
@@ -526,6 +590,18 @@ fn sideways(model: &mut Model, does: Does) {
     };
     // On the newest entry the cursor follows the log.
     model.cursor = model.cursor.filter(|at| *at < last);
+}
+
+/// The marked revision: one earlier or later among those of which we know who has applied them.
+fn along_the_tape(model: &mut Model, does: Does) {
+    let Some(fans) = model.shown().map(|p| &p.fans) else { return };
+    let (first, last) = (fans.keys().next().copied().unwrap_or(0), fans.keys().next_back().copied().unwrap_or(0));
+    let at = model.revision.unwrap_or(last);
+    model.revision = match does {
+        Does::Left => Some(at.saturating_sub(1).max(first)),
+        Does::Right => Some(at + 1).filter(|at| *at < last),
+        _ => None,
+    };
 }
 
 fn accept(model: &mut Model) -> Option<Cmd> {

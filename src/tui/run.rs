@@ -10,15 +10,14 @@ use crate::lab::Cluster;
 use crate::lab::Error;
 use crate::lab::Report;
 use crate::lab::ask;
-use crate::lab::deed::Order;
-use crate::lab::guide::LentBed;
-use crate::lab::guide::Member;
-use crate::lab::guide::SHELF;
-use crate::lab::guide::Session;
-use crate::lab::guide::shelved;
+use crate::lab::board::Order;
+use crate::lab::course;
+use crate::lab::deed::quoted;
+use crate::lab::files;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
 use crate::lab::orders;
+use crate::lab::own_watch;
 use crate::lab::picture::Pace;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
@@ -29,9 +28,12 @@ use crate::lab::recording::Replay;
 use crate::lab::shell;
 use crate::lab::store;
 use crate::lab::survey;
+use crate::lab::twin;
 use crate::lab::up;
 use crate::lab::up::Options;
-use crate::lab::workdir::Record;
+use crate::lab::upstream;
+use crate::lab::workdir::Kept;
+use crate::sim::film::Script;
 use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::Msg;
@@ -42,21 +44,30 @@ use crate::tui::look::Theme;
 use crate::tui::update;
 use crate::tui::view;
 use crate::types::Millis;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crossterm::event::DisableMouseCapture;
+use crossterm::event::EnableMouseCapture;
 use crossterm::event::Event;
 use crossterm::event::KeyCode;
 use crossterm::event::KeyEventKind;
 use crossterm::event::KeyModifiers;
+use crossterm::event::MouseButton;
+use crossterm::event::MouseEvent;
+use crossterm::event::MouseEventKind;
 use ratatui::DefaultTerminal;
 use std::fs;
 use std::io::IsTerminal as _;
 use std::io::Write;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
+use std::time::SystemTime;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
@@ -64,12 +75,18 @@ use tokio::task::JoinSet;
 
 /// A frame takes at least so long: ten a second.
 const FRAME: Duration = Duration::from_millis(100);
+/// How fast a simulated cluster is shown at first, in hundredths.
+const SIMULATED_PERCENT: u64 = 25;
+/// Letters of a value that are shown when it was read.
+const VALUE_SHOWN: usize = 60;
 /// What happened, in the work folder.
 const RECORDING: &str = "last.labrec";
+/// What happened the time before.
+const RECORDED_BEFORE: &str = "before.labrec";
 /// How long the keyboard's thread listens before it looks whether it should pause.
 const LISTEN: Duration = Duration::from_millis(50);
 
-/// `etcd-lab [--folder PATH] [--ascii] [--theme dark|light|contrast|mono] [--plain]`: opens the interface. Where nothing can be drawn (no
+/// `etcd-lab [--folder PATH] [--etcd PATH] [--tls] [--ascii] [--theme dark|light|contrast|mono] [--plain]`: opens the interface. Where nothing can be drawn (no
 /// terminal, a dumb one) a cluster of three runs with its feed as plain text.
 pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     match open(args, out) {
@@ -108,7 +125,33 @@ fn open(args: &[String], out: &mut dyn Write) -> Result<String, Error> {
 }
 
 fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -> Result<String, Error> {
-    let mut options = Options::parse(args, &["--folder", "--ascii", "--theme", "--plain"])?;
+    let mut options = Options::parse(
+        args,
+        &[
+            "--folder",
+            "--etcd",
+            "--sim",
+            "--seed",
+            "--seconds",
+            "--nodes",
+            "--ascii",
+            "--theme",
+            "--plain",
+            "--tls",
+            "--lab",
+        ],
+    )?;
+    // Before there is a screen.
+    course::chosen(options.lab.as_deref()).map_err(Error::Usage)?;
+    let script = simulated(&options)?;
+    let (simulated, recording) = match script.as_ref().map(twin::play) {
+        Some((twin, played)) => (Some(twin), Some(played)),
+        None => (None, recording),
+    };
+    if let Some(etcd) = &options.etcd {
+        // Before there is a screen or a folder.
+        upstream::check(etcd)?;
+    }
     let screen =
         Screen::detect(std::io::stdout().is_terminal() && std::io::stdin().is_terminal(), |n| std::env::var(n).ok());
     let theme = match options.theme.as_deref() {
@@ -126,19 +169,42 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
             out,
             "No screen to draw on: three members start, and what happens is told line by line. Ctrl-C ends it."
         ));
-        options.feed = true;
+        (options.feed, options.course) = (true, true);
         return up::run_up(&options, out).map(|()| String::new());
     }
     let runtime = observe::runtime()?;
     let terminal = ratatui::try_init().map_err(|source| Error::System { what: "cannot use this terminal", source })?;
     let restore = Restore;
     let mut model = Model::new(theme, options.ascii || screen.ascii);
+    model.twin = simulated;
     if let Some(recording) = recording {
+        let is_simulated = model.twin.is_some();
         update(&mut model, Msg::Replay(Ok(Box::new(Replay::new(recording)))));
+        if is_simulated {
+            // Its ticks are five times as fast as a server's.
+            model.play.percent = SIMULATED_PERCENT;
+        }
+    } else if options.folder.is_none() {
+        model.kept = Kept::newest(&preflight::bases(), SystemTime::now());
     }
     let last = runtime.block_on(App::new(terminal, model, options).main());
     drop(restore);
     last
+}
+
+/// What is to be simulated, if anything is.
+fn simulated(options: &Options) -> Result<Option<Script>, Error> {
+    let asks = options.seed.is_some() || options.seconds.is_some() || options.nodes.is_some();
+    if !options.sim && asks {
+        return Err(Error::Usage("--seed, --seconds and --nodes go with --sim".into()));
+    }
+    Ok(options.sim.then(|| Script {
+        seed: options.seed.unwrap_or(1),
+        members: options.nodes.unwrap_or(3),
+        seconds: options.seconds.unwrap_or(twin::SECONDS),
+        forks: Vec::new(),
+        deeds: Vec::new(),
+    }))
 }
 
 /// Gives the terminal back. After a panic the hook that ratatui installs has done it already; twice does no harm.
@@ -146,15 +212,26 @@ struct Restore;
 
 impl Drop for Restore {
     fn drop(&mut self) {
+        // Harmless where they were not ours.
+        drop(clicks(false));
         ratatui::restore();
     }
+}
+
+/// Has the terminal hand on clicks, or keep them.
+fn clicks(on: bool) -> Result<(), Error> {
+    let done = match on {
+        true => crossterm::execute!(std::io::stdout(), EnableMouseCapture),
+        false => crossterm::execute!(std::io::stdout(), DisableMouseCapture),
+    };
+    done.map_err(|source| Error::System { what: "cannot write to the terminal", source })
 }
 
 /// A running cluster and those who listen to it.
 struct Live {
     cluster: Cluster,
     token: String,
-    _observers: [JoinSet<()>; 2],
+    _observers: [JoinSet<()>; 3],
 }
 
 struct App {
@@ -171,6 +248,8 @@ struct App {
     line: mpsc::Sender<orders::Line>,
     lines: mpsc::Receiver<orders::Line>,
     recorder: Option<Recorder>,
+    /// Requests of the lab's own client so far.
+    calls: u64,
     start: Instant,
     drawn: Option<Instant>,
 }
@@ -196,6 +275,7 @@ impl App {
             line,
             lines,
             recorder: None,
+            calls: 0,
             start: Instant::now(),
             drawn: None,
         }
@@ -226,7 +306,8 @@ impl App {
                 _ = hangup.recv() => Msg::Key(Key::Ctrl('c')),
             };
             // Reports carry no time of ours: they are learnt now.
-            let asked = matches!(msg, Msg::Key(_) | Msg::Answer(_) | Msg::Learn(_) | Msg::Resized { .. });
+            let asked =
+                matches!(msg, Msg::Key(_) | Msg::Click { .. } | Msg::Answer(_) | Msg::Learn(_) | Msg::Resized { .. });
             for msg in [Msg::Tick(self.now()), msg] {
                 if let Some(cmd) = update(&mut self.model, msg)
                     && let Some(remove) = self.run(cmd).await?
@@ -263,8 +344,11 @@ impl App {
     /// Does what the model asks for. `Some`: leave, and remove the folder or not.
     async fn run(&mut self, cmd: Cmd) -> Result<Option<bool>, Error> {
         match (cmd, &self.live) {
-            (Cmd::Start { nodes }, None) => self.start_cluster(nodes),
-            (Cmd::Do { orders, line }, Some(_)) => self.carry_out(orders, line),
+            (Cmd::Start { nodes }, None) => self.start_cluster(nodes, None),
+            (Cmd::GoOn { folder }, None) => self.start_cluster(0, Some(folder)),
+            (Cmd::Do { orders, line }, Some(_)) => self.carry_out(orders, line.map(|line| Report::Did { line })),
+            (Cmd::Nemesis { orders, line }, Some(_)) => self.carry_out(orders, Some(Report::Nemesis { line })),
+            (Cmd::Call { value }, Some(_)) => self.call(value),
             (Cmd::Data { urls, ask }, Some(_)) => {
                 let to = self.to.clone();
                 tokio::spawn(async move {
@@ -276,19 +360,25 @@ impl App {
                 let read = self.rewind();
                 update(&mut self.model, Msg::Replay(read));
             }
-            (Cmd::Put { endpoints, key, value }, Some(_)) => {
-                let (answer, to) = (self.answer.clone(), self.to.clone());
-                let patient = self.model.picture.as_ref().is_some_and(|p| p.pace() != Pace::Live);
-                tokio::spawn(async move {
-                    drop(to.send(Report::Did { line: format!("etcdctl put {key} {value}") }).await);
-                    let said = ask::put(&endpoints, &key, &value, patient).await;
-                    let said = said.map(|revision| format!("OK: put {key} made revision {revision}"));
-                    let said = said.map_err(|why| format!("put {key} failed: {why}"));
-                    drop(answer.send(Msg::Answer(said)).await);
-                });
-            }
+            (Cmd::Put { endpoints, key, value }, Some(_)) => self.put(endpoints, key, value),
+            (Cmd::Get { endpoints, key }, Some(_)) => self.get(endpoints, key),
             (Cmd::RunBlock { id }, Some(_)) => self.run_block(id),
             (Cmd::Check { seq }, Some(_)) => self.check(seq),
+            (Cmd::Mark { text }, Some(_)) => {
+                // It may wait for room behind what members report.
+                let to = self.to.clone();
+                tokio::spawn(async move { drop(to.send(Report::Mark { text }).await) });
+            }
+            (Cmd::Simulate { script, at }, _) => {
+                let answer = self.answer.clone();
+                tokio::task::spawn_blocking(move || {
+                    let (twin, played) = twin::play(&script);
+                    let (found, twin) = (Box::new(Replay::new(played)), Box::new(twin));
+                    drop(answer.blocking_send(Msg::Forked { found, twin, at }));
+                });
+            }
+            (Cmd::Copy { text }, _) => self.copy(&text)?,
+            (Cmd::Mouse { on }, _) => clicks(on)?,
             (Cmd::Shell, Some(_)) => self.shell().await?,
             (Cmd::Quit { remove }, _) => return Ok(Some(remove)),
             // Without a cluster there is nothing to act on; with one, none is started.
@@ -297,20 +387,71 @@ impl App {
         Ok(None)
     }
 
-    fn carry_out(&self, orders: Vec<Order>, line: Option<String>) {
+    /// Whether clients should wait for as long as it takes, since the lab's clock does not go as the world's; and the number of a call.
+    fn next_call(&mut self) -> (bool, u64) {
+        self.calls += 1;
+        (self.model.picture.as_ref().is_some_and(|p| p.pace() != Pace::Live), self.calls)
+    }
+
+    fn put(&mut self, endpoints: Vec<String>, key: String, value: String) {
+        let (answer, to) = (self.answer.clone(), self.to.clone());
+        let (patient, id) = self.next_call();
+        tokio::spawn(async move {
+            drop(to.send(Report::Did { line: format!("etcdctl put {} {}", quoted(&key), quoted(&value)) }).await);
+            let said = ask::reported_put(&to, id, &endpoints, (&key, &value), patient).await;
+            let said = said.map(|revision| format!("OK: put {key} made revision {revision}"));
+            let said = said.map_err(|why| format!("put {key} failed: {why}"));
+            drop(answer.send(Msg::Answer(said)).await);
+        });
+    }
+
+    fn get(&mut self, endpoints: Vec<String>, key: String) {
+        let (answer, to) = (self.answer.clone(), self.to.clone());
+        let (patient, id) = self.next_call();
+        tokio::spawn(async move {
+            drop(to.send(Report::Did { line: format!("etcdctl get {}", quoted(&key)) }).await);
+            let said = match ask::reported_get(&to, id, &endpoints, &key, patient).await {
+                Ok((at, Some(kv))) => {
+                    let value: String = String::from_utf8_lossy(&kv.value).chars().take(VALUE_SHOWN).collect();
+                    Ok(format!("{key} = {}   (revision {}, read at {at})", value.escape_debug(), kv.mod_revision))
+                }
+                Ok((at, None)) => Ok(format!("{key} is not there at revision {at}")),
+                Err(why) => Err(format!("get {key} failed: {why}")),
+            };
+            drop(answer.send(Msg::Answer(said)).await);
+        });
+    }
+
+    /// A request of the nemesis's client: nobody waits for it.
+    fn call(&mut self, value: Option<String>) {
+        let (to, (_, id)) = (self.to.clone(), self.next_call());
+        let endpoints = self.model.picture.as_ref().map(|p| p.endpoints_from(id)).unwrap_or_default();
+        tokio::spawn(async move { ask::call(&to, id, &endpoints, value).await });
+    }
+
+    fn carry_out(&self, orders: Vec<Order>, told: Option<Report>) {
         let Some(live) = &self.live else { return };
+        if let Err(e) = shell::note_clock(live.cluster.folder(), &self.model.board) {
+            drop(self.answer.try_send(Msg::Answer(Err(e.to_string()))));
+        }
         let mut controls = Vec::new();
         for order in orders {
             match order {
                 Order::Process { member, action } => live.cluster.act(member, action),
                 Order::Control { member, control } => controls.push((member, control)),
+                Order::Config { member, misfit } => live.cluster.configure(member, misfit),
+                Order::Files { member, job } => {
+                    let done = files::run(&live.cluster.record.members[member], job);
+                    let said = done.map_err(|e| format!("not done: {e}"));
+                    drop(self.answer.try_send(Msg::Answer(said)));
+                }
             }
         }
         let (record, token) = (live.cluster.record.clone(), live.token.clone());
         let (answer, to) = (self.answer.clone(), self.to.clone());
         tokio::spawn(async move {
-            if let Some(line) = line {
-                drop(to.send(Report::Did { line }).await);
+            if let Some(told) = told {
+                drop(to.send(told).await);
             }
             if let Err(why) = ask::carry_out(&record, &token, controls).await {
                 drop(answer.send(Msg::Answer(Err(format!("not done: {why}")))).await);
@@ -332,6 +473,13 @@ impl App {
         // Who asked may be gone.
         drop(line.answer.send(said));
         Ok(())
+    }
+
+    /// OSC 52: the terminal puts it on the clipboard, also through ssh and (if it is set so) tmux.
+    fn copy(&self, text: &str) -> Result<(), Error> {
+        let mut out = std::io::stdout();
+        let written = write!(out, "\x1b]52;c;{}\x07", STANDARD.encode(text)).and_then(|()| out.flush());
+        written.map_err(|source| Error::System { what: "cannot write to the terminal", source })
     }
 
     fn rewind(&mut self) -> Result<Box<Replay>, String> {
@@ -370,14 +518,16 @@ impl App {
         });
     }
 
-    fn start_cluster(&mut self, nodes: usize) {
-        let msg = match self.try_start(nodes) {
+    /// Starts so many members, or those of a kept folder.
+    fn start_cluster(&mut self, nodes: usize, kept: Option<PathBuf>) {
+        let msg = match self.try_start(nodes, kept) {
             Ok(msg) => msg,
             Err(e) => Msg::Refused(e.to_string()),
         };
         update(&mut self.model, msg);
         if let Some(live) = &self.live {
-            let heard = match open_lab(live.cluster.folder(), &live.cluster.record) {
+            let wanted = self.options.lab.as_deref();
+            let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record) {
                 Ok(session) => Heard::Opened(Box::new(session)),
                 Err(why) => Heard::NotOpened(why),
             };
@@ -385,8 +535,10 @@ impl App {
         }
     }
 
-    fn try_start(&mut self, nodes: usize) -> Result<Msg, Error> {
-        let mut plan = preflight::plan(nodes, self.options.folder.as_deref(), &PORTS)?;
+    fn try_start(&mut self, nodes: usize, kept: Option<PathBuf>) -> Result<Msg, Error> {
+        let mut plan = preflight::plan(nodes, kept.as_deref().or(self.options.folder.as_deref()), &PORTS)?;
+        plan.with_etcd(self.options.etcd.as_deref())?;
+        plan.with_tls(self.options.tls)?;
         let notices = std::mem::take(&mut plan.notices);
         let token =
             fs::read_to_string(plan.work.token_file()).map_err(|source| Error::System { what: "no token", source })?;
@@ -395,10 +547,15 @@ impl App {
         let cluster = Cluster::start(plan, &up::own_program()?, self.to.clone())?;
         let observers = observe::observe(&cluster.record, &token, &self.to);
         let surveyors = survey::survey(&cluster.record, &token, &self.to);
+        let watcher = own_watch::watch(&cluster.record, &self.to);
         orders::serve(cluster.folder(), &token, self.line.clone())?;
         let record = cluster.record.clone();
-        self.recorder = Some(Recorder::create(&cluster.folder().join(RECORDING), &record)?);
-        self.live = Some(Live { cluster, token, _observers: [observers, surveyors] });
+        shell::note_clock(cluster.folder(), &self.model.board)?;
+        let recording = cluster.folder().join(RECORDING);
+        // What was recorded before the members were kept stays.
+        drop(fs::rename(&recording, cluster.folder().join(RECORDED_BEFORE)));
+        self.recorder = Some(Recorder::create(&recording, &record)?);
+        self.live = Some(Live { cluster, token, _observers: [observers, surveyors, watcher] });
         Ok(Msg::Started { record, folder, notices })
     }
 
@@ -408,12 +565,14 @@ impl App {
         let record = live.cluster.record.clone();
         let command = shell::command(live.cluster.folder(), &record, &[]);
         self.keyboard.pause().await;
+        clicks(false)?;
         ratatui::restore();
         drop(writeln!(std::io::stderr(), "{}", shell::greeting(&record)));
         let ended = self.wait_for(command).await;
         let failed = |source| Error::System { what: "cannot use this terminal", source };
         // Empty like the screen that it enters. Clearing it would ask the terminal for its cursor, and not every one answers.
         self.terminal = ratatui::try_init().map_err(failed)?;
+        clicks(self.model.mouse)?;
         self.keyboard.resume();
         self.measure();
         let said = ended.map(|()| "back from the shell".to_string()).map_err(|e| format!("no shell: {e}"));
@@ -451,10 +610,12 @@ impl App {
         }
     }
 
-    fn behind_cmd(&self, cmd: Option<Cmd>) {
+    fn behind_cmd(&mut self, cmd: Option<Cmd>) {
         match cmd {
             Some(Cmd::Check { seq }) => self.check(seq),
-            Some(Cmd::Do { orders, line }) => self.carry_out(orders, line),
+            Some(Cmd::Do { orders, line }) => self.carry_out(orders, line.map(|line| Report::Did { line })),
+            Some(Cmd::Nemesis { orders, line }) => self.carry_out(orders, Some(Report::Nemesis { line })),
+            Some(Cmd::Call { value }) => self.call(value),
             _ => {}
         }
     }
@@ -464,21 +625,9 @@ impl App {
         let folder = live.cluster.folder().display().to_string();
         match live.cluster.shutdown() {
             Some(work) if remove => work.remove().map(|()| String::new()),
-            _ => Ok(format!("kept: {folder}\ncontinue with: etcd-lab --folder {folder}\n")),
+            _ => Ok(format!("kept: {folder}\ngo on with: etcd-lab, and g there; or etcd-lab --folder {folder}\n")),
         }
     }
-}
-
-/// The first lab of the shelf, on the cluster that runs. Its commands work in a folder of their own.
-fn open_lab(folder: &Path, record: &Record) -> Result<Session, String> {
-    let (name, _) = SHELF[0];
-    let lab = shelved(name).ok_or("there is no lab in this program")?.map_err(|e| e.to_string())?;
-    let work = folder.join("work");
-    fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
-    let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
-    let members = record.members.iter().map(|m| Member { name: m.name.clone(), endpoint: endpoint(&m.client_url) });
-    let bed = LentBed::new(&folder.join("bin"), members.collect());
-    Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 
 /// The thread that waits for keys. It pauses while another program has the terminal.
@@ -530,10 +679,20 @@ fn read_keys(to: &mpsc::Sender<Msg>, pause: &AtomicBool, paused: &AtomicBool) {
     }
 }
 
+fn mouse_event(mouse: &MouseEvent) -> Option<Msg> {
+    Some(match mouse.kind {
+        MouseEventKind::Down(MouseButton::Left) => Msg::Click { column: mouse.column, row: mouse.row },
+        MouseEventKind::ScrollUp => Msg::Key(Key::Up),
+        MouseEventKind::ScrollDown => Msg::Key(Key::Down),
+        _ => return None,
+    })
+}
+
 fn translate(event: &Event) -> Option<Msg> {
     let key = match event {
         Event::Resize(width, height) => return Some(Msg::Resized { width: *width, height: *height }),
         Event::Key(key) if key.kind != KeyEventKind::Release => key,
+        Event::Mouse(mouse) => return mouse_event(mouse),
         _ => return None,
     };
     let key = match key.code {

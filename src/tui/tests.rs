@@ -2,12 +2,14 @@
 //!
 //! Each frame is a snapshot whose name is a claim; they were read before they were accepted.
 
+mod asked;
+mod hands;
 mod learn;
 mod screens;
 mod script;
 
 use crate::lab::Action;
-use crate::lab::deed::Order;
+use crate::lab::board::Order;
 use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::Msg;
@@ -168,7 +170,7 @@ fn faults_are_in_a_menu_and_can_be_undone() {
 #[test]
 fn a_fault_that_does_not_fit_is_refused() {
     let mut script = Script::steady(3);
-    let keys = [Key::Char('!'), Key::Down, Key::Down, Key::Enter];
+    let keys = [Key::Char('!'), Key::Down, Key::Down, Key::Down, Key::Enter];
     assert_eq!(press(&mut script.model, &keys), None, "it runs: there is nothing to continue");
     assert!(frame(&script.model, 80, 24).contains("does not fit: n1 does not stand still"));
 }
@@ -176,8 +178,11 @@ fn a_fault_that_does_not_fit_is_refused() {
 #[test]
 fn an_election_can_be_forced() {
     let mut script = Script::steady(3);
-    let keys =
-        [Key::Right, Key::Right, Key::Char('!'), Key::Down, Key::Down, Key::Down, Key::Down, Key::Down, Key::Enter];
+    let keys = [Key::Right, Key::Right, Key::Char('!')]
+        .into_iter()
+        .chain([Key::Down; 6])
+        .chain([Key::Enter])
+        .collect::<Vec<_>>();
     let control = crate::proto::lab::control_request::Action::Campaign(crate::proto::lab::Campaign {});
     let orders = vec![Order::Control { member: 2, control }];
     let line = Some("etcd-lab fault campaign n3".into());

@@ -34,6 +34,7 @@ use crate::tui::look::Theme;
 use crate::tui::model::Model;
 use crate::tui::model::Screen;
 use crate::tui::model::bars as bars_of;
+use crate::tui::mouse::Hit;
 use crate::types::Millis;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
@@ -53,21 +54,31 @@ const LOGS_BESIDE: u16 = 80;
 /// Draws everything.
 pub fn view(model: &Model, frame: &mut Frame) {
     let area = frame.area();
-    let buffer = frame.buffer_mut();
-    let mut page = Page { buffer, theme: model.theme };
-    let (head, body, bar) = split(area, model.shown().is_some());
-    match model.shown() {
-        None => picker(model, &mut page, area),
-        Some(picture) => {
-            header::draw(model, picture, &mut page, head);
-            screen(model, picture, &mut page, body);
-        }
-    }
-    bars(model, &mut page, bar);
-    overlay::draw(model, &mut page, area);
+    draw(model, &mut Page { buffer: frame.buffer_mut(), theme: model.theme, hits: Vec::new() }, area);
     if model.ascii {
         look::to_ascii(frame.buffer_mut());
     }
+}
+
+/// What can be clicked, in the order in which it is drawn.
+pub(super) fn hits(model: &Model) -> Vec<(Rect, Hit)> {
+    let area = Rect::new(0, 0, model.area.0, model.area.1);
+    let mut page = Page { buffer: &mut Buffer::empty(area), theme: model.theme, hits: Vec::new() };
+    draw(model, &mut page, area);
+    page.hits
+}
+
+fn draw(model: &Model, page: &mut Page, area: Rect) {
+    let (head, body, bar) = split(area, model.shown().is_some());
+    match model.shown() {
+        None => picker(model, page, area),
+        Some(picture) => {
+            header::draw(model, picture, page, head);
+            screen(model, picture, page, body);
+        }
+    }
+    bars(model, page, bar);
+    overlay::draw(model, page, area);
 }
 
 /// Header, body, and one or two lines of keys.
@@ -83,6 +94,7 @@ fn split(area: Rect, tabs: bool) -> (Rect, Rect, Rect) {
 struct Page<'a> {
     buffer: &'a mut Buffer,
     theme: Theme,
+    hits: Vec<(Rect, Hit)>,
 }
 
 impl Page<'_> {
@@ -99,6 +111,12 @@ impl Page<'_> {
         let room = usize::from(area.width - column);
         let (x, _) = self.buffer.set_stringn(area.x + column, area.y + row, text, room, style);
         x
+    }
+
+    /// The row `row` rows below the top of `area` can be clicked.
+    fn hit(&mut self, area: Rect, row: u16, hit: Hit) {
+        let at = Rect { y: area.y + row, height: 1, ..area }.intersection(area);
+        self.hits.push((at, hit));
     }
 
     /// A rule across `area` with a title in it.
@@ -147,7 +165,7 @@ fn screen(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
         (Screen::Ring, false) => ring::draw(model, picture, page, main),
         (Screen::Logs | Screen::Learn, _) => logs::draw(model, picture, page, main),
     }
-    feed(picture, page, below);
+    feed_under(&feed_title(model), picture, page, below);
     let line = Rect { y: below.bottom(), height: notice, ..area };
     notice_line(model, page, line);
 }
@@ -162,10 +180,23 @@ fn notice_line(model: &Model, page: &mut Page, line: Rect) {
 }
 
 fn feed(picture: &Picture, page: &mut Page, area: Rect) {
+    feed_under("what happens", picture, page, area);
+}
+
+/// The title of the feed. What a nemesis is at, its own writes push out of it.
+fn feed_title(model: &Model) -> String {
+    let nemesis = model.board.nemesis.as_ref().filter(|_| model.replay.is_none());
+    match nemesis.and_then(|n| n.at.as_deref()) {
+        Some(line) => format!("what happens; the nemesis did: {line}"),
+        None => "what happens".into(),
+    }
+}
+
+fn feed_under(title: &str, picture: &Picture, page: &mut Page, area: Rect) {
     if area.height == 0 {
         return;
     }
-    page.rule(area, "what happens");
+    page.rule(area, title);
     let rows = usize::from(area.height - 1);
     let skip = picture.feed.len().saturating_sub(rows);
     for (line, row) in picture.feed.iter().skip(skip).zip(1..) {
@@ -189,9 +220,12 @@ fn bars(model: &Model, page: &mut Page, area: Rect) {
     if place == Place::Ending || area.height == 0 {
         return;
     }
-    let words: Vec<(String, &str)> = match model.replay.is_some() && model.overlay.is_none() {
-        true => keys::replay_bar(place).collect(),
-        false => keys::bar(place).collect(),
+    let is_upstream = model.shown().is_some_and(Picture::is_upstream);
+    let words: Vec<(String, &str)> = match (model.replay.is_some() && model.overlay.is_none(), is_upstream) {
+        (true, _) if model.twin.is_some() => keys::twin_bar(place).collect(),
+        (true, _) => keys::replay_bar(place).collect(),
+        (_, true) => keys::clockless_bar(place).collect(),
+        _ => keys::bar(place).filter(|(_, word)| *word != keys::GO_ON || model.kept.is_some()).collect(),
     };
     let words = words.into_iter().map(|(key, word)| format!("{key} {word}"));
     let mut line = String::from(" ");
@@ -232,13 +266,14 @@ fn tab_line(model: &Model, page: &mut Page, area: Rect) {
         };
         place == here
     };
-    let word = |(key, word, does)| if is_here(does) { format!("[{key} {word}]") } else { format!(" {key} {word}") };
-    let mut words: Vec<String> = keys::tabs(here).map(word).collect();
-    let total = |words: &[String]| words.iter().map(|w| w.width()).sum::<usize>();
+    let word =
+        |(key, word, does)| (if is_here(does) { format!("[{key} {word}]") } else { format!(" {key} {word}") }, does);
+    let mut words: Vec<(String, keys::Does)> = keys::tabs(here).map(word).collect();
+    let total = |words: &[(String, keys::Does)]| words.iter().map(|(w, _)| w.width()).sum::<usize>();
     if total(&words) > usize::from(area.width) {
         // A question mark and a q are understood without their words.
         let short = words.len().saturating_sub(2);
-        for word in &mut words[short..] {
+        for (word, _) in &mut words[short..] {
             word.truncate(2);
         }
     }
@@ -246,9 +281,11 @@ fn tab_line(model: &Model, page: &mut Page, area: Rect) {
         words.remove(words.len() - 3);
     }
     let mut column = 0;
-    for word in words {
+    for (word, does) in words {
         let style = if word.starts_with('[') { page.theme.good() } else { page.theme.faint() };
         page.at(area, column, 0, &word, style);
+        let at = Rect { x: area.x + column, width: word.width() as u16, ..area };
+        page.hits.push((at, Hit::Tab(does)));
         column += word.width() as u16;
     }
 }
@@ -270,6 +307,7 @@ fn picker(model: &Model, page: &mut Page, area: Rect) {
     for (i, (n, about)) in SIZES.iter().zip(about).enumerate() {
         let (mark, style) = if i == model.size { ("▸", page.theme.marked()) } else { (" ", Style::new()) };
         page.line(at, 4 + i as u16, &format!(" {mark} {n}   {about} "), style);
+        page.hit(at, 4 + i as u16, Hit::Line(i as u64));
     }
     if model.starting {
         page.line(at, 8, "starting…", page.theme.busy());
@@ -277,12 +315,32 @@ fn picker(model: &Model, page: &mut Page, area: Rect) {
         page.line(at, 8, "Press Enter to start. The members run on this machine only,", Style::new());
         page.line(at, 9, "and end when you leave.", Style::new());
     }
+    let mut row = 11;
+    if let Some(kept) = model.kept.as_ref().filter(|_| !model.starting) {
+        let members = if kept.members == 1 { "one member".into() } else { format!("{} members", kept.members) };
+        let text = format!("g goes on with the {members} that were kept {}, in", age(kept.age));
+        page.line(at, row, &text, bold);
+        page.line(at, row + 1, &kept.folder.display().to_string(), Style::new());
+        row += 2;
+    }
     if let Some((tone, text)) = &model.notice {
         let style = tone_style(page.theme, *tone);
-        for (line, row) in wrap(text, usize::from(width)).iter().zip(11..) {
+        let at = Rect { height: area.bottom().saturating_sub(at.y + 1), ..at };
+        for (line, row) in wrap(text, usize::from(width)).iter().zip(row..) {
             page.line(at, row, line, style);
         }
     }
+}
+
+/// "2 hours ago".
+fn age(age: std::time::Duration) -> String {
+    let (n, unit) = match age.as_secs() {
+        0..60 => return "just now".into(),
+        s @ 60..3_600 => (s / 60, "minute"),
+        s @ 3_600..86_400 => (s / 3_600, "hour"),
+        s => (s / 86_400, "day"),
+    };
+    format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
 }
 
 /// Breaks a text at spaces.

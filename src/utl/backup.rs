@@ -1,16 +1,41 @@
-//! `backup`: a copy of a data directory that no member uses, log and all.
+//! `backup`: a copy of a data directory that no member uses, which is nobody's any more: it becomes a cluster of its own.
 //!
-//! Upstream's, which 3.6 no longer has, also gives the copy a new identity; ours keeps it, and says how to start it so that it becomes a cluster
-//! of its own. For a cluster that runs there is `etcdctl snapshot save`. Source: etcd 3.5 `etcdutl/etcdutl/backup_command.go`.
+//! The copy has the data, the log, and a new identity. Whom the log and the store name as members is left out, so that the copy can never take
+//! part in the cluster that it was made of; entries about members become empty ones, and no other moves. Started with
+//! `--force-new-cluster` it is a cluster of one. A directory of etcd's own is copied as it is.
+//!
+//! Ids as etcdctl 3.4 made them; 3.5's etcdutl forgets the members and keeps the ids, so that two clusters have one id (run, not read). 3.6 has no
+//! such command. For a cluster that runs there is `etcdctl snapshot save`. Source: etcd 3.4 `etcdctl/ctlv2/command/backup_command.go`, 3.5
+//! `etcdutl/etcdutl/backup_command.go`.
 
 use super::Failed;
 use super::restore::log;
+use crate::apply::image::forget_members;
 use crate::cmdline::args::Args;
 use crate::cmdline::args::Flag;
 use crate::cmdline::args::Kind;
 use crate::disk::Disk as _;
 use crate::disk::RealDisk;
+use crate::engine::Engine as _;
+use crate::error::Error;
 use crate::error::io_text;
+use crate::image;
+use crate::proto::etcdserverpb::InternalRaftRequest;
+use crate::proto::raftpb::ConfState;
+use crate::proto::raftpb::Entry;
+use crate::proto::raftpb::EntryType;
+use crate::proto::raftpb::HardState;
+use crate::replica::install::Manifest;
+use crate::store;
+use crate::store::Store;
+use crate::types::ClusterId;
+use crate::types::Index;
+use crate::types::MemberId;
+use crate::wal;
+use crate::wal::Metadata;
+use crate::wal::Replay;
+use crate::wal::Wal;
+use prost::Message as _;
 use serde_json::json;
 use std::fs;
 use std::fs::File;
@@ -18,6 +43,13 @@ use std::io;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How many entries are written at a time.
+const ENTRIES: usize = 1000;
+/// Bits of time and of count in an id, as in etcd's `idutil`.
+const TIME_BITS: u32 = 40;
+const COUNT_BITS: u32 = 8;
 
 const fn text(name: &'static str, help: &'static str) -> Flag {
     Flag { name, short: ' ', kind: Kind::Text, default: "", help }
@@ -48,23 +80,121 @@ pub(super) fn run(args: &Args, err: &mut dyn Write) -> Result<(), Failed> {
     if to.exists() {
         return Err(Failed::new(format!("backup-dir \"{}\" exists", to.display())));
     }
+    let wal_to = path("backup-wal-dir").unwrap_or_else(|| to.join("member/wal"));
+    if wal_to.exists() {
+        return Err(Failed::new(format!("backup-wal-dir \"{}\" exists", wal_to.display())));
+    }
     let _lock = lock(&member)?;
     log(err, "copying the data directory", &json!({ "data-dir": from.display().to_string() }))?;
-    let copied = copy(&from, &to).and_then(|()| match path("wal-dir") {
-        Some(wal) => copy(&wal, &path("backup-wal-dir").unwrap_or_else(|| to.join("member/wal"))),
-        None => match path("backup-wal-dir") {
-            Some(wal) => move_to(&to.join("member/wal"), &wal),
-            None => Ok(()),
-        },
-    });
-    copied.map_err(|(path, e)| Failed::new(format!("copy {}: {}", path.display(), io_text(&e))))?;
-    log(err, "finished the backup", &json!({ "backup-dir": to.display().to_string() }))?;
-    let to = to.display();
-    Ok(writeln!(
-        err,
-        "The backup is in {to}, and is the same member of the same cluster. To make a cluster of its own of it, start etcd with --data-dir \
-         {to} --force-new-cluster."
-    )?)
+    let plan = Plan { wal: path("wal-dir").unwrap_or_else(|| member.join("wal")), member, to, wal_to };
+    let made = if plan.is_ours() { plan.renamed().map(Some) } else { plan.copied().map(|()| None) };
+    let identity = made.inspect_err(|_| plan.undo())?;
+    log(err, "finished the backup", &json!({ "backup-dir": plan.to.display().to_string() }))?;
+    let to = plan.to.display();
+    let next = match identity {
+        Some(Metadata { member, cluster }) => format!(
+            "The backup is in {to}. It is the member {member} of the cluster {cluster}, which is a new one. Start etcd with --data-dir {to} \
+             --force-new-cluster, and tell it where it is: etcdctl member update {member} --peer-urls=URL."
+        ),
+        None => format!(
+            "The backup is in {to}, and is the same member of the same cluster. To make a cluster of its own of it, start etcd with \
+             --data-dir {to} --force-new-cluster."
+        ),
+    };
+    Ok(writeln!(err, "{next}")?)
+}
+
+/// What becomes what.
+struct Plan {
+    member: PathBuf,
+    wal: PathBuf,
+    to: PathBuf,
+    wal_to: PathBuf,
+}
+
+impl Plan {
+    /// Whether this is a directory of ours, and not one of etcd's.
+    fn is_ours(&self) -> bool {
+        self.member.join("format").exists() || self.member.join("store").is_dir()
+    }
+
+    /// Copies a directory of etcd's.
+    fn copied(&self) -> Result<(), Failed> {
+        copy(&self.member, &self.to.join("member"), &["wal"])?;
+        copy(&self.wal, &self.wal_to, &[])
+    }
+
+    /// Copies a directory of ours, and gives the copy a new identity, which it returns.
+    fn renamed(&self) -> Result<Metadata, Failed> {
+        let manifest = Manifest::load(&RealDisk, &self.member)?;
+        let store = manifest.store_dir(&self.member);
+        if manifest.image().is_some() || !store.is_dir() {
+            return Err(Failed::new(format!(
+                "the store of {} is not whole: start its member, which mends it, and stop it again",
+                self.member.display()
+            )));
+        }
+        let log = wal::read(&RealDisk, &self.wal, None)?;
+        let member = self.to.join("member");
+        copy(&store, &member.join("store"), &[])?;
+        let engine = Store::open(&member.join("store"), store::CACHE_BYTES)?;
+        forget_members(&engine)?;
+        engine.sync()?;
+        drop(engine);
+        let base = image::read_base(&RealDisk, &self.member)?;
+        if base > Index(0) {
+            image::save_base(&RealDisk, &member, base)?;
+        }
+        let identity = new_identity();
+        write_log(&self.wal_to, identity, log)?;
+        for dir in [&member, &self.to] {
+            RealDisk.sync_dir(dir)?;
+        }
+        Ok(identity)
+    }
+
+    /// Removes what a backup that failed has made.
+    fn undo(&self) {
+        for made in [&self.wal_to, &self.to] {
+            // The failure itself is told; a rest that stays is refused by the next attempt, by name.
+            let _ = fs::remove_dir_all(made);
+        }
+    }
+}
+
+/// Ids that no other cluster has: the time, and a count behind it.
+fn new_identity() -> Metadata {
+    let ms = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    let low = u64::try_from(ms).unwrap_or_default() & ((1 << TIME_BITS) - 1);
+    let id = |count: u64| (low << COUNT_BITS) + count;
+    Metadata { member: MemberId(id(1)), cluster: ClusterId(id(2)) }
+}
+
+/// Writes what a log says into a new one, of nobody's yet.
+fn write_log(dir: &Path, identity: Metadata, log: Replay) -> Result<(), Error> {
+    // The folder of a bare name is this one.
+    let dir = if dir.parent() == Some(Path::new("")) { &Path::new(".").join(dir) } else { dir };
+    let Replay { start, mut entries, hard_state, .. } = log;
+    let mut log = Wal::create(Arc::new(RealDisk), dir, identity, wal::SEGMENT_BYTES)?;
+    if start.index > 0 {
+        log.save_snapshot_mark(&wal::SnapshotMark { conf_state: Some(ConfState::default()), ..start })?;
+    }
+    entries.iter_mut().for_each(empty_if_about_members);
+    for some in entries.chunks(ENTRIES) {
+        log.append(some, None)?;
+    }
+    // Who had its vote is in another cluster.
+    log.append(&[], Some(&HardState { vote: 0, ..hard_state }))?;
+    log.sync()
+}
+
+/// Makes an entry that says who is a member, or what one is called, an empty one, as a new leader writes it: the others keep their places.
+fn empty_if_about_members(entry: &mut Entry) {
+    let is_change = entry.entry_type != EntryType::EntryNormal as i32;
+    let names = || InternalRaftRequest::decode(&entry.data[..]).is_ok_and(|it| it.cluster_member_attr_set.is_some());
+    if is_change || names() {
+        *entry = Entry { index: entry.index, term: entry.term, ..Entry::default() };
+    }
 }
 
 /// Holds what a member that runs would hold.
@@ -78,27 +208,25 @@ fn lock(member: &Path) -> Result<Vec<File>, Failed> {
     Ok(held)
 }
 
-/// Copies a folder with all that is in it, and waits until the disk has it. An error names the file.
-fn copy(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
+/// Copies a folder with all that is in it but what has one of the names in `but`, and waits until the disk has it. An error names the file.
+fn copy(from: &Path, to: &Path, but: &[&str]) -> Result<(), Failed> {
     let at = |path: &Path| {
-        let path = path.to_owned();
-        move |e: io::Error| (path, e)
+        let path = path.display().to_string();
+        move |e: io::Error| Failed::new(format!("copy {path}: {}", io_text(&e)))
     };
-    RealDisk.create_dir(to).map_err(|e| (to.to_owned(), io::Error::other(e.to_string())))?;
+    RealDisk.create_dir(to)?;
     for entry in fs::read_dir(from).map_err(at(from))? {
         let entry = entry.map_err(at(from))?;
+        if but.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         if source.is_dir() {
-            copy(&source, &target)?;
+            copy(&source, &target, &[])?;
         } else {
             fs::copy(&source, &target).map_err(at(&source))?;
             File::open(&target).and_then(|file| file.sync_all()).map_err(at(&target))?;
         }
     }
     File::open(to).and_then(|folder| folder.sync_all()).map_err(at(to))
-}
-
-fn move_to(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
-    copy(from, to)?;
-    fs::remove_dir_all(from).map_err(|e| (from.to_owned(), e))
 }

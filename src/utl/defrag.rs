@@ -11,6 +11,7 @@ use crate::bbolt::Writer;
 use crate::cmdline::args::Args;
 use crate::cmdline::args::Flag;
 use crate::cmdline::args::Kind;
+use crate::disk;
 use crate::disk::Disk as _;
 use crate::disk::RealDisk;
 use crate::error::Error;
@@ -126,6 +127,6 @@ pub(super) fn rewrite(path: &Path, edit: Option<&Edit<'_>>) -> Result<(u64, u64)
     file.sync()?;
     drop(file);
     std::fs::rename(&fresh, path).map_err(|e| storage("rename", e))?;
-    RealDisk.sync_dir(path.parent().unwrap_or(path))?;
+    RealDisk.sync_dir(disk::folder_of(path))?;
     Ok((before, after))
 }

@@ -6,6 +6,7 @@
 
 use super::Failed;
 use super::reading;
+use super::reading::Progress;
 use super::status;
 use crate::apply::image::position;
 use crate::cmdline::args::Args;
@@ -50,10 +51,14 @@ const fn switch(name: &'static str, help: &'static str) -> Flag {
     Flag { name, short: ' ', kind: Kind::Switch, default: "false", help }
 }
 
+/// etcdctl's old spelling knows where to restore to; etcdutl wants to be told.
+pub(crate) static FLAGS: &[Flag] = &flags("the folder to make (default: the member's name and .etcd)");
+pub(super) static OWN_FLAGS: &[Flag] = &flags("Required. The folder to make");
+
 #[rustfmt::skip]
-pub(crate) static FLAGS: &[Flag] = &[
+const fn flags(data_dir: &'static str) -> [Flag; 10] {[
     number("bump-revision", "raise the revision by so much after the restore"),
-    text("data-dir", "", "the folder to make (default: the member's name and .etcd)"),
+    text("data-dir", "", data_dir),
     text("initial-advertise-peer-urls", "http://localhost:2380", "where the other members reach this one, separated by commas"),
     text("initial-cluster", "default=http://localhost:2380", "the members of the new cluster"),
     text("initial-cluster-token", "etcd-cluster", "a name that tells this cluster from others"),
@@ -62,7 +67,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     text("name", "default", "this member's name"),
     switch("skip-hash-check", "accept a file without a checksum, or with a wrong one (required if copied from a data directory)"),
     text("wal-dir", "", "the folder for the log, if not inside --data-dir"),
-];
+]}
 
 /// What is to be made.
 struct Plan {
@@ -133,7 +138,7 @@ pub(crate) fn run(args: &Args, _: &str, _: &mut dyn Write, err: &mut dyn Write) 
     let plan = Plan::new(args)?;
     log(err, "restoring snapshot", &plan.fields())?;
     drop(status::open("open", &plan.snapshot)?);
-    let snapshot = reading::open(&plan.snapshot, if plan.skip_hash_check { 1 } else { 2 })?;
+    let (snapshot, progress) = reading::open(&plan.snapshot, if plan.skip_hash_check { 1 } else { 2 })?;
     if !plan.skip_hash_check {
         if !snapshot.has_checksum() {
             return Err(Failed::new("snapshot missing hash but --skip-hash-check=false"));
@@ -141,7 +146,7 @@ pub(crate) fn run(args: &Args, _: &str, _: &mut dyn Write, err: &mut dyn Write) 
         snapshot.verify()?;
     }
     let was_there = plan.data_dir.exists();
-    let revision = restore(&plan, snapshot, err).inspect_err(|_| undo(&plan, was_there))?;
+    let revision = restore(&plan, snapshot, progress, err).inspect_err(|_| undo(&plan, was_there))?;
     let mut fields = plan.fields();
     fields["revision"] = revision.0.into();
     log(err, "restored snapshot", &fields)?;
@@ -164,7 +169,7 @@ fn undo(plan: &Plan, was_there: bool) {
     }
 }
 
-fn restore(plan: &Plan, snapshot: Snapshot, err: &mut dyn Write) -> Result<Revision, Failed> {
+fn restore(plan: &Plan, snapshot: Snapshot, progress: Progress, err: &mut dyn Write) -> Result<Revision, Failed> {
     let reader = snapshot.into_reader()?;
     let disk = RealDisk;
     let member = plan.data_dir.join("member");
@@ -178,6 +183,7 @@ fn restore(plan: &Plan, snapshot: Snapshot, err: &mut dyn Write) -> Result<Revis
     plan.members.save(&mut own);
     let engine = store::Store::open(&plan.store_dir(), store::CACHE_BYTES)?;
     let revision = image::import(&reader, &engine, own, plan.bump)?;
+    progress.finish();
     engine.sync()?;
     drop(engine);
     for member in plan.members.iter() {
@@ -201,8 +207,6 @@ fn restore(plan: &Plan, snapshot: Snapshot, err: &mut dyn Write) -> Result<Revis
 
 /// Writes a log whose beginning is etcd's: metadata, the founders, a hard state that commits them, and the mark.
 fn write_log(dir: &Path, metadata: Metadata, entries: &[Entry], conf_state: ConfState) -> Result<(), Error> {
-    // The folder of a bare name is this one.
-    let dir = if dir.parent() == Some(Path::new("")) { &Path::new(".").join(dir) } else { dir };
     let mut log = Wal::create(Arc::new(RealDisk), dir, metadata, wal::SEGMENT_BYTES)?;
     let index = entries.len() as u64;
     let vote = conf_state.voters.first().copied().unwrap_or_default();

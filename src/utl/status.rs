@@ -52,8 +52,8 @@ pub(crate) fn run(args: &Args, format: &str, out: &mut dyn Write, _: &mut dyn Wr
         return Err(Failed::bad_args("snapshot status requires exactly one argument"));
     }
     let path = args.word(0);
-    let snapshot = open("stat", &path)?;
     print::check_format(format)?;
+    let snapshot = open("stat", &path)?;
     snapshot.verify()?;
     let status = read(&snapshot.into_reader()?)?;
     let Status { hash, revision, keys, bytes, version } = status;

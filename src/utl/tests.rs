@@ -4,8 +4,17 @@ use super::*;
 use crate::bbolt::Writer;
 use crate::disk::Disk as _;
 use crate::disk::RealDisk;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::raftpb::Entry;
+use crate::proto::raftpb::HardState;
+use crate::types::ClusterId;
+use crate::types::MemberId;
+use crate::wal::Metadata;
+use crate::wal::Wal;
+use prost::Message as _;
 use sha2::Digest as _;
 use std::path::Path;
+use std::sync::Arc;
 
 fn ran(args: &[&str]) -> (u8, String, String) {
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -50,6 +59,16 @@ fn it_tells_its_version_and_what_a_command_lacks() {
     fails(&["migrate", "--data-dir", "d", "--target-version", "3"], 128, wrong);
     fails(&["defrag"], 1, "required flag(s) \"data-dir\" not set");
     fails(&["bogus"], 1, "unknown command \"bogus\" for \"etcdutl\"");
+    fails(&["--version"], 1, "unknown flag: --version");
+    fails(&["snapshot", "-x"], 1, "unknown shorthand flag: 'x' in -x");
+    fails(&["--write-out"], 1, "flag needs an argument: --write-out");
+    for group in [&["-w", "json"][..], &["snapshot", "bogus"], &["--help"], &[]] {
+        let (code, out, err) = ran(group);
+        assert!(code == 0 && out.starts_with("Usage:\n  etcdutl ") && err.is_empty(), "{group:?}: {err}");
+    }
+    let (code, out, err) = ran(&["help", "bogus"]);
+    assert_eq!((code, out.as_str()), (0, ""), "as cobra has it");
+    assert!(err.starts_with("Unknown help topic [`bogus`]\nUsage:\n  etcdutl [command]\n"), "{err}");
     assert!(ran(&["snapshot"]).1.contains("\nAvailable Commands:\n  restore"));
     assert!(ran(&["help", "snapshot", "restore"]).1.contains("--bump-revision int"));
 }
@@ -59,7 +78,9 @@ fn wrong_arguments_have_etcds_texts_and_codes() {
     fails(&["snapshot", "status"], 128, "snapshot status requires exactly one argument");
     fails(&["snapshot", "status", "/nofile"], 1, "stat /nofile: no such file or directory");
     fails(&["snapshot", "status", "-w", "foo", "/dev/null"], 4, "unsupported output format");
-    fails(&["snapshot", "restore"], 128, "snapshot restore requires exactly one argument");
+    fails(&["snapshot", "restore", "s.db"], 1, "required flag(s) \"data-dir\" not set");
+    fails(&["snapshot", "restore", "--data-dir", "d"], 128, "snapshot restore requires exactly one argument");
+    fails(&["snapshot", "status", "/nofile", "-w", "xml"], 4, "unsupported output format");
     fails(&["snapshot", "restore", "--bogus"], 1, "unknown flag: --bogus");
     let dir = tempfile::tempdir().expect("a directory");
     let to = dir.path().join("d").display().to_string();
@@ -143,4 +164,48 @@ fn damaged_files_are_refused_and_leave_nothing_behind() {
     assert_eq!(hashes(&data), hashes(&file));
     assert!(hashes(&file).contains("\"hashRevision\":2,\"compactRevision\":-1"));
     assert!(restore(&[]).2.contains("not empty or could not be read"));
+}
+
+/// One of etcd's directories in the form of 3.6, whose log ends with `request`.
+fn directory_of_36(dir: &Path, request: pb::InternalRaftRequest) {
+    let member = dir.join("member");
+    std::fs::create_dir_all(member.join("snap")).expect("a folder");
+    let mut file = RealDisk.create(&member.join("snap/db")).expect("a file");
+    let mut writer = Writer::new(file.as_mut());
+    writer.bucket(b"meta").expect("the first");
+    for (key, value) in [("confState", "{}"), ("storageVersion", "3.6.0"), ("term", "\0\0\0\0\0\0\0\u{2}")] {
+        writer.put(key.as_bytes(), value.as_bytes()).expect("in order");
+    }
+    writer.finish().expect("written");
+    let metadata = Metadata { member: MemberId(1), cluster: ClusterId(2) };
+    let mut log = Wal::create(Arc::new(RealDisk), &member.join("wal"), metadata, 1 << 16).expect("a log");
+    let entry = Entry { term: 2, index: 1, data: request.encode_to_vec().into(), ..Entry::default() };
+    log.append(&[entry], Some(&HardState { term: 2, vote: 1, commit: 1 })).expect("written");
+    log.sync().expect("written");
+}
+
+#[test]
+fn a_log_with_what_only_a_later_release_knows_is_not_taken_back_unless_by_force() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let test = pb::DowngradeVersionTestRequest { ver: "3.6.0".to_owned() };
+    let newer = pb::InternalRaftRequest { downgrade_version_test: Some(test), ..Default::default() };
+    let (newer_dir, older_dir) = (dir.path().join("newer"), dir.path().join("older"));
+    directory_of_36(&newer_dir, newer);
+    let older = pb::InternalRaftRequest { put: Some(pb::PutRequest::default()), ..Default::default() };
+    directory_of_36(&older_dir, older);
+    let migrate = |dir: &Path, more: &[&str]| {
+        let dir = dir.display().to_string();
+        ran(&[&["migrate", "--data-dir", &dir, "--target-version", "3.5"], more].concat())
+    };
+    let why = "cannot downgrade storage, WAL contains newer entries, as the target version (3.5.0) is lower than the version (3.6.0) detected \
+               from WAL logs";
+    let (code, _, err) = migrate(&newer_dir, &[]);
+    assert!(code == 1 && err.ends_with(&format!("Error: {why}\n")), "{code}: {err}");
+    let (code, _, err) = migrate(&newer_dir, &["--force"]);
+    assert!(
+        code == 0 && err.contains("normal migrate failed, trying with force") && err.contains(why),
+        "{code}: {err}"
+    );
+    let (code, _, err) = migrate(&older_dir, &[]);
+    assert!(code == 0 && err.contains("downgraded storage version"), "{code}: {err}");
 }

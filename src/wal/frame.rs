@@ -216,31 +216,44 @@ pub(super) fn has_only_fields_of(kind: Kind, mut data: &[u8]) -> bool {
     true
 }
 
-/// Whether a bad frame looks like a write that power cut short, rather than like damage. `body` is what there is of
-/// record and padding, at
-/// `at` in the file.
+/// Whether a bad frame looks like a write that power cut short, rather than like damage. `bytes` is what there is of record and padding, at `at` in the
+/// file, and of the sector in which they end.
 ///
-/// A disk writes whole sectors, so a write that was cut short left a sector of zeros, or the file too short. But the
-/// frame's first sector holds the record's length twice: if the two differ, some bit has changed, and calling that
-/// torn would throw away what was acknowledged.
-pub(super) fn is_torn(lengths: Lengths, body: &[u8], at: u64) -> bool {
-    let first = usize::try_from(SECTOR_BYTES - at % SECTOR_BYTES).unwrap_or(0).min(body.len());
-    let (first, rest) = body.split_at(first);
-    if inner_length(first).is_some_and(|inner| inner != lengths.record) {
+/// A disk writes whole sectors, so a write that was cut short left the file too short or a sector of zeros: all of it, also what is behind a record that
+/// ends in it, for nothing was ever written there. The sector of the length was written, and a record of that length begins there. Where none does,
+/// something has changed, and calling that torn would throw away what was acknowledged.
+pub(super) fn is_torn(lengths: Lengths, bytes: &[u8], at: u64) -> bool {
+    let body = &bytes[..usize::try_from(lengths.body()).unwrap_or(usize::MAX).min(bytes.len())];
+    let first = usize::try_from(SECTOR_BYTES - at % SECTOR_BYTES).unwrap_or(0);
+    // The length may stand at the very end of its sector.
+    let beside_length = if at.is_multiple_of(SECTOR_BYTES) { 0 } else { first.min(bytes.len()) };
+    let is_zero = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
+    let begins = &body[..first.min(body.len())];
+    if !is_zero(begins) && !may_begin(lengths.record, begins) {
         return false;
     }
-    let is_zero = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
-    (body.len() as u64) < lengths.body() || is_zero(first) || rest.chunks(SECTOR_BYTES as usize).any(is_zero)
+    let lost_at_once = beside_length > 0 && is_zero(begins);
+    let is_short = (body.len() as u64) < lengths.body();
+    is_short || lost_at_once || bytes[beside_length..].chunks(SECTOR_BYTES as usize).any(is_zero)
 }
 
-/// How long the record is by its own fields, if they can all be read.
-fn inner_length(mut bytes: &[u8]) -> Option<u64> {
+/// Whether a record of `length` bytes can begin so, by its own fields as far as they are there: type, checksum, and (but for the first of a segment) data.
+fn may_begin(length: u64, mut bytes: &[u8]) -> bool {
     let all = bytes.len();
-    for tag in [0x08, 0x10] {
-        bytes = bytes.strip_prefix(&[tag])?;
-        prost::encoding::decode_varint(&mut bytes).ok()?;
+    for tag in [0x08, 0x10, 0x1a] {
+        let Some((first, rest)) = bytes.split_first() else { return true };
+        bytes = rest;
+        let mut value = bytes;
+        match prost::encoding::decode_varint(&mut value) {
+            _ if *first != tag => return false,
+            Ok(data) if tag == 0x1a => return data.checked_add((all - value.len()) as u64) == Some(length),
+            Ok(_) => bytes = value,
+            // It goes on where nothing is left to look at, or is longer than any number.
+            Err(_) => return bytes.len() < VARINT_BYTES_MAX,
+        }
     }
-    bytes = bytes.strip_prefix(&[0x1a])?;
-    let data = prost::encoding::decode_varint(&mut bytes).ok()?;
-    data.checked_add((all - bytes.len()) as u64)
+    true
 }
+
+/// No number takes more bytes.
+const VARINT_BYTES_MAX: usize = 10;

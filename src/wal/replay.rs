@@ -62,6 +62,9 @@ struct Bad {
     torn: bool,
 }
 
+/// What each segment begins with: the checksum so far, and whose log this is.
+const HEAD_RECORDS: u64 = 2;
+
 /// One step through a segment.
 enum Step {
     Record(Kind, Bytes, u32),
@@ -115,20 +118,22 @@ impl SegmentReader {
             return bad(format!("no frame begins with {header:02x?}"), false);
         };
         let body_at = offset + HEADER_BYTES;
-        // Checked before anything is allocated: a length that points past the file is read up to its end only.
-        let available = lengths.body().min(self.len - body_at);
-        let body = self.peek(body_at, usize::try_from(available).unwrap_or(usize::MAX))?;
-        if (body.len() as u64) < lengths.body() {
-            let torn = frame::is_torn(lengths, body, body_at);
+        // Checked before anything is allocated: a length that points past the file is read up to its end only. With it comes the rest of the sector
+        // in which it ends.
+        let (length, available) = (lengths.body(), self.len - body_at);
+        let end = (body_at + length.min(available)).next_multiple_of(frame::SECTOR_BYTES);
+        let bytes = self.peek(body_at, usize::try_from(end - body_at).unwrap_or(usize::MAX))?;
+        if available < length || (bytes.len() as u64) < length {
+            let torn = frame::is_torn(lengths, bytes, body_at);
             return bad(format!("a record of {} bytes does not fit into the file", lengths.record), torn);
         }
-        match frame::decode(&body[..usize::try_from(lengths.record).unwrap_or(0)], chain) {
+        match frame::decode(&bytes[..usize::try_from(lengths.record).unwrap_or(0)], chain) {
             Ok((kind, data, crc)) => {
-                self.offset = body_at + lengths.body();
+                self.offset = body_at + length;
                 Ok(Step::Record(kind, data, crc))
             }
             Err(what) => {
-                let torn = frame::is_torn(lengths, body, body_at);
+                let torn = frame::is_torn(lengths, bytes, body_at);
                 bad(what, torn)
             }
         }
@@ -311,14 +316,18 @@ fn read_segment(
     crc: &mut u32,
     first: bool,
 ) -> Result<Option<Bad>, Error> {
+    let mut read = 0;
     loop {
         let offset = reader.offset;
         let refuse = |what: String| Ok(Some(Bad { offset, what, torn: false }));
+        // A segment has its name only after its head is synced: what is missing of that was not torn off by a crash.
+        let in_head = read < HEAD_RECORDS;
         let (kind, data, next) = match reader.step(*crc)? {
             Step::Record(kind, data, next) => (kind, data, next),
             Step::End if offset == 0 => return refuse("the segment is empty".to_owned()),
+            Step::End if in_head => return refuse("the segment ends in its head".to_owned()),
             Step::End => return Ok(None),
-            Step::Bad(bad) => return Ok(Some(bad)),
+            Step::Bad(bad) => return Ok(Some(Bad { torn: bad.torn && !in_head, ..bad })),
         };
         // A segment begins with the checksum at which the one before ended.
         if (offset == 0) != (kind == Kind::Crc) {
@@ -331,6 +340,7 @@ fn read_segment(
         if let Err(what) = state.record(kind, data) {
             return refuse(what);
         }
+        read += 1;
     }
 }
 

@@ -221,6 +221,44 @@ fn a_missing_sector_at_the_end_is_a_write_cut_short_and_a_copy_stays() {
 }
 
 #[test]
+fn a_sector_of_another_place_is_damage_though_the_end_of_a_record_is_zeros_in_it() {
+    let place = Place::new();
+    let mut wal = place.create();
+    // The second entry ends a few bytes behind the beginning of a sector, and another follows it there.
+    let before = |wal: &Wal| usize::try_from(wal.offset).expect("small");
+    let mut index = 1;
+    while (before(&wal) + 64) % 512 > 48 {
+        wal.append(&[entry(index, 1, "a")], None).expect("appended");
+        index += 1;
+    }
+    let boundary = (before(&wal) + 64) / 512 * 512;
+    let frame = before(&wal);
+    while before(&wal) <= boundary {
+        wal.append(&[entry(index, 1, &"b".repeat(40))], None).expect("appended");
+        index += 1;
+    }
+    let end = before(&wal);
+    assert!(frame < boundary && end - boundary < 64, "{frame} {boundary} {end}");
+    wal.append(&[entry(index, 1, "acknowledged")], Some(&state(1, index))).expect("appended");
+    let whole = fs::read(place.segment(0, 0)).expect("there");
+    // What another sector holds, which begins with zeros.
+    let mut bytes = whole.clone();
+    bytes[boundary..boundary + 64].fill(0);
+    let Err(Error::Damaged(text)) = Place::holding(&bytes).open().map(drop) else { panic!("it went unseen") };
+    assert!(text.contains("at offset"), "{text}");
+    // What another sector holds, which begins with the length of a long record, or so it seems.
+    let mut bytes = whole.clone();
+    bytes[end..end + 8].copy_from_slice(&(1_u64 << 20).to_le_bytes());
+    bytes[end + 8..end + 40].fill(b'x');
+    assert!(matches!(Place::holding(&bytes).open(), Err(Error::Damaged(_))), "it went unseen");
+    // The sector was never written: the power went.
+    let mut bytes = whole;
+    bytes[boundary..boundary + 512].fill(0);
+    let (_, replay) = Place::holding(&bytes).open().expect("repaired");
+    assert!(replay.torn.is_some() && replay.entries.len() as u64 == index - 2, "{replay:?}");
+}
+
+#[test]
 fn damage_in_an_older_segment_is_refused_with_file_and_offset() {
     let place = Place::new();
     append_kilobytes(&mut place.create(), 1..=8);
@@ -232,6 +270,20 @@ fn damage_in_an_older_segment_is_refused_with_file_and_offset() {
         let Err(Error::Damaged(text)) = place.open().map(drop) else { panic!("{what} went unseen") };
         assert!(text.contains(what) && text.contains("0000000000000000-0000000000000000.wal at offset "), "{text}");
         assert_eq!(fs::read(place.segment(0, 0)).expect("there"), damaged, "left as it was");
+    }
+}
+
+#[test]
+fn a_newest_segment_without_its_whole_head_is_damage_not_a_write_cut_short() {
+    let place = Place::new();
+    append_kilobytes(&mut place.create(), 1..=6);
+    let newest = place.segment(1, 5);
+    let bytes = fs::read(&newest).expect("a second segment");
+    for cut in [0, 5, 12, 16, 24] {
+        fs::write(&newest, &bytes[..cut]).expect("written");
+        let Err(Error::Damaged(text)) = place.open().map(drop) else { panic!("cut at {cut} went unseen") };
+        assert!(text.contains("0000000000000001-0000000000000005.wal at offset "), "{text}");
+        assert_eq!(fs::read(&newest).expect("there"), bytes[..cut], "left as it was");
     }
 }
 
@@ -270,6 +322,21 @@ fn a_spare_file_that_was_never_used_is_removed() {
     assert_eq!(place.names().iter().filter(|name| name.ends_with(".tmp")).count(), 1);
     place.open().expect("whole");
     assert_eq!(place.names().iter().filter(|name| name.ends_with(".tmp")).count(), 0);
+}
+
+#[test]
+fn a_spare_that_cannot_be_made_is_tried_again_when_the_segment_is_full() {
+    let place = Place::new();
+    let mut wal = place.create();
+    let in_the_way = place.dir().join("1.tmp");
+    fs::create_dir(&in_the_way).expect("created");
+    assert!(matches!(wal.prepare_next().expect("wanted").run(), Err(Error::Storage(_))));
+    wal.do_without_spare();
+    assert!(wal.prepare_next().is_none(), "not again and again");
+    append_kilobytes(&mut wal, 1..=8);
+    assert!(wal.prepare_next().is_some(), "for the one after it");
+    fs::remove_dir(in_the_way).expect("removed");
+    assert_eq!(indices(&place.read().expect("whole")), (1..=8).collect::<Vec<_>>());
 }
 
 /// A disk whose files refuse everything once the given number of writes is used up.

@@ -100,6 +100,25 @@ fn the_flag_for_the_cache_bounds_what_reads_leave_in_memory() {
     });
 }
 
+/// A third of a gigabyte into one store, in rows that are large for sled: what a member keeps in memory for that has a bound.
+#[test]
+#[ignore = "writes gigabytes"]
+fn who_stores_more_holds_no_more_in_memory() {
+    const PUT_IN_A_THIRD: u64 = 1000 * 100_000;
+    turn(Duration::from_secs(600), async {
+        // A log that is short, so that only the store can grow.
+        let flags = [SMALL_CACHE, "--snapshot-count=50", "--snapshot-catchup-entries=10"];
+        let mut cluster = Cluster::start_with(&etcd_bin(), 1, &flags).await;
+        let mut held = [0; 3];
+        for (third, held) in held.iter_mut().enumerate() {
+            fill(&cluster.client, 0, &format!("{third}/"), 1000, &"v".repeat(100_000)).await;
+            *held = cluster.process(0).memory_kib("RssAnon") << 10;
+        }
+        eprintln!("{:?} MB of its own after each {} MB", held.map(|bytes| bytes / MB), PUT_IN_A_THIRD / MB);
+        assert!(held[2] < held[1] + PUT_IN_A_THIRD / 3, "{held:?}");
+    });
+}
+
 /// What a class of thirty with three members each pays before anybody has typed a key.
 #[test]
 fn a_member_that_idles_is_small() {

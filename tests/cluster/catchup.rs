@@ -291,6 +291,74 @@ fn a_store_that_was_deleted_cut_or_changed_comes_back_from_another_member() {
 }
 
 #[test]
+fn a_member_that_comes_back_with_an_old_copy_of_itself_stops_and_says_why() {
+    turn(Duration::from_secs(120), async {
+        let mut cluster = Cluster::start_with(&etcd_bin(), 3, &[]).await;
+        let follower = a_follower(&cluster).await;
+        let leader = cluster.leader().await;
+        fill(&cluster.client, leader, "a/", 20, "x").await;
+        cluster.assert_equal_hashes().await;
+        cluster.terminate(follower).await;
+        let (data, copy) = (cluster.spec(follower).data_dir.clone(), cluster.dir().join("copy"));
+        let copied = Command::new("cp").arg("-a").args([&data, &copy]).status().expect("cp");
+        assert!(copied.success());
+        cluster.restart(follower).await;
+        fill(&cluster.client, leader, "b/", MISSED, "x").await;
+        cluster.assert_equal_hashes().await;
+        cluster.kill(follower);
+        std::fs::remove_dir_all(&data).expect("removed");
+        std::fs::rename(&copy, &data).expect("the old one in its place");
+        cluster.launch(follower);
+        assert_eq!(cluster.process(follower).ended(READY_WITHIN).await.code(), Some(1));
+        assert!(said(&mut cluster, follower, "Was the raft log corrupted, truncated, or lost?") > 0);
+    });
+}
+
+/// What a log has of records: the offset behind the last byte that is not zero.
+fn used(segment: &Path) -> u64 {
+    let bytes = std::fs::read(segment).expect("a segment");
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+}
+
+#[test]
+fn a_log_that_lost_its_end_is_no_reason_to_give_up_a_store_that_has_it() {
+    const TEST: &str = "a_log_that_lost_its_end_is_no_reason_to_give_up_a_store_that_has_it";
+    turn(Duration::from_secs(120), async {
+        let mut cluster = Cluster::start_with(&etcd_bin(), 1, &[]).await;
+        fill(&cluster.client, 0, "k/", MISSED, "acknowledged").await;
+        // Writes the store anew, from all that is applied.
+        cluster.client.maintenance(0).defragment(pb::DefragmentRequest {}).await.expect("a defragmentation");
+        let revision = cluster.client.revision().await.expect("a revision");
+        cluster.terminate(0).await;
+        let segment = member_dir(cluster.spec(0)).join("wal/0000000000000000-0000000000000000.wal");
+        let file = std::fs::File::options().write(true).open(&segment).expect("the newest segment");
+        file.set_len(used(&segment) / 2).expect("cut");
+        // Twice: what the first start makes of the log does not hide it from the second.
+        for _ in 0..2 {
+            cluster.launch(0);
+            assert_eq!(cluster.process(0).ended(READY_WITHIN).await.code(), Some(1));
+            let told = cluster.process(0).log();
+            for words in ["the log ends at entry", "the store holds entry", "--force-new-cluster"] {
+                assert!(told.contains(words), "{words}: {told}");
+            }
+            cluster.kill(0);
+        }
+        cluster.spec_mut(0).more = vec!["--force-new-cluster".to_owned()];
+        cluster.restart(0).await;
+        assert_eq!(cluster.client.revision().await.expect("a revision"), revision, "all that the store had");
+        cluster.client.put(0, "after", "x").await.expect("a put");
+        cluster.kill(0);
+        if let Some(etcdutl) = foreign::beside_351(TEST, "etcdutl") {
+            assert_backup(&etcdutl, cluster.spec(0), cluster.dir(), "forced over a lost end");
+        }
+        cluster.spec_mut(0).more.clear();
+        cluster.restart(0).await;
+        assert_eq!(cluster.client.get(0, "after").await.expect("an answer").as_deref(), Some("x"));
+        assert_eq!(cluster.client.get(0, "k/00299").await.expect("an answer").as_deref(), Some("acknowledged"));
+    });
+}
+
+#[test]
 fn the_log_stays_small_under_writers_that_never_stop_and_nothing_is_lost() {
     turn(Duration::from_secs(180), async {
         let mut cluster = Cluster::start_with(&etcd_bin(), 3, &SMALL).await;

@@ -48,6 +48,7 @@ use pb::request_op::Request as Op;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -59,6 +60,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const PACE: Duration = Duration::from_millis(5);
 const CLIENTS: u64 = 5;
 const KEYS: u64 = 4;
+/// Fewer answers than this are no history to judge.
+const ANSWERED_LEAST: usize = 200;
+/// How much longer a run may take for that.
+const BUSY: Duration = Duration::from_secs(60);
 pub(crate) const TOKEN: &str = "chaos";
 
 /// What a client asked.
@@ -145,12 +150,19 @@ async fn ask(client: &Client, member: usize, asked: &Asked) -> Option<Heard> {
     }
 }
 
+/// What the clients of a run share with who started them.
+#[derive(Default)]
+struct Running {
+    stop: AtomicBool,
+    answered: AtomicUsize,
+}
+
 /// One client: asks members in turn until it is told to stop.
-async fn work(client: Client, number: u64, seed: u64, stop: Arc<AtomicBool>) -> Vec<Operation> {
+async fn work(client: Client, number: u64, seed: u64, run: Arc<Running>) -> Vec<Operation> {
     let mut dice = Seeded::new(seed ^ (number << 32));
     let (mut history, mut seen, mut newest) = (Vec::new(), BTreeMap::new(), 0);
     for count in 0.. {
-        if stop.load(Ordering::Relaxed) {
+        if run.stop.load(Ordering::Relaxed) {
             break;
         }
         let key = format!("key{}", dice.below(KEYS));
@@ -169,6 +181,7 @@ async fn work(client: Client, number: u64, seed: u64, stop: Arc<AtomicBool>) -> 
         let began = Instant::now();
         let heard = ask(&client, member, &asked).await.map(|heard| (Instant::now(), heard));
         newest = newest.max(heard.as_ref().map_or(0, |(_, heard)| heard.revision.unsigned_abs()));
+        run.answered.fetch_add(heard.iter().len(), Ordering::Relaxed);
         if let (Asked::Put(key, _) | Asked::Swap(key, ..), Some((_, heard))) = (&asked, &heard)
             && heard.done
         {
@@ -459,8 +472,8 @@ async fn chaos(members: usize, seed: u64, lasts: Duration) {
     // Snapshots, released logs and checks happen all the time.
     let more = ["--snapshot-count=200", "--snapshot-catchup-entries=50", "--corrupt-check-time=1s"];
     let (mut cluster, labs) = with_doors(members, &more).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let start = |number| tokio::spawn(work(cluster.client.clone(), number, seed, Arc::clone(&stop)));
+    let run = Arc::new(Running::default());
+    let start = |number| tokio::spawn(work(cluster.client.clone(), number, seed, Arc::clone(&run)));
     let clients: Vec<_> = (0..CLIENTS).map(start).collect();
     let mut ids = Vec::new();
     for member in 0..members {
@@ -477,7 +490,13 @@ async fn chaos(members: usize, seed: u64, lasts: Duration) {
             nemesis.replace(&mut cluster, member).await;
         }
     }
-    stop.store(true, Ordering::Relaxed);
+    // A machine that is busy with other things takes longer until there is enough to judge.
+    until(BUSY, "answers", async || match run.answered.load(Ordering::Relaxed) {
+        answered if answered < ANSWERED_LEAST => Err(format!("{answered}, which proves little")),
+        _ => Ok(()),
+    })
+    .await;
+    run.stop.store(true, Ordering::Relaxed);
     let mut history = Vec::new();
     for client in clients {
         history.append(&mut client.await.expect("no client panics"));
@@ -520,7 +539,8 @@ async fn chaos(members: usize, seed: u64, lasts: Duration) {
         // After some hours; the same was true of every shorter run.
         None => eprintln!("the beginning of the log is released on all members: it is no evidence of what was first"),
     }
-    assert!(answered * 2 > history.len(), "most operations are answered, or this proves little");
+    // Not a share: a member that is down refuses as fast as it is asked.
+    assert!(answered >= ANSWERED_LEAST, "only {answered} operations were answered");
 }
 
 #[test]
@@ -531,7 +551,7 @@ fn histories_stay_linearizable_under_faults() {
     let (seconds, seed) = (from_env("CHAOS_SECONDS", 12), from_env("CHAOS_SEED", 1));
     for members in [1, 3, 5] {
         let lasts = Duration::from_secs(seconds);
-        turn(lasts + Duration::from_secs(120), chaos(members, seed + members as u64, lasts));
+        turn(lasts + BUSY + Duration::from_secs(120), chaos(members, seed + members as u64, lasts));
     }
 }
 

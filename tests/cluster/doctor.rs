@@ -8,6 +8,7 @@ mod wires;
 
 use crate::catchup::set_apart;
 use crate::chaos;
+use crate::failpoints;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
 use crate::harness::Scratch;
@@ -16,7 +17,9 @@ use crate::harness::is_ours;
 use crate::harness::shell_code;
 use crate::harness::turn;
 use crate::harness::until;
+use crate::lab_clock::Doors;
 use etcd_lab::doctor::Cause;
+use etcd_lab::failpoint::Point;
 use etcd_lab::proto::etcdserverpb as pb;
 use std::path::Path;
 use std::process::Stdio;
@@ -126,6 +129,45 @@ fn members_that_do_not_reach_each_other_are_told_from_members_that_are_gone() {
 }
 
 #[test]
+fn a_clock_that_the_lab_holds_is_told_from_a_cluster_that_is_broken() {
+    turn(LIMIT, async {
+        if !is_ours() {
+            return;
+        }
+        let (cluster, doors) = chaos::with_doors(3, &[]).await;
+        let mut doors = Doors::open(&doors).await;
+        until(READY_WITHIN, "a first write", async || cluster.client.put(0, "k", "v").await).await;
+        for (held, slower, part) in [(true, 1, "the lab holds the clock of"), (false, 1000, "1000 times slower")] {
+            doors.clock(held, slower).await;
+            let told = explain(&cluster.endpoints(), &["put", "k", "v"]).await;
+            assert_explained(&told, LATE, Cause::SlowClock, &[part, "etcd_lab_clock_slower"]);
+            let told = doctor(&["--fix", "--endpoints", &cluster.endpoints()], cluster.dir()).await;
+            assert_first(&told.out, Cause::SlowClock, &[part, "helps: Let it go"]);
+        }
+        doors.clock(false, 1).await;
+        until(READY_WITHIN, "it goes", async || cluster.client.put(0, "k", "v").await).await;
+        let well = doctor(&["--endpoints", &cluster.endpoints()], cluster.dir()).await;
+        assert_first(&well.out, Cause::AllWell, &[]);
+    });
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_from_a_lost_majority() {
+    if !failpoints::are_there() {
+        return;
+    }
+    turn(LIMIT, async {
+        let (cluster, _) = chaos::with_doors(1, &[]).await;
+        let url = &cluster.spec(0).client_url;
+        // The member leads, and the sync of what it is asked for next does not end in this test's time.
+        failpoints::set(&cluster, 0, Point::WalBeforeSync, "sleep(600000)").await;
+        let told = explain(url, &["put", "k", "v"]).await;
+        let parts = ["1 of 1 members are up and there is a leader", "nothing is agreed upon"];
+        assert_explained(&told, LATE, Cause::NoProgress, &parts);
+    });
+}
+
+#[test]
 fn what_users_may_do_is_told_apart() {
     turn(LIMIT, async {
         let cluster = Cluster::start_with(&etcd_bin(), 1, &["--bcrypt-cost=4"]).await;
@@ -195,6 +237,40 @@ fn a_request_that_is_too_large_is_told_from_a_full_database() {
         let script = format!("{etcdctl} --explain --endpoints {url} put large < {}", file.display());
         let told = run("sh", &["-c", &script], cluster.dir()).await;
         assert_explained(&told, "Error: etcdserver: request is too large\n", Cause::TooLarge, &["--max-request-bytes"]);
+    });
+}
+
+#[test]
+fn a_refusal_that_says_its_reason_is_explained_and_not_denied() {
+    turn(LIMIT, async {
+        let cluster = Cluster::start(1).await;
+        let url = &cluster.spec(0).client_url;
+        for value in ["1", "2", "3"] {
+            cluster.client.put(0, "k", value).await.expect("a put");
+        }
+        let compaction = explain(url, &["compaction", "3"]).await;
+        assert_eq!(compaction.code, 0, "{compaction:?}");
+        let newest = "; the newest revision is 4";
+        let refusals: [(&[&str], &str, Cause, &[&str]); 6] = [
+            (&["put", "k", "v", "--lease=12"], "requested lease not found", Cause::LeaseGone, &["its time ran out"]),
+            (&["get", "k", "--rev=2"], "mvcc: required revision has been compacted", Cause::Compacted, &[newest]),
+            (
+                &["get", "k", "--rev=99"],
+                "mvcc: required revision is a future revision",
+                Cause::FutureRevision,
+                &[newest],
+            ),
+            (&["put", "", "v"], "key is not provided", Cause::WrongRequest, &["the key is empty"]),
+            (&["member", "remove", "12"], "member not found", Cause::NoSuchMember, &["hexadecimal"]),
+            (&["role", "delete", "nosuch"], "role name not found", Cause::NotThere, &["no role of this name"]),
+        ];
+        for (words, error, cause, parts) in refusals {
+            let told = explain(url, words).await;
+            assert_explained(&told, &format!("Error: etcdserver: {error}\n"), cause, parts);
+        }
+        // What does not fit a command is nothing that a member could explain.
+        let told = explain(url, &["get"]).await;
+        assert!(told.code == 128 && !told.err.contains("Why: "), "{told:?}");
     });
 }
 

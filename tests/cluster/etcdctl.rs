@@ -202,7 +202,9 @@ fn normal_json(json: &mut Value) {
         Value::Object(fields) => {
             for (name, value) in fields.iter_mut() {
                 match name.as_str() {
-                    "raft_term" | "cluster_id" | "member_id" | "ID" | "id" | "lease" => *value = "NUMBER".into(),
+                    "raft_term" | "cluster_id" | "member_id" | "ID" | "id" | "lease" | "ttl" => {
+                        *value = "NUMBER".into()
+                    }
                     _ => normal_json(value),
                 }
             }

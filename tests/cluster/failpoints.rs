@@ -425,3 +425,34 @@ fn the_door_speaks_gofails_protocol() {
         );
     });
 }
+
+#[test]
+fn a_trace_tells_which_part_of_a_request_took_long() {
+    if !are_there() {
+        return;
+    }
+    turn(Duration::from_secs(120), async {
+        let (cluster, _) = with_doors(1, &[]).await;
+        set(&cluster, 0, Point::WalBeforeSync, "sleep(400)").await;
+        until(READY_WITHIN, "the lines", async || {
+            // A read that comes while the put is being synced waits for the same thread.
+            let (put, get) = tokio::join!(cluster.client.put(0, "slow", "v"), cluster.client.get(0, "slow"));
+            put.and(get.map(drop)).map_err(|e| e.to_string())?;
+            let log = cluster.log(0);
+            let told = |operation: &str, parts: &[&str]| {
+                let lines: Vec<serde_json::Value> = log.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+                lines.into_iter().any(|line| {
+                    let is_it =
+                        line["msg"].as_str().is_some_and(|msg| msg.starts_with("trace[") && msg.ends_with(operation));
+                    is_it && line["steps"].is_array() && parts.iter().all(|part| line.to_string().contains(part))
+                })
+            };
+            let put =
+                told("] put", &["{key:slow; req_size:9; response_revision:", "'process raft request'  (duration: "]);
+            let step = "'agreement among raft nodes before linearized reading'  (duration: ";
+            let range = told("] range", &["{range_begin:slow; range_end:; response_count:", step]);
+            if put && range { Ok(()) } else { Err(format!("put {put}, range {range}")) }
+        })
+        .await;
+    });
+}

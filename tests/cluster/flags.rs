@@ -7,6 +7,7 @@
 
 use crate::client::Client;
 use crate::client::put;
+use crate::harness::Cluster;
 use crate::harness::ENDS_WITHIN;
 use crate::harness::Process;
 use crate::harness::READY_WITHIN;
@@ -489,6 +490,36 @@ fn a_file_takes_the_place_of_flags_and_the_version_is_told() {
         assert!(String::from_utf8_lossy(&told.stdout).starts_with("etcd Version: 3."), "{told:?}");
         let help = Command::new(etcd_bin()).arg("--help").output().expect("a process");
         assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("\nUnsafe feature:\n"));
+    });
+}
+
+#[test]
+fn members_reach_each_other_by_socket_files() {
+    turn(Duration::from_secs(120), async {
+        if !is_ours() {
+            return;
+        }
+        for (scheme, flags) in [("unix", None), ("unixs", Some("--peer-auto-tls"))] {
+            let scratch = Scratch::new();
+            let mut specs: Vec<Spec> = (0..3).map(|n| Spec::new(&format!("m{n}"), scratch.path())).collect();
+            for spec in &mut specs {
+                spec.peer_url = format!("{scheme}://{}", scratch.path().join(format!("{}.peer", spec.name)).display());
+                spec.more = flags.into_iter().map(str::to_owned).collect();
+            }
+            let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
+            let mut cluster = Cluster::from_specs(&etcd_bin(), specs, client, scratch).await;
+            cluster.client.put(0, "k", "v").await.expect("a put");
+            // Its file stays behind, and is replaced.
+            let leader = cluster.leader().await;
+            cluster.kill(leader);
+            let other = (leader + 1) % 3;
+            until(READY_WITHIN, "another leads", async || cluster.client.put(other, "k", "w").await).await;
+            cluster.restart(leader).await;
+            cluster.assert_equal_hashes().await;
+            cluster.terminate(leader).await;
+            let file = cluster.dir().join(format!("m{leader}.peer"));
+            assert!(!file.exists(), "{scheme}: it takes its file along");
+        }
     });
 }
 

@@ -7,6 +7,7 @@ use crate::abuse::PREFACE;
 use crate::abuse::frame;
 use crate::harness::Cluster;
 use crate::harness::alone;
+use crate::harness::etcd_bin;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -84,27 +85,29 @@ async fn flood(address: &str, reads: bool, count: u32, frames: impl Fn(u32) -> V
 #[test]
 fn whoever_floods_is_stopped_and_nobody_else_notices() {
     alone(Duration::from_secs(240), async {
-        let mut cluster = Cluster::start(1).await;
+        let mut cluster = Cluster::start_with(&etcd_bin(), 1, &["--max-concurrent-streams=100"]).await;
         let address = cluster.spec(0).client_url.trim_start_matches("http://").to_owned();
         cluster.client.put(0, "before", "1").await.expect("a put");
         let before = cluster.process(0).memory_kib("VmRSS");
+        let bounded = |cluster: &mut Cluster, what: &str| {
+            let grown = cluster.process(0).memory_kib("VmHWM").saturating_sub(before) >> 10;
+            assert!(grown < 64, "{what}: {grown} MiB more");
+        };
 
         // Answers that nobody takes must not pile up; who does take them may go on.
         let pings = |_| frame(PING, 0, 0, &[7; 8]).repeat(BATCH);
         assert_eq!(flood(&address, false, FRAMES, pings).await, End::HeldUp, "pings without reading");
+        bounded(&mut cluster, "pings without reading");
         assert_eq!(flood(&address, true, 100, pings).await, End::Taken, "pings");
-        assert_eq!(
-            flood(&address, false, FRAMES, |_| frame(SETTINGS, 0, 0, &[]).repeat(BATCH)).await,
-            End::HeldUp,
-            "settings"
-        );
-
+        bounded(&mut cluster, "pings");
+        let settings = |_| frame(SETTINGS, 0, 0, &[]).repeat(BATCH);
+        assert_eq!(flood(&address, false, FRAMES, settings).await, End::HeldUp, "settings");
+        bounded(&mut cluster, "settings");
         let opens = |n| frame(HEADERS, END_HEADERS, stream(n), &call());
         let opened = flood(&address, true, FRAMES, opens).await;
         assert!(matches!(opened, End::CutOff | End::Taken), "streams above the limit are refused: {opened:?}");
 
         cluster.client.put(0, "after", "1").await.expect("it serves others");
-        let grown = cluster.process(0).memory_kib("VmHWM").saturating_sub(before) >> 10;
-        assert!(grown < 64, "{grown} MiB more");
+        bounded(&mut cluster, "streams");
     });
 }

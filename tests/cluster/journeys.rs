@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Where `.ci/journeys` puts things.
 fn place(name: &str) -> PathBuf {
@@ -72,11 +72,16 @@ impl Journey {
         let endpoint = server.spec(0).client_url.trim_start_matches("http://").to_owned();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(endpoint).envs(self.env.clone());
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(LIMIT, command.output()).await;
-        let output = output.unwrap_or_else(|_| panic!("{} against {name}: no end within {LIMIT:?}", self.language));
-        let output = output.unwrap_or_else(|e| panic!("cannot start {}: {e}", self.program.display()));
-        let said = String::from_utf8_lossy(&output.stdout);
+        // Into a file, so that there is something to show of a walk that does not end.
+        let out = server.dir().join("journey.out");
+        let said = || std::fs::read_to_string(&out).unwrap_or_default();
+        let file = std::fs::File::create(&out).expect("a file");
+        command.stdin(Stdio::null()).stdout(file).stderr(Stdio::piped()).kill_on_drop(true);
+        let walk = command.spawn().unwrap_or_else(|e| panic!("cannot start {}: {e}", self.program.display()));
+        let output = tokio::time::timeout(LIMIT, walk.wait_with_output()).await;
+        let output =
+            output.unwrap_or_else(|_| panic!("{} against {name}: no end within {LIMIT:?}:\n{}", self.language, said()));
+        let (output, said) = (output.expect("its end"), said());
         let steps = said.lines().filter(|line| line.starts_with("ok ")).count();
         // The last line counts the steps, so that a walk that ends early is none.
         let is_whole = steps > 5 && said.lines().last() == Some(format!("done {steps}").as_str());

@@ -24,10 +24,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 const APPEND: u32 = 3;
 const APPEND_ANSWER: u32 = 4;
 
-struct Doors(Vec<LabClient<Channel>>);
+pub(crate) struct Doors(Vec<LabClient<Channel>>);
 
 impl Doors {
-    async fn open(doors: &[String]) -> Doors {
+    pub(crate) async fn open(doors: &[String]) -> Doors {
         let mut clients = Vec::new();
         for door in doors {
             let endpoint = Endpoint::from_shared(door.clone()).expect("a URL");
@@ -48,7 +48,7 @@ impl Doors {
         if answer.ok { Ok(()) } else { Err(answer.why_not) }
     }
 
-    async fn clock(&mut self, held: bool, slower: u32) {
+    pub(crate) async fn clock(&mut self, held: bool, slower: u32) {
         for member in 0..self.0.len() {
             let set = Action::SetClock(lab::SetClock { held, slower });
             self.control(member, set).await.expect("a clock can always be set");

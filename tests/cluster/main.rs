@@ -12,6 +12,7 @@
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
 
 mod abuse;
+mod as_typed;
 mod auth;
 mod bad_input;
 mod bars;
@@ -41,6 +42,8 @@ mod ids;
 mod journeys;
 mod kills;
 mod lab_clock;
+mod lab_faults;
+mod lab_record;
 mod leases;
 mod locks;
 mod long_commands;

@@ -63,7 +63,7 @@ async fn script(program: &Path, server: &Path) -> Vec<Outcome> {
             text = text.replace(is.as_str(), name);
         }
         // Ids are padded to sixteen digits.
-        text.replace("  ", " ")
+        text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     };
     let mut outcomes = Vec::new();
     for line in SCRIPT {

@@ -496,6 +496,12 @@ fn a_founder_without_its_directory_and_a_member_of_another_cluster_stay_out() {
         let why = format!("member {id:x} has already been bootstrapped");
         assert!(cluster.log(2).contains(&why), "{}", cluster.log(2));
 
+        // It has voted and acknowledged what it does not know of any more, so nor may it come back as one that joins.
+        cluster.spec_mut(2).more = ["--initial-cluster-state", "existing"].map(str::to_owned).to_vec();
+        cluster.launch(2);
+        assert_eq!(shell_code(cluster.gone(2).await), 1);
+        assert!(cluster.log(2).contains(&format!("member {id:x} has run before")), "{}", cluster.log(2));
+
         // Another token is another cluster: it would be a new founder, and nobody listens to it.
         cluster.spec_mut(2).more = ["--initial-cluster-token", "another"].map(str::to_owned).to_vec();
         cluster.launch(2);
@@ -519,6 +525,9 @@ fn what_is_left_of_a_lost_cluster_becomes_one_of_its_own() {
         writers.acknowledged(100, READY_WITHIN).await;
         let id = cluster.id(1).await;
         let (_, learner) = cluster.announce(0, "never", true).await;
+        // What only the two others have acknowledged would be lost with them.
+        let written = writers.stop_and_check(&cluster.client).await;
+        cluster.assert_equal_hashes().await;
         cluster.kill_all();
         let begun = cluster.spec(1).more.clone();
         cluster.spec_mut(1).more.push("--force-new-cluster".into());
@@ -532,7 +541,7 @@ fn what_is_left_of_a_lost_cluster_becomes_one_of_its_own() {
         }
         cluster.spec_mut(1).more = begun;
         cluster.restart(1).await;
-        writers.stop_and_check(&cluster.client).await;
+        assert_eq!(cluster.client.prefix("kept/").await.expect("a read").len(), written);
         // The others are no members any more.
         cluster.launch(0);
         cluster.ended_as_removed(0).await;

@@ -28,6 +28,7 @@ const NOT_CAUGHT: &[(&str, &str)] = &[
     ("etcd_network_peer_received_failures_total", "a member must be overwhelmed"),
     ("etcd_lab_tls_handshakes_failed_total", "no TLS here: tls_matrix looks at it"),
     ("etcd_lab_log_lines_dropped_total", "a reader of the log must be stuck"),
+    ("etcd_lab_clock_slower", "no lab here: doctor looks at it"),
     ("etcd_lab_spans_dropped_total", "no collector here: spans looks at it"),
     ("etcd_mvcc_db_open_read_transactions", "1 for a moment"),
     ("etcd_network_snapshot_send_inflights_total", "1 for a moment"),

@@ -2,9 +2,11 @@
 
 use crate::foreign;
 use crate::harness::Cluster;
+use crate::harness::READY_WITHIN;
 use crate::harness::etcd_bin;
 use crate::harness::is_ours;
 use crate::harness::turn;
+use crate::harness::until;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -77,19 +79,34 @@ fn a_folder_that_is_none_is_not_defragmented() {
     assert!(!dir.path().join("none").exists(), "and nothing is made there");
 }
 
+/// Names and peer URLs of the members that `member` knows, and the ids of itself and of its cluster.
+async fn identity(cluster: &Cluster, member: usize) -> (Vec<(String, Vec<String>)>, u64, u64) {
+    let told = cluster.client.members(member, true).await.expect("a list");
+    let header = told.header.expect("a header");
+    let members = told.members.into_iter().map(|member| (member.name, member.peer_ur_ls)).collect();
+    (members, header.member_id, header.cluster_id)
+}
+
 #[test]
 fn a_backup_becomes_a_cluster_of_its_own() {
     turn(LIMIT, async {
         if !is_ours() {
             return;
         }
-        let mut cluster = Cluster::start(1).await;
-        cluster.client.put(0, "k", "v").await.expect("a put");
+        // Released logs: the copy's begins at a mark.
+        let mut cluster = Cluster::start_with(&etcd_bin(), 3, &["--snapshot-count=20"]).await;
+        for number in 0..100 {
+            cluster.client.put(0, &format!("k{number}"), "v").await.expect("a put");
+        }
+        let revision = cluster.client.revision().await.expect("a revision");
+        let hash = cluster.client.hash_kv(0, revision).await.expect("a hash").hash;
+        let (_, member_id, cluster_id) = identity(&cluster, 0).await;
         let (dir, copy) = (text(&cluster.spec(0).data_dir), text(&cluster.dir().join("copy")));
         let words = ["backup", "--data-dir", dir.as_str(), "--backup-dir", copy.as_str()];
         let (code, err) = etcdutl(&words);
         assert!(code == Some(1) && err.contains("is locked: stop the member first"), "{err}");
-        cluster.terminate(0).await;
+        // What its store does not have yet is in its log.
+        cluster.kill(0);
         let (code, err) = etcdutl(&words);
         assert!(code == Some(0) && err.contains("--force-new-cluster"), "{err}");
         let (code, err) = etcdutl(&words);
@@ -97,7 +114,27 @@ fn a_backup_becomes_a_cluster_of_its_own() {
         cluster.spec_mut(0).data_dir = copy.into();
         cluster.spec_mut(0).more = vec!["--force-new-cluster".to_owned()];
         cluster.restart(0).await;
-        assert_eq!(cluster.client.get(0, "k").await.expect("an answer").as_deref(), Some("v"));
+        let alone = until(READY_WITHIN, "it has a name", async || {
+            let told = identity(&cluster, 0).await;
+            if told.0.iter().any(|(name, _)| name.is_empty()) { Err("none") } else { Ok(told) }
+        })
+        .await;
+        let (members, new_member, new_cluster) = &alone;
+        // The others run on, in their own cluster: the copy knows nothing of them.
+        assert_eq!(*members, [("m0".to_owned(), vec!["http://localhost:2380".to_owned()])]);
+        assert!(
+            *new_member != member_id && *new_cluster != cluster_id,
+            "{alone:x?} was {member_id:x} of {cluster_id:x}"
+        );
+        assert_eq!(cluster.client.hash_kv(0, revision).await.expect("a hash").hash, hash);
+        cluster.client.put(0, "k0", "new").await.expect("a put");
+        let theirs = until(READY_WITHIN, "they have a leader", async || cluster.client.get(1, "k0").await).await;
+        assert_eq!(theirs.as_deref(), Some("v"), "theirs is another");
+        cluster.terminate(0).await;
+        cluster.spec_mut(0).more.clear();
+        cluster.restart(0).await;
+        assert_eq!(identity(&cluster, 0).await, alone, "and it stays what it has become");
+        assert_eq!(cluster.client.get(0, "k0").await.expect("an answer").as_deref(), Some("new"));
     });
 }
 

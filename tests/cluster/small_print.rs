@@ -7,9 +7,11 @@
 use crate::client::Client;
 use crate::foreign;
 use crate::harness::Cluster;
+use crate::harness::READY_WITHIN;
 use crate::harness::etcd_bin;
 use crate::harness::is_ours;
 use crate::harness::turn;
+use crate::harness::until;
 use etcd_lab::proto::etcdserverpb as pb;
 use pb::compare::TargetUnion;
 use pb::request_op::Request;
@@ -457,5 +459,49 @@ fn etcd_351_still_gives_what_is_recorded() {
             assert_eq!(now, then);
         }
         assert_eq!(text.lines().count(), recorded.lines().count());
+    });
+}
+
+/// Etcd's words, which people and tools look for: the tutorial's "watch the elections in the log" among them.
+#[test]
+fn the_log_tells_of_elections_snapshots_and_versions() {
+    turn(Duration::from_secs(60), async {
+        if !is_ours() {
+            return;
+        }
+        let mut cluster = Cluster::start_with(&etcd_bin(), 3, &["--snapshot-count", "10"]).await;
+        for n in 0..30 {
+            cluster.client.put(0, &format!("k{n}"), "x").await.expect("a put");
+        }
+        let old = cluster.leader().await;
+        cluster.kill(old);
+        let leader = cluster.leader().await;
+        let id = format!("{:x}", cluster.id(leader).await);
+        let campaign = [
+            "is starting a new election at term",
+            "became pre-candidate at term",
+            "received MsgPreVoteResp from",
+            "became candidate at term",
+            "received MsgVoteResp from",
+            "became leader at term",
+        ];
+        let told = cluster.log(leader);
+        for words in campaign {
+            assert!(told.contains(&format!("{id} {words}")), "{words}: {told}");
+        }
+        let follower = (0..3).find(|member| ![old, leader].contains(member)).expect("a third");
+        let all = [
+            "became follower at term",
+            "saved snapshot",
+            "set initial cluster version",
+            "enabled capabilities for version",
+            "now serving peer/client/metrics",
+            "serving peer traffic",
+        ];
+        until(READY_WITHIN, "the follower's log", async || {
+            let told = cluster.log(follower);
+            all.iter().find(|words| !told.contains(**words)).map_or(Ok(()), |words| Err(format!("no {words}: {told}")))
+        })
+        .await;
     });
 }

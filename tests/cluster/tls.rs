@@ -8,6 +8,7 @@ use crate::harness::READY_WITHIN;
 use crate::harness::Scratch;
 use crate::harness::Spec;
 use crate::harness::etcd_bin;
+use crate::harness::is_ours;
 use crate::harness::turn;
 use crate::harness::until;
 use crate::http;
@@ -215,5 +216,62 @@ fn a_client_without_a_certificate_of_the_authority_is_refused() {
             assert!(answer.is_err(), "{url}: {answer:?}");
         }
         assert_eq!(cluster.client.get(0, "a").await.expect("a get with a certificate"), None);
+    });
+}
+
+/// Puts another file in a file's place, as tools that renew certificates do.
+fn replace(path: &Path, text: &str) {
+    let fresh = path.with_extension("fresh");
+    std::fs::write(&fresh, text).expect("written");
+    std::fs::rename(&fresh, path).expect("renamed");
+}
+
+#[test]
+fn an_authority_is_replaced_under_running_members() {
+    turn(Duration::from_secs(180), async {
+        // Real etcd reads authorities at start only.
+        if !is_ours() {
+            return;
+        }
+        let (mut cluster, old) = cluster().await;
+        let elsewhere = Scratch::new();
+        let new = Certificates::make(elsewhere.path());
+        let read = |path: &Path| std::fs::read_to_string(path).expect("a file");
+        let both = read(&old.ca) + &read(&new.ca);
+        let urls: Vec<String> = (0..3).map(|member| cluster.spec(member).client_url.clone()).collect();
+        // A client with connections of its own, which trusts both authorities.
+        let client = |identity: &Identity| {
+            let trusted = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&both)).domain_name("localhost");
+            Client::tls(urls.clone(), &trusted.identity(identity.clone()))
+        };
+        let (of_old, of_new) = (old.identity(), new.identity());
+        client(&of_old).put(0, "a", "1").await.expect("a client of the old authority");
+        client(&of_new).put(0, "a", "1").await.expect_err("nobody knows the new one yet");
+
+        replace(&old.ca, &both);
+        client(&of_new).put(0, "a", "2").await.expect("a client of the new authority");
+        client(&of_old).put(0, "a", "3").await.expect("and one of the old one");
+        replace(&old.key, &read(&new.key));
+        replace(&old.cert, &read(&new.cert));
+        client(&of_old).put(1, "a", "4").await.expect("members with certificates of the new one");
+        replace(&old.ca, &read(&new.ca));
+        client(&of_old).put(1, "a", "5").await.expect_err("the old authority is none any more");
+
+        // Who comes back makes new links in both directions; the first member has run all the time.
+        cluster.client = client(&of_new);
+        for member in [2, 1] {
+            cluster.kill(member);
+            cluster.restart(member).await;
+            for asked in 0..3 {
+                let value = format!("{member}{asked}");
+                until(READY_WITHIN, "a put", async || cluster.client.put(asked, "a", &value).await).await;
+            }
+        }
+        cluster.kill(2);
+        until(READY_WITHIN, "a put by the two others", async || cluster.client.put(0, "a", "6").await).await;
+        cluster.restart(2).await;
+        cluster.assert_equal_hashes().await;
+        let log = cluster.log(0);
+        assert!(log.contains("read changed CA certificates"), "{log}");
     });
 }

@@ -1,4 +1,4 @@
-//! Twenty-four handshakes: version, client authentication, common name, host name, expiry, revocation, authority; what the client hears and what the server's log says.
+//! Twenty-six handshakes: version, client authentication, common name, host name, expiry, revocation, authority; what the client hears and what the server's log says.
 
 use crate::harness::Process;
 use crate::harness::READY_WITHIN;
@@ -28,6 +28,8 @@ enum Shows {
     NotYet,
     ServerUsage,
     Revoked,
+    /// A certificate without extensions.
+    Version1,
 }
 use Shows::Expired;
 use Shows::Good;
@@ -36,6 +38,7 @@ use Shows::Nothing;
 use Shows::OtherAuthority;
 use Shows::Revoked;
 use Shows::ServerUsage;
+use Shows::Version1;
 
 /// How a client dials.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +89,8 @@ const SERVERS: &[Server] = &[
         (ServerUsage, Any, "incompatible key usage"),
         (Revoked, Only12, "transport: certificate revoked"),
         (Revoked, Only13, "transport: certificate revoked"),
+        (Version1, Only12, ""),
+        (Version1, Only13, ""),
     ]),
     ("--trusted-ca-file=CA --client-cert-auth --client-cert-allowed-hostname=client.example", &[
         (Good, Any, ""),
@@ -95,11 +100,11 @@ const SERVERS: &[Server] = &[
         (Good, Any, "client certificate authentication failed"),
     ]),
     ("--tls-min-version=TLS1.3", &[
-        (Nothing, Only12, "no version or cipher suite in common"),
+        (Nothing, Only12, "tls: client offered only unsupported versions"),
         (Nothing, Only13, ""),
     ]),
     ("--tls-max-version=TLS1.2 --cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", &[
-        (Nothing, Only13, "no version or cipher suite in common"),
+        (Nothing, Only13, "tls: client offered only unsupported versions"),
     ]),
 ];
 
@@ -124,6 +129,8 @@ impl Files {
         issue("Expired", &ca, Request { from_days: -9, until_days: -2, ..client(Usage::Client) });
         issue("NotYet", &ca, Request { from_days: 2, ..client(Usage::Client) });
         issue("ServerUsage", &ca, client(Usage::Server));
+        let version_1 = ca.issue_version_1(&client(Usage::Client)).expect("a certificate");
+        version_1.write(dir, "Version1").expect("written");
         issue("Revoked", &ca, client(Usage::Client));
         let revoked = std::fs::read(dir.join("Revoked.pem")).expect("written");
         std::fs::write(dir.join("crl.der"), ca.revoke(&[&revoked]).expect("a list")).expect("written");
@@ -193,7 +200,7 @@ fn refusals(process: &Process) -> Vec<String> {
 }
 
 #[test]
-fn each_of_24_handshakes_ends_as_it_should_and_the_log_says_why() {
+fn each_of_26_handshakes_ends_as_it_should_and_the_log_says_why() {
     turn(Duration::from_secs(180), async {
         if !is_ours() {
             return;
@@ -225,7 +232,7 @@ fn each_of_24_handshakes_ends_as_it_should_and_the_log_says_why() {
                 assert!(told.contains(why), "{case}: {told}");
             }
         }
-        assert_eq!(cases, 24);
+        assert_eq!(cases, 26);
     });
 }
 

@@ -1,5 +1,7 @@
 //! Who gets in at the peers' port, and the certificates that a member makes for itself.
 
+use crate::client::Client;
+use crate::harness::Cluster;
 use crate::harness::Process;
 use crate::harness::READY_WITHIN;
 use crate::harness::Scratch;
@@ -13,6 +15,7 @@ use etcd_lab::tls::ClientFiles;
 use etcd_lab::tls::pki::Authority;
 use etcd_lab::tls::pki::Request;
 use etcd_lab::tls::pki::Usage;
+use etcd_lab::tls::pki::self_signed;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -95,6 +98,34 @@ fn who_gets_in_at_the_peers_port() {
                     .await;
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn members_whose_certificate_is_its_own_authority_find_each_other() {
+    turn(Duration::from_secs(90), async {
+        if !is_ours() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let request = Request::new(Usage::Peer, "all", &["127.0.0.1", "localhost"]);
+        let (cert, key) = self_signed(&request).expect("made").write(scratch.path(), "all").expect("written");
+        let mut specs: Vec<Spec> = (0..3).map(|n| Spec::new(&format!("m{n}"), scratch.path())).collect();
+        for spec in &mut specs {
+            spec.peer_url = spec.peer_url.replace("http:", "https:");
+            spec.more = vec![
+                format!("--peer-cert-file={}", cert.display()),
+                format!("--peer-key-file={}", key.display()),
+                format!("--peer-trusted-ca-file={}", cert.display()),
+                "--peer-client-cert-auth".to_owned(),
+            ];
+        }
+        let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
+        let cluster = Cluster::from_specs(&etcd_bin(), specs, client, scratch).await;
+        cluster.client.put(0, "k", "v").await.expect("a put that all members have");
+        for member in 0..3 {
+            assert_eq!(cluster.client.get(member, "k").await.expect("a get").as_deref(), Some("v"), "{member}");
         }
     });
 }

@@ -206,7 +206,11 @@ fn a_token_comes_as_a_sub_protocol_or_as_a_cookie() {
             (String::new(), false),
         ] {
             let (head, socket) = Socket::open(&at, "/v3/kv/range", &more).await;
-            assert_eq!(head.contains("sec-websocket-protocol: Bearer"), more.starts_with("Sec"), "{head}");
+            assert_eq!(
+                head.to_lowercase().contains("sec-websocket-protocol: bearer"),
+                more.starts_with("Sec"),
+                "{head}"
+            );
             let mut socket = socket.expect("a websocket");
             socket.send(TEXT, br#"{"key":"YQ=="}"#).await;
             let told = socket.json().await;

@@ -22,6 +22,8 @@ pub(super) enum Kind {
 pub(super) struct Line {
     values: Vec<(&'static str, String)>,
     pub(super) words: Vec<String>,
+    /// How many of the words stand before `--`, if there is one.
+    pub(super) before_dashes: Option<usize>,
 }
 
 impl Line {
@@ -52,7 +54,8 @@ impl Line {
         Ok(line)
     }
 
-    /// The same for a command, whose flags may also stand behind its words.
+    /// The same for a command, whose flags may also stand behind its words. What is behind the first `--` is a word, whatever it looks like; the `--` itself is
+    /// none, wherever it stands. Source: urfave/cli 1.22 (`reorderArgs`), with which Debian builds etcdctl 3.4.
     pub(super) fn parse_command(words: &[String], flags: &'static [Flag]) -> Result<Line, String> {
         let (mut first, mut rest) = (Vec::new(), Vec::new());
         let mut at = 0;
@@ -72,8 +75,12 @@ impl Line {
             }
             at += 1;
         }
-        let line: Vec<String> = first.into_iter().chain(rest).chain(words[at..].iter().cloned()).collect();
-        Line::parse(&line, flags)
+        let Some((dashes, behind)) = words[at..].split_first() else {
+            return Line::parse(&[first, rest].concat(), flags);
+        };
+        first.push(dashes.clone());
+        let before_dashes = Some(rest.len());
+        Ok(Line { before_dashes, ..Line::parse(&[&first[..], &rest[..], behind].concat(), flags)? })
     }
 
     pub(super) fn text(&self, name: &str) -> &str {
@@ -139,7 +146,11 @@ mod tests {
     #[test]
     fn flags_stand_anywhere_and_what_is_none_behind_a_word_is_a_word() {
         assert_eq!(read("k v -ttl 5"), Ok((5, false, "k v".to_owned())));
-        assert_eq!(read("-r / -- sh -c x"), Ok((0, true, "/ -- sh -c x".to_owned())));
+        assert_eq!(read("-r / -- sh -c x"), Ok((0, true, "/ sh -c x".to_owned())));
+        assert_eq!(read("k -- -v"), Ok((0, false, "k -v".to_owned())));
+        assert_eq!(read("k -ttl 5 -- --ttl -- x"), Ok((5, false, "k --ttl -- x".to_owned())));
+        assert_eq!(read("k v --"), Ok((0, false, "k v".to_owned())));
+        assert_eq!(read("k --ttl -- 5"), Err("invalid value \"--\" for flag -ttl: parse error".to_owned()));
         assert_eq!(read("-- -k -v"), Ok((0, false, "-k -v".to_owned())));
         assert_eq!(read("k -v"), Ok((0, false, "k -v".to_owned())));
         assert_eq!(read("--foo k"), Err("flag provided but not defined: -foo".to_owned()));

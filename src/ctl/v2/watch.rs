@@ -65,6 +65,22 @@ impl Changes {
         Ok(Changes { watch: client.watch(request), watched, told: VecDeque::new() })
     }
 
+    /// The next change; nothing once the user has interrupted: etcd's tool ends well then.
+    async fn next_unless(
+        &mut self,
+        world: &mut World<'_>,
+        interrupted: &mut (impl Future + Unpin),
+    ) -> Result<Option<Response>, Exit> {
+        let next = tokio::select! {
+            next = self.next() => next,
+            _ = interrupted => return Ok(None),
+        };
+        match next {
+            Ok(response) => Ok(Some(response)),
+            Err(failure) => Err(world.failed(failure).await),
+        }
+    }
+
     async fn next(&mut self) -> Result<Response, Failure> {
         loop {
             if let Some(response) = self.told.pop_front() {
@@ -138,17 +154,8 @@ pub(super) async fn watch(world: &mut World<'_>) -> Outcome {
     let path = world.key()?;
     let (forever, recursive) = (world.line.is_set("forever"), world.line.is_set("recursive"));
     let mut changes = Changes::begin(world, path).await?;
-    // Go's tool ends well when it is interrupted.
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    loop {
-        let next = tokio::select! {
-            next = changes.next() => next,
-            _ = &mut interrupted => return Ok(()),
-        };
-        let response = match next {
-            Ok(response) => response,
-            Err(failure) => return Err(world.failed(failure).await),
-        };
+    while let Some(response) = changes.next_unless(world, &mut interrupted).await? {
         if response.node.dir {
             continue;
         }
@@ -160,6 +167,7 @@ pub(super) async fn watch(world: &mut World<'_>) -> Outcome {
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// `exec-watch`: a command for each change, until it is interrupted.
@@ -168,10 +176,10 @@ pub(super) async fn exec_watch(world: &mut World<'_>) -> Outcome {
     if words.len() < 2 {
         return Err(Exit::error(BAD_ARGS, "key and command to exec required"));
     }
-    let (key, command) = if words.iter().skip(1).any(|word| word == "--") {
-        (words[0].clone(), words.get(2..).unwrap_or_default().to_vec())
-    } else {
-        (words[words.len() - 1].clone(), words[..words.len() - 1].to_vec())
+    // Without `--` the key is the last word, as in etcd.
+    let (key, command) = match world.line.before_dashes {
+        Some(before @ 1..) => (words[0].clone(), words[before..].to_vec()),
+        _ => (words[words.len() - 1].clone(), words[..words.len() - 1].to_vec()),
     };
     let [program, arguments @ ..] = command.as_slice() else {
         return Err(Exit::error(BAD_ARGS, "key and command to exec required"));
@@ -179,15 +187,7 @@ pub(super) async fn exec_watch(world: &mut World<'_>) -> Outcome {
     let mut changes = Changes::begin(world, path_of(&key)).await?;
     // One for all of it: an interrupt while a command runs counts, too.
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    loop {
-        let next = tokio::select! {
-            next = changes.next() => next,
-            _ = &mut interrupted => return Ok(()),
-        };
-        let response = match next {
-            Ok(response) => response,
-            Err(failure) => return Err(world.failed(failure).await),
-        };
+    while let Some(response) = changes.next_unless(world, &mut interrupted).await? {
         if response.node.dir {
             writeln!(world.err, "Ignored dir {} change", response.node.key)?;
             continue;
@@ -206,6 +206,7 @@ pub(super) async fn exec_watch(world: &mut World<'_>) -> Outcome {
             return Err(Exit::plain(BAD_ARGS, format!("exec: {program}: {why}")));
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

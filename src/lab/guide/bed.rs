@@ -1,25 +1,38 @@
-//! The cluster that a lab runs on: where its members listen, and where their programs are.
+//! The cluster that a lab runs on: where its members listen, where their programs are, and its nodes' folders.
 //!
 //! [`Bed`] is all that labs know of it, so the same lab runs on the lab's own cluster, on members that a test starts, and on
-//! upstream etcd. [`ProcessBeds`] is the plain one: it starts `etcd` from a folder with flags that every etcd since 3.4 knows.
+//! upstream etcd. [`ProcessBeds`] makes the plain one: a folder per node with a unit file, kept by the lab's own `systemctl`,
+//! with flags that every etcd since 3.4 knows.
 #![expect(clippy::disallowed_methods, reason = "waits for real processes")]
 
 use crate::lab::guide::facts::has_leader;
+use crate::lab::guide::places::Place;
+use crate::lab::guide::places::Profile;
+use crate::lab::guide::places::places;
+use crate::lab::guide::places::swaps;
+use crate::lab::guide::service;
+use crate::lab::guide::settings::Cluster;
+use rustix::fs::FlockOperation;
+use rustix::fs::flock;
+use std::fs;
 use std::fs::File;
-use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
 /// How long a new cluster may take to agree on a leader.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(90);
+
+/// How long the guards may take to end their members when the bed goes.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The folder of whoever is at no node: commands that stay in the background are kept there.
+const DESK: &str = "desk";
 
 /// One member, as a lab sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,17 +45,38 @@ pub struct Member {
 
 /// A running cluster.
 pub trait Bed: Send + Sync {
-    /// Its members.
+    /// Its members, as it began.
     fn members(&self) -> &[Member];
 
     /// The folder with `etcd`, `etcdctl` and `etcdutl`.
     fn bin_dir(&self) -> &Path;
+
+    /// Nodes that are not members yet.
+    fn spares(&self) -> &[Member] {
+        &[]
+    }
+
+    /// The folder of all nodes' folders; nothing if its members are nobody's to touch.
+    fn nodes(&self) -> Option<&Path> {
+        None
+    }
+
+    /// The addresses of the page that are others here.
+    fn swaps(&self) -> &[(String, String)] {
+        &[]
+    }
+
+    /// Where members talk to this node, such as `127.0.0.1:2380`.
+    fn peer(&self, _node: &str) -> Option<&str> {
+        None
+    }
 }
 
 /// Where clusters come from.
 pub trait Beds {
-    /// A cluster of this many members that nobody has written to, with a leader. It ends when it is dropped.
-    fn fresh(&self, nodes: usize) -> impl Future<Output = Result<Box<dyn Bed>, String>>;
+    /// A cluster that nobody has written to: with a leader, unless it is to begin with members that are down. It ends when it
+    /// is dropped.
+    fn fresh(&self, cluster: &Cluster) -> impl Future<Output = Result<Box<dyn Bed>, String>>;
 }
 
 /// A cluster that somebody else started and will end: the one on the lab's screen.
@@ -70,116 +104,132 @@ impl Bed for LentBed {
     }
 }
 
-/// Starts members as processes of the programs in one folder, on free loopback ports.
+/// Starts members as processes of the programs in one folder.
 #[derive(Clone, Debug)]
 pub struct ProcessBeds {
-    bin_dir: PathBuf,
-    _links: Option<Arc<Links>>,
-}
-
-/// A folder that goes when it is dropped.
-#[derive(Debug)]
-struct Links(PathBuf);
-
-impl Drop for Links {
-    fn drop(&mut self) {
-        // Links in the system's folder for such things; it is emptied anyway.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    /// `etcd`, `etcdctl` and perhaps `etcdutl`.
+    programs: Vec<(&'static str, PathBuf)>,
+    /// The program that is `systemctl` and the other stand-ins.
+    tools: PathBuf,
+    profile: Profile,
 }
 
 /// A cluster of processes; ends them and removes their data when it is dropped.
 #[derive(Debug)]
 pub struct ProcessBed {
-    bin_dir: PathBuf,
     folder: PathBuf,
+    bin_dir: PathBuf,
+    nodes: PathBuf,
     members: Vec<Member>,
-    children: Vec<Child>,
+    spares: Vec<Member>,
+    places: Vec<Place>,
+    swaps: Vec<(String, String)>,
+    /// Its lock is the members' sign that the lab lives.
+    alive: Option<File>,
 }
 
 impl ProcessBeds {
-    /// Clusters of the `etcd` in this folder.
+    /// Clusters of the `etcd` in this folder; `tools` is an `etcd-lab`, which stands in for `systemctl`.
     ///
     /// # Errors
     /// There is no `etcd` or no `etcdctl` in it.
-    pub fn new(bin_dir: &Path) -> Result<ProcessBeds, String> {
+    pub fn new(bin_dir: &Path, tools: &Path) -> Result<ProcessBeds, String> {
         let bin_dir = bin_dir.canonicalize().map_err(|e| format!("{}: {e}", bin_dir.display()))?;
-        for program in ["etcd", "etcdctl"] {
-            if !bin_dir.join(program).is_file() {
-                return Err(format!(
-                    "there is no `{program}` in {}; build it, or name another folder",
-                    bin_dir.display()
-                ));
+        let mut programs = Vec::new();
+        for name in ["etcd", "etcdctl", "etcdutl"] {
+            let program = bin_dir.join(name);
+            if program.is_file() {
+                programs.push((name, program));
+            } else if name != "etcdutl" {
+                return Err(format!("there is no `{name}` in {}; build it, or name another folder", bin_dir.display()));
             }
         }
-        Ok(ProcessBeds { bin_dir, _links: None })
+        Ok(ProcessBeds { programs, tools: tools.to_owned(), profile: Profile::Ports })
     }
 
-    /// Clusters of our own `etcd`: this very program, which is all of ours, by the name that it is called by. The names are
-    /// links in a folder that goes with the value.
+    /// Clusters of our own `etcd`: this very program, which is all of ours, by the name that it is called by.
     ///
     /// # Errors
-    /// This program's path is not known, or no link can be made.
+    /// This program's path is not known.
     pub fn ours() -> Result<ProcessBeds, String> {
-        let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
-        let links = Links(scratch("bin")?);
-        for name in ["etcd", "etcdctl", "etcdutl"] {
-            let link = links.0.join(name);
-            std::os::unix::fs::symlink(&program, &link).map_err(|e| format!("{}: {e}", link.display()))?;
-        }
-        Ok(ProcessBeds { bin_dir: links.0.clone(), _links: Some(Arc::new(links)) })
+        let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
+        let programs = ["etcd", "etcdctl", "etcdutl"].map(|name| (name, tools.clone())).to_vec();
+        Ok(ProcessBeds { programs, tools, profile: Profile::Ports })
     }
 
-    fn start(&self, nodes: usize) -> Result<ProcessBed, String> {
-        let folder = scratch("cluster")?;
-        let ports = free_ports(2 * nodes)?;
-        let (client, peer) = ports.split_at(nodes);
-        let name = |n: usize| format!("n{}", n + 1);
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let all: Vec<String> = (0..nodes).map(|n| format!("{}={}", name(n), url(peer[n]))).collect();
-        let members =
-            (0..nodes).map(|n| Member { name: name(n), endpoint: format!("127.0.0.1:{}", client[n]) }).collect();
-        let mut bed = ProcessBed { bin_dir: self.bin_dir.clone(), folder, members, children: Vec::new() };
-        for n in 0..nodes {
-            let log = bed.log(n);
-            let open =
-                || File::options().create(true).append(true).open(&log).map_err(|e| format!("{}: {e}", log.display()));
-            let mut command = Command::new(self.bin_dir.join("etcd"));
-            command.arg("--name").arg(name(n)).arg("--data-dir").arg(bed.folder.join(name(n)));
-            command.arg("--listen-client-urls").arg(url(client[n])).arg("--advertise-client-urls").arg(url(client[n]));
-            command.arg("--listen-peer-urls").arg(url(peer[n])).arg("--initial-advertise-peer-urls").arg(url(peer[n]));
-            command.arg("--initial-cluster").arg(all.join(",")).arg("--initial-cluster-state").arg("new");
-            command.arg("--initial-cluster-token").arg("etcd-lab");
-            // A gate starts a dozen clusters; waiting for their first elections is most of its time.
-            command.arg("--heartbeat-interval").arg("50").arg("--election-timeout").arg("500");
-            for (variable, _) in std::env::vars_os().filter(|(v, _)| v.to_string_lossy().starts_with("ETCD_")) {
-                command.env_remove(variable);
+    /// The same, with nodes where this profile says.
+    #[must_use]
+    pub fn at(self, profile: Profile) -> ProcessBeds {
+        ProcessBeds { profile, ..self }
+    }
+
+    /// A cluster that has only just been started; its members may not have agreed on a leader yet.
+    ///
+    /// # Errors
+    /// A folder, a port or a process that cannot be had.
+    pub fn begin(&self, cluster: &Cluster) -> Result<Box<dyn Bed>, String> {
+        self.start(cluster).map(|bed| -> Box<dyn Bed> { Box::new(bed) })
+    }
+
+    fn start(&self, cluster: &Cluster) -> Result<ProcessBed, String> {
+        let folder = scratch("bed")?;
+        let places = places(cluster, self.profile)?;
+        let member = |p: &Place| Member { name: p.name.clone(), endpoint: p.client.clone() };
+        let (first, spare) = places.split_at(cluster.nodes.len());
+        let mut bed = ProcessBed {
+            bin_dir: folder.join("bin"),
+            nodes: folder.join("nodes"),
+            members: first.iter().map(member).collect(),
+            spares: spare.iter().map(member).collect(),
+            swaps: swaps(&places),
+            places: places.clone(),
+            alive: None,
+            folder,
+        };
+        bed.furnish(self)?;
+        // No two labs' clusters are one, even if one comes to the ports that another has left.
+        let token = bed.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let all: Vec<String> = first.iter().map(|p| format!("{}=http://{}", p.name, p.peer)).collect();
+        for place in first {
+            let unit = unit(place, &bed.bin_dir, &all.join(","), &token);
+            let path = bed.nodes.join(&place.name).join("etc/systemd/system/etcd.service");
+            fs::write(&path, unit).map_err(|e| format!("{}: {e}", path.display()))?;
+            if cluster.running {
+                service::launch(&self.tools, &bed.nodes.join(&place.name), &bed.folder.join("alive"))?;
             }
-            let child = command.stdin(Stdio::null()).stdout(open()?).stderr(open()?).spawn();
-            bed.children.push(child.map_err(|e| format!("{}: {e}", self.bin_dir.join("etcd").display()))?);
         }
         Ok(bed)
     }
 }
 
+/// The unit file with which a node begins.
+fn unit(place: &Place, bin_dir: &Path, initial: &str, token: &str) -> String {
+    let Place { name, client, peer, .. } = place;
+    // A gate starts a dozen clusters; waiting for their first elections is most of its time.
+    format!(
+        "[Unit]\nDescription=etcd of {name}\n\n[Service]\nType=notify\nExecStart={}/etcd \\\n  --name {name} \\\n  \
+         --data-dir var/lib/etcd \\\n  --listen-client-urls http://{client} \\\n  --advertise-client-urls http://{client} \\\n  \
+         --listen-peer-urls http://{peer} \\\n  --initial-advertise-peer-urls http://{peer} \\\n  \
+         --initial-cluster {initial} \\\n  --initial-cluster-state new \\\n  --initial-cluster-token {token} \\\n  \
+         --heartbeat-interval 50 --election-timeout 500\nRestart=on-failure\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n",
+        bin_dir.display()
+    )
+}
+
 impl Beds for ProcessBeds {
-    async fn fresh(&self, nodes: usize) -> Result<Box<dyn Bed>, String> {
-        let mut bed = self.start(nodes)?;
+    async fn fresh(&self, cluster: &Cluster) -> Result<Box<dyn Bed>, String> {
+        let bed = self.start(cluster)?;
         let deadline = Instant::now() + READY_WITHIN;
-        for n in 0..nodes {
-            while !has_leader(&bed.members[n].endpoint).await {
-                if let Some(status) = bed.children[n].try_wait().map_err(|e| e.to_string())? {
-                    return Err(format!(
-                        "member n{} ended at once ({status}). Its last words:\n{}",
-                        n + 1,
-                        bed.last_words(n)
-                    ));
-                }
+        for member in bed.members.iter().filter(|_| cluster.running) {
+            let node = bed.nodes.join(&member.name);
+            while !has_leader(&member.endpoint).await {
                 if Instant::now() > deadline {
-                    let words = bed.last_words(n);
+                    let log = service::journal(&node, "etcd");
+                    let lines: Vec<&str> = log.lines().collect();
+                    let words = lines[lines.len().saturating_sub(5)..].join("\n");
                     return Err(format!(
-                        "member n{} has no leader after {READY_WITHIN:?}. Its last words:\n{words}",
-                        n + 1
+                        "member {} has no leader after {READY_WITHIN:?}. Its last words:\n{words}",
+                        member.name
                     ));
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -197,31 +247,86 @@ impl Bed for ProcessBed {
     fn bin_dir(&self) -> &Path {
         &self.bin_dir
     }
+
+    fn spares(&self) -> &[Member] {
+        &self.spares
+    }
+
+    fn nodes(&self) -> Option<&Path> {
+        Some(&self.nodes)
+    }
+
+    fn swaps(&self) -> &[(String, String)] {
+        &self.swaps
+    }
+
+    fn peer(&self, node: &str) -> Option<&str> {
+        self.places.iter().find(|p| p.name == node).map(|p| p.peer.as_str())
+    }
 }
 
 impl ProcessBed {
-    fn log(&self, n: usize) -> PathBuf {
-        self.folder.join(format!("n{}.log", n + 1))
+    /// The programs by their names, the nodes' folders, and the lock.
+    fn furnish(&mut self, beds: &ProcessBeds) -> Result<(), String> {
+        let made = |path: &Path| fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()));
+        made(&self.bin_dir)?;
+        let tools =
+            ["etcd-lab", "systemctl", "journalctl", "systemd-run", "sudo"].map(|name| (name, beds.tools.clone()));
+        for (name, program) in beds.programs.iter().chain(&tools) {
+            let link = self.bin_dir.join(name);
+            symlink(program, &link).map_err(|e| format!("{}: {e}", link.display()))?;
+        }
+        for place in self.places.iter().map(|p| p.name.as_str()).chain([DESK]) {
+            for below in ["etc/etcd", "etc/systemd/system", "run", "var/lib", "var/log"] {
+                made(&self.nodes.join(place).join(below))?;
+            }
+        }
+        let path = self.folder.join("alive");
+        let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        flock(&file, FlockOperation::LockExclusive).map_err(|e| format!("{}: {e}", path.display()))?;
+        self.alive = Some(file);
+        self.write_on()
     }
 
-    fn last_words(&self, n: usize) -> String {
-        let text =
-            std::fs::read(self.log(n)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("\n")
+    /// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; and `scp` to a node.
+    fn write_on(&self) -> Result<(), String> {
+        let path = self.bin_dir.join("on");
+        let script = format!(
+            "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode='{}'/\"$1\"\n\
+             [ -d \"$node\" ] || {{ echo \"on: there is no node $1\" >&2; exit 2; }}\nHOSTNAME=$1 {}=\"$node\"; export HOSTNAME {}\n\
+             shift; cd \"$node\" && exec /bin/sh -c \"$*\"\n",
+            self.nodes.display(),
+            service::NODE_VAR,
+            service::NODE_VAR
+        );
+        executable(&path, &script)?;
+        let path = self.bin_dir.join("scp");
+        let script = format!(
+            "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\
+             [ -d '{0}'/\"$node\" ] && [ \"$node\" != \"$last\" ] || {{ echo \"scp: the last word is NODE:PATH\" >&2; exit 1; }}\n\
+             while [ $# -gt 1 ]; do cp \"$1\" '{0}'/\"$node/$to\" || exit 1; shift; done\n",
+            self.nodes.display()
+        );
+        executable(&path, &script)
     }
+}
+
+fn executable(path: &Path, script: &str) -> Result<(), String> {
+    fs::write(path, script)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+        .map_err(|e| format!("{}: {e}", path.display()))
 }
 
 impl Drop for ProcessBed {
     fn drop(&mut self) {
-        // A member that is gone already cannot be killed; there is nobody to tell.
-        for child in &mut self.children {
-            let _ = child.kill();
+        // The guards wait for this lock, and end with what they keep.
+        self.alive = None;
+        let deadline = Instant::now() + GONE_WITHIN;
+        while service::any_guard(&self.nodes) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
         }
-        for child in &mut self.children {
-            let _ = child.wait();
-        }
-        let _ = std::fs::remove_dir_all(&self.folder);
+        // Data that nobody wants; there is nobody to tell if some stays.
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -234,17 +339,10 @@ pub(crate) fn scratch(purpose: &str) -> Result<PathBuf, String> {
     loop {
         let name = format!("etcd-lab-{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
-        match std::fs::create_dir(&folder) {
+        match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(format!("{}: {e}", folder.display())),
         }
     }
-}
-
-/// Ports that were free a moment ago, all different.
-fn free_ports(count: usize) -> Result<Vec<u16>, String> {
-    let listeners: Result<Vec<TcpListener>, _> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let listeners = listeners.map_err(|e| format!("no free port on 127.0.0.1: {e}"))?;
-    listeners.iter().map(|l| l.local_addr().map(|a| a.port()).map_err(|e| e.to_string())).collect()
 }

@@ -107,7 +107,7 @@ fn said(file: &Path, line: usize, kind: &str, text: &str, project: &Path) -> Res
             if head.minutes == 0 {
                 String::new()
             } else {
-                format!("*{} minutes, {} members.*\n", head.minutes, head.cluster.nodes)
+                format!("*{} minutes, {} members.*\n", head.minutes, head.cluster.nodes.len())
             }
         }
         "step" => {

@@ -5,11 +5,15 @@
 
 use crate::lab::guide::expr::Expr;
 use crate::lab::guide::expr::Fact;
+use crate::lab::guide::expr::FileProperty;
+use crate::lab::guide::expr::MemberProperty;
 use crate::lab::guide::expr::Op;
 use crate::lab::guide::expr::Term;
 use crate::lab::guide::facts::Facts;
 use crate::lab::guide::facts::KeyFact;
+use crate::lab::guide::facts::MemberFact;
 use crate::lab::guide::model::Check;
+use crate::lab::guide::papers::Found;
 use serde_json::Value as Json;
 
 /// How much of a value is shown.
@@ -119,12 +123,46 @@ fn look(fact: &Fact, facts: &Facts) -> Option<Value> {
         Fact::Revision => facts.revision.map(Value::Number),
         Fact::MemberCount => facts.member_count.map(Value::Number),
         Fact::Leader => facts.leader.clone().map(Value::Text),
+        Fact::Term => facts.term.map(Value::Number),
+        Fact::ClusterId => facts.cluster_id.map(|id| Value::Text(format!("{id:x}"))),
+        Fact::HashEqual => facts.hash_equal.map(Value::Bool),
+        Fact::Alarms => facts.alarms.map(Value::Number),
+        Fact::Member(name, property) => member(facts.members.get(name)?, *property),
+        Fact::UnitActive(node, unit) => facts.units.get(&(node.clone(), unit.clone())).copied().map(Value::Bool),
+        Fact::Log(node, unit) => facts.logs.get(&(node.clone(), unit.clone())).cloned().map(Value::Text),
+        Fact::File(path, property) => match facts.files.get(&(path.clone(), property.clone()))?.clone()? {
+            Found::Bool(b) => Some(Value::Bool(b)),
+            Found::Number(n) => Some(Value::Number(n)),
+            Found::Text(text) => Some(Value::Text(text)),
+        },
+        Fact::Command(text) => facts.commands.get(text).map(|o| Value::Text(o.text.clone())),
+        Fact::CommandExit(text) => facts.commands.get(text).map(|o| Value::Number(o.exit.into())),
         Fact::Answer(id) => facts.answers.get(id).cloned().map(Value::Text),
         Fact::AnswerNumber(id) => facts.answers.get(id)?.parse().ok().map(Value::Number),
         Fact::Output(id) => facts.outputs.get(id).map(|o| Value::Text(o.text.clone())),
         Fact::OutputLines(id) => facts.outputs.get(id).map(|o| Value::Number(o.text.lines().count() as i64)),
         Fact::OutputExit(id) => facts.outputs.get(id).map(|o| Value::Number(o.exit.into())),
     }
+}
+
+fn member(found: &MemberFact, property: MemberProperty) -> Option<Value> {
+    Some(match property {
+        MemberProperty::Id => Value::Text(format!("{:x}", found.id?)),
+        MemberProperty::State => Value::Text(
+            match (found.id, found.named) {
+                (None, _) => "absent",
+                (_, false) => "unstarted",
+                _ => "started",
+            }
+            .into(),
+        ),
+        MemberProperty::Up => Value::Bool(found.up),
+        MemberProperty::Leads => Value::Bool(found.leads),
+        MemberProperty::Learner => Value::Bool(found.learner),
+        MemberProperty::Revision => Value::Number(found.revision?),
+        MemberProperty::Applied => Value::Number(found.applied?),
+        MemberProperty::Errors => Value::Text(found.errors.clone()?),
+    })
 }
 
 fn object(text: &str) -> Result<serde_json::Map<String, Json>, String> {
@@ -155,7 +193,10 @@ fn tell(expr: &Expr, facts: &Facts, into: &mut Vec<String>) {
 fn sentence(fact: &Fact, facts: &Facts) -> String {
     let found = match look(fact, facts) {
         None | Some(Value::Bool(false)) => return absence(fact, facts),
-        Some(Value::Bool(true)) => "there".to_owned(),
+        Some(Value::Bool(true)) => match fact {
+            Fact::KeyExists(_) => "there".to_owned(),
+            _ => "so".to_owned(),
+        },
         Some(Value::Number(number)) => number.to_string(),
         Some(Value::Text(text)) => format!("`{}`", shortened(&text)),
     };
@@ -171,6 +212,28 @@ fn sentence(fact: &Fact, facts: &Facts) -> String {
         Fact::Revision => format!("the store is at revision {found}"),
         Fact::MemberCount => format!("the members number {found}"),
         Fact::Leader => format!("the leader is {found}"),
+        Fact::Term => format!("the term is {found}"),
+        Fact::ClusterId => format!("the cluster's id is {found}"),
+        Fact::HashEqual => "all members hold the same".into(),
+        Fact::Alarms => format!("the alarms number {found}"),
+        Fact::Member(name, property) => match property {
+            MemberProperty::Id => format!("the id of {name} is {found}"),
+            MemberProperty::State => format!("{name} is {found}"),
+            MemberProperty::Up => format!("{name} answers"),
+            MemberProperty::Leads => format!("{name} is the leader"),
+            MemberProperty::Learner => format!("{name} is a learner"),
+            MemberProperty::Revision => format!("{name} is at revision {found}"),
+            MemberProperty::Applied => format!("{name} has applied up to {found}"),
+            MemberProperty::Errors => format!("{name} says {found}"),
+        },
+        Fact::UnitActive(node, unit) => format!("{unit} runs at {node}"),
+        Fact::Log(node, unit) => format!("the last that {unit} of {node} has written: {}", last_line(fact, facts)),
+        Fact::File(path, property) => format!("{path}: {} {found}", file_words(property)),
+        Fact::Command(text) => format!("`{}` prints {found}", shortened(text)),
+        Fact::CommandExit(text) => {
+            let said = facts.commands.get(text).map(|o| shortened(o.text.lines().last().unwrap_or_default()));
+            format!("`{}` ends with {found}: {}", shortened(text), said.unwrap_or_default())
+        }
         Fact::Answer(_) | Fact::AnswerNumber(_) => format!("your answer is {found}"),
         Fact::Output(id) => format!("block `{id}` printed {found}"),
         Fact::OutputLines(id) => format!("block `{id}` printed {found} lines"),
@@ -178,7 +241,64 @@ fn sentence(fact: &Fact, facts: &Facts) -> String {
     }
 }
 
+fn last_line(fact: &Fact, facts: &Facts) -> String {
+    match look(fact, facts) {
+        Some(Value::Text(text)) => format!("`{}`", shortened(text.lines().last().unwrap_or_default())),
+        _ => "nothing".into(),
+    }
+}
+
+fn file_words(property: &FileProperty) -> &'static str {
+    match property {
+        FileProperty::Exists => "it is there:",
+        FileProperty::Text => "it says",
+        FileProperty::Mode => "its mode is",
+        FileProperty::SnapshotOk => "a whole snapshot:",
+        FileProperty::SnapshotRevision => "the revision in it is",
+        FileProperty::SnapshotKeys => "rows in it:",
+        FileProperty::CertNames => "it is good for",
+        FileProperty::CertUsages => "its usages are",
+        FileProperty::CertAuthority => "it is an authority:",
+        FileProperty::CertDays => "days that it is good:",
+        FileProperty::CertSignedBy(_) => "signed by that authority:",
+        FileProperty::CertMatches(_) => "the key is its key:",
+    }
+}
+
+/// What is not there of a node or a file.
+fn local_absence(fact: &Fact, facts: &Facts) -> String {
+    match fact {
+        Fact::Member(name, MemberProperty::Up) => format!("{name} does not answer"),
+        Fact::Member(name, MemberProperty::Leads) => format!("{name} is not the leader"),
+        Fact::Member(name, MemberProperty::Learner) => format!("{name} is no learner"),
+        Fact::Member(name, _) => format!("{name} did not say"),
+        Fact::UnitActive(node, unit) => format!("{unit} does not run at {node}"),
+        Fact::File(path, FileProperty::Exists) => format!("there is no file {path}"),
+        Fact::File(path, property) => match facts.files.get(&(path.clone(), property.clone())) {
+            Some(Some(_)) => format!("{path}: {} no", file_words(property)),
+            _ => format!("there is no file {path}, or it is not what it should be"),
+        },
+        _ => "it was not looked at".into(),
+    }
+}
+
 fn absence(fact: &Fact, facts: &Facts) -> String {
+    if let (Some(why), false) = (
+        &facts.silent,
+        matches!(
+            fact,
+            Fact::Answer(_)
+                | Fact::AnswerNumber(_)
+                | Fact::Output(_)
+                | Fact::OutputLines(_)
+                | Fact::OutputExit(_)
+                | Fact::UnitActive(..)
+                | Fact::Log(..)
+                | Fact::File(..)
+        ),
+    ) {
+        return why.clone();
+    }
     match fact {
         Fact::KeyExists(k) | Fact::KeyValue(k) | Fact::KeyRevision(k) | Fact::KeyCreated(k) | Fact::KeyVersion(k) => {
             format!("there is no key `{k}`")
@@ -195,6 +315,10 @@ fn absence(fact: &Fact, facts: &Facts) -> String {
         Fact::Revision => "the store told no revision".into(),
         Fact::MemberCount => "the members were not counted".into(),
         Fact::Leader => "there is no leader".into(),
+        Fact::Term | Fact::ClusterId | Fact::Alarms => "no member told it".into(),
+        Fact::HashEqual => "not all members answer and hold the same".into(),
+        Fact::Member(..) | Fact::UnitActive(..) | Fact::File(..) | Fact::Log(..) => local_absence(fact, facts),
+        Fact::Command(text) | Fact::CommandExit(text) => format!("`{}` was not tried", shortened(text)),
         Fact::AnswerNumber(id) if facts.answers.contains_key(id) => {
             format!("your answer `{}` is no number", shortened(&facts.answers[id]))
         }

@@ -13,10 +13,59 @@
 use regex::Regex;
 use std::collections::BTreeSet;
 
-/// The facts that a check may name, with their types: what an error message lists.
-pub(crate) const FACTS: &str = "key('k').exists, key('k').value, key('k').revision, key('k').created, key('k').version, \
-    key_json('k').valid, key_json('k', 'field'), prefix('p').count, revision, member_count, leader, \
-    answer('question'), answer('question').number, output('run'), output('run').lines, output('run').exit";
+/// The facts that a check may name: an example, its type, what it is. The author's guide and the error messages are made of it.
+pub(crate) const FACTS: [(&str, &str, &str); 41] = [
+    ("key('k').exists", BOOL, "the key is there"),
+    ("key('k').value", TEXT, "its value"),
+    ("key('k').revision", NUMBER, "the revision of its last change"),
+    ("key('k').created", NUMBER, "the revision at which it was created"),
+    ("key('k').version", NUMBER, "how many changes since then"),
+    ("key_json('k').valid", BOOL, "its value is a JSON object"),
+    ("key_json('k', 'field')", TEXT, "a field of that object"),
+    ("prefix('p').count", NUMBER, "how many keys begin so"),
+    ("revision", NUMBER, "the store's revision"),
+    ("member_count", NUMBER, "how many members the cluster has"),
+    ("leader", TEXT, "the leader's name"),
+    ("term", NUMBER, "the raft term"),
+    ("cluster_id", TEXT, "the cluster's id in hexadecimal"),
+    ("hashkv_equal()", BOOL, "all members answer, and hold the same at the same revision"),
+    ("member('n1').id", TEXT, "its id in hexadecimal; a member is known by its name, or by its node's peer address"),
+    ("member('n1').state", TEXT, "`started`, `unstarted` (added, and never seen) or `absent`"),
+    ("member('n1').up", BOOL, "its node answers a client"),
+    ("member('n1').leads", BOOL, "it is the leader"),
+    ("member('n1').learner", BOOL, "it is a learner"),
+    ("member('n1').revision", NUMBER, "the revision that this member itself has"),
+    ("member('n1').applied", NUMBER, "the raft index up to which it has applied"),
+    ("member('n1').errors", TEXT, "what it says is wrong with itself, such as `etcdserver: no leader`"),
+    ("alarms", NUMBER, "how many alarms are raised"),
+    ("unit('n1', 'etcd').active", BOOL, "the service runs, and has said that it is ready"),
+    ("log('n1', 'etcd')", TEXT, "what the service has written"),
+    ("file('a').exists", BOOL, "a file of the lab's folder is there; 'n1:etc/etcd/a' names a node's"),
+    ("file('a').text", TEXT, "what is in it"),
+    ("file('a').mode", TEXT, "its permission bits, such as `600`"),
+    ("snapshot('a.db').ok", BOOL, "etcdutl reads it as a snapshot"),
+    ("snapshot('a.db').revision", NUMBER, "the revision that it holds"),
+    ("snapshot('a.db').keys", NUMBER, "how many rows it holds"),
+    ("cert('a.pem').names", TEXT, "the DNS names and addresses for which it is good, with commas"),
+    ("cert('a.pem').usages", TEXT, "`server`, `client` or `server,client`"),
+    ("cert('a.pem').authority", BOOL, "it may sign others"),
+    ("cert('a.pem').days", NUMBER, "for how many days from its first to its last"),
+    ("cert('a.pem').signed_by('ca.pem')", BOOL, "the key of that certificate has signed it"),
+    ("cert('a.pem').matches('a-key.pem')", BOOL, "the key is this certificate's"),
+    ("answer('question')", TEXT, "what the learner answered; with `.number`, a number"),
+    ("output('run')", TEXT, "what a run block printed; `.lines` and `.exit` are numbers"),
+    ("command('…')", TEXT, "last resort: what a shell command prints"),
+    ("command('…').exit", NUMBER, "its exit code"),
+];
+
+const BOOL: &str = "true or false";
+const NUMBER: &str = "a number";
+const TEXT: &str = "a text";
+
+/// The list for an error message.
+fn facts_in_short() -> String {
+    FACTS.map(|(form, ..)| form).join(", ")
+}
 
 /// Something that is true, false, or not known yet.
 #[derive(Clone, Debug)]
@@ -86,6 +135,26 @@ pub enum Fact {
     MemberCount,
     /// The leader's name.
     Leader,
+    /// The raft term.
+    Term,
+    /// The cluster's id.
+    ClusterId,
+    /// Whether all members hold the same.
+    HashEqual,
+    /// How many alarms are raised.
+    Alarms,
+    /// Something about one member.
+    Member(String, MemberProperty),
+    /// Whether a service of a node runs.
+    UnitActive(String, String),
+    /// What it has written.
+    Log(String, String),
+    /// Something about a file.
+    File(String, FileProperty),
+    /// What a shell command prints.
+    Command(String),
+    /// Its exit code.
+    CommandExit(String),
     /// What the learner answered.
     Answer(String),
     /// The same, as a number; not there if it is none.
@@ -96,6 +165,56 @@ pub enum Fact {
     OutputLines(String),
     /// With which exit code it ended.
     OutputExit(String),
+}
+
+/// What can be asked of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberProperty {
+    /// Its id.
+    Id,
+    /// `started`, `unstarted`, `absent`.
+    State,
+    /// It answers.
+    Up,
+    /// It is the leader.
+    Leads,
+    /// It is a learner.
+    Learner,
+    /// Its own revision.
+    Revision,
+    /// The raft index up to which it has applied.
+    Applied,
+    /// What it says is wrong.
+    Errors,
+}
+
+/// What can be asked of a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileProperty {
+    /// It is there.
+    Exists,
+    /// What is in it.
+    Text,
+    /// Its permission bits.
+    Mode,
+    /// It is a whole snapshot.
+    SnapshotOk,
+    /// The revision in it.
+    SnapshotRevision,
+    /// The rows in it.
+    SnapshotKeys,
+    /// Names of a certificate.
+    CertNames,
+    /// Its extended key usages.
+    CertUsages,
+    /// Whether it may sign.
+    CertAuthority,
+    /// How long it is good.
+    CertDays,
+    /// Whether this other one signed it.
+    CertSignedBy(String),
+    /// Whether this key is its key.
+    CertMatches(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +237,25 @@ impl Type {
 impl Fact {
     fn kind(&self) -> Type {
         match self {
-            Fact::KeyExists(_) | Fact::JsonValid(_) => Type::Bool,
+            Fact::KeyExists(_) | Fact::JsonValid(_) | Fact::HashEqual | Fact::UnitActive(..) => Type::Bool,
+            Fact::Member(_, property) => match property {
+                MemberProperty::Up | MemberProperty::Leads | MemberProperty::Learner => Type::Bool,
+                MemberProperty::Revision | MemberProperty::Applied => Type::Number,
+                MemberProperty::Id | MemberProperty::State | MemberProperty::Errors => Type::Text,
+            },
+            Fact::File(_, property) => match property {
+                FileProperty::Text | FileProperty::Mode | FileProperty::CertNames | FileProperty::CertUsages => {
+                    Type::Text
+                }
+                FileProperty::SnapshotRevision | FileProperty::SnapshotKeys | FileProperty::CertDays => Type::Number,
+                FileProperty::Exists
+                | FileProperty::SnapshotOk
+                | FileProperty::CertAuthority
+                | FileProperty::CertSignedBy(_)
+                | FileProperty::CertMatches(_) => Type::Bool,
+            },
+            Fact::Term | Fact::Alarms | Fact::CommandExit(_) => Type::Number,
+            Fact::ClusterId | Fact::Log(..) | Fact::Command(_) => Type::Text,
             Fact::KeyRevision(_) | Fact::KeyCreated(_) | Fact::KeyVersion(_) | Fact::PrefixCount(_) => Type::Number,
             Fact::Revision | Fact::MemberCount | Fact::AnswerNumber(_) | Fact::OutputLines(_) | Fact::OutputExit(_) => {
                 Type::Number
@@ -376,30 +513,39 @@ impl Reader {
     }
 
     fn fact(&mut self, name: &str) -> Result<Fact, String> {
-        let mut arguments = Vec::new();
-        if self.take(&Token::Sign("(")) {
-            loop {
-                match self.next() {
-                    Some(Token::Text(text)) => arguments.push(text),
-                    _ => return Err(format!("{name}( ) takes quoted texts")),
-                }
-                if !self.take(&Token::Sign(",")) {
-                    break;
-                }
-            }
-            self.sign(")")?;
-        }
+        let mut arguments = self.arguments(name)?;
         let mut property = String::new();
         if self.take(&Token::Sign(".")) {
             match self.next() {
                 Some(Token::Word(word)) => property = word,
                 _ => return Err("a property's name is missing after `.`".into()),
             }
+            arguments.extend(self.arguments(&property)?);
         }
         lookup(name, arguments, &property).ok_or_else(|| {
             let dot = if property.is_empty() { "" } else { "." };
-            format!("there is no fact `{name}{dot}{property}` with these arguments; there are {FACTS}")
+            let all = facts_in_short();
+            format!("there is no fact `{name}{dot}{property}` with these arguments; there are {all}")
         })
+    }
+
+    /// Quoted texts in parentheses, if there are any.
+    fn arguments(&mut self, name: &str) -> Result<Vec<String>, String> {
+        let mut arguments = Vec::new();
+        if !self.take(&Token::Sign("(")) || self.take(&Token::Sign(")")) {
+            return Ok(arguments);
+        }
+        loop {
+            match self.next() {
+                Some(Token::Text(text)) => arguments.push(text),
+                _ => return Err(format!("{name}( ) takes quoted texts")),
+            }
+            if !self.take(&Token::Sign(",")) {
+                break;
+            }
+        }
+        self.sign(")")?;
+        Ok(arguments)
     }
 
     fn captured(&mut self) -> Result<Source, String> {
@@ -432,7 +578,11 @@ fn alone(term: Term) -> Result<Expr, String> {
 
 fn lookup(name: &str, arguments: Vec<String>, property: &str) -> Option<Fact> {
     let mut arguments = arguments.into_iter();
-    let fact = match (name, arguments.next(), arguments.next(), property) {
+    let all = (name, arguments.next(), arguments.next(), property);
+    if arguments.next().is_some() {
+        return None;
+    }
+    Some(match all {
         ("key", Some(k), None, "exists") => Fact::KeyExists(k),
         ("key", Some(k), None, "value") => Fact::KeyValue(k),
         ("key", Some(k), None, "revision") => Fact::KeyRevision(k),
@@ -444,14 +594,57 @@ fn lookup(name: &str, arguments: Vec<String>, property: &str) -> Option<Fact> {
         ("revision", None, None, "") => Fact::Revision,
         ("member_count", None, None, "") => Fact::MemberCount,
         ("leader", None, None, "") => Fact::Leader,
+        ("term", None, None, "") => Fact::Term,
+        ("cluster_id", None, None, "") => Fact::ClusterId,
+        ("hashkv_equal", None, None, "") => Fact::HashEqual,
+        ("alarms", None, None, "") => Fact::Alarms,
+        ("member", Some(n), None, property) => Fact::Member(n, member_property(property)?),
+        ("unit", Some(n), Some(unit), "active") => Fact::UnitActive(n, unit),
+        ("log", Some(n), Some(unit), "") => Fact::Log(n, unit),
+        ("file" | "snapshot" | "cert", Some(path), more, property) => {
+            Fact::File(path, file_property(name, property, more)?)
+        }
+        ("command", Some(text), None, "") => Fact::Command(text),
+        ("command", Some(text), None, "exit") => Fact::CommandExit(text),
         ("answer", Some(id), None, "") => Fact::Answer(id),
         ("answer", Some(id), None, "number") => Fact::AnswerNumber(id),
         ("output", Some(id), None, "") => Fact::Output(id),
         ("output", Some(id), None, "lines") => Fact::OutputLines(id),
         ("output", Some(id), None, "exit") => Fact::OutputExit(id),
         _ => return None,
-    };
-    arguments.next().is_none().then_some(fact)
+    })
+}
+
+fn member_property(name: &str) -> Option<MemberProperty> {
+    Some(match name {
+        "id" => MemberProperty::Id,
+        "state" => MemberProperty::State,
+        "up" => MemberProperty::Up,
+        "leads" => MemberProperty::Leads,
+        "learner" => MemberProperty::Learner,
+        "revision" => MemberProperty::Revision,
+        "applied" => MemberProperty::Applied,
+        "errors" => MemberProperty::Errors,
+        _ => return None,
+    })
+}
+
+fn file_property(kind: &str, property: &str, other: Option<String>) -> Option<FileProperty> {
+    Some(match (kind, property, other) {
+        ("file", "exists", None) => FileProperty::Exists,
+        ("file", "text", None) => FileProperty::Text,
+        ("file", "mode", None) => FileProperty::Mode,
+        ("snapshot", "ok", None) => FileProperty::SnapshotOk,
+        ("snapshot", "revision", None) => FileProperty::SnapshotRevision,
+        ("snapshot", "keys", None) => FileProperty::SnapshotKeys,
+        ("cert", "names", None) => FileProperty::CertNames,
+        ("cert", "usages", None) => FileProperty::CertUsages,
+        ("cert", "authority", None) => FileProperty::CertAuthority,
+        ("cert", "days", None) => FileProperty::CertDays,
+        ("cert", "signed_by", Some(other)) => FileProperty::CertSignedBy(other),
+        ("cert", "matches", Some(other)) => FileProperty::CertMatches(other),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -480,6 +673,15 @@ mod tests {
         }
         let deep = format!("{}key('k').exists", "not ".repeat(1000));
         assert!(Expr::parse(&deep).expect_err("too deep").contains("nested"));
+    }
+
+    #[test]
+    fn every_fact_of_the_guide_is_one_and_has_the_type_that_it_says() {
+        for (form, kind, _) in FACTS {
+            let mut reader = Reader::new(&form.replace('…', "true")).expect(form);
+            let term = reader.term().unwrap_or_else(|e| panic!("{form}: {e}"));
+            assert_eq!(term.kind().name(), kind, "{form}");
+        }
     }
 
     #[test]

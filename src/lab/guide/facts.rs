@@ -1,16 +1,27 @@
-//! What a check looks at: the cluster over its own API, and what the learner has said and run.
+//! What a check looks at: the cluster over its own API, the nodes' services and files, and what the learner has said and run.
 //!
 //! The keys that a check names are read in one transaction, so they are from one moment. The client here is the bare gRPC stub,
 //! not our `etcdctl`: a check must not share the mistakes of what it checks.
 
+use crate::lab::guide::bed::Bed;
+use crate::lab::guide::bed::Member;
 use crate::lab::guide::expr::Fact;
+use crate::lab::guide::expr::FileProperty;
+use crate::lab::guide::papers;
+use crate::lab::guide::papers::Found;
+use crate::lab::guide::service;
+use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Output;
+use crate::lab::guide::shell::Shell;
+use crate::proto::etcdserverpb::AlarmRequest;
+use crate::proto::etcdserverpb::HashKvRequest;
 use crate::proto::etcdserverpb::MemberListRequest;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::RequestOp;
 use crate::proto::etcdserverpb::StatusRequest;
 use crate::proto::etcdserverpb::StatusResponse;
 use crate::proto::etcdserverpb::TxnRequest;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::cluster_client::ClusterClient;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -28,6 +39,9 @@ use tonic::transport::Endpoint;
 /// How long one member may take to answer before the next is asked.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
+/// How long a check's own command may take.
+const COMMAND_WITHIN: Duration = Duration::from_secs(10);
+
 /// One key as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyFact {
@@ -35,6 +49,21 @@ pub(crate) struct KeyFact {
     pub(crate) created: i64,
     pub(crate) revision: i64,
     pub(crate) version: i64,
+}
+
+/// One member as it was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemberFact {
+    /// None: the cluster does not have it.
+    pub(crate) id: Option<u64>,
+    /// It has told its name, so it has been started.
+    pub(crate) named: bool,
+    pub(crate) learner: bool,
+    pub(crate) up: bool,
+    pub(crate) leads: bool,
+    pub(crate) revision: Option<i64>,
+    pub(crate) applied: Option<i64>,
+    pub(crate) errors: Option<String>,
 }
 
 /// Everything that the checks of one moment may look at.
@@ -45,26 +74,76 @@ pub(crate) struct Facts {
     pub(crate) revision: Option<i64>,
     pub(crate) member_count: Option<i64>,
     pub(crate) leader: Option<String>,
+    pub(crate) term: Option<i64>,
+    pub(crate) cluster_id: Option<u64>,
+    pub(crate) hash_equal: Option<bool>,
+    pub(crate) alarms: Option<i64>,
+    pub(crate) members: BTreeMap<String, MemberFact>,
+    pub(crate) units: BTreeMap<(String, String), bool>,
+    pub(crate) logs: BTreeMap<(String, String), String>,
+    pub(crate) files: BTreeMap<(String, FileProperty), Option<Found>>,
+    pub(crate) commands: BTreeMap<String, Output>,
     pub(crate) answers: BTreeMap<String, String>,
     pub(crate) outputs: BTreeMap<String, Output>,
+    /// Why the cluster could not be asked. That is no error: a lab may begin, or go wrong, with a cluster that is down.
+    pub(crate) silent: Option<String>,
 }
 
-/// Asks the cluster for what these facts need, and nothing if they need nothing of it.
+/// Asks the world for what these facts need, and nothing if they need nothing of it.
 ///
 /// # Errors
-/// No member answered; the text names each and says why.
-pub(crate) async fn gather(wanted: &BTreeSet<&Fact>, endpoints: &[String]) -> Result<Facts, String> {
+/// A shell or a file that should be there is not.
+pub(crate) async fn gather(wanted: &BTreeSet<&Fact>, bed: &dyn Bed, shell: &Shell) -> Result<Facts, String> {
     let mut facts = Facts::default();
+    let places: Vec<&Member> = bed.members().iter().chain(bed.spares()).collect();
+    let endpoints: Vec<String> = places.iter().map(|m| m.endpoint.clone()).collect();
     let store = wanted.iter().any(|f| matches!(f, Fact::Revision))
         || wanted.iter().any(|f| key_of(f).is_some() || prefix_of(f).is_some());
-    let cluster = wanted.iter().any(|f| matches!(f, Fact::MemberCount | Fact::Leader));
-    if store {
-        read_store(wanted, endpoints, &mut facts).await?;
+    if store && let Err(why) = read_store(wanted, &endpoints, &mut facts).await {
+        facts.silent = Some(why);
     }
-    if cluster {
-        read_cluster(endpoints, &mut facts).await?;
+    let cluster = |f: &&&Fact| {
+        matches!(
+            f,
+            Fact::MemberCount
+                | Fact::Leader
+                | Fact::Term
+                | Fact::ClusterId
+                | Fact::HashEqual
+                | Fact::Alarms
+                | Fact::Member(..)
+        )
+    };
+    if wanted.iter().any(|f| cluster(&f)) && facts.silent.is_none() {
+        read_members(wanted, bed, &places, &mut facts).await;
+    }
+    for fact in wanted {
+        read_local(fact, shell, &mut facts).await?;
     }
     Ok(facts)
+}
+
+async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) -> Result<(), String> {
+    match fact {
+        Fact::UnitActive(node, unit) => {
+            let active = shell.node(node).is_some_and(|n| service::is_active(&n, unit));
+            facts.units.insert((node.clone(), unit.clone()), active);
+        }
+        Fact::Log(node, unit) => {
+            let text = shell.node(node).map(|n| service::journal(&n, unit)).unwrap_or_default();
+            facts.logs.insert((node.clone(), unit.clone()), text);
+        }
+        Fact::File(path, property) => {
+            let found = papers::look(shell, path, property).await;
+            facts.files.insert((path.clone(), property.clone()), found);
+        }
+        Fact::Command(text) | Fact::CommandExit(text) if !facts.commands.contains_key(text) => {
+            let output = shell.run(Call { aside: true, ..Call::new(text, COMMAND_WITHIN) }).await?;
+            facts.commands.insert(text.clone(), output);
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 pub(crate) fn key_of(fact: &Fact) -> Option<&str> {
@@ -135,17 +214,77 @@ fn after_prefix(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-async fn read_cluster(endpoints: &[String], facts: &mut Facts) -> Result<(), String> {
-    let list = first_answer(endpoints, |channel| {
-        let request = MemberListRequest { linearizable: true };
+/// The members as one of them lists them, and each as it answers for itself.
+async fn read_members(wanted: &BTreeSet<&Fact>, bed: &dyn Bed, places: &[&Member], facts: &mut Facts) {
+    let mut answers = Vec::new();
+    for place in places {
+        let asked = std::slice::from_ref(&place.endpoint);
+        answers.push(first_answer(asked, status_of).await.ok().map(Response::into_inner));
+    }
+    let up: Vec<String> =
+        places.iter().zip(&answers).filter(|(_, a)| a.is_some()).map(|(p, _)| p.endpoint.clone()).collect();
+    // What one member knows by itself: without a majority there is no other answer.
+    let list = first_answer(&up, |channel| {
+        let request = MemberListRequest { linearizable: false };
         Box::pin(async move { ClusterClient::new(channel).member_list(request).await })
     });
-    let members = list.await?.into_inner().members;
-    let status = first_answer(endpoints, status_of);
-    let leader = status.await?.into_inner().leader;
-    facts.member_count = Some(i64::try_from(members.len()).map_err(|e| e.to_string())?);
-    facts.leader = members.into_iter().find(|m| m.id == leader).map(|m| m.name);
-    Ok(())
+    let list = match list.await {
+        Ok(list) => list.into_inner(),
+        Err(why) => {
+            facts.silent = Some(why);
+            return;
+        }
+    };
+    let leader = answers.iter().flatten().map(|s| s.leader).find(|l| *l != 0);
+    facts.cluster_id = list.header.as_ref().map(|h| h.cluster_id);
+    facts.term = answers.iter().flatten().filter_map(|s| i64::try_from(s.raft_term).ok()).max();
+    facts.member_count = i64::try_from(list.members.len()).ok();
+    facts.leader = list.members.iter().find(|m| Some(m.id) == leader).map(|m| m.name.clone());
+    for (place, answer) in places.iter().zip(&answers) {
+        let url = bed.peer(&place.name).map(|peer| format!("://{peer}"));
+        let at = |m: &&crate::proto::etcdserverpb::Member| {
+            url.as_ref().map_or(m.name == place.name, |url| m.peer_ur_ls.iter().any(|u| u.ends_with(url)))
+        };
+        let found = list.members.iter().find(at);
+        let id = found.map(|m| m.id);
+        let answer = answer.as_ref();
+        let fact = MemberFact {
+            id,
+            named: found.is_some_and(|m| !m.name.is_empty()),
+            learner: found.is_some_and(|m| m.is_learner),
+            up: answer.is_some(),
+            leads: id.is_some() && id == leader,
+            revision: answer.and_then(|a| a.header.as_ref()).map(|h| h.revision),
+            applied: answer.and_then(|a| i64::try_from(a.raft_applied_index).ok()),
+            errors: answer.map(|a| a.errors.join("; ")),
+        };
+        facts.members.insert(place.name.clone(), fact);
+    }
+    if wanted.contains(&Fact::HashEqual) {
+        facts.hash_equal = Some(hashes_equal(&up, list.members.len(), &answers).await);
+    }
+    if wanted.contains(&Fact::Alarms) {
+        let asked = first_answer(&up, |channel| {
+            let request = AlarmRequest { action: AlarmAction::Get.into(), ..AlarmRequest::default() };
+            Box::pin(async move { MaintenanceClient::new(channel).alarm(request).await })
+        });
+        facts.alarms = asked.await.ok().and_then(|a| i64::try_from(a.into_inner().alarms.len()).ok());
+    }
+}
+
+/// Whether every member answers, with the same hash at the revision that all of them have.
+async fn hashes_equal(up: &[String], members: usize, answers: &[Option<StatusResponse>]) -> bool {
+    let revision = answers.iter().flatten().filter_map(|a| a.header.as_ref()).map(|h| h.revision).min();
+    let Some(revision) = revision.filter(|_| up.len() == members) else { return false };
+    let mut hashes = BTreeSet::new();
+    for endpoint in up {
+        let asked = first_answer(std::slice::from_ref(endpoint), |channel| {
+            let request = HashKvRequest { revision };
+            Box::pin(async move { MaintenanceClient::new(channel).hash_kv(request).await })
+        });
+        hashes.insert(asked.await.ok().map(|h| h.into_inner().hash));
+    }
+    hashes.len() == 1 && !hashes.contains(&None)
 }
 
 /// Whether this member answers and knows a leader.

@@ -25,6 +25,8 @@ use crate::lab::guide::model::Fold;
 use crate::lab::guide::model::Lab;
 use crate::lab::guide::model::Run;
 use crate::lab::guide::model::Wrong;
+use crate::lab::guide::places;
+use crate::lab::guide::places::Profile;
 use crate::lab::guide::report::Case;
 use crate::lab::guide::report::Report;
 use crate::lab::guide::seeds::Seeds;
@@ -34,6 +36,7 @@ use crate::lab::guide::session::Session;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -46,6 +49,8 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(20);
 pub struct TestOptions {
     /// Run against the `etcd` and `etcdctl` in this folder, not our own: is the lesson true of real etcd?
     pub etcd_dir: Option<PathBuf>,
+    /// Where the nodes are; none: as close to the documents as the lab and this machine allow.
+    pub profile: Option<Profile>,
     /// Write a JUnit report here.
     pub junit: Option<PathBuf>,
     /// Write a JSON report here.
@@ -75,13 +80,44 @@ pub fn test(path: &Path, options: &TestOptions, out: &mut dyn Write) -> u8 {
 
 fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
     let lab = load(path).map_err(|e| e.to_string())?;
+    let profile = options.profile.unwrap_or(Profile::Ports);
+    let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
     let beds = match &options.etcd_dir {
-        Some(dir) => ProcessBeds::new(dir)?,
+        Some(dir) => ProcessBeds::new(dir, &tools)?,
         None => ProcessBeds::ours()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("no runtime: {e}"))?;
-    runtime.block_on(prove(Arc::new(lab), &beds))
+    runtime.block_on(prove(Arc::new(lab), &beds.at(profile)))
+}
+
+/// The profile for this lab, and this very test again inside of a namespace if that is where it must run.
+///
+/// # Errors
+/// The lab cannot be read, or does not run with the profile that was asked for.
+pub fn enter_if_needed(
+    path: &Path,
+    wanted: Option<Profile>,
+    args: &[String],
+) -> Result<(Profile, Option<Command>), String> {
+    let lab = load(path).map_err(|e| e.to_string())?;
+    let allows = |p: &Profile| lab.head.network.is_empty() || lab.head.network.iter().any(|n| n == p.word());
+    let profile = match wanted {
+        Some(profile) if !allows(&profile) => {
+            return Err(format!("{} runs with the profiles {}", lab.head.id, lab.head.network.join(", ")));
+        }
+        Some(Profile::Netns) => match places::refused().filter(|_| !places::inside()) {
+            Some(why) => return Err(why),
+            None => Profile::Netns,
+        },
+        Some(profile) => profile,
+        None => Profile::Ports,
+    };
+    if profile != Profile::Netns || places::inside() {
+        return Ok((profile, None));
+    }
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    Ok((profile, Some(places::enter(&program, args, &lab.head.cluster))))
 }
 
 /// Tries everything that must be true of a lab, or of a lesson: a lab without steps.
@@ -96,10 +132,15 @@ pub async fn prove<B: Beds>(lab: Arc<Lab>, beds: &B) -> Result<Report, String> {
     gate.seeds().map_err(|e| e.to_string())?;
     gate.start_and_solution().await?;
     for step in 0..gate.lab.steps.len() {
-        gate.mutations(step).await?;
+        // A step whose way there is blocked is told, and does not hide the rest of the report.
+        if let Err(why) = gate.mutations(step).await {
+            gate.case("mutation", format!("step `{}` can be reached", gate.lab.steps[step].id), Some(why));
+        }
     }
     for step in 0..gate.lab.steps.len() {
-        gate.wrongs(step).await?;
+        if let Err(why) = gate.wrongs(step).await {
+            gate.case("wrong", format!("step `{}` can be reached", gate.lab.steps[step].id), Some(why));
+        }
     }
     Ok(gate.report)
 }
@@ -165,7 +206,7 @@ impl<B: Beds> Gate<'_, B> {
     }
 
     async fn trial(&mut self) -> Result<Trial, String> {
-        let bed: Arc<dyn Bed> = self.beds.fresh(self.lab.head.cluster.nodes).await?.into();
+        let bed: Arc<dyn Bed> = self.beds.fresh(&self.lab.head.cluster).await?.into();
         let folder = scratch("work")?;
         let session = Session::new(Arc::clone(&self.lab), bed, &folder);
         Ok(Trial { session, folder })
@@ -185,8 +226,8 @@ impl<B: Beds> Gate<'_, B> {
     }
 
     async fn start_and_solution(&mut self) -> Result<(), String> {
-        let lab = Arc::clone(&self.lab);
         let mut trial = self.trial().await?;
+        let lab = trial.session.shared_lab();
         let mut results = Vec::new();
         for id in intro_runs(&lab) {
             let ran = trial.session.run_block(&id).await?;
@@ -215,7 +256,8 @@ impl<B: Beds> Gate<'_, B> {
                 self.case("solution", format!("check `{}` passes: {}", check.id, check.title), not_passed(&checked));
             }
         }
-        self.swaps(&results);
+        let lab = trial.session.shared_lab();
+        self.swaps(&lab, &results);
         Ok(())
     }
 
@@ -226,8 +268,7 @@ impl<B: Beds> Gate<'_, B> {
     }
 
     /// Two blocks whose pages differ must not both fit the other's output.
-    fn swaps(&mut self, results: &[Ran]) {
-        let lab = Arc::clone(&self.lab);
+    fn swaps(&mut self, lab: &Lab, results: &[Ran]) {
         let shown: Vec<(&Run, &Ran)> =
             results.iter().filter_map(|r| Some((lab.runs().find(|run| run.id == r.id)?, r))).collect();
         let mut confused = Vec::new();
@@ -247,21 +288,25 @@ impl<B: Beds> Gate<'_, B> {
     }
 
     async fn mutations(&mut self, step: usize) -> Result<(), String> {
-        let lab = Arc::clone(&self.lab);
         let mut trial: Option<Trial> = None;
-        for check in &lab.steps[step].checks {
+        for place in 0..self.lab.steps[step].checks.len() {
             // A mutation for one check may have spoilt the next; then that one gets a cluster of its own.
             let spoilt = match &trial {
-                Some(t) => !t.session.checked(check).await.verdict.passed(),
+                Some(t) => !t.session.checked(&t.session.lab().steps[step].checks[place]).await.verdict.passed(),
                 None => true,
             };
             if spoilt {
+                // First the old one goes: both would want the same addresses.
+                drop(trial.take());
                 let mut fresh = self.trial_at(step).await?;
                 fresh.session.solve(step).await?;
-                fresh.session.checked_within(check).await;
+                let lab = fresh.session.shared_lab();
+                fresh.session.checked_within(&lab.steps[step].checks[place]).await;
                 trial = Some(fresh);
             }
             let Some(trial) = &mut trial else { continue };
+            let lab = trial.session.shared_lab();
+            let check = &lab.steps[step].checks[place];
             let (name, failure) = match spoilt_by(&mut trial.session, check).await? {
                 Ok(mutation) => (format!("check `{}` notices: {mutation}", check.id), None),
                 Err(why) => (format!("check `{}` notices when it is spoilt", check.id), Some(why)),
@@ -271,10 +316,27 @@ impl<B: Beds> Gate<'_, B> {
         Ok(())
     }
 
+    /// Back at the beginning of a step, its checks say *not yet* again.
+    async fn reset(&mut self, session: &Session, step: usize) {
+        let lab = session.shared_lab();
+        for check in &lab.steps[step].checks {
+            let failure = match session.checked(check).await.verdict {
+                Verdict::NotYet { .. } => None,
+                Verdict::Pass => Some("it passes although the step was not done again".to_owned()),
+                Verdict::Error(e) => Some(format!("error: {e}")),
+            };
+            self.case("reset", format!("check `{}` says not yet again", check.id), failure);
+        }
+    }
+
     async fn wrongs(&mut self, step: usize) -> Result<(), String> {
-        let lab = Arc::clone(&self.lab);
-        for wrong in &lab.steps[step].wrongs {
+        for place in 0..self.lab.steps[step].wrongs.len() {
             let mut trial = self.trial_at(step).await?;
+            let lab = trial.session.shared_lab();
+            let wrong = &lab.steps[step].wrongs[place];
+            if place == 0 {
+                self.reset(&trial.session, step).await;
+            }
             let failure = gone_wrong(&mut trial.session, wrong).await?;
             self.case("wrong", format!("`{}` is cause {} of check `{}`", wrong.id, wrong.cause, wrong.fails), failure);
         }
@@ -315,7 +377,8 @@ async fn gone_wrong(session: &mut Session, wrong: &Wrong) -> Result<Option<Strin
     let lab = session.lab().clone();
     let check = lab.steps.iter().flat_map(|s| &s.checks).find(|c| c.id == wrong.fails);
     let check = check.ok_or_else(|| format!("there is no check `{}`", wrong.fails))?;
-    Ok(match session.checked(check).await.verdict {
+    // A cause may need a moment to show, as a check may to pass.
+    Ok(match session.named_within(check, wrong.cause).await.verdict {
         Verdict::NotYet { cause: Some((n, _)), .. } if n == wrong.cause => None,
         Verdict::NotYet { cause: Some((n, say)), got } => {
             Some(format!("it names cause {n}: {say}\n{}", got.join("; ")))
@@ -328,7 +391,7 @@ async fn gone_wrong(session: &mut Session, wrong: &Wrong) -> Result<Option<Strin
 
 /// The first mutation that the check notices, or why there is none.
 async fn spoilt_by(session: &mut Session, check: &Check) -> Result<Result<String, String>, String> {
-    if !session.checked(check).await.verdict.passed() {
+    if !session.checked_within(check).await.verdict.passed() {
         return Ok(Err("it does not pass, so there is nothing to spoil".into()));
     }
     for mutation in mutations(check) {
@@ -359,6 +422,19 @@ fn mutations(check: &Check) -> Vec<Mutation> {
             Fact::Revision => found.push(Mutation::Command("etcdctl put spoilt by-the-gate".into())),
             Fact::MemberCount => {
                 found.push(Mutation::Command("etcdctl member add spoilt --peer-urls=http://127.0.0.1:1".into()))
+            }
+            Fact::File(path, _) if !path.contains(':') => {
+                found.push(Mutation::Command(format!("mv {} {}", quoted(path), quoted(&format!("{path}.spoilt")))));
+            }
+            Fact::File(path, _) => {
+                let (node, path) = path.split_once(':').unwrap_or_default();
+                found.push(Mutation::Command(format!("on {node} 'mv {path} {path}.spoilt'")));
+            }
+            Fact::UnitActive(node, unit) => {
+                found.push(Mutation::Command(format!("on {node} 'systemctl stop {unit}'")));
+            }
+            Fact::Member(node, _) | Fact::Log(node, _) => {
+                found.push(Mutation::Command(format!("on {node} 'systemctl stop etcd'")));
             }
             _ => {}
         }
@@ -392,7 +468,7 @@ impl Mutation {
         Ok(match self {
             Mutation::Command(command) => {
                 let done = session.shell(command, COMMAND_WITHIN).await?;
-                done.exit == 0 && noticed(session.checked(check).await)
+                done.exit == 0 && noticed(session.lost_within(check).await)
             }
             Mutation::Answer(id) => {
                 let before = session.overwrite(id, Some("spoilt".into()));

@@ -20,6 +20,8 @@ pub struct Lab {
     pub intro: Vec<Block>,
     /// The steps, in order.
     pub steps: Vec<Step>,
+    /// The file's text.
+    pub source: String,
 }
 
 /// One task with its checks.
@@ -31,6 +33,8 @@ pub struct Step {
     pub title: String,
     /// How long it takes, in minutes.
     pub minutes: u32,
+    /// Why it worked: told when all checks pass.
+    pub worked: Option<String>,
     /// The page, in order.
     pub blocks: Vec<Block>,
     /// What must be true when the step is done.
@@ -71,12 +75,15 @@ pub struct Run {
     pub id: String,
     /// The shell's input, as it stands on the page.
     pub command: String,
-    /// Which members `ETCDCTL_ENDPOINTS` names; empty for all.
+    /// At which nodes it runs, one after the other; where members have no nodes of their own, which `ETCDCTL_ENDPOINTS` names.
+    /// Empty: at none, with all members.
     pub on: Vec<String>,
     /// The exit code that belongs to it.
     pub exit: i32,
     /// When it is ended by force.
     pub timeout: Duration,
+    /// It stays, as a unit of this name.
+    pub background: Option<String>,
     /// The seed command that this is, byte for byte.
     pub seed: Option<String>,
     /// The seed command that this repairs.

@@ -160,11 +160,17 @@ impl Page<'_> {
     }
 
     fn run(&mut self, run: &Run) {
+        if !run.on.is_empty() {
+            self.add(LineKind::Text, format!("  at {}:", run.on.join(", ")));
+        }
         for (place, line) in run.command.lines().enumerate() {
             let mark = if place == 0 { "$" } else { ">" };
             self.add(LineKind::Command, format!("  {mark} {line}"));
         }
         let session = self.session;
+        for line in session.as_printed(run) {
+            self.filled(LineKind::Text, "  ~ as printed: ", line);
+        }
         let Some(output) = session.output(&run.id) else {
             let promised = run.expect.as_ref().filter(|_| session.step().is_none());
             return promised.into_iter().for_each(|e| self.verbatim(LineKind::Output, &e.text));

@@ -33,6 +33,7 @@ use regex::Regex;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,8 +62,9 @@ pub fn parse(file: &Path, text: &str) -> Result<Lab, LabError> {
     while let Some(found) = parser.pieces.next() {
         parser.piece(found)?;
     }
-    let lab = parser.finish()?;
+    let mut lab = parser.finish()?;
     references(&lab)?;
+    text.clone_into(&mut lab.source);
     Ok(lab)
 }
 
@@ -170,13 +172,30 @@ impl Parser<'_> {
             return self.error(line, "a lab has one `lab` block, before its first step");
         }
         let head: Head = self.settings(line, text)?;
-        if !matches!(head.cluster.nodes, 1 | 3 | 5) {
-            return self.error(
-                line,
-                format!("a cluster of {} members cannot be asked for; nodes is 1, 3 or 5", head.cluster.nodes),
-            );
-        }
+        self.cluster(line, &head)?;
         self.head = Some(head);
+        Ok(())
+    }
+
+    fn cluster(&mut self, line: usize, head: &Head) -> Result<(), LabError> {
+        let count = head.cluster.nodes.len();
+        if !matches!(count, 1 | 3 | 5) {
+            return self.error(line, format!("a cluster of {count} members cannot be asked for; nodes is 1, 3 or 5"));
+        }
+        for node in head.cluster.nodes.iter().chain(&head.cluster.spare) {
+            self.claim(line, "node", &node.name)?;
+            if let Some(ip) = node.ip.as_ref().filter(|ip| ip.parse::<Ipv4Addr>().is_err()) {
+                return self.error(line, format!("node `{}`: `{ip}` is no address such as 10.0.0.1", node.name));
+            }
+        }
+        for (what, given, known) in [
+            ("network", &head.network, &["netns", "loop", "ports", "vm"][..]),
+            ("engines", &head.engines, &["real", "sim"][..]),
+        ] {
+            if let Some(other) = given.iter().find(|g| !known.contains(&g.as_str())) {
+                return self.error(line, format!("{what} has no `{other}`; there are {}", known.join(", ")));
+            }
+        }
         Ok(())
     }
 
@@ -189,8 +208,9 @@ impl Parser<'_> {
         if !self.folds.is_empty() {
             return self.error(line, "a step cannot begin inside of <details>");
         }
-        let (id, minutes) = (settings.id, settings.minutes);
-        self.steps.push(Step { id, title, minutes, blocks: Vec::new(), checks: Vec::new(), wrongs: Vec::new(), line });
+        let (id, minutes, worked) = (settings.id, settings.minutes, settings.worked);
+        let (blocks, checks, wrongs) = (Vec::new(), Vec::new(), Vec::new());
+        self.steps.push(Step { id, title, minutes, worked, blocks, checks, wrongs, line });
         for check in settings.check {
             self.check(line, check)?;
         }
@@ -291,8 +311,15 @@ impl Parser<'_> {
     }
 
     fn run(&mut self, line: usize, text: &str) -> Result<(), LabError> {
-        let settings::RunSettings { id, on, expect_exit: exit, timeout, seed, repairs } = self.settings(line, text)?;
+        let settings::RunSettings { id, on, expect_exit: exit, timeout, background, seed, repairs } =
+            self.settings(line, text)?;
         self.claim(line, "run", &id)?;
+        if let Some(nobody) = self.unknown_node(&on) {
+            return self.error(line, nobody);
+        }
+        if let Some(unit) = background.as_ref().filter(|b| !b.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')) {
+            return self.error(line, format!("background = \"{unit}\" is no unit's name; use letters, digits and -"));
+        }
         let timeout = timeout.map_or(Ok(TIMEOUT), |t| settings::duration(&t));
         let timeout = self.at(line, timeout)?;
         let (line, command) = self.fence(line, "run")?;
@@ -300,8 +327,16 @@ impl Parser<'_> {
             Some(Found { line, piece: Piece::Comment(_, text) }) => Some(self.expect(line, &text)?),
             _ => None,
         };
-        self.here().push(Block::Run(Run { id, command, on, exit, timeout, seed, repairs, expect, line }));
+        self.here().push(Block::Run(Run { id, command, on, exit, timeout, background, seed, repairs, expect, line }));
         Ok(())
+    }
+
+    /// Why `on` names nobody, if it does.
+    fn unknown_node(&self, on: &[String]) -> Option<String> {
+        let cluster = self.head.as_ref().map(|h| h.cluster.clone()).unwrap_or_default();
+        let names: Vec<&str> = cluster.nodes.iter().chain(&cluster.spare).map(|n| n.name.as_str()).collect();
+        let nobody = on.iter().find(|n| !names.contains(&n.as_str()))?;
+        Some(format!("there is no node `{nobody}` in this lab; there are {}", names.join(", ")))
     }
 
     fn expect(&mut self, line: usize, text: &str) -> Result<Expect, LabError> {
@@ -338,6 +373,7 @@ impl Parser<'_> {
                 on,
                 exit,
                 timeout: TIMEOUT,
+                background: None,
                 seed,
                 repairs,
                 expect: Some(expect),
@@ -374,7 +410,8 @@ impl Parser<'_> {
         let name = self.file.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         let head = self.head.map_or_else(|| settings::read(&format!("id = \"{name}\"")), Ok);
         let head = head.map_err(|(_, what)| LabError::new(self.file, 1, what))?;
-        Ok(Lab { file: self.file.to_owned(), title, head, intro: self.intro, steps: self.steps })
+        let (file, source) = (self.file.to_owned(), String::new());
+        Ok(Lab { file, title, head, intro: self.intro, steps: self.steps, source })
     }
 }
 
@@ -390,7 +427,16 @@ fn references(lab: &Lab) -> Result<(), LabError> {
         for check in &step.checks {
             let facts = check.causes.iter().flat_map(|c| c.when.facts()).chain(check.want.facts());
             for fact in facts {
+                // The learner's desk keeps services, too: what runs in the background.
+                let node = |name: &&String| {
+                    name.as_str() == "desk" || {
+                        lab.head.cluster.nodes.iter().chain(&lab.head.cluster.spare).any(|n| n.name == **name)
+                    }
+                };
                 let missing = match fact {
+                    Fact::Member(name, _) | Fact::UnitActive(name, _) | Fact::Log(name, _) if !node(&name) => {
+                        format!("node `{name}`")
+                    }
                     Fact::Answer(id) | Fact::AnswerNumber(id) if lab.ask(id).is_none() => format!("question `{id}`"),
                     Fact::Output(id) | Fact::OutputLines(id) | Fact::OutputExit(id) if !runs.contains(id.as_str()) => {
                         format!("run block `{id}`")
@@ -468,7 +514,7 @@ OK
     fn a_lab_is_read_into_its_parts() {
         let lab = read(GOOD).unwrap_or_else(|e| panic!("{e}"));
         let step = &lab.steps[0];
-        assert_eq!((lab.title.as_str(), lab.head.id.as_str(), lab.head.cluster.nodes), ("T", "T", 3));
+        assert_eq!((lab.title.as_str(), lab.head.id.as_str(), lab.head.cluster.nodes.len()), ("T", "T", 3));
         assert_eq!((step.id.as_str(), step.title.as_str(), step.checks.len(), step.wrongs.len()), ("s", "First", 1, 1));
         assert_eq!(step.shown_runs()[0].command, "etcdctl get a");
         assert_eq!(step.shown_runs()[0].timeout, Duration::from_secs(5));
@@ -478,7 +524,7 @@ OK
         assert!(ask.accept("a b").is_err() && ask.accept("a b b").is_err());
     }
 
-    /// Each row changes the good lab in one place, and says which line is named and how.
+    /// Twenty-five mistakes of authors. Each row changes the good lab in one place, and says which line is named and how.
     #[test]
     fn what_is_wrong_is_named_with_its_line_and_what_is_allowed() {
         let rows = [
@@ -499,6 +545,18 @@ OK
             ("</details>\n<details class=\"sol", "\n<details class=\"sol", 24, "no end"),
             ("\n## First\n", "\n", 6, "right below its `## heading`"),
             ("minutes = 5", "minutes = 5; cluster = { nodes = 4 }", 2, "nodes is 1, 3 or 5"),
+            ("minutes = 5", "cluster = { nodes = 'three' }", 2, "or a list such as [ { name ="),
+            (
+                "minutes = 5",
+                "cluster = { nodes = [ { name = 'a', ip = '10.0.0' } ] }",
+                2,
+                "`10.0.0` is no address such as",
+            ),
+            ("minutes = 5", "network = ['wifi']", 2, "network has no `wifi`; there are netns, loop, ports, vm"),
+            ("timeout = \"5s\"", "on = [\"n9\"]", 15, "there is no node `n9` in this lab; there are n1, n2, n3"),
+            ("timeout = \"5s\"", "background = \"a b\"", 15, "is no unit's name"),
+            ("key('a').value == answer('q')", "member('n9').up", 7, "names the node `n9`, which is not there"),
+            ("key('a').value == answer('q')", "member('n1').tall", 7, "there is no fact `member.tall`"),
             (
                 "<!--lab ask",
                 "<!--lab run id = \"r\" -->\n```bash\nx\n```\n<!--lab ask",

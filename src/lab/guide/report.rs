@@ -7,7 +7,7 @@ use std::time::Duration;
 /// One thing that had to be true of a lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// Which part of the proof: `page`, `start`, `solution`, `mutation`, `wrong`, `swap`, `seeds`.
+    /// Which part of the proof: `page`, `start`, `solution`, `mutation`, `reset`, `wrong`, `swap`, `seeds`.
     pub group: &'static str,
     /// What was tried, as a claim.
     pub name: String,
@@ -97,6 +97,7 @@ fn headline(group: &str) -> &str {
         "page" => "The page says what comes out",
         "start" => "At the start, nothing is done yet",
         "solution" => "The solution solves it",
+        "reset" => "Back at a step's beginning, it is to be done again",
         "mutation" => "Each check notices when its end state is spoilt",
         "wrong" => "Each wrong path is recognised",
         "swap" => "No output passes for another's",

@@ -43,6 +43,8 @@ pub enum SeedKind {
     Runs,
     /// It runs as printed, and fails as the real tool does. Its repair is the exercise.
     Fails,
+    /// It has gaps, such as `<member-id>`: its repair is it with the gaps filled.
+    Template,
 }
 
 impl Seeds {
@@ -65,6 +67,15 @@ impl Seeds {
         let mut claims = Vec::new();
         for seed in self.seed.iter().filter(|s| s.lab == lab.head.id) {
             let printed = lab.runs().find(|r| r.seed.as_deref() == Some(&seed.id));
+            if seed.kind == SeedKind::Template {
+                let repaired = lab
+                    .runs()
+                    .any(|r| r.repairs.as_deref() == Some(&seed.id) && Some(&r.command) == seed.repair.as_ref());
+                let failure =
+                    (!repaired).then(|| format!("no run block says repairs = \"{}\" and equals its repair", seed.id));
+                claims.push((format!("{} is filled in: {}", seed.id, seed.text), failure));
+                continue;
+            }
             let failure = match printed {
                 None => Some(format!("no run block says seed = \"{}\"", seed.id)),
                 Some(run) if run.command != seed.text => Some(format!("block `{}` runs `{}`", run.id, run.command)),

@@ -21,6 +21,9 @@ use crate::lab::guide::model::Predict;
 use crate::lab::guide::model::Run;
 use crate::lab::guide::model::Step;
 use crate::lab::guide::model::pick;
+use crate::lab::guide::parse::parse;
+use crate::lab::guide::places::swapped;
+use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Output;
 use crate::lab::guide::shell::Shell;
 use std::collections::BTreeMap;
@@ -73,6 +76,8 @@ const SOLUTION: usize = 4;
 #[derive(Clone)]
 pub struct Session {
     lab: Arc<Lab>,
+    /// As it is written, with the documents' addresses.
+    printed: Arc<Lab>,
     bed: Arc<dyn Bed>,
     shell: Shell,
     at: usize,
@@ -83,6 +88,15 @@ pub struct Session {
     /// How many folds of each step are open: hints 1 to 3, then the solution.
     opened: BTreeMap<usize, usize>,
     bound: Bound,
+}
+
+/// The lab with the addresses that are true here.
+fn moved(lab: Arc<Lab>, swaps: &[(String, String)]) -> Arc<Lab> {
+    if swaps.is_empty() {
+        return lab;
+    }
+    // What could be read is read again with other addresses of the same shape.
+    parse(&lab.file, &swapped(&lab.source, swaps)).map_or(lab, Arc::new)
 }
 
 impl fmt::Debug for Session {
@@ -96,8 +110,11 @@ impl Session {
     #[must_use]
     pub fn new(lab: Arc<Lab>, bed: Arc<dyn Bed>, folder: &Path) -> Session {
         let shell = Shell::new(folder, bed.as_ref());
+        let printed = Arc::clone(&lab);
+        let lab = moved(lab, bed.swaps());
         Session {
             lab,
+            printed,
             bed,
             shell,
             at: 0,
@@ -114,6 +131,19 @@ impl Session {
     #[must_use]
     pub fn lab(&self) -> &Lab {
         &self.lab
+    }
+
+    /// The lines of a command as they are printed, if their addresses are others here.
+    pub(super) fn as_printed(&self, run: &Run) -> Vec<&str> {
+        let printed = self.printed.runs().find(|r| r.id == run.id).filter(|_| !Arc::ptr_eq(&self.printed, &self.lab));
+        let lines = printed.into_iter().flat_map(|p| p.command.lines().zip(run.command.lines()));
+        lines.filter(|(there, here)| there != here).map(|(there, _)| there.trim()).collect()
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub(crate) fn shared_lab(&self) -> Arc<Lab> {
+        Arc::clone(&self.lab)
     }
 
     /// The number of the current step, from 0.
@@ -245,7 +275,8 @@ impl Session {
     /// As [`Session::run`].
     pub async fn execute(&self, id: &str) -> Result<Output, String> {
         let run = self.lab.runs().find(|r| r.id == id).ok_or_else(|| format!("there is no run block `{id}`"))?;
-        self.shell.run(&run.command, &run.on, run.timeout).await
+        let background = run.background.as_deref();
+        self.shell.run(Call { on: &run.on, background, ..Call::new(&run.command, run.timeout) }).await
     }
 
     /// Takes what a block printed.
@@ -282,7 +313,7 @@ impl Session {
     /// # Errors
     /// The shell cannot be started.
     pub async fn shell(&self, command: &str, limit: Duration) -> Result<Output, String> {
-        self.shell.run(command, &[], limit).await
+        self.shell.run(Call::new(command, limit)).await
     }
 
     /// Answers a question.
@@ -330,10 +361,24 @@ impl Session {
 
     /// Looks at one check until it passes or its time is over.
     pub async fn checked_within(&self, check: &Check) -> Checked {
+        self.seen_within(check, Verdict::passed).await
+    }
+
+    /// Looks at one check until it names this cause or its time is over.
+    pub(crate) async fn named_within(&self, check: &Check, cause: usize) -> Checked {
+        self.seen_within(check, |v| matches!(v, Verdict::NotYet { cause: Some((n, _)), .. } if *n == cause)).await
+    }
+
+    /// Looks at one check until it says *not yet* or its time is over.
+    pub(crate) async fn lost_within(&self, check: &Check) -> Checked {
+        self.seen_within(check, |v| matches!(v, Verdict::NotYet { .. })).await
+    }
+
+    async fn seen_within(&self, check: &Check, seen: impl Fn(&Verdict) -> bool) -> Checked {
         let deadline = Instant::now() + check.within;
         loop {
             let checked = self.checked(check).await;
-            if checked.verdict.passed() || Instant::now() >= deadline {
+            if seen(&checked.verdict) || Instant::now() >= deadline {
                 return checked;
             }
             tokio::time::sleep(AGAIN_AFTER).await;
@@ -342,8 +387,7 @@ impl Session {
 
     async fn facts(&self, check: &Check) -> Result<Facts, String> {
         let wanted = check.causes.iter().flat_map(|c| c.when.facts()).chain(check.want.facts()).collect();
-        let endpoints: Vec<String> = self.bed.members().iter().map(|m| m.endpoint.clone()).collect();
-        let mut facts = gather(&wanted, &endpoints).await?;
+        let mut facts = gather(&wanted, self.bed.as_ref(), &self.shell).await?;
         facts.answers.clone_from(&self.answers);
         facts.outputs.clone_from(&self.outputs);
         Ok(facts)

@@ -47,10 +47,10 @@ pub struct Head {
     /// How long it takes a learner; 0 if nobody has said.
     #[serde(default)]
     pub minutes: u32,
-    /// What it runs on: `real` processes so far.
+    /// What it runs on: `real` processes, and `sim` where the lab allows it.
     #[serde(default)]
     pub engines: Vec<String>,
-    /// Which network profiles it allows; `ports` so far.
+    /// Which network profiles it allows: `netns`, `loop`, `ports`.
     #[serde(default)]
     pub network: Vec<String>,
     /// The seed commands that it covers.
@@ -67,18 +67,69 @@ pub struct Head {
     pub cluster: Cluster,
 }
 
+impl Head {
+    /// Whether its commands go to nodes: it cannot run on a cluster that is somebody else's.
+    #[must_use]
+    pub fn needs_nodes(&self) -> bool {
+        self.cluster.nodes.iter().chain(&self.cluster.spare).any(|n| n.ip.is_some()) || !self.cluster.running
+    }
+}
+
 /// The cluster that a lab starts with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    /// How many members: 1, 3 or 5.
-    pub nodes: usize,
+    /// Its members: a number (1, 3 or 5), or a list of names and the documents' addresses.
+    #[serde(default = "three", deserialize_with = "nodes")]
+    pub nodes: Vec<Node>,
+    /// Nodes that are no members yet.
+    #[serde(default)]
+    pub spare: Vec<Node>,
+    /// The members run when the lab begins.
+    #[serde(default = "yes")]
+    pub running: bool,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Such as `n1`.
+    pub name: String,
+    /// Its address on the page. Without one, the page does not speak of it.
+    pub ip: Option<String>,
 }
 
 impl Default for Cluster {
     fn default() -> Cluster {
-        Cluster { nodes: 3 }
+        Cluster { nodes: three(), spare: Vec::new(), running: true }
     }
+}
+
+fn numbered(count: usize) -> Vec<Node> {
+    (1..=count).map(|n| Node { name: format!("n{n}"), ip: None }).collect()
+}
+
+fn three() -> Vec<Node> {
+    numbered(3)
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "nodes is 1, 3 or 5, or a list such as [ { name = \"n1\", ip = \"10.0.0.1\" } ]")]
+enum Nodes {
+    Count(u8),
+    Named(Vec<Node>),
+}
+
+fn nodes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Node>, D::Error> {
+    Ok(match Nodes::deserialize(from)? {
+        Nodes::Count(count) => numbered(count.into()),
+        Nodes::Named(nodes) => nodes,
+    })
 }
 
 fn one() -> u32 {
@@ -91,6 +142,7 @@ pub(crate) struct StepSettings {
     pub(crate) id: String,
     #[serde(default)]
     pub(crate) minutes: u32,
+    pub(crate) worked: Option<String>,
     #[serde(default)]
     pub(crate) predict: Vec<PredictSettings>,
     #[serde(default)]
@@ -149,6 +201,7 @@ pub(crate) struct RunSettings {
     #[serde(default)]
     pub(crate) expect_exit: i32,
     pub(crate) timeout: Option<String>,
+    pub(crate) background: Option<String>,
     pub(crate) seed: Option<String>,
     pub(crate) repairs: Option<String>,
 }

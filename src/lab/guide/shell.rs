@@ -1,10 +1,13 @@
 //! Commands as a learner types them: a real shell, in the lab's folder, with the lab's programs first on the PATH.
 //!
-//! Every command gets a shell of its own, so `cd` and `export` end with the block; files stay. Both output streams go into
+//! Every block gets a shell of its own, but a terminal goes on: what was exported, and the folder, are written down at its end
+//! and read at the next one's beginning, for each node apart. Both output streams go into
 //! one pipe, in the order in which a terminal would show them. Bounded in time and in bytes; what a command leaves running
 //! ends with it.
 
 use crate::lab::guide::bed::Bed;
+use crate::lab::guide::service::ALIVE_VAR;
+use crate::lab::guide::service::NODE_VAR;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process_group;
@@ -45,9 +48,39 @@ pub struct Output {
 #[derive(Clone, Debug)]
 pub(crate) struct Shell {
     folder: PathBuf,
+    bin_dir: PathBuf,
     path: OsString,
     members: Vec<(String, String)>,
+    /// How many of them are there from the beginning; the others are spare nodes.
+    first: usize,
+    nodes: Option<PathBuf>,
 }
+
+/// Where, and how, a command runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) command: &'a str,
+    /// Names of members; none means all.
+    pub(crate) on: &'a [String],
+    pub(crate) limit: Duration,
+    /// It stays, as a unit of this name.
+    pub(crate) background: Option<&'a str>,
+    /// It leaves no traces in the terminal: what it exports is forgotten.
+    pub(crate) aside: bool,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(command: &'a str, limit: Duration) -> Call<'a> {
+        Call { command, on: &[], limit, background: None, aside: false }
+    }
+}
+
+/// Read before a command, and written after it; on its first line, so that a shell that names a line names the page's.
+const GOES_ON: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; \
+    trap '[ \"$ETCDCTL_ENDPOINTS\" != \"$LAB_ENDPOINTS\" ] || unset ETCDCTL_ENDPOINTS; unset LAB_ENDPOINTS LAB_COMMAND; \
+    { export -p; printf \"cd \\047%s\\047\\n\" \"$PWD\"; } >\"$LAB_SESSION\"' EXIT; ";
+/// The same for a command that leaves no traces.
+const READS_ON: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; ";
 
 impl Shell {
     /// A shell in `folder` that talks to the members of `bed`.
@@ -57,25 +90,61 @@ impl Shell {
             path.push(":");
             path.push(rest);
         }
-        let members = bed.members().iter().map(|m| (m.name.clone(), m.endpoint.clone())).collect();
-        Shell { folder: folder.to_owned(), path, members }
+        let all = bed.members().iter().chain(bed.spares());
+        Shell {
+            folder: folder.to_owned(),
+            bin_dir: bed.bin_dir().to_owned(),
+            path,
+            members: all.map(|m| (m.name.clone(), m.endpoint.clone())).collect(),
+            first: bed.members().len(),
+            nodes: bed.nodes().map(Path::to_owned),
+        }
     }
 
-    /// Runs a command. `on` names members; none means all.
+    /// A file of the lab: `name` in its folder, `node:name` on a node.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        match (name.split_once(':'), &self.nodes) {
+            (Some((node, path)), Some(nodes)) => nodes.join(node).join(path.trim_start_matches('/')),
+            _ => self.folder.join(name),
+        }
+    }
+
+    /// The folder of a node.
+    pub(crate) fn node(&self, name: &str) -> Option<PathBuf> {
+        self.nodes.as_ref().map(|nodes| nodes.join(name)).filter(|n| n.is_dir())
+    }
+
+    /// Runs a command; on several nodes one after the other, with one output.
     ///
     /// # Errors
     /// The shell cannot be started, or `on` names nobody.
-    pub(crate) async fn run(&self, command: &str, on: &[String], limit: Duration) -> Result<Output, String> {
-        let endpoints = self.endpoints(on)?;
+    pub(crate) async fn run(&self, call: Call<'_>) -> Result<Output, String> {
+        let endpoints = self.endpoints(call.on)?;
+        let there = |name: &&String| self.node(name).is_some();
+        if call.on.is_empty() || !call.on.iter().all(|n| there(&n)) {
+            return self.run_at(None, call, &endpoints).await;
+        }
+        let mut all = Output::default();
+        for name in call.on {
+            let endpoints = self.endpoints(std::slice::from_ref(name))?;
+            let one = self.run_at(Some(name), call, &endpoints).await?;
+            all.text += &one.text;
+            all.exit = if all.exit == 0 { one.exit } else { all.exit };
+            (all.timed_out, all.cut) = (all.timed_out | one.timed_out, all.cut | one.cut);
+        }
+        Ok(all)
+    }
+
+    async fn run_at(&self, node: Option<&str>, call: Call<'_>, endpoints: &str) -> Result<Output, String> {
         let (reader, writer) = std::io::pipe().map_err(|e| format!("no pipe for the command: {e}"))?;
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(|e| format!("no pipe: {e}"))?;
         let second = writer.try_clone().map_err(|e| format!("no pipe for the command: {e}"))?;
-        let mut child = self.prepared(command, &endpoints).stdout(writer).stderr(second).spawn();
+        let mut child = self.prepared(node, call, endpoints).stdout(writer).stderr(second).spawn();
         // The prepared command has just been dropped, and with it our ends of the pipe: the reader sees the end.
         let child = child.as_mut().map_err(|e| format!("/bin/sh cannot be started: {e}"))?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let reading = tokio::spawn(read(reader));
-        let ended = timeout(limit, child.wait()).await;
+        let ended = timeout(call.limit, child.wait()).await;
         if let Some(group) = group {
             // Nothing is left to kill, usually; that is the only way this fails.
             let _ = kill_process_group(group, Signal::KILL);
@@ -95,18 +164,36 @@ impl Shell {
         if let Some(nobody) = on.iter().find(|n| !self.members.iter().any(|(name, _)| name == *n)) {
             return Err(format!("there is no member `{nobody}` in this cluster; there are {}", known()));
         }
-        let chosen = self.members.iter().filter(|(name, _)| on.is_empty() || on.contains(name));
+        let all = &self.members[..if on.is_empty() { self.first } else { self.members.len() }];
+        let chosen = all.iter().filter(|(name, _)| on.is_empty() || on.contains(name));
         Ok(chosen.map(|(_, endpoint)| endpoint.as_str()).collect::<Vec<_>>().join(","))
     }
 
-    fn prepared(&self, command: &str, endpoints: &str) -> Command {
+    fn prepared(&self, node: Option<&str>, call: Call<'_>, endpoints: &str) -> Command {
+        let desk = self.nodes.as_ref().map(|nodes| nodes.join(node.unwrap_or("desk")));
+        let home = desk.as_ref().filter(|_| node.is_some()).unwrap_or(&self.folder);
+        let start = if call.aside { READS_ON } else { GOES_ON };
+        let command = match call.background {
+            Some(unit) => format!("{start}systemd-run --unit={unit} \"$LAB_COMMAND\""),
+            None => format!("{start}{}", call.command),
+        };
         let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(command).current_dir(&self.folder).stdin(Stdio::null());
+        shell.arg("-c").arg(command).current_dir(home).stdin(Stdio::null());
         let ours = |name: &str| name.starts_with("ETCD_") || name.starts_with("ETCDCTL_");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
             shell.env_remove(name);
         }
-        shell.env("PATH", &self.path).env("ETCDCTL_ENDPOINTS", endpoints).env("NO_COLOR", "1").env("TERM", "dumb");
+        shell.env("PATH", &self.path).env("NO_COLOR", "1").env("TERM", "dumb");
+        // etcdctl refuses a flag that a variable names as well.
+        if !call.command.contains("--endpoints") {
+            shell.env("ETCDCTL_ENDPOINTS", endpoints);
+        }
+        shell.env("LAB_SESSION", home.join(".lab-session")).env("LAB_COMMAND", call.command);
+        shell.env("LAB_ENDPOINTS", endpoints).env("HOME", home);
+        if let Some(desk) = desk {
+            shell.env(NODE_VAR, desk).env(ALIVE_VAR, self.bin_dir.with_file_name("alive"));
+            shell.env("HOSTNAME", node.unwrap_or("desk"));
+        }
         shell.process_group(0).kill_on_drop(true);
         shell
     }
@@ -130,18 +217,25 @@ fn exit_code(status: ExitStatus) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::guide::bed::scratch;
 
     fn shell() -> Shell {
         let members = [("n1", "127.0.0.1:1"), ("n2", "127.0.0.1:2")];
         Shell {
-            folder: std::env::temp_dir(),
+            folder: scratch("shell-test").expect("a folder"),
+            bin_dir: PathBuf::from("/nowhere/bin"),
             path: std::env::var_os("PATH").unwrap_or_default(),
             members: members.map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
+            first: 2,
+            nodes: None,
         }
     }
 
     async fn run(command: &str, limit_ms: u64) -> Output {
-        shell().run(command, &[], Duration::from_millis(limit_ms)).await.expect("a shell starts")
+        let shell = shell();
+        let output = shell.run(Call::new(command, Duration::from_millis(limit_ms))).await.expect("a shell starts");
+        std::fs::remove_dir_all(&shell.folder).expect("it is there");
+        output
     }
 
     #[tokio::test]
@@ -172,9 +266,35 @@ mod tests {
 
     #[tokio::test]
     async fn endpoints_are_those_of_the_members_named() {
-        let asked = shell().run("echo $ETCDCTL_ENDPOINTS", &["n2".to_owned()], Duration::from_secs(10)).await;
+        let (shell, limit) = (shell(), Duration::from_secs(10));
+        let on = |name: &str| [name.to_owned()];
+        let echo = Call::new("echo $ETCDCTL_ENDPOINTS", limit);
+        let asked = shell.run(Call { on: &on("n2"), ..echo }).await;
         assert_eq!(asked.expect("a shell starts").text, "127.0.0.1:2\n");
-        let nobody = shell().run("true", &["n9".to_owned()], Duration::from_secs(10)).await;
+        let nobody = shell.run(Call { on: &on("n9"), ..Call::new("true", limit) }).await;
         assert_eq!(nobody, Err("there is no member `n9` in this cluster; there are n1, n2".into()));
+        std::fs::remove_dir_all(&shell.folder).expect("it is there");
+    }
+
+    #[tokio::test]
+    async fn a_terminal_goes_on_from_block_to_block() {
+        let (shell, limit) = (shell(), Duration::from_secs(10));
+        let said = |command: &'static str, aside| {
+            let shell = shell.clone();
+            async move {
+                let output = shell.run(Call { aside, ..Call::new(command, limit) }).await.expect("a shell starts");
+                (output.text, output.exit)
+            }
+        };
+        assert_eq!(said("export A=\"it's\" ETCDCTL_API=3; mkdir -p b; cd b; exit 3", false).await, (String::new(), 3));
+        assert_eq!(
+            said("echo $A ${PWD##*/} $ETCDCTL_ENDPOINTS; nonsense", false).await.0.lines().next(),
+            Some("it's b 127.0.0.1:1,127.0.0.1:2")
+        );
+        said("export A=other; cd /", true).await;
+        assert_eq!(said("echo $A ${PWD##*/}", false).await.0, "it's b\n", "aside leaves no traces");
+        said("export ETCDCTL_ENDPOINTS=mine", false).await;
+        assert_eq!(said("echo $ETCDCTL_ENDPOINTS", false).await.0, "mine\n");
+        std::fs::remove_dir_all(&shell.folder).expect("it is there");
     }
 }

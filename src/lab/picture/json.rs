@@ -9,15 +9,17 @@ use crate::lab::picture::Tap;
 use crate::lab::picture::wires::End;
 use crate::lab::picture::wires::Line;
 use crate::lab::picture::words::role_word;
+use crate::lab::promises::Promise;
 use crate::proto::lab::Change;
 use crate::proto::lab::LeaseView;
 use crate::proto::lab::State;
 use crate::proto::lab::Watcher;
+use crate::types::Millis;
 use serde_json::Value;
 use serde_json::json;
 
 /// The screens that have a twin, by name.
-pub const SCREENS: [&str; 6] = ["ring", "wire", "logs", "watch", "data", "cluster"];
+pub const SCREENS: [&str; 7] = ["ring", "wire", "logs", "watch", "data", "cluster", "promises"];
 /// Newest messages shown.
 const WIRES: usize = 100;
 /// Newest log entries shown of each member.
@@ -31,6 +33,7 @@ impl Picture {
             "leader": self.leader().map(|l| self.members[l].name.clone()),
             "term": self.term(),
             "clock": self.clock_json(),
+            "broken_promises": self.promises.broken().map(Promise::name).collect::<Vec<_>>(),
             "members": self.members.iter().map(|m| self.member_json(m)).collect::<Vec<_>>(),
             "feed": self.feed.iter().map(|l| json!({ "at_ms": l.at.0, "text": l.text })).collect::<Vec<_>>(),
         })
@@ -50,6 +53,7 @@ impl Picture {
             "watch" => self.watch_json(),
             "data" => self.data_json(),
             "cluster" => self.cluster_json(),
+            "promises" => self.promises.to_json(),
             _ => return None,
         })
     }
@@ -103,6 +107,12 @@ impl Picture {
             let left = (l.left_ms >= 0).then_some(l.left_ms);
             json!({ "member": member.name, "id": format!("{:x}", l.id), "ttl_s": l.ttl_s, "left_ms": left, "keys": l.keys_total })
         };
+        let fan = |(revision, applied): (&u64, &Vec<(usize, Millis)>)| {
+            let first = applied.first().map_or(Millis(0), |(_, at)| *at);
+            let one =
+                |(m, at): &(usize, Millis)| json!({ "member": self.members[*m].name, "after_ms": at.0 - first.0 });
+            json!({ "revision": revision, "applied": applied.iter().map(one).collect::<Vec<_>>() })
+        };
         let looks = self.members.iter().filter_map(|m| Some((m, m.look.as_ref()?)));
         let leases: Vec<Value> =
             looks.clone().flat_map(|(m, look)| look.leases.iter().map(move |l| lease(m, l))).collect();
@@ -111,6 +121,7 @@ impl Picture {
             "watchers": self.watchers().map(watcher).collect::<Vec<_>>(),
             "leases": leases,
             "tape": changes.collect::<Vec<_>>(),
+            "fan_out": self.fans.iter().map(fan).collect::<Vec<_>>(),
         })
     }
 
@@ -127,7 +138,8 @@ impl Picture {
         let member = |(i, m): (usize, &MemberView)| {
             json!({
                 "name": m.name, "id": m.id.map(|id| format!("{id:x}")), "role": m.role(self.now).map(role_word),
-                "process": process_json(&m.process), "survey": m.survey, "why_not_serving": self.why_unstarted(i),
+                "process": process_json(&m.process), "survey": m.survey,
+                "wall_clock_ahead_ms": m.look.as_ref().map(|l| l.wall_offset_ms), "own_log": m.said, "why_not_serving": self.why_unstarted(i),
             })
         };
         json!({
@@ -224,6 +236,9 @@ fn process_json(p: &Process) -> Value {
 
 fn tap_json(m: &MemberView, now: crate::types::Millis) -> Value {
     match &m.tap {
+        Tap::Open if m.is_polled => {
+            json!({ "is": "asked once a second", "not_visible": "messages, timers, votes, log entries" })
+        }
         Tap::Open if m.is_heard(now) => json!({ "is": "live" }),
         Tap::Open => json!({ "is": "silent" }),
         Tap::Lost { why } | Tap::Never { why } => json!({ "is": "lost", "why": why }),

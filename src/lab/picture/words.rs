@@ -22,7 +22,10 @@ impl Picture {
                     let (role, term) = (role_word(state.role()), state.term);
                     self.say(
                         Tone::Plain,
-                        format!("{name} speaks: {role}, term {term}, {} log entries", state.last_index),
+                        format!(
+                            "{name} speaks: {role}, term {term}, {}",
+                            counted(state.last_index, "log entry", "log entries")
+                        ),
                     );
                 }
             }
@@ -40,8 +43,15 @@ impl Picture {
             }
             Kind::Received(r) => {
                 if let Some(w) = r.wire.as_ref().filter(|w| w.r#type == 4 && w.reject) {
-                    let text = format!("{} refuses entries at {}: its log differs there", self.name(w.from), w.index);
-                    self.say(Tone::Plain, text);
+                    let (name, index) = (self.name(w.from), w.index);
+                    let end = self.place(w.from).and_then(|m| self.members[m].log.last_key_value().map(|(i, _)| *i));
+                    // The index is that of the entry before those that were offered.
+                    let why = match end {
+                        Some(end) if end < index => format!("its log ends at {end}, so the leader goes back"),
+                        Some(_) => "it has another entry there".to_owned(),
+                        None => "it has not that entry".to_owned(),
+                    };
+                    self.say(Tone::Plain, format!("{name} cannot take what comes after {index}: {why}"));
                 }
             }
             Kind::Link(l) => {
@@ -114,6 +124,12 @@ impl Picture {
             self.say(Tone::Good, text);
         }
     }
+}
+
+/// So many of something: `1 member`, `3 members`.
+#[must_use]
+pub fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 /// A role as one word.

@@ -179,6 +179,9 @@ pub struct LogEntry {
     /// In plain words: `put a`, `lease grant 694d…`. Never a password.
     #[prost(string, tag = "5")]
     pub summary: ::prost::alloc::string::String,
+    /// CRC-32C of its data: two entries can be compared without it.
+    #[prost(fixed32, tag = "6")]
+    pub sum: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Appended {
@@ -369,6 +372,9 @@ pub struct LookResponse {
     pub links: ::prost::alloc::vec::Vec<SetLink>,
     #[prost(uint64, tag = "11")]
     pub sync_delay_us: u64,
+    /// How far its clock on the wall is ahead of the system's.
+    #[prost(sint64, tag = "12")]
+    pub wall_offset_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Watcher {
@@ -433,7 +439,7 @@ pub struct Change {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ControlRequest {
-    #[prost(oneof = "control_request::Action", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "control_request::Action", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub action: ::core::option::Option<control_request::Action>,
 }
 /// Nested message and enum types in `ControlRequest`.
@@ -455,9 +461,18 @@ pub mod control_request {
         /// Set the election timer.
         #[prost(message, tag = "5")]
         SetTimer(super::SetTimer),
-        /// Make the disk slow.
+        /// Make the disk slow, full, or fail.
         #[prost(message, tag = "6")]
         SetDisk(super::SetDisk),
+        /// Leave clients before the door, or let them in.
+        #[prost(message, tag = "7")]
+        SetClients(super::SetClients),
+        /// The member ends at once, and what its log has not synced is gone. There is no answer.
+        #[prost(message, tag = "8")]
+        PowerLoss(super::PowerLoss),
+        /// Set the clock on the wall ahead of the system's, or behind.
+        #[prost(message, tag = "9")]
+        SetWall(super::SetWall),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -495,14 +510,37 @@ pub struct SetTimer {
     #[prost(uint32, tag = "1")]
     pub timeout_ticks: u32,
 }
-/// Every sync of the log takes so much longer; 0: no longer.
+/// What becomes of the log's next writes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetDisk {
+    /// Every sync of the log takes so much longer; 0: no longer.
     #[prost(uint64, tag = "1")]
     pub sync_delay_us: u64,
+    /// It takes no more bytes, as when it is full.
+    #[prost(bool, tag = "2")]
+    pub full: bool,
+    /// It takes bytes, and does not say that they are there, as when it breaks.
+    #[prost(bool, tag = "3")]
+    pub failing: bool,
+}
+/// Calls of clients wait before this member, as if the network lost what they send.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetClients {
+    #[prost(bool, tag = "1")]
+    pub cut: bool,
+}
+/// What the member takes for the time of day: in its log, for signed tokens and certificates, told to its peers. Not what it
+/// counts elapsed time by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetWall {
+    /// Positive: ahead. Cut at ten years.
+    #[prost(sint64, tag = "1")]
+    pub offset_ms: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Campaign {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PowerLoss {}
 /// What happens to raft messages between this member and another from now on. All zero takes the rule away.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetLink {

@@ -2,13 +2,14 @@
 //!
 //! A body may hold several objects one after the other (a watch's requests); [`Splitter`] finds where each ends without parsing it, each byte once.
 
+use super::syntax;
+use crate::server::upload::Upload;
 use bytes::Buf as _;
 use bytes::BufMut as _;
 use bytes::Bytes;
 use bytes::BytesMut;
 use hyper::body::Body as _;
 use hyper::body::Frame;
-use hyper::body::Incoming;
 use prost::Message as _;
 use prost_reflect::DeserializeOptions;
 use prost_reflect::DynamicMessage;
@@ -38,8 +39,9 @@ pub(super) fn write(message: &DynamicMessage) -> Vec<u8> {
 fn frame(descriptor: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Status> {
     let options = DeserializeOptions::new().deny_unknown_fields(false);
     let invalid = |e: serde_json::Error| Status::invalid_argument(e.to_string());
-    let value: Value = serde_json::from_slice(json).map_err(invalid)?;
-    check_names(descriptor, &value)?;
+    let mut value: Value = serde_json::from_slice(json)
+        .map_err(|e| syntax::complaint(json).map_or_else(|| invalid(e), Status::invalid_argument))?;
+    check(descriptor, &mut value)?;
     let message = DynamicMessage::deserialize_with_options(descriptor.clone(), value, &options).map_err(invalid)?;
     let bytes = message.encoded_len();
     let mut frame = BytesMut::with_capacity(bytes + 5);
@@ -51,15 +53,23 @@ fn frame(descriptor: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Status> {
 
 /// Refuses names that an enum does not have. The parser passes over them like over members that a message does not have, and would sort, compare or
 /// grant by default.
-fn check_names(descriptor: &MessageDescriptor, value: &Value) -> Result<(), Status> {
+///
+/// A whole number may be written with a point or an exponent in a text, too: the parser knows that of numbers only. Source: Go `protojson` (`unmarshalInt`).
+fn check(descriptor: &MessageDescriptor, value: &mut Value) -> Result<(), Status> {
     let Value::Object(members) = value else { return Ok(()) };
     for (name, value) in members {
         let field = descriptor.get_field_by_name(name).or_else(|| descriptor.get_field_by_json_name(name));
         let Some(field) = field else { continue };
-        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let values = match value {
+            Value::Array(values) => values.as_mut_slice(),
+            single => std::slice::from_mut(single),
+        };
         for value in values {
             match (field.kind(), value) {
-                (Kind::Message(inner), value) => check_names(&inner, value)?,
+                (Kind::Message(inner), value) => check(&inner, value)?,
+                (Kind::Int64 | Kind::Uint64 | Kind::Int32 | Kind::Uint32, value @ Value::String(_)) => {
+                    whole(value);
+                }
                 (Kind::Enum(names), Value::String(given)) if names.get_value_by_name(given).is_none() => {
                     let text = format!("unknown value {given:?} for enum {}", names.full_name());
                     return Err(Status::invalid_argument(text));
@@ -69,6 +79,16 @@ fn check_names(descriptor: &MessageDescriptor, value: &Value) -> Result<(), Stat
         }
     }
     Ok(())
+}
+
+/// A text that is a whole number in another form becomes that number, if that is exact.
+fn whole(value: &mut Value) {
+    let text = value.as_str().unwrap_or_default();
+    let is_other_form = text.contains(['.', 'e', 'E']) && text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let number = text.parse::<f64>().ok().filter(|number| is_other_form && number.fract() == 0.0);
+    if let Some(number) = number.filter(|number| number.abs() < (1_u64 << 53) as f64) {
+        *value = Value::from(number as i64);
+    }
 }
 
 /// The frame of the first object in a body; without one it is that of an empty object, as in grpc-gateway.
@@ -110,8 +130,9 @@ impl Splitter {
         }
         while let Some(&byte) = self.buffer.get(self.scanned) {
             if self.scanned == 0 && byte != b'{' {
-                let told = format!("invalid character {:?} looking for the beginning of an object", char::from(byte));
-                return Err(Status::invalid_argument(told));
+                let told =
+                    || format!("invalid character {:?} looking for the beginning of an object", char::from(byte));
+                return Err(Status::invalid_argument(syntax::no_value(byte).unwrap_or_else(told)));
             }
             self.scanned += 1;
             match (self.in_text, byte) {
@@ -137,7 +158,7 @@ pub(in crate::server) type Failure = Box<dyn Error + Send + Sync>;
 
 /// Where JSON comes from.
 enum Source {
-    Body(Incoming),
+    Body(Upload),
     Feed(mpsc::Receiver<Bytes>),
 }
 
@@ -163,7 +184,7 @@ pub(in crate::server) struct Transcoded {
 }
 
 impl Transcoded {
-    pub(super) fn new(body: Incoming, descriptor: MessageDescriptor, bytes_max: usize) -> Transcoded {
+    pub(super) fn new(body: Upload, descriptor: MessageDescriptor, bytes_max: usize) -> Transcoded {
         Transcoded::from(Source::Body(body), descriptor, bytes_max)
     }
 

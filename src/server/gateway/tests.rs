@@ -48,6 +48,42 @@ fn names_numbers_and_enums_are_read_in_both_forms() {
 }
 
 #[test]
+fn mistakes_in_json_are_told_as_go_tells_them() {
+    let range = |json: &str| read::<pb::RangeRequest>("/etcdserverpb.KV/Range", json);
+    for (json, why) in [
+        (r#"{"key":"YQ==",}"#, "invalid character '}' looking for beginning of object key string"),
+        (r#"{"key":YQ}"#, "invalid character 'Y' looking for beginning of value"),
+        ("x", "invalid character 'x' looking for beginning of value"),
+    ] {
+        let refused = range(json).expect_err(json);
+        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, why), "{json}");
+    }
+    for limit in [r#""1e2""#, r#""100.0""#, "1e2", "100", r#""100""#] {
+        assert_eq!(range(&format!("{{\"limit\":{limit}}}")).expect(limit).limit, 100, "{limit}");
+    }
+    for limit in [r#""1.5""#, r#""1e99""#, r#""x""#, r#""e1""#] {
+        let refused = range(&format!("{{\"limit\":{limit}}}")).expect_err(limit);
+        assert_eq!(refused.code(), Code::InvalidArgument, "{limit}");
+    }
+}
+
+#[test]
+fn a_form_may_ask_to_be_another_method() {
+    let asks = |content_type: &str, method: &str| {
+        let header = |name: &'static str, value: &str| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
+        };
+        is_overridden(&HeaderMap::from_iter([
+            header("content-type", content_type),
+            header("x-http-method-override", method),
+        ]))
+    };
+    assert!(asks("application/x-www-form-urlencoded", "GET"));
+    assert!(!asks("application/x-www-form-urlencoded", "post") && !asks("application/x-www-form-urlencoded", ""));
+    assert!(!asks("application/json", "GET"));
+}
+
+#[test]
 fn json_that_lies_too_deep_is_refused() {
     let deep = format!("{}{}", r#"{"success":[{"request_txn":"#.repeat(5_000), "}]}".repeat(5_000));
     let refused = read::<pb::TxnRequest>("/etcdserverpb.KV/Txn", &deep).expect_err("too deep");

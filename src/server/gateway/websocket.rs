@@ -20,6 +20,7 @@ use crate::server::door::Services;
 use crate::server::identity::Origin;
 use crate::server::inbound::From;
 use crate::server::tally::Outbound;
+use crate::server::upload::Upload;
 use crate::server::web;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -32,7 +33,6 @@ use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use sha1::Digest as _;
 use sha1::Sha1;
@@ -71,7 +71,7 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
 /// Answers the request and, once the connection is a websocket, serves it in a task of its own.
 pub(super) fn answer(
     services: &Arc<Services>,
-    mut request: Request<Incoming>,
+    mut request: Request<Upload>,
     route: Route,
     origin: &Arc<Origin>,
 ) -> Response<Body> {

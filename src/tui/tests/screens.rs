@@ -6,11 +6,13 @@ use super::script::Script;
 use super::script::wire;
 use super::text;
 use crate::lab::Report;
-use crate::lab::deed::Order;
+use crate::lab::board::Order;
 use crate::lab::recording::Recorder;
 use crate::lab::recording::Recording;
 use crate::lab::recording::Replay;
 use crate::lab::store::Ask;
+use crate::lab::store::Compared;
+use crate::lab::store::Difference;
 use crate::lab::store::Hashed;
 use crate::lab::store::Key as Found;
 use crate::lab::store::Listing;
@@ -35,7 +37,7 @@ use crate::types::Millis;
 const SIZES: [(u16, u16); 3] = [(60, 20), (80, 24), (120, 40)];
 
 /// One frame in each size, and in 7 bits: what has no stand-in fails.
-fn all_sizes(name: &str, model: &Model) {
+pub(super) fn all_sizes(name: &str, model: &Model) {
     for (width, height) in SIZES {
         insta::assert_snapshot!(format!("{name}_{width}x{height}"), frame(model, width, height));
     }
@@ -72,7 +74,7 @@ fn space_holds_every_clock_and_the_header_says_what_members_say() {
     assert!(frame(&script.model, 80, 24).contains("HELD, 0 wait"));
     press(&mut script.model, &[Key::Char(' '), Key::Char('['), Key::Char('[')]);
     script.clock(false, 5);
-    assert!(frame(&script.model, 80, 24).contains("SLOW 1/5 (outside clients may time out)"));
+    assert!(frame(&script.model, 80, 24).contains("SLOW 1/5 (lab shell waits, others may not)"));
 }
 
 #[test]
@@ -200,10 +202,15 @@ fn members_that_differ_are_said_to() {
     let asked = press(&mut script.model, &[Key::Char('6'), Key::Char('m')]);
     assert!(matches!(asked, Some(Cmd::Data { ask: Ask::Compare { urls }, .. }) if urls.len() == 3));
     let hash = |member, hash| Hashed { member, hash: Ok((hash, 3)) };
-    shown(&mut script, Shown::Compared { revision: 7, hashes: vec![hash(0, 5), hash(1, 5), hash(2, 5)] });
+    let compared = |hashes, differ| Shown::Compared(Compared { revision: 7, hashes, differ });
+    shown(&mut script, compared(vec![hash(0, 5), hash(1, 5), hash(2, 5)], vec![]));
     assert!(frame(&script.model, 80, 24).contains("all members have the same"));
-    shown(&mut script, Shown::Compared { revision: 7, hashes: vec![hash(0, 5), hash(1, 6), hash(2, 5)] });
+    let has = vec![(0, Some((4, 7))), (1, None), (2, Some((4, 7)))];
+    let differ = vec![Difference { key: b"colour".to_vec(), has }];
+    shown(&mut script, compared(vec![hash(0, 5), hash(1, 6), hash(2, 5)], differ));
     assert!(frame(&script.model, 80, 24).contains("MEMBERS DIFFER"));
+    assert!(frame(&script.model, 120, 40).contains("colour: n1 rev 4 sum 00000007  n2 has it not"));
+    all_sizes("members_differ", &script.model);
 }
 
 #[test]
@@ -238,7 +245,7 @@ fn everything_has_a_name_and_names_are_completed() {
         matches!(&cmd, Some(Cmd::Do { line: Some(line), .. }) if line == "etcd-lab fault partition 'n1 | n2,n3'"),
         "{cmd:?}"
     );
-    assert!(frame(&script.model, 80, 24).contains("4 ways broken"));
+    assert!(frame(&script.model, 80, 24).contains("split n1 | n2,n3"));
     press(&mut script.model, &[Key::Char(':')]);
     press(&mut script.model, &text("theme contrast"));
     press(&mut script.model, &[Key::Enter]);
@@ -254,18 +261,7 @@ fn a_recording_shows_on_every_screen_and_goes_back() {
     let folder = tempfile::tempdir().expect("temp dir");
     let path = folder.path().join("a.labrec");
     let script = Script::watched();
-    let names = script.model.picture.as_ref().expect("started").member_names();
-    let member = |name: &String| crate::lab::workdir::MemberRecord {
-        name: name.clone(),
-        pid: 0,
-        client_url: String::new(),
-        peer_url: String::new(),
-        lab_socket: "s".into(),
-        log: "l".into(),
-        data_dir: "d".into(),
-    };
-    let record = Record { members: names.iter().map(member).collect(), ..Record::default() };
-    let mut recorder = Recorder::create(&path, &record).expect("written");
+    let mut recorder = Recorder::create(&path, &Record::sample(3)).expect("written");
     for (at, report) in &script.told {
         recorder.note(*at, report);
     }

@@ -4,7 +4,6 @@ use super::press;
 use crate::lab::Report;
 use crate::lab::cluster::Change;
 use crate::lab::survey::Survey;
-use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
 use crate::proto::lab;
 use crate::proto::lab::EntryKind;
@@ -18,8 +17,6 @@ use crate::tui::update;
 use crate::types::Millis;
 use std::collections::BTreeSet;
 
-const PORTS: [u16; 5] = [2379, 22379, 32379, 42379, 52379];
-
 pub(super) struct Script {
     pub(super) model: Model,
     /// What was reported, and when.
@@ -32,16 +29,7 @@ pub(super) struct Script {
 impl Script {
     /// Processes run; nobody has said anything.
     pub(super) fn started(nodes: usize) -> Script {
-        let member = |i: usize| MemberRecord {
-            name: format!("n{}", i + 1),
-            pid: 0,
-            client_url: format!("http://127.0.0.1:{}", PORTS[i]),
-            peer_url: format!("http://127.0.0.1:{}", PORTS[i] + 1),
-            lab_socket: "lab.sock".into(),
-            log: "etcd.log".into(),
-            data_dir: "data".into(),
-        };
-        let record = Record { supervisor_pid: 1, cluster_token: "t".into(), members: (0..nodes).map(member).collect() };
+        let record = Record::sample(nodes);
         let mut model = Model::new(Theme::Dark, false);
         let folder = "/home/ada/.local/state/etcd-lab/1".to_string();
         update(&mut model, Msg::Started { record, folder, notices: vec![] });
@@ -55,13 +43,19 @@ impl Script {
 
     /// Everybody follows n2 in term 3.
     pub(super) fn steady(nodes: usize) -> Script {
+        Script::led_by(nodes, 1)
+    }
+
+    /// Everybody follows the member at this place, in term 3.
+    fn led_by(nodes: usize, leader: usize) -> Script {
         let mut s = Script::started(nodes);
         for member in 0..nodes {
             s.report(Report::Connected { member });
             s.tell(member, Kind::Snapshot(lab::Snapshot { name: format!("n{}", member + 1), ..Default::default() }));
         }
         for member in 0..nodes {
-            s.state(member, if member == 1 { Role::Leader } else { Role::Follower }, 3, 2, 2);
+            let (role, id) = (if member == leader { Role::Leader } else { Role::Follower }, leader as u64 + 1);
+            s.state(member, role, 3, id, id);
         }
         s.pass(300);
         s
@@ -69,10 +63,7 @@ impl Script {
 
     /// n1 leads term 3 with one put; it is killed and n2 asks for votes in term 4.
     pub(super) fn election() -> Script {
-        let mut s = Script::steady(3);
-        s.state(0, Role::Leader, 3, 1, 1);
-        s.state(1, Role::Follower, 3, 1, 1);
-        s.state(2, Role::Follower, 3, 1, 1);
+        let mut s = Script::led_by(3, 0);
         s.append(0, 1, 3, "put a");
         s.append(1, 1, 3, "put a");
         s.append(2, 1, 3, "put a");
@@ -119,13 +110,13 @@ impl Script {
             s.marks(member, 3, 3, 3, 3);
         }
         s.tell(1, Kind::Applied(lab::Applied { index: 3, revision: 3 }));
-        s.append(1, 4, 3, "put a");
+        s.write(1, 4, 3, "put a");
         s.marks(1, 4, 4, 3, 3);
         s.sent(2, 1, 3, 3, 3);
         s.received(2, 1, 3, 3, 3);
         s.pass(250);
         s.sent(2, 3, 3, 3, 3);
-        s.append(0, 4, 3, "put a");
+        s.write(0, 4, 3, "put a");
         s.marks(0, 4, 4, 3, 3);
         s.pass(250);
         s.sent(1, 2, 4, 3, 4);
@@ -295,11 +286,17 @@ impl Script {
         self.tell(member, Kind::State(new));
     }
 
+    /// An entry that is committed and applied at once.
     fn append(&mut self, member: usize, index: u64, term: u64, what: &str) {
-        let kind = if what.is_empty() { EntryKind::Empty } else { EntryKind::Normal };
-        let entry = lab::LogEntry { index, term, kind: kind.into(), bytes: 41, summary: what.into() };
-        self.tell(member, Kind::Appended(lab::Appended { entries: vec![entry] }));
+        self.write(member, index, term, what);
         self.marks(member, index, index, index, index);
+    }
+
+    /// An entry that is on this member's disk, and no more.
+    fn write(&mut self, member: usize, index: u64, term: u64, what: &str) {
+        let kind = if what.is_empty() { EntryKind::Empty } else { EntryKind::Normal };
+        let entry = lab::LogEntry { index, term, kind: kind.into(), bytes: 41, summary: what.into(), sum: 0 };
+        self.tell(member, Kind::Appended(lab::Appended { entries: vec![entry] }));
     }
 
     pub(super) fn sent(&mut self, from: u64, to: u64, kind: u32, term: u64, index: u64) {

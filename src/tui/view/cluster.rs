@@ -16,6 +16,7 @@ use crate::lab::picture::MemberView;
 use crate::lab::picture::Process;
 use crate::lab::survey::Survey;
 use crate::tui::model::Model;
+use crate::tui::mouse::Hit;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
@@ -27,34 +28,40 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     for ((i, m), row) in picture.members.iter().enumerate().zip(1..) {
         let style = if i == model.selected { page.theme.marked() } else { Style::new() };
         page.line(area, row, &member(picture, m, i == model.selected, wide), style);
+        page.hit(area, row, Hit::Member(i));
     }
     let metrics = Rect { y: area.y + n + 2, height: area.height.saturating_sub(n + 2), ..area };
     let text = " member  log sync  store commit  keys  committed  pending  failed  elections  memory";
     page.line(metrics, 0, text, page.theme.faint());
     for (m, row) in picture.members.iter().zip(1..) {
-        let line = match (&m.survey, m.is_down()) {
-            (Some(s), false) => format!(" {:<7} {}", m.name, numbers(s)),
-            _ => format!(" {:<7} no answer", m.name),
+        let line = match fresh(picture, m) {
+            Some(s) => format!(" {:<7} {}", m.name, numbers(s)),
+            None => format!(" {:<7} no answer", m.name),
         };
-        page.line(metrics, row, &line, if m.survey.is_some() { Style::new() } else { page.theme.faint() });
+        page.line(metrics, row, &line, if fresh(picture, m).is_some() { Style::new() } else { page.theme.faint() });
     }
     let rest = Rect { y: metrics.y + n + 2, height: metrics.height.saturating_sub(n + 2), ..metrics };
     let used = alarms(picture, page, rest);
     let rest = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
     let used = links(model, picture, page, rest);
     let rest = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
-    if let Some((revision, hashes)) = &picture.shown.compared {
-        data::compared(picture, *revision, hashes, page, rest);
+    if let Some(found) = &picture.shown.compared {
+        data::compared(picture, found, page, rest);
     } else {
         page.line(rest, 0, " m compares the members' data;  y says why one does not serve", page.theme.faint());
     }
+}
+
+/// What its services said, if it is still there to have said it.
+fn fresh<'a>(picture: &Picture, m: &'a MemberView) -> Option<&'a Survey> {
+    m.survey.as_ref().filter(|_| !m.is_down() && m.is_heard(picture.now))
 }
 
 fn member(picture: &Picture, m: &MemberView, selected: bool, wide: bool) -> String {
     let (letter, word) = standing(m, picture.now);
     let mark = if selected { "▸" } else { " " };
     let url = m.client_url.trim_start_matches("http://");
-    let (version, size, in_use) = match m.survey.as_ref().filter(|_| !m.is_down()) {
+    let (version, size, in_use) = match fresh(picture, m) {
         Some(s) => (s.version.clone(), bytes(s.db_size as f64), bytes(s.db_in_use as f64)),
         None => ("-".into(), "-".into(), "-".into()),
     };
@@ -90,6 +97,7 @@ fn numbers(s: &Survey) -> String {
     )
 }
 
+/// Alarms, and what must never happen.
 fn alarms(picture: &Picture, page: &mut Page, area: Rect) -> u16 {
     let surveys: Vec<&Survey> = picture.members.iter().filter_map(|m| m.survey.as_ref()).collect();
     let mut alarms: Vec<String> =
@@ -101,24 +109,18 @@ fn alarms(picture: &Picture, page: &mut Page, area: Rect) -> u16 {
         (_, true) => page.line(area, 0, " alarms: none   ($ etcdctl alarm list)", Style::new()),
         _ => page.line(area, 0, &format!(" ALARM: {}   ($ etcdctl alarm list)", alarms.join(", ")), page.theme.bad()),
     };
+    let style = if picture.promises.is_any_broken() { page.theme.bad() } else { Style::new() };
+    page.line(area, 1, &format!(" promises: {}   (p)", picture.promises.verdict()), style);
     2
 }
 
-/// What the lab has done to links and disks.
+/// What the lab has put in force.
 fn links(model: &Model, picture: &Picture, page: &mut Page, area: Rect) -> u16 {
-    let name = |m: usize| picture.members.get(m).map_or("?", |m| m.name.as_str());
-    let link = |(from, to, l): (usize, usize, crate::lab::deed::Link)| match (l.cut, l.loss_percent, l.delay_ms) {
-        (true, ..) => format!("{}→{} cut", name(from), name(to)),
-        (_, 0, ms) => format!("{}→{} +{ms} ms", name(from), name(to)),
-        (_, percent, _) => format!("{}→{} loses {percent}%", name(from), name(to)),
-    };
-    let mut words: Vec<String> = model.board.broken().map(link).collect();
-    let disks = model.board.disks.iter().filter(|(_, ms)| **ms > 0);
-    words.extend(disks.map(|(m, ms)| format!("{} disk +{ms} ms", name(*m))));
+    let words = model.board.in_force(&picture.member_names());
     if words.is_empty() || model.replay.is_some() {
         return 0;
     }
-    page.line(area, 0, &format!(" broken on purpose: {}   (u undoes, :heal)", words.join(", ")), page.theme.busy());
+    page.line(area, 0, &format!(" broken on purpose: {}   (u undoes)", words.join(", ")), page.theme.busy());
     2
 }
 

@@ -2,7 +2,10 @@
 
 use super::Page;
 use crate::lab::Picture;
+use crate::lab::board::side_words;
 use crate::lab::picture::Pace;
+use crate::lab::picture::words::counted;
+use crate::lab::twin::Twin;
 use crate::lab::up::clock;
 use crate::tui::model::Model;
 use ratatui::layout::Rect;
@@ -14,22 +17,34 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     let leader = leader_words(picture);
     let plural = if picture.members.len() == 1 { "member" } else { "members" };
     let name = format!("{:?}", model.base()).to_uppercase();
-    let mut text = format!(" {name}  {state}  {} {plural}  term {term}  {leader}", picture.members.len());
-    let faults = faults(model);
+    let broken = picture.promises.is_any_broken();
+    let verdict = if broken { format!("  {} (p)", picture.promises.verdict()) } else { String::new() };
+    let mut text = format!(" {name}  {state}{verdict}  {} {plural}  term {term}  {leader}", picture.members.len());
+    let faults = faults(model, picture);
     if !faults.is_empty() && model.replay.is_none() {
         text.push_str(&format!("  {faults}"));
     }
     let missed: u64 = picture.members.iter().map(|m| m.dropped).sum();
-    let missed = if missed == 0 { String::new() } else { format!(" {missed} events missed ") };
+    let missed = if missed == 0 { String::new() } else { format!(" {} missed ", counted(missed, "event", "events")) };
     let pad = usize::from(area.width).saturating_sub(text.width() + missed.width());
-    page.line(area, 0, &format!("{text}{}{missed}", " ".repeat(pad)), page.theme.marked());
+    let style = if broken { page.theme.bad().patch(page.theme.marked()) } else { page.theme.marked() };
+    page.line(area, 0, &format!("{text}{}{missed}", " ".repeat(pad)), style);
 }
 
 /// LIVE, HELD, SLOW or REPLAY, or why it is none of them.
 fn state(model: &Model, picture: &Picture) -> String {
     if let Some(replay) = &model.replay {
         let how = if model.play.running { format!(" at {}%", model.play.percent) } else { String::new() };
-        return format!("REPLAY {} of {}{how}", clock(picture.now), clock(replay.end()));
+        let what = match &model.twin {
+            Some(Twin { script, .. }) => {
+                let forks: Vec<String> = script.forks.iter().map(|(_, seed)| seed.to_string()).collect();
+                let then = if forks.is_empty() { String::new() } else { format!(", then {}", forks.join(", ")) };
+                let you = if script.deeds.is_empty() { "" } else { ", then you" };
+                format!("SIMULATED, seed {}{then}{you}", script.seed)
+            }
+            None => "REPLAY".into(),
+        };
+        return format!("{what} {} of {}{how}", clock(picture.now), clock(replay.end()));
     }
     let heard = picture.members.iter().any(|m| m.is_heard(picture.now));
     let spoken = picture.members.iter().any(|m| m.heard.is_some());
@@ -38,10 +53,11 @@ fn state(model: &Model, picture: &Picture) -> String {
         (_, true, _) => "FROZEN (f goes on)".into(),
         (_, _, Pace::Held) => {
             let waits = picture.wires.held().count();
-            format!("HELD, {waits} wait")
+            format!("HELD, {}, shell too", counted(waits as u64, "waits", "wait"))
         }
         (_, _, Pace::Mixed) => "MIXED CLOCKS".into(),
-        (_, _, Pace::Slow(slower)) if heard => format!("SLOW 1/{slower} (outside clients may time out)"),
+        (_, _, Pace::Slow(slower)) if heard => format!("SLOW 1/{slower} (lab shell waits, others may not)"),
+        _ if heard && picture.is_upstream() => "LIVE upstream etcd".into(),
         _ if heard => "LIVE".into(),
         _ if spoken => "NO DATA".into(),
         _ => "STARTING".into(),
@@ -49,15 +65,34 @@ fn state(model: &Model, picture: &Picture) -> String {
 }
 
 /// What is broken on purpose, in a word or two.
-fn faults(model: &Model) -> String {
-    let links = model.board.broken().count();
+fn faults(model: &Model, picture: &Picture) -> String {
+    let sides = model.board.sides(picture.members.len());
+    let links = if sides.is_some() { 0 } else { model.board.broken().count() };
     let disks = model.board.disks.values().filter(|ms| **ms > 0).count();
     let mut words = Vec::new();
+    if let Some(sides) = sides {
+        words.push(format!("split {}", side_words(&sides, &picture.member_names())));
+    }
     if links > 0 {
-        words.push(format!("{links} ways broken"));
+        words.push(counted(links as u64, "way broken", "ways broken"));
     }
     if disks > 0 {
-        words.push(format!("{disks} slow disks"));
+        words.push(counted(disks as u64, "slow disk", "slow disks"));
+    }
+    if !model.board.bad_disks.is_empty() {
+        words.push(counted(model.board.bad_disks.len() as u64, "bad disk", "bad disks"));
+    }
+    if !model.board.misfits.is_empty() {
+        words.push(counted(model.board.misfits.len() as u64, "bad configuration", "bad configurations"));
+    }
+    if !model.board.walls.is_empty() {
+        words.push(counted(model.board.walls.len() as u64, "wrong clock", "wrong clocks"));
+    }
+    if let Some(nemesis) = &model.board.nemesis {
+        words.push(format!("NEMESIS {}, {} s left", nemesis.seed, nemesis.left(picture.now)));
+    }
+    if !model.board.no_clients.is_empty() {
+        words.push(format!("{} without clients", model.board.no_clients.len()));
     }
     words.join(", ")
 }

@@ -7,6 +7,7 @@ use crate::lab::Picture;
 use crate::lab::picture::Process;
 use crate::lab::up::clock;
 use crate::tui::model::Model;
+use crate::tui::mouse::Hit;
 use ratatui::layout::Rect;
 
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
@@ -30,5 +31,6 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
         let line = format!("{mark}{:<3} {letter} {word:<13} {numbers}", m.name);
         let role = if m.is_paused() { None } else { m.role(picture.now) };
         page.line(area, row, &line, page.theme.role(role));
+        page.hit(area, row, Hit::Member(i));
     }
 }

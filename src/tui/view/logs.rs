@@ -18,9 +18,11 @@ use super::standing;
 use crate::lab::Picture;
 use crate::lab::picture::Entry;
 use crate::lab::picture::MemberView;
+use crate::lab::upstream::NOT_VISIBLE;
 use crate::proto::lab::EntryKind;
 use crate::tui::look;
 use crate::tui::model::Model;
+use crate::tui::mouse::Hit;
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 use ratatui::style::Style;
@@ -30,6 +32,10 @@ const NAMES: u16 = 10;
 
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let last = picture.members.iter().filter_map(|m| m.log.last_key_value()).map(|(i, _)| *i).max().unwrap_or(0);
+    if picture.is_upstream() {
+        page.line(area, 1, &format!(" {NOT_VISIBLE} of its log's entries."), page.theme.faint());
+        return;
+    }
     if last == 0 {
         page.line(area, 1, " No log entry was reported yet.", page.theme.faint());
         return;
@@ -42,6 +48,7 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     indexes(picture, page, area, &window);
     let rows = picture.members.len() as u16;
     for ((i, m), row) in picture.members.iter().enumerate().zip(2..) {
+        page.hit(area, row, Hit::Member(i));
         row_of(
             picture,
             m,

@@ -11,6 +11,7 @@ use crate::tui::model::Model;
 use crate::tui::model::Overlay;
 use crate::tui::model::QUIT;
 use crate::tui::model::Question;
+use crate::tui::mouse::Hit;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::widgets::Block;
@@ -37,6 +38,7 @@ const GLOSSARY: &[(&str, &str)] = &[
     ("synced", "a watcher that has everything and waits for what comes"),
     ("lease", "a time to live; when it runs out, its keys are deleted"),
     ("compacted", "history below this revision is gone"),
+    ("promise", "what Raft and etcd never let happen, unless there is a bug"),
 ];
 
 pub(super) fn draw(model: &Model, page: &mut Page, area: Rect) {
@@ -60,6 +62,7 @@ pub(super) fn window(page: &mut Page, area: Rect, title: &str, width: u16, heigh
     let (width, height) = (width.min(area.width), height.min(area.height.saturating_sub(2)));
     let at = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     page.clear(at);
+    page.hits.push((at, Hit::Cover));
     let block = Block::bordered().title(format!(" {title} ")).border_style(page.theme.busy());
     let inside = block.inner(at);
     block.render(at, page.buffer);
@@ -90,7 +93,11 @@ fn why(page: &mut Page, area: Rect, title: &str, lines: &[String], scroll: u16) 
     let inside = window(page, area, title, width, lines.len() as u16 + 4);
     let skip = usize::from(scroll).min(lines.len().saturating_sub(usize::from(inside.height)));
     for (line, row) in lines.iter().skip(skip).zip(0..) {
-        let style = if line.ends_with('?') { page.theme.good() } else { Style::new() };
+        let style = match line {
+            line if line.ends_with('?') => page.theme.good(),
+            line if line.contains("BROKEN") => page.theme.bad(),
+            _ => Style::new(),
+        };
         page.line(inside, row, line, style);
     }
 }
@@ -118,6 +125,7 @@ fn menu(page: &mut Page, area: Rect, title: &str, (items, choice): (&[Item], usi
         };
         let unfit = if item.unfit.is_some() { " (not now)" } else { "" };
         page.line(inside, row, &format!("{mark} {}{unfit}", item.text), style);
+        page.hit(inside, row, Hit::Line(i as u64));
     }
     let last = inside.height.saturating_sub(1);
     if let Some(item) = items.get(choice) {

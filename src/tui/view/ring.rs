@@ -26,6 +26,7 @@ use crate::lab::up::clock;
 use crate::proto::lab::Role;
 use crate::tui::look;
 use crate::tui::model::Model;
+use crate::tui::mouse::Hit;
 use ratatui::layout::Position;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -53,6 +54,7 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     }
     for (i, (m, at)) in picture.members.iter().zip(&boxes).enumerate() {
         member(picture, m, i == model.selected, page, *at);
+        page.hits.push((*at, Hit::Member(i)));
     }
     if wide {
         let side = Rect { x: ring.right() + 1, width: INSPECTOR - 1, ..area };
@@ -138,7 +140,9 @@ fn marks(s: &crate::proto::lab::State, room: usize) -> String {
 /// The election timer as a bar that shrinks; for a leader how often it sends heartbeats.
 fn timer(m: &MemberView) -> String {
     const CELLS: u32 = 10;
-    let Some(t) = &m.timer else { return String::new() };
+    let Some(t) = &m.timer else {
+        return if m.is_polled { "timer, vote: not visible".into() } else { String::new() };
+    };
     if m.state.as_ref().is_some_and(|s| s.role() == Role::Leader) {
         return format!("heartbeat every {} ms", t.heartbeat_timeout_ticks * t.tick_ms);
     }
@@ -249,8 +253,12 @@ fn inspector(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
             rows.push("what it said last:".into());
         }
         rows.push(format!("leader {}", if s.leader == 0 { "-".into() } else { picture.name(s.leader) }));
-        rows.push(format!("log {} to {}", s.first_index, s.last_index));
-        rows.push(format!("on disk {}  commit {}", s.persisted, s.commit));
+        if m.is_polled {
+            rows.push(format!("commit {}; its log is not visible", s.commit));
+        } else {
+            rows.push(format!("log {} to {}", s.first_index, s.last_index));
+            rows.push(format!("on disk {}  commit {}", s.persisted, s.commit));
+        }
         rows.push(format!("applied {}  revision {}", s.applied, m.revision));
     }
     rows.extend(m.sync_us.map(|us| format!("last sync to disk {}.{} ms", us / 1000, us / 100 % 10)));

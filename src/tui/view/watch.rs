@@ -11,10 +11,13 @@
 
 use super::Page;
 use crate::lab::Picture;
+use crate::lab::picture::words::counted;
+use crate::lab::upstream::NOT_VISIBLE;
 use crate::proto::lab::Change;
 use crate::proto::lab::LeaseView;
 use crate::proto::lab::Watcher;
 use crate::tui::model::Model;
+use crate::tui::mouse::Hit;
 use crate::types::KeyRange;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -27,6 +30,10 @@ const BAR: usize = 20;
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let looks = picture.members.iter().filter_map(|m| m.look.as_ref());
     let (newest, floor) = looks.fold((0, 0), |(n, f), l| (n.max(l.revision), f.max(l.compact_revision)));
+    if picture.is_upstream() {
+        page.line(area, 1, &format!(" {NOT_VISIBLE} of its watchers and leases."), page.theme.faint());
+        return;
+    }
     if newest == 0 {
         page.line(area, 1, " No member has told of its watchers yet.", page.theme.faint());
         return;
@@ -36,7 +43,63 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     let below = Rect { y: area.y + used, height: area.height.saturating_sub(used), ..area };
     let used = table(model, picture, page, below, &watchers);
     let below = Rect { y: below.y + used, height: below.height.saturating_sub(used), ..below };
-    leases(picture, page, below);
+    // Who has no room for both sees the leases: they run out.
+    let rows = picture.members.len() as u16 + 2;
+    let fan = if below.height > rows + 1 { rows } else { 0 };
+    leases(picture, page, Rect { height: below.height - fan, ..below });
+    if fan > 0 {
+        fans(model, picture, page, Rect { y: below.bottom() - fan, height: fan, ..below }, &watchers);
+    }
+}
+
+/// A revision's way: who has applied it when, and which watchers were told there.
+fn fans(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers: &[(usize, &Watcher)]) {
+    let newest = picture.fans.keys().next_back().copied();
+    let Some(revision) = model.revision.or(newest) else { return };
+    let applied = picture.fans.get(&revision).map(Vec::as_slice).unwrap_or_default();
+    let what = picture.tape.get(&revision).map_or(String::new(), |changes| {
+        let keys: Vec<String> =
+            changes.iter().map(|c| String::from_utf8_lossy(&c.key).escape_debug().to_string()).collect();
+        format!(": {}", keys.join(" ").chars().take(30).collect::<String>())
+    });
+    page.rule(area, &format!("fan-out of revision {revision}{what}"));
+    let Some((_, first)) = applied.first() else {
+        page.line(area, 1, " nobody has told when it was applied", page.theme.faint());
+        return;
+    };
+    // In the order in which they came, and then those that have not.
+    let behind = (0..picture.members.len()).filter(|m| !applied.iter().any(|(member, _)| member == m));
+    let order = applied.iter().map(|(m, at)| (*m, Some(*at))).chain(behind.map(|m| (m, None)));
+    for ((member, at), row) in order.zip(1..area.height) {
+        let m = &picture.members[member];
+        let known = m.look.as_ref().map_or(0, |look| look.revision).max(m.revision);
+        let when = match at {
+            Some(at) => format!("applied +{} ms", at.0 - first.0),
+            None if known >= revision => "has it (it caught up)".to_owned(),
+            None => format!("is at {known}, not there yet"),
+        };
+        let told = |w: &Watcher| match fate(w, revision, picture.tape.get(&revision)) {
+            "" => None,
+            fate => Some(format!("w{} {fate}", w.watch_id)),
+        };
+        let told: Vec<String> = watchers.iter().filter(|(of, _)| *of == member).filter_map(|(_, w)| told(w)).collect();
+        let style = if at.is_some() { Style::new() } else { page.theme.busy() };
+        page.line(area, row, &format!(" {:<4} {when:<24} {}", m.name, told.join("  ")), style);
+    }
+}
+
+/// What a revision is to a watcher.
+fn fate(w: &Watcher, revision: u64, changes: Option<&Vec<Change>>) -> &'static str {
+    let range = KeyRange::parse(&w.key, &w.range_end);
+    match lane(w, &range, revision, changes) {
+        "X" => "cancelled",
+        "●" => "told",
+        "·" if w.start_revision == 0 && w.next_revision > revision => "has passed it",
+        "·" => "not its keys",
+        ">" => "comes next",
+        _ if revision > w.next_revision => "waits",
+        _ => "",
+    }
 }
 
 /// The newest revisions, and a lane for each watcher.
@@ -137,7 +200,8 @@ fn table(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers
             (_, true) => ("synced", Style::new()),
             _ => ("UNSYNCED", page.theme.busy()),
         };
-        let waits = if w.queued > 0 { format!(", {} wait", w.queued) } else { String::new() };
+        let waits =
+            if w.queued > 0 { format!(", {}", counted(w.queued.into(), "waits", "wait")) } else { String::new() };
         let mark = if i == model.watcher { "▸" } else { " " };
         let from = if w.start_revision == 0 { "now".into() } else { w.start_revision.to_string() };
         let line = format!(
@@ -149,6 +213,7 @@ fn table(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers
             filters(w)
         );
         page.line(area, row, &line, if i == model.watcher { style.patch(page.theme.marked()) } else { style });
+        page.hit(area, row, Hit::Line(i as u64));
     }
     rows as u16 + 3
 }
@@ -196,7 +261,7 @@ fn leases(picture: &Picture, page: &mut Page, area: Rect) {
             _ => format!("no leader has told what is left of {} s", view.ttl_s),
         };
         let key = view.keys.first().map_or(String::new(), |k| String::from_utf8_lossy(k).escape_debug().to_string());
-        let line = format!(" {:016x}  {bar}  {} keys {key}", view.id, view.keys_total);
+        let line = format!(" {:016x}  {bar}  {} {key}", view.id, counted(view.keys_total.into(), "key", "keys"));
         page.line(area, row, &line, Style::new());
     }
 }

@@ -14,8 +14,10 @@ use crate::lab::Picture;
 use crate::lab::picture::wires::End;
 use crate::lab::picture::wires::Line;
 use crate::lab::up::clock;
+use crate::lab::upstream::NOT_VISIBLE;
 use crate::tui::act;
 use crate::tui::model::Model;
+use crate::tui::mouse::Hit;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use unicode_width::UnicodeWidthStr as _;
@@ -39,6 +41,10 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     let shown = if model.routine { "" } else { "   (h shows heartbeats)" };
     let filter = if model.filter.is_empty() { String::new() } else { format!("   only {:?}", model.filter) };
     page.at(area, what, 0, &format!("what became of it{shown}{filter}"), page.theme.faint());
+    if picture.is_upstream() {
+        page.line(area, 2, &format!(" {NOT_VISIBLE} of its messages."), page.theme.faint());
+        return;
+    }
     if lines.is_empty() {
         page.line(area, 2, " No message yet: write a key (w), or press h to see heartbeats.", page.theme.faint());
         return;
@@ -51,6 +57,7 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     for (line, row) in lines[from..].iter().zip(1..area.height) {
         let here = Rect { y: area.y + row, height: 1, ..area };
         one(picture, line, line.number == marked, page, here, &lane, what);
+        page.hits.push((here, Hit::Line(line.number)));
     }
 }
 

@@ -356,7 +356,7 @@ impl World {
             }
         }
         if self.one_in(300) {
-            let range = pb::RangeRequest { sort_order: 0, ..self.range() };
+            let range = pb::RangeRequest { sort_order: 0, sort_target: 0, ..self.range() };
             let op = pb::RequestOp { request: Some(Request::RequestRange(range)) };
             txn.success = vec![op; 127 + self.random.below(3) as usize];
         }

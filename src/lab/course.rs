@@ -1,0 +1,343 @@
+//! The course without a screen: a lab's page as linear text, with numbered choices; and what the Learn screen shows, as JSON.
+//!
+//! For screen readers, dumb terminals and logs: no boxes, nothing that moves, one sentence for each change. What is typed is a number of the
+//! list, a letter, or any fault by its line.
+
+use crate::lab::guide::Ask;
+use crate::lab::guide::AskKind;
+use crate::lab::guide::Checked;
+use crate::lab::guide::Item;
+use crate::lab::guide::Lab;
+use crate::lab::guide::LentBed;
+use crate::lab::guide::Member;
+use crate::lab::guide::ProcessBeds;
+use crate::lab::guide::Run;
+use crate::lab::guide::SHELF;
+use crate::lab::guide::Session;
+use crate::lab::guide::Verdict;
+use crate::lab::guide::shelved;
+use crate::lab::workdir::Record;
+use serde_json::Value;
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Columns of the text.
+const WIDTH: usize = 76;
+
+/// The lab that is open if nobody says which: the first that needs nothing but the cluster that runs.
+const FIRST_LAB: &str = "B3";
+
+/// The lab whose short name or folder this is.
+///
+/// # Errors
+/// If there is none: a sentence with all names.
+pub fn chosen(wanted: Option<&str>) -> Result<Lab, String> {
+    let wanted = wanted.unwrap_or(FIRST_LAB);
+    let short = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
+    let found = SHELF.iter().find(|(name, _)| *name == wanted || short(name) == wanted).and_then(|(n, _)| shelved(n));
+    let lab = found.ok_or_else(|| {
+        let all: Vec<String> = SHELF.iter().map(|(name, _)| short(name)).collect();
+        format!("there is no lab {wanted:?}; there are {}", all.join(", "))
+    })?;
+    lab.map_err(|e| e.to_string())
+}
+
+/// A lab: on the cluster that runs in this folder, or, if it stops members and changes their files, on nodes of its own. Its
+/// commands work in a folder of their own.
+///
+/// # Errors
+/// As [`chosen`], or if no folder can be made: a sentence.
+pub fn open(wanted: Option<&str>, folder: &Path, record: &Record) -> Result<Session, String> {
+    let lab = chosen(wanted)?;
+    let work = folder.join("work");
+    fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
+    if lab.head.needs_nodes() {
+        let bed = ProcessBeds::ours()?.begin(&lab.head.cluster)?;
+        return Ok(Session::new(Arc::new(lab), bed.into(), &work));
+    }
+    let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
+    let members = record.members.iter().map(|m| Member { name: m.name.clone(), endpoint: endpoint(&m.client_url) });
+    let bed = LentBed::new(&folder.join("bin"), members.collect());
+    Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
+}
+
+/// What to do with a line that was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// It is answered: these lines.
+    Say(Vec<String>),
+    /// It is not of the course: perhaps a fault.
+    Other(String),
+    /// The learner leaves.
+    Leave,
+}
+
+/// A learner without a screen.
+pub struct Course {
+    session: Session,
+    folder: PathBuf,
+    record: Record,
+    checked: Vec<Checked>,
+}
+
+impl Course {
+    /// The first lab that needs nothing but this cluster.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn new(folder: &Path, record: &Record) -> Result<Course, String> {
+        let session = open(None, folder, record)?;
+        Ok(Course { session, folder: folder.to_owned(), record: record.clone(), checked: Vec::new() })
+    }
+
+    /// The step's text, and what can be done.
+    #[must_use]
+    pub fn page(&self) -> Vec<String> {
+        let lab = self.session.lab();
+        let of = lab.steps.len();
+        let mut lines = vec![format!("{} {}: step {} of {of}.", lab.head.id, lab.title, self.session.at() + 1)];
+        lines.push(String::new());
+        lines.extend(self.session.page(WIDTH).into_iter().map(|line| line.text));
+        lines.push(String::new());
+        lines.extend(self.choices());
+        lines
+    }
+
+    fn choices(&self) -> Vec<String> {
+        let mut lines = vec!["You can:".to_owned()];
+        for (item, n) in self.session.items().iter().zip(1..) {
+            lines.push(match item {
+                Item::Run(run) => format!("{n}: run this command: {}", one_line(run)),
+                Item::Ask(ask) => format!("{n} ANSWER: answer this question: {}{}", ask.label, options(ask)),
+                Item::Predict(p) => format!("{n} LETTER: guess: {} {}", p.ask, lettered(&p.options)),
+            });
+        }
+        lines.push("c: look at the checks. h: a hint. n: the next step. p: the step before. t: the text again.".into());
+        lines.push("labs: all labs; lab NAME: another one. q: leave. Or a fault by its line, as kill n1.".into());
+        lines
+    }
+
+    /// Does what was typed.
+    pub async fn take(&mut self, line: &str) -> Typed {
+        let line = line.trim();
+        let (word, rest) = line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim()));
+        Typed::Say(match word {
+            "" => Vec::new(),
+            "q" | "quit" => return Typed::Leave,
+            "t" => self.page(),
+            "n" | "p" => {
+                let at = self.session.at();
+                let to = if word == "n" {
+                    (at + 1).min(self.session.lab().steps.len().saturating_sub(1))
+                } else {
+                    at.saturating_sub(1)
+                };
+                if to == at {
+                    vec![format!("This is the {} step.", if word == "n" { "last" } else { "first" })]
+                } else {
+                    self.session.go(to);
+                    self.page()
+                }
+            }
+            "c" => self.look().await,
+            "h" => self.hint(),
+            "labs" => SHELF.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            "lab" => match open(Some(rest), &self.folder, &self.record) {
+                Ok(session) => {
+                    self.session = session;
+                    self.page()
+                }
+                Err(why) => vec![format!("No: {why}.")],
+            },
+            number => match number.parse::<usize>().ok().and_then(|n| n.checked_sub(1)) {
+                Some(place) => self.act(place, rest).await,
+                None => return Typed::Other(line.to_owned()),
+            },
+        })
+    }
+
+    async fn look(&mut self) -> Vec<String> {
+        self.checked = self.session.check().await;
+        if self.checked.is_empty() {
+            return vec!["This step has no checks.".into()];
+        }
+        let said = |c: &Checked| match &c.verdict {
+            Verdict::Pass => vec![format!("Done: {}", c.title)],
+            Verdict::NotYet { got, cause } => {
+                let why = cause.iter().map(|(_, say)| format!("  Why: {say}"));
+                let got = got.iter().map(|got| format!("  Found: {got}"));
+                [format!("Not yet: {}", c.title)].into_iter().chain(got).chain(why).collect()
+            }
+            Verdict::Error(why) => vec![format!("Cannot be looked at: {}: {why}", c.title)],
+        };
+        self.checked.iter().flat_map(said).collect()
+    }
+
+    fn hint(&mut self) -> Vec<String> {
+        if !self.session.open_next() {
+            return vec!["There is no further hint.".into()];
+        }
+        let level = self.session.opened();
+        let text = self.session.hint(level, WIDTH).unwrap_or_default();
+        let name = if level > 3 { "The solution:".into() } else { format!("Hint {level}:") };
+        [name].into_iter().chain(text.into_iter().map(|line| line.text)).collect()
+    }
+
+    /// Runs, answers or guesses what has this place in the list.
+    async fn act(&mut self, place: usize, given: &str) -> Vec<String> {
+        let items = self.session.items();
+        let said = match items.get(place) {
+            None => Err(format!("there is no number {}", place + 1)),
+            Some(Item::Run(run)) => {
+                let id = run.id.clone();
+                self.session.run_block(&id).await.map(|ran| {
+                    let mut lines: Vec<String> = ran.output.text.lines().map(str::to_owned).collect();
+                    lines.push(match (&ran.differs, ran.output.exit) {
+                        (Some(how), _) => format!("That is not what the page says: {how}"),
+                        (None, 0) => "That is what the page says.".into(),
+                        (None, code) => format!("Exit code {code}, as the page says."),
+                    });
+                    lines
+                })
+            }
+            Some(Item::Ask(ask)) => {
+                let id = ask.id.clone();
+                self.session
+                    .answer(&id, given)
+                    .map(|()| vec!["Your answer is noted; c looks whether it is right.".into()])
+            }
+            Some(Item::Predict(p)) => {
+                let id = p.id.clone();
+                let letter = given
+                    .chars()
+                    .next()
+                    .map_or(usize::MAX, |c| (c.to_ascii_lowercase() as usize).wrapping_sub('a' as usize));
+                let chosen = p.options.get(letter).cloned().unwrap_or_else(|| given.to_owned());
+                self.session
+                    .predict(&id, &chosen)
+                    .map(|(right, predict)| vec![format!("{} {}", if right { "Right." } else { "No." }, predict.why)])
+            }
+        };
+        said.unwrap_or_else(|why| vec![format!("No: {why}")])
+    }
+
+    /// What the Learn screen would show.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        to_json(&self.session, &self.checked)
+    }
+}
+
+fn one_line(run: &Run) -> String {
+    run.command.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+fn options(ask: &Ask) -> String {
+    match ask.kind {
+        AskKind::Text => String::new(),
+        AskKind::Choice => format!(" {}", lettered(&ask.options)),
+        AskKind::Order => format!(" In the right order: {}", lettered(&ask.options)),
+    }
+}
+
+fn lettered(options: &[String]) -> String {
+    options.iter().zip('a'..='z').map(|(option, letter)| format!("{letter}) {option}")).collect::<Vec<_>>().join("; ")
+}
+
+/// Where a learner is, and what waits: the twin of the Learn screen.
+#[must_use]
+pub fn to_json(session: &Session, checked: &[Checked]) -> Value {
+    let (lab, step) = (session.lab(), session.step());
+    let item = |item: &Item<'_>| match item {
+        Item::Run(run) => json!({
+            "run": run.id, "command": run.command, "printed": session.output(&run.id).map(|o| o.text.clone()),
+            "exit": session.output(&run.id).map(|o| o.exit), "differs": session.differed(&run.id),
+        }),
+        Item::Ask(ask) => json!({
+            "ask": ask.id, "question": ask.label, "options": ask.options, "answered": session.answered(&ask.id),
+        }),
+        Item::Predict(p) => json!({
+            "predict": p.id, "question": p.ask, "options": p.options, "guessed": session.guessed(&p.id),
+        }),
+    };
+    let check = |c: &Checked| {
+        let (is, got, why) = match &c.verdict {
+            Verdict::Pass => ("passed", Vec::new(), None),
+            Verdict::NotYet { got, cause } => ("not yet", got.clone(), cause.as_ref().map(|(_, say)| say.clone())),
+            Verdict::Error(why) => ("error", Vec::new(), Some(why.clone())),
+        };
+        json!({ "check": c.id, "title": c.title, "is": is, "got": got, "why": why })
+    };
+    json!({
+        "lab": lab.head.id, "title": lab.title, "step": session.at() + 1, "steps": lab.steps.len(),
+        "step_title": step.map(|s| s.title.clone()), "hints_open": session.opened(),
+        "page": session.page(WIDTH).into_iter().map(|line| line.text).collect::<Vec<_>>(),
+        "items": session.items().iter().map(item).collect::<Vec<_>>(),
+        "checks": checked.iter().map(check).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn course(folder: &Path) -> Course {
+        Course::new(folder, &Record::sample(3)).expect("the first lab")
+    }
+
+    async fn says(course: &mut Course, line: &str) -> String {
+        match course.take(line).await {
+            Typed::Say(lines) => lines.join("\n"),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_is_plain_text_with_numbered_choices() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let mut course = course(folder.path());
+        let page = says(&mut course, "t").await;
+        assert!(page.contains("step 1 of") && page.contains("You can:") && page.contains("\n1"), "{page}");
+        assert!(page.chars().all(|c| !('\u{2500}'..='\u{28ff}').contains(&c)), "no boxes: {page}");
+        assert!(says(&mut course, "p").await.contains("first step"));
+        assert!(says(&mut course, "n").await.contains("step 2 of"));
+        assert!(says(&mut course, "99").await.contains("there is no number 99"));
+        assert!(says(&mut course, "lab nothing").await.contains("there is no lab"));
+        assert_eq!(course.take("kill n1").await, Typed::Other("kill n1".into()));
+        assert_eq!(course.take("q").await, Typed::Leave);
+    }
+
+    #[tokio::test]
+    async fn every_lab_can_be_read_guessed_and_hinted_without_a_screen() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let mut course = course(folder.path());
+        let mut guessed = 0;
+        for (name, _) in SHELF {
+            assert!(says(&mut course, &format!("lab {name}")).await.contains("step 1 of"), "{name}");
+            for _ in 0..course.session.lab().steps.len() {
+                let items: Vec<bool> = course.session.items().iter().map(|i| matches!(i, Item::Predict(_))).collect();
+                for (place, _) in items.iter().enumerate().filter(|(_, is)| **is) {
+                    let said = says(&mut course, &format!("{} a", place + 1)).await;
+                    assert!(said.starts_with("Right.") || said.starts_with("No."), "{name}: {said}");
+                    guessed += 1;
+                }
+                assert!(!says(&mut course, "h").await.is_empty(), "{name}");
+                says(&mut course, "n").await;
+            }
+        }
+        assert!(guessed > 0, "no lab asks for a guess");
+    }
+
+    #[tokio::test]
+    async fn the_learn_screen_has_a_twin_in_json() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let course = course(folder.path());
+        let json = course.to_json();
+        assert_eq!((&json["step"], &json["lab"]), (&1.into(), &course.session.lab().head.id.clone().into()));
+        assert!(json["items"].as_array().is_some_and(|items| !items.is_empty()), "{json:#}");
+        assert!(json["page"].as_array().is_some_and(|lines| lines.len() > 3), "{json:#}");
+    }
+}

@@ -1,0 +1,201 @@
+//! What a newcomer asks, and what the screens answer: who is missed, what is broken on purpose, what a server cannot do; and the simulated
+//! cluster, on which a learner acts.
+
+use super::frame;
+use super::press;
+use super::script::Script;
+use super::text;
+use crate::lab::Report;
+use crate::lab::recording::Replay;
+use crate::lab::twin;
+use crate::lab::workdir::Record;
+use crate::proto::lab;
+use crate::proto::lab::event::Kind;
+use crate::sim::film::Act;
+use crate::sim::film::Script as Played;
+use crate::tui::Cmd;
+use crate::tui::Model;
+use crate::tui::Msg;
+use crate::tui::keys::Key;
+use crate::tui::look::Theme;
+use crate::tui::update;
+use crate::types::Millis;
+
+fn typed(model: &mut Model, line: &str) -> Option<Cmd> {
+    press(model, &[Key::Char(':')]);
+    press(model, &text(line));
+    press(model, &[Key::Enter])
+}
+
+#[test]
+fn why_tells_of_the_one_that_is_missed_before_the_one_that_is_marked() {
+    let mut script = Script::steady(3);
+    press(&mut script.model, &[Key::Char('y')]);
+    assert!(frame(&script.model, 80, 24).contains("why does n1 not lead?"), "nobody is missed");
+    press(&mut script.model, &[Key::Esc]);
+    script.kill(2);
+    press(&mut script.model, &[Key::Char('y')]);
+    insta::assert_snapshot!("missed_80x24", frame(&script.model, 80, 24));
+    press(&mut script.model, &[Key::Esc, Key::Char('6'), Key::Char('y')]);
+    assert!(frame(&script.model, 80, 24).contains("why does n3 not serve?"));
+    // Who is marked and down is asked about itself.
+    press(&mut script.model, &[Key::Esc, Key::Char('2'), Key::Right, Key::Right, Key::Char('y')]);
+    assert!(frame(&script.model, 80, 24).contains("why does n3 not lead?"));
+}
+
+#[test]
+fn a_member_that_is_not_heard_is_not_said_to_serve() {
+    let mut script = Script::watched();
+    press(&mut script.model, &[Key::Char('6')]);
+    typed(&mut script.model, "bad-config n1 other-token");
+    script.report(Report::Lost { member: 0, why: "it closed the stream".into() });
+    script.report(Report::Said { member: 0, line: "cluster ID mismatch".into() });
+    script.pass(200);
+    press(&mut script.model, &[Key::Char('y')]);
+    let screen = frame(&script.model, 120, 40);
+    insta::assert_snapshot!("other_token_120x40", screen);
+    assert!(!screen.contains("serves clients"), "{screen}");
+    assert!(screen.contains("another cluster's token") && screen.contains("good-config n1"), "{screen}");
+}
+
+#[test]
+fn a_partition_is_named_by_its_sides() {
+    let mut script = Script::steady(5);
+    typed(&mut script.model, "partition n1,n2 | n3,n4,n5");
+    let header = |script: &Script| frame(&script.model, 120, 40).lines().next().expect("a line").to_owned();
+    assert!(header(&script).contains("split n1,n2 | n3,n4,n5"), "{}", header(&script));
+    press(&mut script.model, &[Key::Char('y')]);
+    assert!(frame(&script.model, 120, 40).contains("split n1,n2 | n3,n4,n5"));
+    press(&mut script.model, &[Key::Esc]);
+    typed(&mut script.model, "delay n1 n3 200ms");
+    assert!(header(&script).contains("ways broken"), "it is no partition any more: {}", header(&script));
+}
+
+#[test]
+fn a_write_can_be_sent_to_one_member_alone() {
+    let mut script = Script::steady(3);
+    let Some(Cmd::Put { endpoints, key, value }) = typed(&mut script.model, "put-at n3 colour deep blue") else {
+        panic!("a put")
+    };
+    assert_eq!((key.as_str(), value.as_str()), ("colour", "deep blue"));
+    assert_eq!(endpoints, ["http://127.0.0.1:32379"]);
+    assert!(frame(&script.model, 80, 24).contains("etcdctl --endpoints 127.0.0.1:32379 put colour 'deep blue'"));
+    assert_eq!(typed(&mut script.model, "put-at n9 a b"), None);
+}
+
+#[test]
+fn the_bar_offers_upstream_etcd_nothing_that_it_cannot_do() {
+    let record = Record { upstream: Some("/usr/bin/etcd".into()), ..Record::sample(3) };
+    let mut model = Model::new(Theme::Dark, false);
+    update(&mut model, Msg::Started { record, folder: "/f".into(), notices: vec![] });
+    let screen = frame(&model, 120, 40);
+    let bar = screen.lines().rev().nth(1).expect("two lines of keys");
+    assert!(bar.contains("Space freeze the drawing") && bar.contains("! break…"), "{bar}");
+    assert!(!bar.contains("step") && !bar.contains("slower") && !bar.contains("until"), "{bar}");
+}
+
+#[test]
+fn certificates_are_broken_only_where_there_are_some() {
+    let mut script = Script::steady(3);
+    assert_eq!(typed(&mut script.model, "bad-config n1 expired-cert"), None);
+    assert!(frame(&script.model, 120, 40).contains("start the lab with --tls"));
+    press(&mut script.model, &[Key::Char('!')]);
+    assert!(!frame(&script.model, 120, 60).contains("expired"));
+    press(&mut script.model, &[Key::Esc]);
+    script.model.picture.as_mut().expect("started").is_tls = true;
+    assert!(typed(&mut script.model, "bad-config n1 expired-cert").is_some());
+    press(&mut script.model, &[Key::Char('!')]);
+    assert!(frame(&script.model, 120, 60).contains("a certificate that has expired"));
+}
+
+#[test]
+fn a_revision_fans_out_to_members_and_watchers() {
+    let mut script = Script::watched();
+    for (member, wait) in [(1, 10), (0, 30)] {
+        script.pass(wait);
+        script.tell(member, Kind::Applied(lab::Applied { index: 7, revision: 7 }));
+    }
+    press(&mut script.model, &[Key::Char('4')]);
+    let screen = frame(&script.model, 120, 40);
+    insta::assert_snapshot!("fan_120x40", screen);
+    assert!(screen.contains("fan-out of revision 7: b c") && screen.contains("n2   applied +0 ms"), "{screen}");
+    assert!(screen.contains("n1   applied +30 ms") && screen.contains("n3   has it (it caught up)"), "{screen}");
+    assert!(screen.contains("w0 told") && screen.contains("w1 waits"), "{screen}");
+    press(&mut script.model, &[Key::Left]);
+    assert!(frame(&script.model, 120, 40).contains("fan-out of revision 6"));
+    press(&mut script.model, &[Key::End]);
+    assert_eq!(script.model.revision, None);
+}
+
+#[test]
+fn a_theatre_has_room_for_every_screen() {
+    let mut script = Script::watched();
+    for (name, key) in
+        [("wire", Key::Tab), ("logs", Key::Char('3')), ("watch", Key::Char('4')), ("cluster", Key::Char('6'))]
+    {
+        press(&mut script.model, &[Key::Char('2'), key]);
+        insta::assert_snapshot!(format!("{name}_200x50"), frame(&script.model, 200, 50));
+    }
+}
+
+fn simulated() -> Model {
+    let played = Played { seed: 7, members: 3, seconds: 6, forks: Vec::new(), deeds: Vec::new() };
+    let (twin, recording) = twin::play(&played);
+    let mut model = Model::new(Theme::Dark, false);
+    model.twin = Some(twin);
+    update(&mut model, Msg::Replay(Ok(Box::new(Replay::new(recording)))));
+    press(&mut model, &[Key::Char(' ')]);
+    model
+}
+
+/// Plays what the model asks for, as the outside does.
+fn outside(model: &mut Model, cmd: Option<Cmd>) -> Played {
+    let Some(Cmd::Simulate { script, at }) = cmd else { panic!("a run, not {cmd:?}") };
+    let (twin, recording) = twin::play(&script);
+    let (found, twin) = (Box::new(Replay::new(recording)), Box::new(twin));
+    update(model, Msg::Forked { found, twin, at });
+    script
+}
+
+#[test]
+fn on_a_simulated_cluster_deeds_happen_at_the_moment_that_is_shown() {
+    let mut model = simulated();
+    typed(&mut model, "goto 00:03");
+    let at = model.shown().expect("it is shown").now;
+    let cmd = typed(&mut model, "put mine here");
+    let played = outside(&mut model, cmd);
+    assert_eq!((played.deeds[0].at_ms, &played.deeds[0].line), (at.0, &"put mine here".to_owned()));
+    assert_eq!(model.shown().expect("it is shown").now, at, "the same moment is shown");
+    // Not in the same moment: a leader that dies at once takes it with it.
+    typed(&mut model, "goto 00:04");
+    let cmd = typed(&mut model, "kill m1");
+    let played = outside(&mut model, cmd);
+    assert_eq!(played.deeds[1].act, Act::Kill(1));
+    typed(&mut model, "goto 00:05");
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("SIMULATED, seed 7, then you") && screen.contains("m1 x DOWN"), "{screen}");
+    press(&mut model, &[Key::Char('5')]);
+    update(&mut model, Msg::Tick(Millis(1)));
+    let data = frame(&model, 80, 24);
+    assert!(data.contains("mine  rev"), "{data}");
+    typed(&mut model, "goto 00:01");
+    update(&mut model, Msg::Tick(Millis(2)));
+    assert!(!frame(&model, 80, 24).contains("mine  rev"), "it was not written yet");
+    // Taken back, the last first; what the twin has not is said.
+    let undo = press(&mut model, &[Key::Char('u')]);
+    assert_eq!(outside(&mut model, undo).deeds.len(), 1);
+    assert_eq!(typed(&mut model, "cut-clients m1"), None);
+    assert!(frame(&model, 80, 24).contains("the simulation has no such thing"));
+}
+
+#[test]
+fn the_break_menu_of_a_simulated_cluster_has_what_it_can_do() {
+    let mut model = simulated();
+    press(&mut model, &[Key::Char('!')]);
+    let menu = frame(&model, 80, 24);
+    assert!(menu.contains("kill -9") && menu.contains("power loss") && !menu.contains("clock-offset"), "{menu}");
+    let kill = press(&mut model, &[Key::Enter]);
+    assert_eq!(outside(&mut model, kill).deeds[0].act, Act::Kill(0));
+    let bar = frame(&model, 120, 40);
+    assert!(bar.contains("w write  ! break…  u undo"), "{bar}");
+}
