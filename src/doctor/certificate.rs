@@ -1,11 +1,10 @@
 //! What a certificate says of itself, as far as it explains why it was refused.
 
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
+use crate::tls::AltName;
+use crate::tls::alt_names;
 use time::OffsetDateTime;
 use time::macros::format_description;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 /// A certificate, read.
@@ -25,8 +24,7 @@ impl Certificate {
     /// Reads DER; nothing if it is none.
     pub(super) fn read(der: &[u8]) -> Option<Certificate> {
         let (_, read) = X509Certificate::from_der(der).ok()?;
-        let names = read.subject_alternative_name().ok().flatten();
-        let names = names.map(|names| names.value.general_names.iter().filter_map(name).collect()).unwrap_or_default();
+        let names = alt_names(&read).iter().map(AltName::to_string).collect();
         let mut usages = Vec::new();
         if let Ok(Some(usage)) = read.extended_key_usage() {
             let known = [(usage.value.server_auth, "serverAuth"), (usage.value.client_auth, "clientAuth")];
@@ -67,18 +65,6 @@ impl Certificate {
     /// Whether it may be shown for this purpose.
     pub(super) fn is_for(&self, usage: &str) -> bool {
         self.usages.is_empty() || self.usages.contains(&usage)
-    }
-}
-
-fn name(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
-            (Ok(four), _) => Some(Ipv4Addr::from(four).to_string()),
-            (_, Ok(sixteen)) => Some(Ipv6Addr::from(sixteen).to_string()),
-            _ => None,
-        },
-        _ => None,
     }
 }
 

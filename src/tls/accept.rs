@@ -8,6 +8,9 @@ use super::Error;
 use super::alert;
 use super::config::Renewed;
 use super::config::ServerFiles;
+use super::names::AltName;
+use super::names::alt_names;
+use super::names::common_name;
 use super::verify::UnsupportedKey;
 use super::verify::wrong_name;
 use parking_lot::Mutex;
@@ -34,7 +37,6 @@ use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::PeerIncompatible;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
@@ -146,7 +148,7 @@ impl Acceptor {
         let stream = shaken.map_err(|_| HandshakeError::Timeout)??;
         let stream = Stream::Tls(Box::new(stream));
         if let (true, Some(from), Some(cert)) = (tls.check_client_address, from, stream.peer_certificate()) {
-            let names = AltNames::of(cert);
+            let names = Origins::of(cert);
             tokio::time::timeout(tls.timeout, names.check(from.ip())).await.map_err(|_| HandshakeError::Timeout)??;
         }
         Ok(stream)
@@ -430,58 +432,30 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     }
 }
 
-/// The common name in a certificate's subject; of several the last, as Go reads it.
-#[must_use]
-pub fn common_name(cert: &CertificateDer<'_>) -> Option<String> {
-    let (_, parsed) = X509Certificate::from_der(cert).ok()?;
-    let name = parsed.subject().iter_common_name().last()?;
-    name.as_str().ok().map(str::to_owned)
-}
+/// The names that a certificate was made for, as far as they say who may come from where.
+#[derive(Debug)]
+struct Origins(Vec<AltName>);
 
-/// The addresses and names that a certificate was made for.
-#[derive(Debug, Default)]
-struct AltNames {
-    addresses: Vec<IpAddr>,
-    names: Vec<String>,
-}
-
-impl AltNames {
-    fn of(cert: &CertificateDer<'_>) -> AltNames {
-        let mut found = AltNames::default();
-        let Ok((_, parsed)) = X509Certificate::from_der(cert) else { return found };
-        let Ok(Some(extension)) = parsed.subject_alternative_name() else { return found };
-        for name in &extension.value.general_names {
-            match name {
-                GeneralName::DNSName(name) => found.names.push((*name).to_owned()),
-                GeneralName::IPAddress(bytes) => found.addresses.extend(address(bytes)),
-                _ => {}
-            }
-        }
-        found
+impl Origins {
+    fn of(cert: &CertificateDer<'_>) -> Origins {
+        let parsed = X509Certificate::from_der(cert).ok();
+        Origins(parsed.map(|(_, cert)| alt_names(&cert)).unwrap_or_default())
     }
 
     /// Passes a certificate without names, one that has the address, and one with a name that resolves to it.
     async fn check(&self, from: IpAddr) -> Result<(), HandshakeError> {
         let from = from.to_canonical();
-        if (self.addresses.is_empty() && self.names.is_empty()) || self.addresses.contains(&from) {
+        if self.0.is_empty() || self.0.contains(&AltName::Address(from)) {
             return Ok(());
         }
-        for name in &self.names {
+        for name in &self.0 {
+            let AltName::Host(name) = name else { continue };
             let Ok(mut found) = tokio::net::lookup_host((name.as_str(), 0)).await else { continue };
             if found.any(|a| a.ip().to_canonical() == from) {
                 return Ok(());
             }
         }
-        let addresses = self.addresses.iter().map(IpAddr::to_string);
-        let names = addresses.chain(self.names.iter().cloned()).collect();
+        let names = self.0.iter().map(AltName::to_string).collect();
         Err(HandshakeError::WrongAddress { address: from.to_string(), names })
-    }
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-        _ => None,
     }
 }

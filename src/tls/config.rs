@@ -3,9 +3,9 @@
 //! Source: etcd `client/pkg/transport/listener.go`, `ServerConfig` and `ClientConfig`.
 
 use super::Error;
-use super::accept::common_name;
 use super::files::Pair;
 use super::files::Trusted;
+use super::names::common_name;
 use super::offer::Offer;
 use super::provider;
 use super::revoked::Revoked;

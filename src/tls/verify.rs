@@ -9,9 +9,9 @@
 //!
 //! Source: Go `crypto/x509/verify.go` (`Verify`, `isValid`, `CheckSignatureFrom`).
 
-use super::accept::common_name;
 use super::files::Trusted;
 use super::files::unsupported_key;
+use super::names::common_name;
 use super::provider;
 use std::fmt;
 use std::sync::Arc;

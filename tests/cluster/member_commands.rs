@@ -85,6 +85,20 @@ async fn script(program: &Path, server: &Path) -> Vec<Outcome> {
     outcomes
 }
 
+/// What etcd itself answers. Its member answers a conf change before its raft counts it as applied; one that comes in between is dropped without a
+/// word (raft `stepLeader`, "possible unapplied conf change"; etcd `server/etcdserver/raft.go`) and times out. A busy machine makes the gap wide, and
+/// a script in which that happened says nothing about the answers: it is run again. Ours is never given a second run.
+async fn script_of_etcd(program: &Path, etcd: &Path) -> Vec<Outcome> {
+    for _ in 0..5 {
+        let outcomes = script(program, etcd).await;
+        match outcomes.iter().find(|(.., complaint)| complaint.contains("request timed out")) {
+            Some((line, ..)) => eprintln!("etcd has dropped {line:?}"),
+            None => return outcomes,
+        }
+    }
+    panic!("etcd drops a conf change in each of five runs");
+}
+
 /// Members come in the order of their ids, which two clusters do not share.
 fn in_order(text: &str) -> String {
     if let Ok(mut json) =
@@ -124,11 +138,15 @@ fn etcdctl_changes_our_members_as_etcds_own() {
     turn(Duration::from_secs(300), async {
         let (Some(etcd), Some(newer)) = (foreign::etcd_351(test), foreign::beside_351(test, "etcdctl")) else { return };
         let Some(older) = foreign::etcdctl_34(test) else { return };
-        let reference = script(&newer, &etcd).await;
+        let reference = script_of_etcd(&newer, &etcd).await;
         let complaints: Vec<&str> = reference.iter().map(|(.., complaint)| complaint.as_str()).collect();
         assert_eq!(complaints.iter().filter(|complaint| !complaint.is_empty()).count(), 12, "{complaints:?}");
         assert_same("etcdctl 3.5.1 on our member", &script(&newer, &etcd_bin()).await, &reference);
-        assert_same("etcdctl 3.4 on our member", &script(&older, &etcd_bin()).await, &script(&older, &etcd).await);
+        assert_same(
+            "etcdctl 3.4 on our member",
+            &script(&older, &etcd_bin()).await,
+            &script_of_etcd(&older, &etcd).await,
+        );
         let ours = script(Path::new(env!("CARGO_BIN_EXE_etcdctl")), &etcd_bin()).await;
         // What a learner is called since 3.6.
         let ours: Vec<Outcome> = ours

@@ -5,17 +5,16 @@
 use crate::lab::guide::expr::FileProperty;
 use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Shell;
+use crate::tls::AltName;
+use crate::tls::alt_names;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::UnixTime;
 use rustls::pki_types::pem::PemObject as _;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 /// How much of a file a check reads.
@@ -76,9 +75,8 @@ fn certificate(path: &Path, property: &FileProperty) -> Option<Found> {
     let (_, read) = X509Certificate::from_der(&der).ok()?;
     Some(match property {
         FileProperty::CertNames => {
-            let names = read.subject_alternative_name().ok().flatten();
-            let names = names.map(|n| n.value.general_names.iter().filter_map(name).collect::<Vec<_>>());
-            Found::Text(names.unwrap_or_default().join(","))
+            let names: Vec<String> = alt_names(&read).iter().map(AltName::to_string).collect();
+            Found::Text(names.join(","))
         }
         FileProperty::CertUsages => {
             let usage = read.extended_key_usage().ok().flatten();
@@ -93,18 +91,6 @@ fn certificate(path: &Path, property: &FileProperty) -> Option<Found> {
             Found::Number((validity.not_after.timestamp() - validity.not_before.timestamp()) / 86_400)
         }
     })
-}
-
-fn name(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
-            (Ok(four), _) => Some(Ipv4Addr::from(four).to_string()),
-            (_, Ok(sixteen)) => Some(Ipv6Addr::from(sixteen).to_string()),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 /// Whether the authority's key has signed this certificate, at a time when it was good.
