@@ -38,6 +38,7 @@ use crate::types::Millis;
 use crate::types::Term;
 use crate::wal::SnapshotMark;
 use crate::wal::Wal;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -71,6 +72,7 @@ impl RaftThread {
             apply,
             seen: (Term(0), MemberId::NONE),
             role: (Role::Follower, Term(0)),
+            votes: BTreeMap::new(),
             now: Millis(0),
             beats: Beats::default(),
         };
@@ -236,6 +238,8 @@ struct Hands {
     apply: Arc<Mailbox<Work>>,
     seen: (Term, MemberId),
     role: (Role, Term),
+    /// How this campaign's voters have voted; its own vote is the first.
+    votes: BTreeMap<MemberId, bool>,
     /// The time of this round.
     now: Millis,
     beats: Beats,
@@ -337,17 +341,19 @@ impl Hands {
             Role::PreCandidate => {
                 tracing::info!(logger = "raft", "{id} became pre-candidate at term {term}");
                 vote(PRE_VOTE);
+                self.votes = BTreeMap::from([(id, true)]);
             }
             Role::Candidate => {
                 tracing::info!(logger = "raft", "{id} became candidate at term {term}");
                 vote(VOTE);
+                self.votes = BTreeMap::from([(id, true)]);
             }
             Role::Leader => tracing::info!(logger = "raft", "{id} became leader at term {term}"),
         }
     }
 
-    /// Says how another member has voted for this one (`raft.go`, `poll`).
-    fn notice_vote(&self, message: &Message) {
+    /// Says how another member has voted for this one, and how the count stands (`raft.go`, `poll` and `stepCandidate`).
+    fn notice_vote(&mut self, message: &Message) {
         let (id, term, from) = (self.inner.id, self.role.1, MemberId(message.from));
         let kind = match (self.role.0, message.msg_type()) {
             (Role::Candidate, MessageType::MsgRequestVoteResponse) => VOTE,
@@ -356,6 +362,10 @@ impl Hands {
         };
         let how = if message.reject { "rejection " } else { "" };
         tracing::info!(logger = "raft", "{id} received {kind} {how}from {from} at term {term}");
+        self.votes.entry(from).or_insert(!message.reject);
+        let granted = self.votes.values().filter(|granted| **granted).count();
+        let rejected = self.votes.len() - granted;
+        tracing::info!(logger = "raft", "{id} has received {granted} {kind} votes and {rejected} vote rejections");
     }
 
     /// Says what changed at the top, in the words that tools wait for, and what became of it for those who wait.

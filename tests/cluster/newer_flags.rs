@@ -1,5 +1,5 @@
-//! What etcdctl learnt in 3.7: `get --stream`, `--auth-jwt-token`. There is no such program here to compare with: what is compared is the same
-//! answer asked for in the older way.
+//! What etcdctl and the server learnt after 3.5.1: `get --stream`, `--auth-jwt-token` in 3.7, and where 3.6 changed its mind. There is no such program
+//! here to compare with: what is compared is the same answer asked for in the older way, or the text in etcd's sources.
 
 use crate::client::put;
 use crate::foreign;
@@ -8,6 +8,7 @@ use crate::harness::Scratch;
 use crate::harness::etcd_bin;
 use crate::harness::turn;
 use etcd_lab::proto::etcdserverpb as pb;
+use prost::Message as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -105,5 +106,50 @@ fn a_token_that_was_made_elsewhere_is_taken() {
         let (code, _, err) = etcdctl(url, &["--auth-jwt-token", &token[..token.len() - 4], "get", "k"]);
         assert_eq!((code, err.lines().last()), (Some(1), Some("Error: etcdserver: invalid auth token")));
         assert!(Path::new(&public).exists());
+    });
+}
+
+/// Each is a row of tests/differences.toml. Sources: etcd 3.6 `client/v3/config.go` (`newTLSConfig`), `server/auth/store.go`
+/// (`isValidPermissionRange`), `etcdctl/main.go`.
+#[test]
+fn what_later_releases_do_is_what_ours_does() {
+    turn(LIMIT, async {
+        let cluster = Cluster::start(1).await;
+        let url = cluster.spec(0).client_url.clone();
+        let bare = url.trim_start_matches("http://");
+        let skip = ["--insecure-skip-tls-verify", "--command-timeout=2s", "put", "k", "v"];
+        assert_eq!(etcdctl(&url, &skip).0, Some(0), "a scheme settles it");
+        let (code, _, err) = etcdctl(bare, &skip);
+        assert_eq!(code, Some(1));
+        assert!(err.ends_with("Error: context deadline exceeded\n"), "{err}");
+        assert_eq!(etcdctl(bare, &["role", "add", "r"]).0, Some(0));
+        let (code, out, err) = etcdctl(bare, &["role", "grant-permission", "r", "read", "z", "a"]);
+        assert_eq!((code, out.len()), (Some(1), 0));
+        assert!(err.ends_with("Error: etcdserver: invalid auth management\n"), "{err}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_etcdctl"));
+        command.env_clear().env("ETCDCTL_API", "4").args(["--endpoints", bare, "get", "k"]);
+        let output = command.output().expect("our own program");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"k\nv\n"[..]), "{err}");
+        assert!(err.contains(r#""environment-variable":"ETCDCTL_API=4""#), "{err}");
+    });
+}
+
+#[test]
+fn a_lease_in_protobuf_is_the_whole_answer() {
+    turn(LIMIT, async {
+        let cluster = Cluster::start(1).await;
+        let url = &cluster.spec(0).client_url;
+        let lease = |words: &str| etcdctl(url, &["lease"].into_iter().chain(words.split(' ')).collect::<Vec<_>>()).1;
+        let granted = pb::LeaseGrantResponse::decode(&*lease("grant 100 -w protobuf")).expect("an answer");
+        assert_eq!(granted.ttl, 100);
+        let id = format!("{:x}", granted.id);
+        let left =
+            pb::LeaseTimeToLiveResponse::decode(&*lease(&format!("timetolive {id} -w protobuf"))).expect("an answer");
+        assert_eq!((left.id, left.granted_ttl), (granted.id, 100));
+        let kept = pb::LeaseKeepAliveResponse::decode(&*lease(&format!("keep-alive --once {id} -w protobuf")));
+        assert_eq!(kept.map(|kept| (kept.id, kept.ttl)), Ok((granted.id, 100)));
+        let all = pb::LeaseLeasesResponse::decode(&*lease("list -w protobuf")).expect("an answer");
+        assert_eq!(all.leases.iter().map(|lease| lease.id).collect::<Vec<_>>(), [granted.id]);
     });
 }

@@ -483,6 +483,7 @@ fn the_log_tells_of_elections_snapshots_and_versions() {
             "received MsgPreVoteResp from",
             "became candidate at term",
             "received MsgVoteResp from",
+            "has received 2 MsgVoteResp votes and 0 vote rejections",
             "became leader at term",
         ];
         let told = cluster.log(leader);

@@ -54,6 +54,8 @@ fn mistakes_in_json_are_told_as_go_tells_them() {
         (r#"{"key":"YQ==",}"#, "invalid character '}' looking for beginning of object key string"),
         (r#"{"key":YQ}"#, "invalid character 'Y' looking for beginning of value"),
         ("x", "invalid character 'x' looking for beginning of value"),
+        ("null", "invalid character 'n' looking for the beginning of an object"),
+        ("[{}]", "invalid character '[' looking for the beginning of an object"),
     ] {
         let refused = range(json).expect_err(json);
         assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, why), "{json}");
