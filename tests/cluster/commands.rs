@@ -106,6 +106,9 @@ async fn play(scene: &Scene, side: &Side) -> Vec<Given> {
     std::fs::create_dir(&folder).expect("a folder to type in");
     let mut all = Vec::new();
     for step in scene.steps() {
+        if step.line.contains("etcdctl member ") {
+            cluster.client.settled(0).await;
+        }
         let given = perform(step, side, &names, &folder).await;
         let mut given = names.normal(step, given);
         if side.dialect == Dialect::V2 && side.etcdctl == Path::new(env!("CARGO_BIN_EXE_etcdctl")) {

@@ -31,14 +31,17 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
         page.hit(area, row, Hit::Member(i));
     }
     let metrics = Rect { y: area.y + n + 2, height: area.height.saturating_sub(n + 2), ..area };
-    let text = " member  log sync  store commit  keys  committed  pending  failed  elections  memory";
-    page.line(metrics, 0, text, page.theme.faint());
+    let shown = figures(area.width);
+    let titles: String = shown.iter().map(|figure| format!("{:>1$}", figure.title, figure.width())).collect();
+    page.line(metrics, 0, &format!(" {:<7}{titles}", "member"), page.theme.faint());
     for (m, row) in picture.members.iter().zip(1..) {
-        let line = match fresh(picture, m) {
-            Some(s) => format!(" {:<7} {}", m.name, numbers(s)),
-            None => format!(" {:<7} no answer", m.name),
+        let (line, style) = match fresh(picture, m) {
+            Some(s) => {
+                (shown.iter().map(|figure| format!("{:>1$}", (figure.of)(s), figure.width())).collect(), Style::new())
+            }
+            None => (" no answer".to_owned(), page.theme.faint()),
         };
-        page.line(metrics, row, &line, if fresh(picture, m).is_some() { Style::new() } else { page.theme.faint() });
+        page.line(metrics, row, &format!(" {:<7}{line}", m.name), style);
     }
     let rest = Rect { y: metrics.y + n + 2, height: metrics.height.saturating_sub(n + 2), ..metrics };
     let used = alarms(picture, page, rest);
@@ -81,20 +84,53 @@ fn member(picture: &Picture, m: &MemberView, selected: bool, wide: bool) -> Stri
     line
 }
 
-fn numbers(s: &Survey) -> String {
-    let mean = |name: &str| s.mean_ms(name).map_or("-".into(), |ms| format!("{ms:.1} ms"));
-    let value = |name: &str| s.metrics.get(name).map_or("-".into(), |v| format!("{v}"));
-    format!(
-        "{:>9} {:>13} {:>5} {:>10} {:>8} {:>7} {:>10} {:>7}",
-        mean("etcd_disk_wal_fsync_duration_seconds"),
-        mean("etcd_disk_backend_commit_duration_seconds"),
-        value("etcd_debugging_mvcc_keys_total"),
-        value("etcd_server_proposals_committed_total"),
-        value("etcd_server_proposals_pending"),
-        value("etcd_server_proposals_failed_total"),
-        value("etcd_server_leader_changes_seen_total"),
-        s.metrics.get("process_resident_memory_bytes").map_or("-".into(), |v| bytes(*v)),
-    )
+/// A figure that a member's metrics give.
+struct Figure {
+    title: &'static str,
+    /// A narrow screen leaves out the figure of the lowest rank first.
+    rank: u8,
+    of: fn(&Survey) -> String,
+}
+
+impl Figure {
+    /// Columns of its title and its values, with the gap before them.
+    fn width(&self) -> usize {
+        self.title.len().max("999 MiB".len()) + 2
+    }
+}
+
+const FIGURES: [Figure; 8] = [
+    Figure { title: "log sync", rank: 6, of: |s| mean(s, "etcd_disk_wal_fsync_duration_seconds") },
+    Figure { title: "db commit", rank: 3, of: |s| mean(s, "etcd_disk_backend_commit_duration_seconds") },
+    Figure { title: "keys", rank: 2, of: |s| value(s, "etcd_debugging_mvcc_keys_total") },
+    Figure { title: "committed", rank: 7, of: |s| value(s, "etcd_server_proposals_committed_total") },
+    Figure { title: "pending", rank: 0, of: |s| value(s, "etcd_server_proposals_pending") },
+    Figure { title: "failed", rank: 1, of: |s| value(s, "etcd_server_proposals_failed_total") },
+    Figure { title: "elections", rank: 4, of: |s| value(s, "etcd_server_leader_changes_seen_total") },
+    Figure { title: "memory", rank: 5, of: memory },
+];
+
+/// The figures for which a screen of this width has room.
+fn figures(width: u16) -> Vec<&'static Figure> {
+    let room = usize::from(width).saturating_sub(" member ".len());
+    let mut shown: Vec<&Figure> = FIGURES.iter().collect();
+    while shown.iter().map(|figure| figure.width()).sum::<usize>() > room {
+        let Some(least) = shown.iter().map(|figure| figure.rank).min() else { break };
+        shown.retain(|figure| figure.rank != least);
+    }
+    shown
+}
+
+fn mean(s: &Survey, name: &str) -> String {
+    s.mean_ms(name).map_or("-".into(), |ms| format!("{ms:.1} ms"))
+}
+
+fn value(s: &Survey, name: &str) -> String {
+    s.metrics.get(name).map_or("-".into(), |v| format!("{v}"))
+}
+
+fn memory(s: &Survey) -> String {
+    s.metrics.get("process_resident_memory_bytes").map_or("-".into(), |v| bytes(*v))
 }
 
 /// Alarms, and what must never happen.
