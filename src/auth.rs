@@ -33,6 +33,7 @@ use crate::engine::Table;
 use crate::error::Error;
 use crate::proto::authpb;
 use crate::proto::etcdserverpb as pb;
+use crate::proto::lab;
 use crate::types::KeyRange;
 use bytes::Bytes;
 use prost::Message as _;
@@ -247,6 +248,31 @@ impl Store {
     /// The names of the roles that have a record, sorted.
     pub fn roles(&self) -> impl Iterator<Item = &str> {
         self.roles.keys().map(String::as_str)
+    }
+
+    /// Who may do what, for the lab to show: at most `max` users and roles, and a quarter as many permissions of each role.
+    #[must_use]
+    pub fn look(&self, max: usize) -> lab::Rights {
+        let permission = |p: authpb::Permission| {
+            let kind = p.perm_type();
+            let read = kind != authpb::permission::Type::Write;
+            let write = kind != authpb::permission::Type::Read;
+            lab::Permission { read, write, key: p.key, range_end: p.range_end }
+        };
+        let user = |name: &str| {
+            let roles = self.roles_of(name).map(<[String]>::to_vec).unwrap_or_default();
+            lab::UserView { name: name.to_owned(), roles }
+        };
+        let role = |name: &str| {
+            let permissions = self.permissions_of(name).unwrap_or_default();
+            let permissions = permissions.into_iter().take(max / 4).map(permission).collect();
+            lab::RoleView { name: name.to_owned(), permissions }
+        };
+        lab::Rights {
+            enabled: self.is_enabled(),
+            users: self.users().take(max).map(user).collect(),
+            roles: self.roles().take(max).map(role).collect(),
+        }
     }
 
     /// Makes a user's merged permissions anew; forgets them with the user.

@@ -13,7 +13,8 @@
 //! own_watch   a watch of all keys, as a client ─┘      ├─▶ promises    what must never happen, with the evidence if it does
 //! deed, board what a learner can do: lines; orders, undo; orders takes such lines from other terminals
 //! files       what becomes of the files of a member that is down; journal: what its log says of why it ended
-//! nemesis     faults from a seed, one after the other; certs: what members show each other with --tls
+//! misfit      bad configurations; certs: what members show each other with --tls
+//! nemesis     faults from a seed, at most two at once
 //! store       the key space, folder by folder          ├─▶ why         "why is it not ...?", computed from the picture
 //! ask         a put, and what members are told         └─▶ recording   the reports in a file, and back
 //! export      a recording as JSON lines and space-time diagrams
@@ -35,6 +36,7 @@ pub mod files;
 pub mod guide;
 pub mod journal;
 pub mod member;
+pub mod misfit;
 pub mod nemesis;
 pub mod observe;
 pub mod orders;
@@ -45,6 +47,7 @@ pub mod promises;
 pub mod recording;
 pub mod setup;
 pub mod shell;
+pub mod sockets;
 pub mod store;
 pub mod survey;
 pub mod twin;

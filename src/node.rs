@@ -51,6 +51,7 @@ pub use image::Image;
 pub use members::Gatekeeper;
 pub use start::Network;
 pub use start::THREADS;
+pub use telemetry::Observer;
 
 use crate::apply::Machine;
 use crate::apply::ReadTxn;
@@ -92,7 +93,6 @@ use std::time::Duration;
 use std::time::Instant;
 use store_thread::Write;
 use tokio::sync::Notify;
-use tokio::sync::broadcast;
 use tokio::sync::oneshot;
 use tokio::sync::watch as signal;
 use tokio_rustls::rustls::ClientConfig;
@@ -148,7 +148,7 @@ enum Input {
     Transfer(MemberId),
     Campaign(oneshot::Sender<bool>),
     /// For an observer that connects.
-    Snapshot(oneshot::Sender<(proto::Snapshot, broadcast::Receiver<proto::Telemetry>)>),
+    Snapshot(oneshot::Sender<(proto::Snapshot, Observer)>),
     /// What only the lab asks for.
     Lab(lab::Order),
     /// For a graceful stop: the follower that is furthest.
@@ -382,11 +382,16 @@ impl Node {
         if data.len() > inner.config.max_request_bytes {
             return Err(Error::RequestTooLarge);
         }
-        inner.tap.tell(|| telemetry::proposed(id, &request));
         let began = inner.now();
+        let untold = inner.tap.admit(began);
+        if let Some(untold) = untold {
+            inner.tap.tell(|| telemetry::proposed(id, &request, untold));
+        }
         let proposal = Proposal { id, data, conf_change: false, deadline: self.deadline(), only_leading };
         let result = self.submit(rank, proposal).await;
-        inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
+        if untold.is_some() {
+            inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
+        }
         result
     }
 

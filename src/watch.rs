@@ -127,6 +127,8 @@ pub struct Seen {
     pub progress_notify: bool,
     /// Responses with events that wait in its whole stream.
     pub queued: usize,
+    /// Where its stream's client is.
+    pub client: String,
 }
 
 impl Seen {
@@ -148,6 +150,7 @@ impl Seen {
             prev_kv: self.prev_kv,
             progress_notify: self.progress_notify,
             queued: u32::try_from(self.queued).unwrap_or(u32::MAX),
+            client: self.client,
         }
     }
 }
@@ -200,7 +203,13 @@ impl Shared {
     /// A stream without watchers. Dropping it removes what it has by then.
     #[must_use]
     pub fn open_stream(&self) -> Stream {
-        let (id, wake, limits) = self.0.lock().open();
+        self.open_stream_of(String::new())
+    }
+
+    /// The same for a client at this address, for the lab to show.
+    #[must_use]
+    pub fn open_stream_of(&self, client: String) -> Stream {
+        let (id, wake, limits) = self.0.lock().open(client);
         Stream { hub: Arc::clone(&self.0), id, wake, limits, pieces: Mutex::default() }
     }
 

@@ -15,6 +15,7 @@ use rustix::process::kill_process;
 use std::io::Read as _;
 use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -415,6 +416,69 @@ fn a_message_is_lost_by_hand_and_sent_again() {
     lab.press("p");
     let promises = lab.shows("committed stays");
     assert!(!promises.contains("BROKEN"), "{promises}");
+    lab.press("\x03");
+    lab.ended();
+}
+
+#[test]
+fn the_wheel_marks_a_click_selects_and_the_mouse_is_given_back() {
+    let mut lab = Lab::open(&[], 24, 80);
+    lab.live();
+    let wrote = |lab: &Lab, bytes: &[u8]| lab.raw.lock().expect("no panic").windows(bytes.len()).any(|w| w == bytes);
+    assert!(!wrote(&lab, b"\x1b[?1006h"), "the mouse is the terminal's until it is asked for");
+    lab.press(":mouse on\r");
+    lab.shows("the mouse selects in the lab");
+    assert!(wrote(&lab, b"\x1b[?1006h"));
+    lab.shows("▸n1");
+    // The wheel, one notch down and one up, anywhere.
+    lab.press("\x1b[<65;40;12M");
+    lab.shows("▸n2");
+    lab.press("\x1b[<64;40;12M");
+    lab.shows("▸n1");
+    let text = lab.text();
+    let (row, line) = text.lines().enumerate().find(|(_, line)| line.contains(" n3 ")).expect("a box");
+    let column = line.chars().position(|c| c == 'n').expect("its name");
+    lab.press(&format!("\x1b[<0;{};{}M", column + 1, row + 1));
+    lab.shows("▸n3");
+    lab.press(":mouse off\r");
+    lab.shows("the mouse is the terminal's");
+    assert!(wrote(&lab, b"\x1b[?1006l"));
+    lab.press("\x03");
+    lab.ended();
+}
+
+/// `etcdctl` beside the lab, at its first member.
+fn etcdctl(lab: &Lab, words: &[&str]) -> std::process::Command {
+    let path = lab.folder.path().join("etcd-lab/1/lab.json");
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(path).expect("a lab")).expect("JSON");
+    let url = record["members"][0]["client_url"].as_str().expect("a member").to_owned();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_etcdctl"));
+    command.args(["--endpoints", &url]).args(words).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+#[test]
+fn who_watches_is_named_and_users_and_roles_are_told() {
+    let mut lab = Lab::open(&[], 24, 80);
+    lab.live();
+    let mut watcher = etcdctl(&lab, &["watch", "colour"]).spawn().expect("it starts");
+    lab.press("4");
+    lab.shows(&format!("colour for etcdctl (pid {})", watcher.id()));
+    watcher.kill().and_then(|()| watcher.wait()).expect("ended");
+    lab.shows("Nobody watches");
+    for words in [
+        "role add app",
+        "role grant-permission app --prefix=true read /app/",
+        "user add alice:secret",
+        "user grant-role alice app",
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        assert!(etcdctl(&lab, &words).status().expect("it runs").success(), "{words:?}");
+    }
+    lab.press("5U");
+    let told =
+        lab.until("users and roles", |text| text.contains("user alice: app") && text.contains("may read /app/…"));
+    assert!(told.contains("Authentication is off") && !told.contains("secret"), "{told}");
     lab.press("\x03");
     lab.ended();
 }

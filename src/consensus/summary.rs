@@ -93,6 +93,11 @@ fn conf_change(entry: &Entry) -> String {
 
 /// A key as text, with everything that a terminal would act on escaped.
 fn key(key: &[u8]) -> String {
+    // Nearly every key, and every put has one.
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'\'' | b'"');
+    if key.len() <= KEY_CHARS && key.iter().all(is_plain) {
+        return String::from_utf8_lossy(key).into_owned();
+    }
     let text = String::from_utf8_lossy(key);
     let shown: String = text.chars().take(KEY_CHARS).flat_map(char::escape_debug).collect();
     if text.chars().count() > KEY_CHARS { format!("{shown}…") } else { shown }

@@ -8,7 +8,7 @@ use crate::lab::Picture;
 use crate::lab::deed::Disk;
 use crate::lab::deed::Link;
 use crate::lab::files::Job;
-use crate::lab::member::Misfit;
+use crate::lab::misfit::Misfit;
 use crate::lab::nemesis::Nemesis;
 use crate::lab::nemesis::Turn;
 use crate::lab::picture::Process;
@@ -408,7 +408,7 @@ impl Board {
 
     fn configure(&mut self, member: usize, misfit: Option<Misfit>, picture: &Picture) -> Decided {
         let m = picture.members.get(member).ok_or("there is no such member")?;
-        if misfit == Some(Misfit::OtherToken) && picture.members.len() == 1 {
+        if misfit.is_some_and(Misfit::needs_others) && picture.members.len() == 1 {
             return Err(format!("{} is alone: there is nobody to refuse it", m.name));
         }
         if misfit.is_some_and(Misfit::is_of_tls) && !picture.is_tls {

@@ -10,7 +10,6 @@
 
 use crate::disk;
 use crate::lab::Error;
-use crate::lab::member::Misfit;
 use crate::lab::workdir::MemberRecord;
 use crate::tls::pki::Authority;
 use crate::tls::pki::Issued;
@@ -50,7 +49,7 @@ pub fn flags((cert, key): &(PathBuf, PathBuf)) -> Vec<OsString> {
 /// Its own certificate, and the key of another.
 #[must_use]
 pub fn mixed(m: &MemberRecord) -> Vec<OsString> {
-    let ((cert, _), (_, key)) = (pair(m, PEER), pair(m, Misfit::WrongCa.word()));
+    let ((cert, _), (_, key)) = (pair(m, PEER), pair(m, "wrong-ca-cert"));
     flags(&(cert, key))
 }
 
@@ -82,10 +81,10 @@ pub fn make(members: &[MemberRecord]) -> Result<(), Error> {
         let good = Request::new(Usage::Peer, &m.name, &["127.0.0.1", "localhost"]);
         let certs = [
             (PEER, ours.issue(&good)),
-            (Misfit::ExpiredCert.word(), ours.issue(&Request { from_days: -30, until_days: -1, ..good.clone() })),
-            (Misfit::WrongName.word(), ours.issue(&Request::new(Usage::Peer, &m.name, &[ELSEWHERE]))),
-            (Misfit::WrongCa.word(), nobodys.issue(&good)),
-            (Misfit::WrongUse.word(), ours.issue(&Request { usage: Usage::Client, ..good.clone() })),
+            ("expired-cert", ours.issue(&Request { from_days: -30, until_days: -1, ..good.clone() })),
+            ("wrong-name-cert", ours.issue(&Request::new(Usage::Peer, &m.name, &[ELSEWHERE]))),
+            ("wrong-ca-cert", nobodys.issue(&good)),
+            ("wrong-use-cert", ours.issue(&Request { usage: Usage::Client, ..good.clone() })),
         ];
         for (name, made) in certs {
             made.and_then(|made: Issued| made.write(&folder(m), name)).map_err(failed)?;
@@ -99,6 +98,7 @@ pub fn make(members: &[MemberRecord]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::misfit::Misfit;
     use crate::lab::workdir::Record;
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
         let read = |path: &PathBuf| fs::read_to_string(path).expect("there");
         for m in &record.members {
             let (cert, key) = pair(m, PEER);
-            for misfit in [Misfit::ExpiredCert, Misfit::WrongName, Misfit::WrongCa, Misfit::WrongUse] {
+            for misfit in Misfit::all().filter(|m| m.is_of_tls() && m.word() != "wrong-key-cert") {
                 let (bad, bad_key) = spoilt(m, misfit.word());
                 assert!(read(&bad) != read(&cert) && read(&bad_key) != read(&key), "{misfit:?}");
             }

@@ -18,7 +18,7 @@ use crate::lab::Error;
 use crate::lab::journal::Journal;
 use crate::lab::member;
 use crate::lab::member::Launcher;
-use crate::lab::member::Misfit;
+use crate::lab::misfit::Misfit;
 use crate::lab::observe::Report;
 use crate::lab::preflight::Plan;
 use crate::lab::workdir::Record;

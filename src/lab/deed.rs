@@ -13,7 +13,7 @@ use crate::lab::Action;
 use crate::lab::Picture;
 use crate::lab::files::Job;
 use crate::lab::files::Part;
-use crate::lab::member::Misfit;
+use crate::lab::misfit::Misfit;
 use crate::lab::nemesis;
 use crate::lab::picture::Process;
 
@@ -113,7 +113,7 @@ pub const WORDS: &[(&str, &str, &str)] = &[
     ),
     ("good-config", "n1", "it starts anew with its own configuration"),
     ("clock-offset", "n1 +90s", "its clock on the wall is so far ahead (-: behind); 0s: right again"),
-    ("nemesis", "7 for 60s", "faults from this seed, one after the other, each mended; then all is whole"),
+    ("nemesis", "7 for 60s", "faults from this seed, alone or two at once, each mended; then all is whole"),
     ("calm", "", "the nemesis ends now, and all is mended"),
     ("hold", "", "hold the lab's clock: ticks, leases and messages wait"),
     ("go", "", "the clock goes on as fast as the world's"),

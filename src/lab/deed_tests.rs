@@ -120,7 +120,7 @@ fn a_bad_configuration_starts_the_member_anew_and_so_does_its_end() {
     let (mut board, picture) = (Board::default(), picture());
     let line = |text: &str| Deed::parse(text, &names()).expect("right");
     let (orders, undo) = board.decide(&line("bad-config n2 no-scheme"), &picture).expect("fits");
-    assert_eq!(orders, [Order::Config { member: 1, misfit: Some(Misfit::NoScheme) }]);
+    assert_eq!(orders, [Order::Config { member: 1, misfit: Misfit::named("no-scheme") }]);
     // Another one in its place: the way back is to its own, not to the first.
     board.decide(&line("bad-config n2 taken-port"), &picture).expect("fits");
     let orders = board.undo(undo.expect("can be undone"), &picture).expect("fits");
@@ -132,7 +132,7 @@ fn a_bad_configuration_starts_the_member_anew_and_so_does_its_end() {
         Err("write it like this: bad-config n1 unknown-flag".into())
     );
     let alone = Picture::new(&Record::sample(1));
-    let token = Deed::Config { member: 0, misfit: Some(Misfit::OtherToken) };
+    let token = Deed::Config { member: 0, misfit: Misfit::named("other-token") };
     assert!(board.decide(&token, &alone).expect_err("alone").contains("nobody to refuse it"));
 }
 

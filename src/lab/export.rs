@@ -91,7 +91,9 @@ fn kind(kind: &Kind) -> Value {
         Kind::Sent(s) => json!({ "sent": s.wire.as_ref().map(wire) }),
         Kind::Received(r) => json!({ "received": r.wire.as_ref().map(wire) }),
         Kind::Dropped(d) => json!({ "dropped": d.wire.as_ref().map(wire), "why": d.reason }),
-        Kind::Proposed(p) => json!({ "proposed": { "request": id(p.request_id), "what": p.summary } }),
+        Kind::Proposed(p) => {
+            json!({ "proposed": { "request": id(p.request_id), "what": p.summary, "untold_before": p.untold } })
+        }
         Kind::Answered(a) => {
             json!({ "answered": { "request": id(a.request_id), "ok": a.ok, "revision": a.revision, "took_us": a.took_us } })
         }

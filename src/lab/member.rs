@@ -10,6 +10,8 @@
 use crate::disk;
 use crate::lab::Error;
 use crate::lab::certs;
+use crate::lab::misfit;
+use crate::lab::misfit::Misfit;
 use crate::lab::workdir::MemberRecord;
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -26,147 +28,6 @@ use std::process::Stdio;
 
 /// Size of a lab member's log segments: small, so that a lab costs little disk. etcd's own are 64 MB.
 const WAL_SEGMENT_BYTES: u32 = 4 << 20;
-
-/// The data folder of a member that believes to be of another cluster, beside its own.
-const OTHER_DATA: &str = "data.other";
-
-/// A configuration that does not do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Misfit {
-    /// A flag that etcd does not know.
-    UnknownFlag,
-    /// A URL without its scheme.
-    NoScheme,
-    /// For clients it wants the port on which it listens to members.
-    TakenPort,
-    /// The token of another cluster, and an empty data folder: in one with data etcd reads the token no more.
-    OtherToken,
-    /// For members it shows a certificate that has expired.
-    ExpiredCert,
-    /// One that names another address.
-    WrongName,
-    /// One of an authority that nobody trusts.
-    WrongCa,
-    /// One that may only dial, not be dialled.
-    WrongUse,
-    /// A key that is another certificate's.
-    WrongKey,
-}
-
-/// Every misfit: its word, what it is, and what comes of it.
-pub const MISFITS: [(Misfit, &str, &str, &str); 9] = [
-    (
-        Misfit::UnknownFlag,
-        "unknown-flag",
-        "a flag that etcd does not know",
-        "etcd ends at once, with exit code 2 and a line that names the flag",
-    ),
-    (Misfit::NoScheme, "no-scheme", "a URL without http://", "etcd ends at once: it wants the scheme of every URL"),
-    (
-        Misfit::TakenPort,
-        "taken-port",
-        "a client port that is taken (its own peer port)",
-        "the second listener cannot bind, and etcd ends",
-    ),
-    (
-        Misfit::OtherToken,
-        "other-token",
-        "another cluster's token, and no data",
-        "a cluster's ID is made of its token and its members, so it takes itself for a member of another cluster, \
-         alone without a quorum; the others ignore what it sends (cluster ID mismatch)",
-    ),
-    (
-        Misfit::ExpiredCert,
-        "expired-cert",
-        "a certificate that has expired",
-        "the others break every handshake with it off, so it hears from nobody",
-    ),
-    (
-        Misfit::WrongName,
-        "wrong-name-cert",
-        "a certificate for another address",
-        "who dials it finds another name in it than the address that was dialled",
-    ),
-    (
-        Misfit::WrongCa,
-        "wrong-ca-cert",
-        "a certificate of an authority that nobody trusts",
-        "the others break every handshake with it off, so it hears from nobody",
-    ),
-    (
-        Misfit::WrongUse,
-        "wrong-use-cert",
-        "a certificate that is good for clients only (EKU)",
-        "members dial each other, so a peer's certificate needs both uses; who dials it refuses it",
-    ),
-    (
-        Misfit::WrongKey,
-        "wrong-key-cert",
-        "a key that is not its certificate's",
-        "etcd ends at once: it cannot prove that the certificate is its own",
-    ),
-];
-
-impl Misfit {
-    /// The misfit of this word.
-    #[must_use]
-    pub fn named(word: &str) -> Option<Misfit> {
-        MISFITS.iter().find(|(_, name, ..)| *name == word).map(|(misfit, ..)| *misfit)
-    }
-
-    fn row(self) -> &'static (Misfit, &'static str, &'static str, &'static str) {
-        MISFITS.iter().find(|(misfit, ..)| *misfit == self).expect("the table has every misfit")
-    }
-
-    /// Its word.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        self.row().1
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn what(self) -> &'static str {
-        self.row().2
-    }
-
-    /// What comes of it.
-    #[must_use]
-    pub fn comes(self) -> &'static str {
-        self.row().3
-    }
-
-    /// Whether it is about certificates: then the members must speak TLS.
-    #[must_use]
-    pub fn is_of_tls(self) -> bool {
-        use Misfit::*;
-        matches!(self, ExpiredCert | WrongName | WrongCa | WrongUse | WrongKey)
-    }
-
-    /// What comes behind a member's own flags: of a flag that is given twice the last one counts.
-    fn flags(self, m: &MemberRecord) -> Vec<OsString> {
-        match self {
-            // A slip of the finger in --snapshot-count.
-            Misfit::UnknownFlag => vec!["--snapshot-cuont".into(), "5000".into()],
-            Misfit::NoScheme => vec!["--listen-client-urls".into(), m.client_url.replace("http://", "").into()],
-            Misfit::TakenPort => vec!["--listen-client-urls".into(), m.peer_url.clone().into()],
-            Misfit::OtherToken => vec![
-                "--initial-cluster-token".into(),
-                "another-cluster".into(),
-                "--data-dir".into(),
-                other_data(m).into_os_string(),
-            ],
-            Misfit::ExpiredCert | Misfit::WrongName | Misfit::WrongCa | Misfit::WrongUse => {
-                certs::flags(&certs::spoilt(m, self.word()))
-            }
-            Misfit::WrongKey => certs::mixed(m),
-        }
-    }
-}
-
-fn other_data(m: &MemberRecord) -> PathBuf {
-    m.data_dir.with_file_name(OTHER_DATA)
-}
 
 /// How members are started.
 #[derive(Clone, Debug)]
@@ -226,7 +87,7 @@ impl Launcher {
         // A socket of an earlier run would make the new one fail to listen.
         drop(fs::remove_file(&m.lab_socket));
         // What it has made for another cluster nobody wants: begun anew each time, and gone with the misfit.
-        drop(fs::remove_dir_all(other_data(m)));
+        drop(fs::remove_dir_all(misfit::other_data(m)));
         let log = fs::OpenOptions::new().create(true).append(true).open(&m.log);
         let log = log.map_err(Error::file("cannot write", &m.log))?;
         let log_too = log.try_clone().map_err(Error::file("cannot write", &m.log))?;

@@ -13,6 +13,7 @@ use crate::lab::promises::Watched;
 use crate::lab::store::Shown;
 use crate::lab::survey::Survey;
 use crate::lab::workdir::Record;
+use crate::proto::lab::Batch;
 use crate::proto::lab::LookResponse;
 use crate::proto::lab::ObserveRequest;
 use crate::proto::lab::Telemetry;
@@ -31,6 +32,8 @@ use tonic::transport::Endpoint;
 
 /// Reports that may wait for the screen.
 pub const REPORTS_MAX: usize = 4096;
+/// A batch has few thousand events; each may tell of many entries.
+const BATCH_MAX: usize = 64 << 20;
 const RETRY: Duration = Duration::from_millis(200);
 const CONNECT: Duration = Duration::from_secs(2);
 
@@ -107,17 +110,26 @@ async fn listen(
     lost: &mut bool,
 ) -> Result<(), tonic::Status> {
     let request = with_token(ObserveRequest {}, token)?;
-    let mut stream = connect(socket).await?.observe(request).await?.into_inner();
+    let mut client = connect(socket).await?.max_decoding_message_size(BATCH_MAX);
+    let mut stream = client.observe(request).await?.into_inner();
     *lost = false;
     drop(to.send(Report::Connected { member }).await);
     // What tonic says of a broken stream is about frames; a reader needs only that it broke.
     let broke = |_| tonic::Status::unavailable("the connection broke");
-    while let Some(event) = stream.message().await.map_err(broke)? {
-        if to.send(Report::Telemetry { member, event: Box::new(event) }).await.is_err() {
-            return Ok(());
+    while let Some(batch) = stream.message().await.map_err(broke)? {
+        for event in told(batch) {
+            if to.send(Report::Telemetry { member, event: Box::new(event) }).await.is_err() {
+                return Ok(());
+            }
         }
     }
     Ok(())
+}
+
+/// The events of a batch, each with what stands once above them all.
+fn told(batch: Batch) -> impl Iterator<Item = Telemetry> {
+    let Batch { member_id, boot_id, dropped, events } = batch;
+    events.into_iter().map(move |event| Telemetry { member_id, boot_id, dropped, ..event })
 }
 
 /// A client of the member's lab service.

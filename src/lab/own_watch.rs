@@ -1,9 +1,10 @@
 //! The lab's own watch of all keys: what it is told is held against what etcd promises of watches (`promises`).
 //!
 //! One watch, at one member. When that member is gone, the watch goes on at the next one from where it was, as any client's would: that it is
-//! told neither twice nor too little is the promise. Idle it costs nothing.
+//! told neither twice nor too little is the promise. Idle it costs nothing; and where very much is written it looks at a part only: it lets go, and
+//! watches anew a few seconds later, from then on. To be told everything, a member would have to work for the lab as much as for its clients.
 
-#![expect(clippy::disallowed_methods, reason = "waits between attempts to connect")]
+#![expect(clippy::disallowed_methods, reason = "waits between attempts to connect, and counts what comes in a second")]
 
 use crate::lab::observe::Report;
 use crate::lab::promises::Told;
@@ -19,14 +20,21 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 /// The watch's id, which a client may choose: by it the screens know it. The letters "lab".
 pub const OWN_WATCH: i64 = 0x6c_6162;
 const CONNECT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
+/// So many events of a second it looks at.
+const EVENTS_MAX: usize = 2_000;
+const SECOND: Duration = Duration::from_secs(1);
+/// And after more it looks away for so long.
+const REST: Duration = Duration::from_secs(10);
 /// etcd lets an event be larger than a client reads by itself.
 const RESPONSE_MAX: usize = 64 << 20;
 
@@ -40,11 +48,18 @@ pub fn watch(record: &Record, to: &mpsc::Sender<Report>) -> JoinSet<()> {
 }
 
 async fn keep_watching(urls: Vec<String>, to: mpsc::Sender<Report>) {
-    let mut next = 0;
+    let (mut next, mut said) = (0, false);
     while !to.is_closed() {
         for (member, url) in urls.iter().enumerate() {
-            // Whatever ends it, the next member is asked to go on.
-            let _ended = follow(member, url, &mut next, &to).await;
+            while follow(member, url, &mut next, &to).await == Ended::Enough {
+                next = 0;
+                if !std::mem::replace(&mut said, true) {
+                    let text = "so much is written that the lab's own watch looks at a part of it only".to_owned();
+                    drop(to.send(Report::Note { text }).await);
+                }
+                tokio::time::sleep(REST).await;
+            }
+            // Whatever else ends it, the next member is asked to go on.
             if to.is_closed() {
                 return;
             }
@@ -53,31 +68,51 @@ async fn keep_watching(urls: Vec<String>, to: mpsc::Sender<Report>) {
     }
 }
 
+/// Why a watch has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// There is more than it looks at.
+    Enough,
+    Otherwise,
+}
+
 /// Watches at one member, from revision `next` on; 0: from now.
-async fn follow(member: usize, url: &str, next: &mut i64, to: &mpsc::Sender<Report>) -> Option<()> {
+async fn follow(member: usize, url: &str, next: &mut i64, to: &mpsc::Sender<Report>) -> Ended {
+    let Some(mut told) = open(url, *next).await else { return Ended::Otherwise };
+    let (mut budget, mut second) = (EVENTS_MAX, Instant::now());
+    while let Ok(Some(response)) = told.message().await {
+        if second.elapsed() >= SECOND {
+            (budget, second) = (EVENTS_MAX, Instant::now());
+        }
+        let Some(rest) = budget.checked_sub(response.events.len()) else { return Ended::Enough };
+        budget = rest;
+        if let Some(watched) = heard(&response, next)
+            && to.send(Report::Watched { member, watched: Box::new(watched) }).await.is_err()
+        {
+            break;
+        }
+        if response.canceled {
+            break;
+        }
+    }
+    Ended::Otherwise
+}
+
+async fn open(url: &str, next: i64) -> Option<Streaming<WatchResponse>> {
     let endpoint = Endpoint::from_shared(url.to_owned()).ok()?.connect_timeout(CONNECT);
     let mut client = WatchClient::new(endpoint.connect().await.ok()?).max_decoding_message_size(RESPONSE_MAX);
     let all = Bytes::from_static(b"\0");
     let create = WatchCreateRequest {
         key: all.clone(),
         range_end: all,
-        start_revision: *next,
+        start_revision: next,
         watch_id: OWN_WATCH,
         ..WatchCreateRequest::default()
     };
     let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
     // It asks once, and says no more until it is dropped.
     let asks = stream::iter([request]).chain(stream::pending());
-    let mut told = client.watch(asks).await.ok()?.into_inner();
-    while let Ok(Some(response)) = told.message().await {
-        if let Some(watched) = heard(&response, next) {
-            to.send(Report::Watched { member, watched: Box::new(watched) }).await.ok()?;
-        }
-        if response.canceled {
-            break;
-        }
-    }
-    Some(())
+    Some(client.watch(asks).await.ok()?.into_inner())
 }
 
 /// What a response says, and from where the watch goes on after it.

@@ -15,6 +15,7 @@
 
 pub mod flight;
 pub mod json;
+pub mod rights;
 pub mod wires;
 pub mod words;
 
@@ -50,6 +51,8 @@ use std::collections::VecDeque;
 const SILENT_MS: u64 = 1_500;
 /// The same while its clock is held or slow, or if it is not ours: then it speaks only when it is asked, once a second.
 const SILENT_HELD_MS: u64 = 4_000;
+/// What is told of a message's end comes within this time, or not at all.
+const SETTLE_MS: u64 = 1_000;
 /// Log entries kept of each member.
 const LOG_MAX: usize = 1_000;
 /// Lines kept of the feed.
@@ -148,6 +151,8 @@ pub struct MemberView {
     pub is_polled: bool,
     /// Up to here the feed has told what was applied.
     told: u64,
+    /// By how many milliseconds our clock is ahead of its own, which counts from its start: the least that any of its events took to get here.
+    lag_ms: Option<i64>,
 }
 
 impl MemberView {
@@ -176,6 +181,7 @@ impl MemberView {
             said: Vec::new(),
             is_polled: false,
             told: 0,
+            lag_ms: None,
         }
     }
 
@@ -203,6 +209,17 @@ impl MemberView {
     #[must_use]
     pub fn role(&self, now: Millis) -> Option<Role> {
         if self.is_down() || !self.is_heard(now) { None } else { self.state.as_ref().map(State::role) }
+    }
+
+    /// When it told of something, by our clock: events are gathered before they are sent, and what happened at two members is compared.
+    fn when(&mut self, now: Millis, at_us: u64) -> Millis {
+        let (here, there) = (now.0 as i64, (at_us / 1_000) as i64);
+        if at_us == 0 {
+            return now;
+        }
+        let lag = self.lag_ms.map_or(here - there, |lag| lag.min(here - there));
+        self.lag_ms = Some(lag);
+        Millis(u64::try_from(there + lag).unwrap_or(0)).min(now)
     }
 
     /// Forgets what only a running process knows.
@@ -284,7 +301,7 @@ pub struct Picture {
     pub wires: wires::Wires,
     /// What each of the newest revisions changed.
     pub tape: BTreeMap<u64, Vec<lab::Change>>,
-    /// When members have applied each of the newest revisions: the member's place, and when we heard it; the first first.
+    /// When members have applied each of the newest revisions: the member's place, and when that was; the first first.
     pub fans: BTreeMap<u64, Vec<(usize, Millis)>>,
     /// What the Data screen was told last.
     pub shown: Data,
@@ -449,6 +466,14 @@ impl Picture {
         }
     }
 
+    /// The barrier between two steps: no message is between two members, each waits at a door, was heard or lost. One of which nobody says anything
+    /// for a second is not waited for.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let hears = |m: usize| self.members.get(m).is_some_and(|m| !m.is_down() && !m.is_paused());
+        !self.wires.is_any_between(Millis((self.now.0 + 1).saturating_sub(SETTLE_MS)), hears)
+    }
+
     /// The members' names, n1 first.
     #[must_use]
     pub fn member_names(&self) -> Vec<String> {
@@ -510,21 +535,22 @@ impl Picture {
         let m = &mut self.members[member];
         if t.boot_id != m.boot {
             m.reset();
-            m.boot = t.boot_id;
+            (m.boot, m.lag_ms) = (t.boot_id, None);
         }
+        let at = m.when(self.now, t.at_us);
         m.id = Some(t.member_id).filter(|id| *id != 0).or(m.id);
         m.heard = Some(self.now);
         m.dropped = t.dropped;
         let Some(kind) = t.event.and_then(|e| e.kind) else { return };
         self.words(member, &kind);
-        self.fly(&kind);
-        self.event(member, kind);
+        self.fly(at, &kind);
+        self.event(member, at, kind);
     }
 
-    fn event(&mut self, member: usize, kind: Kind) {
+    fn event(&mut self, member: usize, at: Millis, kind: Kind) {
         let m = &mut self.members[member];
         match kind {
-            Kind::Snapshot(s) => self.snapshot(member, s),
+            Kind::Snapshot(s) => self.snapshot(member, *s),
             Kind::State(s) => {
                 // Who leads no more knows nothing of the others.
                 if s.role() != Role::Leader {
@@ -543,7 +569,9 @@ impl Picture {
                 m.revision = a.revision;
                 m.told = m.told.max(a.index);
                 for revision in fresh {
-                    self.fans.entry(revision).or_default().push((member, self.now));
+                    let fan = self.fans.entry(revision).or_default();
+                    fan.push((member, at));
+                    fan.sort_by_key(|(_, at)| *at);
                 }
                 while self.fans.len() > TAPE_MAX {
                     self.fans.pop_first();
@@ -551,7 +579,7 @@ impl Picture {
             }
             Kind::Members(members) => self.learn_names(members),
             Kind::Clock(clock) => m.clock = Some(clock),
-            Kind::Freed(freed) => self.wires.freed(member, freed.id),
+            Kind::Freed(freed) => self.wires.freed(self.now, member, freed.id),
             Kind::Sent(_)
             | Kind::Received(_)
             | Kind::Dropped(_)
@@ -629,7 +657,7 @@ impl Picture {
         self.say(tone, text);
     }
 
-    fn fly(&mut self, kind: &Kind) {
+    fn fly(&mut self, at: Millis, kind: &Kind) {
         let (wire, told) = match kind {
             Kind::Sent(s) => (&s.wire, flight::Told::Sent),
             Kind::Received(r) => (&r.wire, flight::Told::Received),
@@ -640,12 +668,11 @@ impl Picture {
         let Some(wire) = *wire else { return };
         let (Some(from), Some(to)) = (self.place(wire.from), self.place(wire.to)) else { return };
         self.flights.learn(self.now, from, to, &wire, told);
-        let now = self.now;
         match kind {
-            Kind::Received(_) => self.wires.end(now, from, to, wire, wires::End::Arrived { at: now }),
-            Kind::Dropped(d) => self.wires.end(now, from, to, wire, wires::End::Lost { why: d.reason.clone() }),
-            Kind::Held(h) => self.wires.end(now, from, to, wire, wires::End::Held { id: h.id }),
-            _ => self.wires.sent(now, from, to, wire),
+            Kind::Received(_) => self.wires.end(at, from, to, wire, wires::End::Arrived { at }),
+            Kind::Dropped(d) => self.wires.end(at, from, to, wire, wires::End::Lost { why: d.reason.clone() }),
+            Kind::Held(h) => self.wires.end(at, from, to, wire, wires::End::Held { id: h.id }),
+            _ => self.wires.sent(at, from, to, wire),
         }
     }
 

@@ -6,14 +6,13 @@
 use crate::lab::Error;
 use crate::lab::certs;
 use crate::lab::picture::words::counted;
+use crate::lab::sockets;
 use crate::lab::upstream;
 use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
 use crate::lab::workdir::WorkDir;
-use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::path::Path;
@@ -222,36 +221,10 @@ fn is_free(port: u16) -> bool {
 
 /// "port 2379 is taken by etcd (pid 812)".
 fn taken(port: u16) -> String {
-    match holder(port) {
+    match sockets::holder(port) {
         Some((pid, command)) => format!("port {port} is taken by {command} (pid {pid})"),
         None => format!("port {port} is taken (by another user's process)"),
     }
-}
-
-/// Who listens on a port: pid and command. Nothing if it belongs to another user, or there is no /proc.
-#[must_use]
-pub fn holder(port: u16) -> Option<(u32, String)> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|t| fs::read_to_string(t).unwrap_or_default());
-    let sockets: BTreeSet<String> = tables.iter().flat_map(|t| listening_inodes(t, port)).collect();
-    let links: BTreeSet<PathBuf> = sockets.iter().map(|inode| format!("socket:[{inode}]").into()).collect();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|p| p.parse().ok()) else { continue };
-        let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
-        if files.flatten().any(|f| fs::read_link(f.path()).is_ok_and(|to| links.contains(&to))) {
-            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some((pid, command.trim().to_string()));
-        }
-    }
-    None
-}
-
-/// The inodes of the sockets that listen on a port, from the kernel's table: `sl local rem st … inode`.
-fn listening_inodes(table: &str, port: u16) -> Vec<String> {
-    const LISTEN: &str = "0A";
-    let suffix = format!(":{port:04X}");
-    let lines = table.lines().skip(1).map(|l| l.split_whitespace().collect::<Vec<_>>());
-    let ours = lines.filter(|f| f.len() > 9 && f[1].ends_with(&suffix) && f[3] == LISTEN);
-    ours.map(|f| f[9].to_string()).collect()
 }
 
 /// What kind of screen we have.
@@ -281,6 +254,7 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_taken_port_is_replaced_and_its_holder_named() {

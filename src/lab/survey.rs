@@ -6,15 +6,21 @@
 use crate::lab::observe::Report;
 use crate::lab::observe::connect;
 use crate::lab::observe::with_token;
+use crate::lab::own_watch::OWN_WATCH;
+use crate::lab::sockets;
 use crate::lab::workdir::MemberRecord;
 use crate::lab::workdir::Record;
 use crate::proto::etcdserverpb::HashKvRequest;
 use crate::proto::etcdserverpb::StatusRequest;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::lab::LookRequest;
+use crate::proto::lab::Watcher;
+use crate::proto::lab::lab_client::LabClient;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -31,6 +37,8 @@ const ANSWER: Duration = Duration::from_millis(800);
 const HASHED_MAX: i64 = 8 << 20;
 /// Rounds between two hashes.
 const HASH_EVERY: u32 = 5;
+/// Rounds between two looks at the metrics: all of them are much text, of which little is shown.
+const METRICS_EVERY: u32 = 3;
 /// Longest answer of `/metrics` that is read.
 const METRICS_MAX: usize = 1 << 20;
 
@@ -78,7 +86,7 @@ pub struct StateHash {
 }
 
 /// What a member was asked before.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Since {
     /// Changes from this revision on are new.
     revision: u64,
@@ -86,11 +94,28 @@ pub struct Since {
     hashed: i64,
     /// Rounds until it may be hashed again.
     wait: u32,
+    /// Which programs are at these addresses, as far as that could be found.
+    clients: BTreeMap<String, String>,
+    /// Connections that have served so far: a member has work with each new one.
+    door: Option<LabClient<Channel>>,
+    maintenance: Option<MaintenanceClient<Channel>>,
+    /// The metrics of some rounds ago, and rounds until they are asked for again.
+    metrics: BTreeMap<String, f64>,
+    metrics_wait: u32,
 }
 
 impl Default for Since {
     fn default() -> Since {
-        Since { revision: 1, hashed: 0, wait: 0 }
+        Since {
+            revision: 1,
+            hashed: 0,
+            wait: 0,
+            clients: BTreeMap::new(),
+            door: None,
+            maintenance: None,
+            metrics: BTreeMap::new(),
+            metrics_wait: 0,
+        }
     }
 }
 
@@ -147,12 +172,20 @@ async fn keep_asking(member: usize, m: MemberRecord, token: String, to: mpsc::Se
 /// One round: what the member answers within its time.
 pub async fn ask(member: usize, m: &MemberRecord, token: &str, since: &mut Since) -> Vec<Report> {
     let mut reports = Vec::new();
+    let (door, from) = (since.door.take(), since.revision);
     let look = async {
-        let request = with_token(LookRequest { since_revision: since.revision }, token)?;
-        Ok::<_, tonic::Status>(connect(&m.lab_socket).await?.look(request).await?.into_inner())
+        let mut door = match door {
+            Some(door) => door,
+            None => connect(&m.lab_socket).await?,
+        };
+        let request = with_token(LookRequest { since_revision: from }, token)?;
+        let look = door.look(request).await?.into_inner();
+        Ok::<_, tonic::Status>((door, look))
     };
-    if let Ok(Ok(look)) = timeout(ANSWER, look).await {
-        since.revision = look.revision + 1;
+    // Whatever failed, the next round begins with a new connection.
+    if let Ok(Ok((door, mut look))) = timeout(ANSWER, look).await {
+        (since.door, since.revision) = (Some(door), look.revision + 1);
+        name_clients(&mut look.watchers, &mut since.clients).await;
         reports.push(Report::Looked { member, look: Box::new(look) });
     }
     if let Ok(Some(survey)) = timeout(ANSWER, status(&m.client_url, since)).await {
@@ -161,9 +194,34 @@ pub async fn ask(member: usize, m: &MemberRecord, token: &str, since: &mut Since
     reports
 }
 
+/// Puts programs in the place of addresses; who was looked for once is not looked for again while it watches.
+async fn name_clients(all: &mut [Watcher], known: &mut BTreeMap<String, String>) {
+    let watchers = || all.iter().filter(|w| w.watch_id != OWN_WATCH);
+    known.retain(|client, _| watchers().any(|w| w.client == *client));
+    let new: BTreeSet<String> = watchers().map(|w| w.client.clone()).filter(|c| !known.contains_key(c)).collect();
+    let ends: Vec<SocketAddr> = new.iter().filter_map(|client| client.parse().ok()).collect();
+    if !ends.is_empty() {
+        // It looks through all processes: not on the thread that hears the members.
+        let found = tokio::task::spawn_blocking(move || sockets::clients(&ends)).await.unwrap_or_default();
+        let name = |client: &String| match found.get(&client.parse().ok()?) {
+            Some((pid, program)) => Some(format!("{program} (pid {pid})")),
+            None => Some(client.clone()),
+        };
+        known.extend(new.iter().filter_map(|client| Some((client.clone(), name(client)?))));
+    }
+    for w in all {
+        w.client = known.get(&w.client).cloned().unwrap_or_else(|| std::mem::take(&mut w.client));
+    }
+}
+
 async fn status(url: &str, since: &mut Since) -> Option<Survey> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).ok()?.connect_timeout(ANSWER);
-    let mut client = MaintenanceClient::new(endpoint.connect().await.ok()?);
+    let mut client = match since.maintenance.take() {
+        Some(client) => client,
+        None => {
+            let endpoint = Endpoint::from_shared(url.to_owned()).ok()?.connect_timeout(ANSWER);
+            MaintenanceClient::new(endpoint.connect().await.ok()?)
+        }
+    };
     let status = client.status(StatusRequest::default()).await.ok()?.into_inner();
     // Not by asking for alarms: etcd puts that question through the log, and a look must not change what it looks at.
     let alarms = status.errors.iter().filter_map(|e| alarm(e)).collect();
@@ -176,6 +234,12 @@ async fn status(url: &str, since: &mut Since) -> Option<Survey> {
         }
         false => None,
     };
+    since.maintenance = Some(client);
+    if since.metrics_wait == 0 {
+        since.metrics = metrics(url).await.map(|text| chosen(&text)).unwrap_or_default();
+        since.metrics_wait = METRICS_EVERY;
+    }
+    since.metrics_wait -= 1;
     let header = status.header.unwrap_or_default();
     let standing = Standing {
         member: header.member_id,
@@ -196,7 +260,7 @@ async fn status(url: &str, since: &mut Since) -> Option<Survey> {
         quota: status.db_size_quota,
         errors: status.errors,
         alarms,
-        metrics: metrics(url).await.map(|text| chosen(&text)).unwrap_or_default(),
+        metrics: since.metrics.clone(),
     })
 }
 

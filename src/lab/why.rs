@@ -319,6 +319,9 @@ impl Picture {
             let wait = if watcher.queued == 1 { "response waits" } else { "responses wait" };
             lines.push(format!("{} {wait} in its stream: its client reads slowly, or not at all.", watcher.queued));
         }
+        if !watcher.client.is_empty() {
+            lines.push(format!("Its client is {}.", watcher.client));
+        }
         if look.revision < newest {
             lines.push(format!(
                 "Member {} itself is at {}, the newest is {newest}: a watcher knows no more than its member.",

@@ -7,10 +7,10 @@ use super::Node;
 use super::pace::HOP;
 use super::raft_thread::RaftThread;
 use super::telemetry;
+use super::telemetry::Observer;
 use crate::consensus::wire_of;
 use crate::error::Error;
 use crate::peer::LinkRule;
-use crate::probe::Listeners;
 use crate::proto::lab;
 use crate::proto::lab::event::Kind;
 use crate::proto::raftpb::Message;
@@ -25,7 +25,6 @@ use crate::watch::Past;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Duration;
-use tokio::sync::broadcast;
 use tokio::sync::oneshot;
 
 /// Most messages that wait; what comes beyond is lost, as on a full link.
@@ -109,7 +108,8 @@ impl RaftThread {
                 let _gone = answer.send(Ok(()));
             }
             Order::Step(what, answer) => {
-                let _gone = answer.send(self.one_step(what));
+                let done = self.one_step(what);
+                self.steps.push((answer, done));
             }
             Order::Timer(ticks, answer) => {
                 let set = self.replica.consensus.set_timer(ticks);
@@ -234,7 +234,7 @@ impl Node {
         self.ordered(|answer| Order::Clock(set, answer)).await
     }
 
-    /// One step of a held member: a tick, or one of its held messages.
+    /// One step of a held member: a tick, or one of its held messages. Returns when what comes of it here is written, synced, sent and told.
     ///
     /// # Errors
     /// A sentence for the user: the clock runs, or there is no such message.
@@ -287,6 +287,7 @@ impl Node {
             changes: self.changes(since, revision, floor)?,
             links: rules.into_iter().map(link).collect(),
             wall_offset_ms: wall::offset_ms(),
+            rights: Some(self.read(|machine| machine.auth().look(LOOK_MAX))),
             sync_delay_us: u64::try_from(self.inner.pace.sync_delay().as_micros()).unwrap_or(u64::MAX),
         })
     }
@@ -333,16 +334,16 @@ impl Node {
         Ok(events.into_iter().filter_map(change).take(LOOK_MAX * 5).collect())
     }
 
-    /// Telemetry from now on, its opening snapshot first. [`Listeners::leave`] must be called when the observer goes.
+    /// Telemetry from now on, its opening snapshot first.
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub async fn observe(&self) -> Result<(lab::Telemetry, broadcast::Receiver<lab::Telemetry>, Listeners), Error> {
+    pub async fn observe(&self) -> Result<(lab::Batch, Observer), Error> {
         let listeners = self.inner.tap.listeners.clone();
         listeners.join();
         let (answer, snapshot) = oneshot::channel();
         self.inner.inbox.force(Input::Snapshot(answer));
-        let Ok((mut snapshot, stream)) = snapshot.await else {
+        let Ok((mut snapshot, observer)) = snapshot.await else {
             listeners.leave();
             return Err(Error::Stopped);
         };
@@ -354,8 +355,8 @@ impl Node {
         snapshot.version = crate::types::ETCD_VERSION.into();
         snapshot.cluster_id = self.inner.cluster.0;
         snapshot.clock = Some(self.inner.clock());
-        let opening = lab::Event { kind: Some(Kind::Snapshot(snapshot)) };
-        Ok((self.inner.tap.private(opening), stream, listeners))
+        let opening = lab::Event { kind: Some(Kind::Snapshot(Box::new(snapshot))) };
+        Ok((observer.opening(opening), observer))
     }
 }
 

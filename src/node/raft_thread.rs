@@ -43,9 +43,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
+use tokio::sync::oneshot;
 
 /// A sync that takes longer than this is worth a warning; etcd's value.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+/// What came of a step.
+type Stepped = Result<(), String>;
 
 pub(crate) struct RaftThread {
     pub(super) inner: Arc<Inner>,
@@ -57,6 +61,8 @@ pub(crate) struct RaftThread {
     verdicts: Vec<(Verdict, Result<(), Refused>)>,
     /// Messages that contradicted what is committed here.
     contradictions: u64,
+    /// Who waits for the end of a step.
+    pub(super) steps: Vec<(oneshot::Sender<Stepped>, Stepped)>,
 }
 
 impl RaftThread {
@@ -76,7 +82,15 @@ impl RaftThread {
             now: Millis(0),
             beats: Beats::default(),
         };
-        RaftThread { inner, replica, hands, desk: Desk::default(), verdicts: Vec::new(), contradictions: 0 }
+        RaftThread {
+            inner,
+            replica,
+            hands,
+            desk: Desk::default(),
+            verdicts: Vec::new(),
+            contradictions: 0,
+            steps: Vec::new(),
+        }
     }
 
     /// Runs until the inbox is closed or the disk fails.
@@ -224,6 +238,10 @@ impl RaftThread {
             self.inner.requests.answer(id, Err(why));
         }
         self.inner.tap.drain(&mut self.replica.consensus.probe);
+        // All that comes of a step in this member is done and told by now: written, synced, sent.
+        for (waiter, done) in self.steps.drain(..) {
+            let _gone = waiter.send(done);
+        }
     }
 }
 

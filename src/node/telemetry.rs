@@ -1,6 +1,13 @@
-//! From the probes to the observers: stamps events with the time and hands them to whoever listens.
+//! From the probes to the observers: stamps events with the time and keeps them until whoever listens takes them, many at once.
 //!
-//! A broadcast channel is bounded and lossy: an observer that falls behind loses the oldest events and is told how many. Nothing here waits for an observer.
+//! ```text
+//! probe ─drain─┐
+//! probe ─drain─┼─▶ one lock: number, time ─▶ a line for each observer ─take─▶ Batch
+//! tell ────────┘
+//! ```
+//!
+//! A line is bounded and lossy: an observer that falls behind loses the newest events and is told how many. Nothing here waits for an observer, and one is woken
+//! only if its line was empty: at many events a second what they cost is making them.
 
 use crate::apply::Reply;
 use crate::consensus;
@@ -11,17 +18,25 @@ use crate::probe::Listeners;
 use crate::probe::Probe;
 use crate::proto::etcdserverpb::InternalRaftRequest;
 use crate::proto::lab;
+use crate::proto::lab::Batch;
 use crate::proto::lab::Event;
 use crate::proto::lab::Telemetry;
 use crate::proto::lab::event::Kind;
 use crate::types::MemberId;
+use crate::types::Millis;
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
-use tokio::sync::broadcast;
+use tokio::sync::Notify;
 
 /// Events that one observer may lag behind.
 const LAG_EVENTS: usize = 16 * 1024;
+/// Events in one batch.
+const BATCH_EVENTS: usize = 2_000;
+/// Requests of one second that are told of one by one. What they write is in the entries, whole; beyond these the two events of each would be most of
+/// what the tap costs, and nobody can look at so many.
+const REQUESTS_TOLD: u64 = 500;
 
 /// Where all probes of one member end.
 pub(crate) struct Tap {
@@ -29,16 +44,50 @@ pub(crate) struct Tap {
     member: MemberId,
     boot: u64,
     started: Instant,
-    stream: broadcast::Sender<Telemetry>,
-    /// The lock makes sequence numbers and times ascend together.
-    seq: Mutex<u64>,
+    /// The lock makes numbers and times ascend together.
+    told: Arc<Mutex<Told>>,
+    requests: Mutex<Requests>,
+}
+
+/// Requests of this second.
+#[derive(Default)]
+struct Requests {
+    second: u64,
+    told: u64,
+    untold: u64,
+}
+
+/// What was told, and to whom.
+#[derive(Default)]
+struct Told {
+    seq: u64,
+    lines: Vec<Line>,
+}
+
+/// What one observer has not taken yet.
+struct Line {
+    waiting: Vec<Telemetry>,
+    missed: u64,
+    news: Arc<Notify>,
+}
+
+impl Line {
+    fn push(&mut self, telemetry: Telemetry) {
+        match self.waiting.len() {
+            LAG_EVENTS => self.missed += 1,
+            0 => {
+                self.waiting.push(telemetry);
+                self.news.notify_one();
+            }
+            _ => self.waiting.push(telemetry),
+        }
+    }
 }
 
 impl Tap {
     /// `boot` tells this run of the process from the ones before.
     pub(crate) fn new(member: MemberId, boot: u64, started: Instant) -> Tap {
-        let (stream, _) = broadcast::channel(LAG_EVENTS);
-        Tap { listeners: Listeners::default(), member, boot, started, stream, seq: Mutex::new(0) }
+        Tap { listeners: Listeners::default(), member, boot, started, told: Arc::default(), requests: Mutex::default() }
     }
 
     /// A probe that ends here.
@@ -48,49 +97,134 @@ impl Tap {
 
     /// Sends what `probe` has gathered.
     pub(crate) fn drain(&self, probe: &mut Probe) {
+        if self.listeners.any() {
+            let (events, dropped) = probe.drain();
+            self.send(events, dropped);
+        }
+    }
+
+    /// Whether a request is told of; with it, how many were not since the last one that was.
+    pub(crate) fn admit(&self, now: Millis) -> Option<u64> {
         if !self.listeners.any() {
-            return;
+            return None;
         }
-        let (events, dropped) = probe.drain();
-        if events.is_empty() && dropped == 0 {
-            return;
+        let mut requests = self.requests.lock();
+        if requests.second != now.0 / 1_000 {
+            (requests.second, requests.told) = (now.0 / 1_000, 0);
         }
-        let at_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut seq = self.seq.lock();
+        if requests.told == REQUESTS_TOLD {
+            requests.untold += 1;
+            return None;
+        }
+        requests.told += 1;
+        Some(std::mem::take(&mut requests.untold))
+    }
+
+    /// Sends one event from outside the step functions.
+    pub(crate) fn tell(&self, make: impl FnOnce() -> Kind) {
+        if self.listeners.any() {
+            self.send([Event { kind: Some(make()) }], 0);
+        }
+    }
+
+    fn send(&self, events: impl IntoIterator<Item = Event>, dropped: u64) {
+        let mut told = self.told.lock();
+        let at_us = self.at_us();
+        let Told { seq, lines } = &mut *told;
         for event in events {
             *seq += 1;
-            let _nobody = self.stream.send(self.stamp(event, at_us, *seq));
+            let telemetry = Telemetry { at_us, seq: *seq, event: Some(event), ..Telemetry::default() };
+            let Some((last, others)) = lines.split_last_mut() else { continue };
+            others.iter_mut().for_each(|line| line.push(telemetry.clone()));
+            last.push(telemetry);
         }
         // What had no room in the probe came after what had: the gap is before the next event.
         *seq += dropped;
     }
 
-    /// Sends one event from outside the step functions.
-    pub(crate) fn tell(&self, make: impl FnOnce() -> Kind) {
-        let mut probe = self.probe();
-        probe.tell(make);
-        self.drain(&mut probe);
+    fn at_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    pub(crate) fn observe(&self) -> broadcast::Receiver<Telemetry> {
-        self.stream.subscribe()
+    /// A line of one's own for what is told from now on. [`Listeners::join`] comes first; dropping the observer takes it back.
+    pub(crate) fn observe(&self) -> Observer {
+        let news = Arc::new(Notify::new());
+        let mut told = self.told.lock();
+        told.lines.push(Line { waiting: Vec::new(), missed: 0, news: news.clone() });
+        Observer {
+            told: self.told.clone(),
+            listeners: self.listeners.clone(),
+            news,
+            opening: Telemetry { at_us: self.at_us(), seq: told.seq, ..Telemetry::default() },
+            blank: Batch { member_id: self.member.0, boot_id: self.boot, ..Batch::default() },
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.told.lock().lines.drain(..).for_each(|line| line.news.notify_one());
+    }
+}
+
+/// One observer's end of the tap.
+pub struct Observer {
+    told: Arc<Mutex<Told>>,
+    listeners: Listeners,
+    news: Arc<Notify>,
+    opening: Telemetry,
+    blank: Batch,
+}
+
+impl Observer {
+    /// The batch that comes before all others: what an observer needs to start with, as it was when this one began.
+    #[must_use]
+    pub fn opening(&self, event: Event) -> Batch {
+        let opening = Telemetry { event: Some(event), ..self.opening.clone() };
+        Batch { events: vec![opening], ..self.blank.clone() }
     }
 
-    /// An event that only one observer gets: the opening snapshot.
-    pub(crate) fn private(&self, event: Event) -> Telemetry {
-        let at_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let seq = *self.seq.lock();
-        self.stamp(event, at_us, seq)
+    /// Waits until something was told, then so long for what comes with it, and takes all of it; what is more than a batch comes at once with the next
+    /// call. `None`: the member has stopped. Safe to drop and call again.
+    #[expect(clippy::disallowed_methods, reason = "what comes within some milliseconds is sent together")]
+    pub async fn next(&mut self, gather: Duration) -> Option<Batch> {
+        while self.waiting()? == 0 {
+            self.news.notified().await;
+        }
+        if self.waiting()? < BATCH_EVENTS {
+            tokio::time::sleep(gather).await;
+        }
+        self.take()
     }
 
-    fn stamp(&self, event: Event, at_us: u64, seq: u64) -> Telemetry {
-        Telemetry { member_id: self.member.0, boot_id: self.boot, at_us, seq, dropped: 0, event: Some(event) }
+    fn waiting(&self) -> Option<usize> {
+        let told = self.told.lock();
+        told.lines.iter().find(|line| Arc::ptr_eq(&line.news, &self.news)).map(|line| line.waiting.len())
+    }
+
+    fn take(&self) -> Option<Batch> {
+        let mut told = self.told.lock();
+        let line = told.lines.iter_mut().find(|line| Arc::ptr_eq(&line.news, &self.news))?;
+        let rest = match line.waiting.len() > BATCH_EVENTS {
+            true => line.waiting.split_off(BATCH_EVENTS),
+            // The next batch is about as large.
+            false => Vec::with_capacity(line.waiting.len()),
+        };
+        let events = std::mem::replace(&mut line.waiting, rest);
+        Some(Batch { dropped: line.missed, events, ..self.blank.clone() })
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.told.lock().lines.retain(|line| !Arc::ptr_eq(&line.news, &self.news));
+        self.listeners.leave();
     }
 }
 
 /// A request has come in.
-pub(crate) fn proposed(id: u64, request: &InternalRaftRequest) -> Kind {
-    Kind::Proposed(lab::Proposed { request_id: id, summary: consensus::summary_of(request) })
+pub(crate) fn proposed(id: u64, request: &InternalRaftRequest, untold: u64) -> Kind {
+    Kind::Proposed(lab::Proposed { request_id: id, summary: consensus::summary_of(request), untold })
 }
 
 /// A request was answered.
@@ -132,4 +266,91 @@ pub(crate) fn members(members: &Members) -> lab::Members {
         client_urls: member.client_urls.clone(),
     };
     lab::Members { members: members.iter().map(tell).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    #[expect(clippy::disallowed_methods, reason = "a tap begins at some time")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    fn note(text: &str) -> Kind {
+        Kind::Note(lab::Note { text: text.into() })
+    }
+
+    fn tap() -> (Tap, Observer) {
+        let tap = Tap::new(MemberId(7), 9, now());
+        tap.listeners.join();
+        let observer = tap.observe();
+        (tap, observer)
+    }
+
+    fn texts(batch: &Batch) -> Vec<(u64, String)> {
+        let text = |t: &Telemetry| match t.event.as_ref().and_then(|e| e.kind.as_ref()) {
+            Some(Kind::Note(note)) => note.text.clone(),
+            _ => String::new(),
+        };
+        batch.events.iter().map(|t| (t.seq, text(t))).collect()
+    }
+
+    #[tokio::test]
+    async fn every_observer_gets_everything_once_and_in_order() {
+        let (tap, mut first) = tap();
+        tap.tell(|| note("a"));
+        tap.listeners.join();
+        let mut second = tap.observe();
+        tap.tell(|| note("b"));
+        let batch = first.next(AT_ONCE).await.expect("it goes on");
+        assert_eq!(texts(&batch), [(1, "a".into()), (2, "b".into())]);
+        assert_eq!((batch.member_id, batch.boot_id, batch.dropped), (7, 9, 0));
+        assert_eq!(texts(&second.next(AT_ONCE).await.expect("it goes on")), [(2, "b".into())]);
+        drop(second);
+        assert!(tap.listeners.any());
+        let waits = tokio::spawn(async move { first.next(AT_ONCE).await.map(|batch| texts(&batch)) });
+        tap.tell(|| note("c"));
+        assert_eq!(waits.await.expect("no panic"), Some(vec![(3, "c".into())]));
+        assert!(!tap.listeners.any(), "the last one has left");
+    }
+
+    #[tokio::test]
+    async fn who_lags_too_far_misses_the_newest_and_is_told_how_many() {
+        let (tap, mut observer) = tap();
+        for _ in 0..LAG_EVENTS + 3 {
+            tap.tell(|| note(""));
+        }
+        let mut got = 0;
+        while got < LAG_EVENTS {
+            let batch = observer.next(AT_ONCE).await.expect("it goes on");
+            assert!(batch.dropped == 3 && batch.events.len() <= BATCH_EVENTS);
+            got += batch.events.len();
+        }
+        assert_eq!(got, LAG_EVENTS);
+        tap.tell(|| note("after"));
+        let batch = observer.next(AT_ONCE).await.expect("it goes on");
+        assert_eq!(texts(&batch), [(LAG_EVENTS as u64 + 4, "after".into())], "the gap shows in the numbers");
+    }
+
+    #[test]
+    fn of_very_many_requests_some_are_told_of_and_the_others_counted() {
+        let quiet = Tap::new(MemberId(7), 9, now());
+        assert_eq!(quiet.admit(Millis(0)), None, "nobody listens");
+        let (tap, _observer) = tap();
+        let admitted = |ms: u64, count: u64| (0..count).filter_map(|_| tap.admit(Millis(ms))).collect::<Vec<_>>();
+        assert_eq!(admitted(5_000, REQUESTS_TOLD + 20).len() as u64, REQUESTS_TOLD);
+        assert!(admitted(5_999, 3).is_empty());
+        assert_eq!(admitted(6_000, 2), [23, 0]);
+    }
+
+    #[tokio::test]
+    async fn an_observer_of_a_stopped_member_hears_the_end() {
+        let (tap, mut observer) = tap();
+        let waits = tokio::spawn(async move { observer.next(AT_ONCE).await });
+        drop(tap);
+        assert_eq!(waits.await.expect("no panic"), None);
+    }
 }

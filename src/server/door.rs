@@ -235,7 +235,11 @@ impl Services {
         let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         let response = match service {
             "etcdserverpb.KV" => room::until_sent(done(self.kv.clone().call(request).await)),
-            "etcdserverpb.Watch" => done(self.watch.clone().call(request).await),
+            "etcdserverpb.Watch" => {
+                // Who watches is shown.
+                request.extensions_mut().insert(Arc::clone(origin));
+                done(self.watch.clone().call(request).await)
+            }
             "etcdserverpb.Lease" => done(self.lease.clone().call(request).await),
             "etcdserverpb.Cluster" => done(self.cluster.clone().call(request).await),
             "etcdserverpb.Maintenance" => done(self.maintenance.clone().call(request).await),

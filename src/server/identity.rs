@@ -61,7 +61,7 @@ impl Caller {
         token_of(&self.headers).flatten()
     }
 
-    /// Where the request came from, for the log; empty while authentication is off.
+    /// Where the request came from; empty while authentication is off, but for watches.
     pub(super) fn from(&self) -> String {
         from_of(&self.extensions)
     }

@@ -3,7 +3,7 @@
 //! On a door of its own, never on the client port. Every call carries the lab's token in the metadata `lab-token`.
 
 use super::front::Front;
-use crate::probe::Listeners;
+use crate::node::Observer;
 use crate::proto::lab;
 use crate::proto::lab::control_request::Action;
 use crate::proto::lab::lab_server::Lab;
@@ -15,14 +15,15 @@ use sha2::Digest as _;
 use sha2::Sha256;
 use std::path::Path;
 use std::time::Duration;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
 
 /// A disk slower than this cannot be told from one that hangs.
 const SYNC_DELAY_MAX: Duration = Duration::from_secs(10);
+
+/// Events are gathered for so long: an eye sees no difference, and a member that tells a lot is not woken for each.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The Lab service.
 pub(super) struct Service {
@@ -65,14 +66,14 @@ impl Service {
 
 #[tonic::async_trait]
 impl Lab for Service {
-    type ObserveStream = BoxStream<'static, Result<lab::Telemetry, Status>>;
+    type ObserveStream = BoxStream<'static, Result<lab::Batch, Status>>;
 
     async fn observe(&self, request: Request<lab::ObserveRequest>) -> Result<Response<Self::ObserveStream>, Status> {
         self.admit(&request)?;
         let guard = self.front.stream_guard(&http::HeaderMap::new());
-        let (opening, events, listeners) = self.front.node.observe().await?;
-        let observer = Observer { opening: Some(opening), events, missed: 0, _leave: Leave(listeners), guard };
-        let stream = unfold(observer, |mut observer| async { Some((observer.next().await?, observer)) });
+        let (opening, events) = self.front.node.observe().await?;
+        let told = Telling { opening: Some(opening), events, guard };
+        let stream = unfold(told, |mut told| async { Some((Ok(told.next().await?), told)) });
         Ok(Response::new(stream.boxed()))
     }
 
@@ -126,42 +127,21 @@ fn said(done: Result<(), String>) -> lab::ControlResponse {
     lab::ControlResponse { ok: done.is_ok(), why_not: done.err().unwrap_or_default() }
 }
 
-/// One observer: the opening picture, then events, with a count of what it was too slow for.
-struct Observer {
-    opening: Option<lab::Telemetry>,
-    events: broadcast::Receiver<lab::Telemetry>,
-    missed: u64,
-    _leave: Leave,
+/// What one observer is told: the opening picture, then batches of events.
+struct Telling {
+    opening: Option<lab::Batch>,
+    events: Observer,
     guard: super::front::StreamGuard,
 }
 
-impl Observer {
-    async fn next(&mut self) -> Option<Result<lab::Telemetry, Status>> {
+impl Telling {
+    async fn next(&mut self) -> Option<lab::Batch> {
         if let Some(opening) = self.opening.take() {
-            return Some(Ok(opening));
+            return Some(opening);
         }
-        loop {
-            let event = tokio::select! {
-                event = self.events.recv() => event,
-                _ = self.guard.ended() => return None,
-            };
-            match event {
-                Ok(mut telemetry) => {
-                    telemetry.dropped += self.missed;
-                    return Some(Ok(telemetry));
-                }
-                Err(RecvError::Lagged(missed)) => self.missed += missed,
-                Err(RecvError::Closed) => return None,
-            }
+        tokio::select! {
+            batch = self.events.next(GATHER) => batch,
+            _ = self.guard.ended() => None,
         }
-    }
-}
-
-/// Takes the observer off the list when its stream ends, however it ends.
-struct Leave(Listeners);
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        self.0.leave();
     }
 }

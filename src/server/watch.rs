@@ -49,6 +49,7 @@ impl Watch for Service {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (caller, requests) = Caller::of(request);
         let guard = self.0.stream_guard(caller.headers());
+        let hub = self.0.node.watches().open_stream_of(caller.from());
         let session = Session {
             node: self.0.node.clone(),
             rights: Rights {
@@ -58,7 +59,7 @@ impl Watch for Service {
                 changes: WatchStream::from_changes(self.0.node.auth_changes()),
             },
             requests,
-            hub: self.0.node.watches().open_stream(),
+            hub,
             guard,
             is_half_closed: false,
             progress: progress_timer(self.0.limits.watch_progress),

@@ -220,7 +220,7 @@ impl Camera {
             alive.replica.consensus.probe = Probe::new(self.listeners.clone());
             let revision = alive.revision().0;
             let opening = lab::Snapshot { name: format!("m{who}"), revision, ..alive.replica.consensus.snapshot() };
-            told.push(Event { kind: Some(Kind::Snapshot(opening)) });
+            told.push(Event { kind: Some(Kind::Snapshot(Box::new(opening))) });
         }
         if alive.applied().0 > seen.applied {
             seen.applied = alive.applied().0;

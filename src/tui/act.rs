@@ -9,8 +9,7 @@ use crate::lab::board::Undo;
 use crate::lab::course;
 use crate::lab::deed::pasted;
 use crate::lab::deed::quoted;
-use crate::lab::member::MISFITS;
-use crate::lab::member::Misfit;
+use crate::lab::misfit::Misfit;
 use crate::lab::orders::ASK_LEARN;
 use crate::lab::orders::ASK_PROMISES;
 use crate::lab::picture::Pace;
@@ -26,6 +25,7 @@ use crate::tui::model::Item;
 use crate::tui::model::Overlay;
 use crate::tui::model::Question;
 use crate::tui::model::Screen;
+use crate::tui::model::Then;
 use crate::tui::replay;
 use crate::types::Millis;
 
@@ -102,6 +102,12 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Break => model.overlay = break_menu(model),
         Does::Undo => return undo(model),
         Does::Write => ask_what_to_write(model),
+        Does::WriteThere => {
+            let name = model.picture.as_ref()?.members.get(model.selected)?.name.clone();
+            model.overlay = Some(Overlay::Command { text: format!("put-at {name} a {}", model.writes + 1) });
+        }
+        Does::RunBack => model.notify(Tone::Plain, "that is for recordings: , shows what was recorded"),
+        Does::Rights => model.overlay = Some(Overlay::Rights { scroll: 0 }),
         Does::Why => model.overlay = why(model),
         Does::Promises => model.overlay = promises(model),
         Does::Compare => return data::compare(model),
@@ -116,6 +122,9 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
             model.goal = None;
             let deed = if model.board.held { Deed::Go { slower: model.board.slower } } else { Deed::Hold };
             return deed_now(model, &deed);
+        }
+        Does::Step if model.board.held && model.picture.as_ref().is_some_and(|p| !p.is_settled()) => {
+            model.step_waits = true;
         }
         Does::Step => return step(model),
         Does::RunOn if !model.board.held => model.notify(Tone::Plain, "hold the clock first: Space"),
@@ -243,6 +252,12 @@ pub(super) fn tick(model: &mut Model) -> Option<Cmd> {
     if let Some(cmd) = nemesis(model) {
         return Some(cmd);
     }
+    if model.step_waits && model.picture.as_ref().is_some_and(Picture::is_settled) {
+        model.step_waits = false;
+        if model.board.held {
+            return step(model);
+        }
+    }
     let goal = model.goal?;
     let picture = model.picture.as_ref()?;
     if goal.reached(picture) || !model.board.held {
@@ -254,7 +269,7 @@ pub(super) fn tick(model: &mut Model) -> Option<Cmd> {
         model.changed = true;
         return None;
     }
-    if picture.now < goal.due || goal.last.is_some() && goal.last == oldest(picture) {
+    if picture.now < goal.due || !picture.is_settled() || goal.last.is_some() && goal.last == oldest(picture) {
         return None;
     }
     model.goal = Some(Goal { due: picture.now.plus(STEP_MS), last: oldest(picture), ..goal });
@@ -290,7 +305,7 @@ pub(super) fn break_menu(model: &Model) -> Option<Overlay> {
     let names = picture.member_names();
     let n = names.get(model.selected)?;
     let rest: Vec<&String> = names.iter().filter(|x| *x != n).collect();
-    let mut lines: Vec<(String, String, bool)> = [
+    let mut lines: Vec<(String, String, Then)> = [
         ("kill", "kill -9: it dies without a word"),
         ("power", "power loss: it dies, and what was not synced is gone"),
         ("stop", "stop it (SIGSTOP): it stands still, its sockets stay open"),
@@ -299,48 +314,62 @@ pub(super) fn break_menu(model: &Model) -> Option<Overlay> {
         ("start", "start it again, with the data that it has"),
         ("campaign", "force an election: it asks for votes now"),
     ]
-    .map(|(word, what)| (format!("{word} {n}"), what.to_string(), false))
+    .map(|(word, what)| (format!("{word} {n}"), what.to_string(), Then::Do))
     .into();
     if let Some(peer) = rest.first() {
         let joined = |all: &[&String]| all.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(",");
-        lines.push((format!("partition {n} | {}", joined(&rest)), "cut it off from all others".into(), false));
+        lines.push((format!("partition {n} | {}", joined(&rest)), "cut it off from all others".into(), Then::Do));
         if rest.len() > 2 {
             let (with, others) = rest.split_at(1);
             let line = format!("partition {n},{} | {}", joined(with), joined(others));
-            lines.push((line, format!("partition: {n} and {} from the other {}", with[0], others.len()), false));
+            lines.push((line, format!("partition: {n} and {} from the other {}", with[0], others.len()), Then::Do));
         }
-        lines.push((format!("cut {n} {peer}"), format!("one way: nothing from {n} to {peer}… (edit)"), true));
-        lines.push((format!("delay {n} {peer} 500ms"), format!("delay {n} to {peer}… (edit)"), true));
-        lines.push((format!("loss {n} {peer} 30%"), format!("lose messages from {n} to {peer}… (edit)"), true));
-        lines.push(("heal".into(), "heal: all links as before".into(), false));
+        lines.push((format!("cut {n} {peer}"), format!("one way: nothing from {n} to {peer}… (edit)"), Then::Edit));
+        lines.push((format!("delay {n} {peer} 500ms"), format!("delay {n} to {peer}… (edit)"), Then::Edit));
+        lines.push((format!("loss {n} {peer} 30%"), format!("lose messages from {n} to {peer}… (edit)"), Then::Edit));
+        lines.push(("heal".into(), "heal: all links as before".into(), Then::Do));
     }
-    lines.push((format!("slow-disk {n} 300ms"), "slow disk: each sync takes 300 ms longer… (edit)".into(), true));
-    lines.push((format!("full-disk {n}"), "full disk: it ends at its next write".into(), false));
-    lines.push((format!("failing-disk {n}"), "failing disk: it ends at its next sync".into(), false));
-    lines.push((format!("cut-clients {n}"), "clients do not reach it; members do".into(), false));
-    lines.push((format!("rot {n} log"), "down: one bit of its log turns over".into(), false));
-    lines.push((format!("wipe {n}"), "down: its data is gone (moved aside)".into(), false));
-    for (misfit, word, what, _) in MISFITS.into_iter().filter(|row| picture.is_tls || !row.0.is_of_tls()) {
-        let line = format!("bad-config {n} {word}");
-        let text = format!("it starts anew with {what}");
-        // Whoever is alone has nobody to refuse it.
-        if misfit != Misfit::OtherToken || !rest.is_empty() {
-            lines.push((line, text, false));
-        }
+    lines.push((format!("slow-disk {n} 300ms"), "slow disk: each sync takes 300 ms longer… (edit)".into(), Then::Edit));
+    lines.push((format!("full-disk {n}"), "full disk: it ends at its next write".into(), Then::Do));
+    lines.push((format!("failing-disk {n}"), "failing disk: it ends at its next sync".into(), Then::Do));
+    lines.push((format!("cut-clients {n}"), "clients do not reach it; members do".into(), Then::Do));
+    lines.push((format!("rot {n} log"), "down: one bit of its log turns over".into(), Then::Do));
+    lines.push((format!("wipe {n}"), "down: its data is gone (moved aside)".into(), Then::Do));
+    if model.twin.is_none() {
+        let text = format!("a bad configuration: which of {}…", misfits(picture).count());
+        lines.push((format!("bad-config {n}"), text, Then::Configs));
     }
-    lines.push((format!("clock-offset {n} +90s"), "its clock on the wall is 90 s ahead… (edit)".into(), true));
-    lines.push(("nemesis 7 for 60s".into(), "nemesis: a minute of faults from seed 7… (edit)".into(), true));
-    lines.push(("align".into(), "all election timers run out together".into(), false));
-    lines.push(("spread".into(), "election timers run out one after the other".into(), false));
+    lines.push((format!("clock-offset {n} +90s"), "its clock on the wall is 90 s ahead… (edit)".into(), Then::Edit));
+    lines.push(("nemesis 7 for 60s".into(), "nemesis: a minute of faults from seed 7… (edit)".into(), Then::Edit));
+    lines.push(("align".into(), "all election timers run out together".into(), Then::Do));
+    lines.push(("spread".into(), "election timers run out one after the other".into(), Then::Do));
     let names = picture.member_names();
     // Of a simulated cluster only what can be done to it.
     let can_be = |line: &str| {
         model.twin.is_none() || Deed::parse(line, &names).is_ok_and(|deed| crate::lab::twin::act(&deed).is_ok())
     };
-    lines.retain(|(line, ..)| can_be(line));
-    let items: Vec<Item> = lines.into_iter().map(|(line, text, edit)| item(model, picture, line, text, edit)).collect();
+    lines.retain(|(line, _, then)| *then == Then::Configs || can_be(line));
+    let items: Vec<Item> = lines.into_iter().map(|(line, text, then)| item(model, picture, line, text, then)).collect();
     let choice = items.iter().position(|i| i.unfit.is_none()).unwrap_or(0);
     Some(Overlay::Menu { title: format!("break {n}"), items, choice, of_member: true })
+}
+
+/// What does not do in this cluster.
+fn misfits(picture: &Picture) -> impl Iterator<Item = Misfit> + '_ {
+    let fits = |m: &Misfit| picture.is_tls || !m.is_of_tls();
+    Misfit::all().filter(fits).filter(|m| picture.members.len() > 1 || !m.needs_others())
+}
+
+/// The menu of bad configurations for the selected member.
+fn config_menu(model: &Model) -> Option<Overlay> {
+    let picture = model.shown()?;
+    let name = &picture.members.get(model.selected)?.name;
+    let line = |m: Misfit| {
+        let line = format!("bad-config {name} {}", m.word());
+        item(model, picture, line, m.what().into(), Then::Do)
+    };
+    let items = misfits(picture).map(line).collect();
+    Some(Overlay::Menu { title: format!("{name} starts anew with…"), items, choice: 0, of_member: false })
 }
 
 /// The menu of the marked message.
@@ -361,17 +390,20 @@ pub(super) fn message_menu(model: &mut Model) -> Option<Overlay> {
     };
     let name = &picture.members[l.to].name;
     let items = [("deliver", "let it arrive now"), ("drop", "lose it")];
-    let items = items.map(|(word, what)| item(model, picture, format!("{word} {name} {id}"), what.into(), false));
+    let items = items.map(|(word, what)| item(model, picture, format!("{word} {name} {id}"), what.into(), Then::Do));
     Some(Overlay::Menu { title: words(picture, l), items: items.into(), choice: 0, of_member: false })
 }
 
-fn item(model: &Model, picture: &Picture, line: String, text: String, edit: bool) -> Item {
+fn item(model: &Model, picture: &Picture, line: String, text: String, then: Then) -> Item {
+    if then == Then::Configs {
+        return Item { text, shell: format!("{} …", pasted(&line)), line, unfit: None, then };
+    }
     let deed = Deed::parse(&line, &picture.member_names());
     let unfit = deed.as_ref().map_err(Clone::clone).and_then(|d| model.board.clone().decide(d, picture)).err();
     // In a simulation nothing has a process that a shell could reach, and links are not known by ids.
     let unfit = unfit.filter(|_| model.twin.is_none());
     let shell = deed.ok().filter(|_| model.twin.is_none()).map_or(line.clone(), |d| d.shell(picture));
-    Item { text, line, shell, unfit, edit }
+    Item { text, line, shell, unfit, then }
 }
 
 /// Does a menu's line, or offers it for editing.
@@ -380,9 +412,16 @@ pub(super) fn choose(model: &mut Model, item: Item) -> Option<Cmd> {
         model.notify(Tone::Bad, format!("that does not fit: {why}"));
         return None;
     }
-    if item.edit {
-        model.overlay = Some(Overlay::Command { text: item.line });
-        return None;
+    match item.then {
+        Then::Do => {}
+        Then::Edit => {
+            model.overlay = Some(Overlay::Command { text: item.line });
+            return None;
+        }
+        Then::Configs => {
+            model.overlay = config_menu(model);
+            return None;
+        }
     }
     let names = model.shown()?.member_names();
     match Deed::parse(&item.line, &names) {

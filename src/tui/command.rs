@@ -2,7 +2,7 @@
 
 use crate::lab::Deed;
 use crate::lab::deed::WORDS;
-use crate::lab::member::MISFITS;
+use crate::lab::misfit::Misfit;
 use crate::lab::picture::Tone;
 use crate::tui::Cmd;
 use crate::tui::Model;
@@ -31,6 +31,7 @@ const OWN: &[(&str, &str, &str)] = &[
     ("shell", "", "a shell with the lab's etcdctl"),
     ("undo", "", "take the last fault back"),
     ("why", "", "why is it not …?"),
+    ("users", "", "users and roles: who may do what"),
     ("promises", "", "what must never happen, and whether it has"),
     ("mark", "TEXT", "put a marker into the recording"),
     ("copy", "", "the line of the last action to the clipboard"),
@@ -63,7 +64,7 @@ pub fn complete(text: &str, names: &[String]) -> String {
     } else if before.starts_with("theme") {
         ["dark", "light", "contrast", "mono"].map(String::from).into()
     } else if before.starts_with("bad-config ") && before.trim_end().contains(' ') {
-        MISFITS.iter().map(|(_, word, ..)| (*word).to_string()).collect()
+        Misfit::all().map(|misfit| misfit.word().to_string()).collect()
     } else if before.starts_with("mouse") {
         ["on", "off"].map(String::from).into()
     } else {
@@ -110,6 +111,7 @@ pub(super) fn run(model: &mut Model, line: &str) -> Option<Cmd> {
             return act::press(model, if word == "shell" { Does::Shell } else { Does::Undo });
         }
         "why" => model.overlay = act::why(model),
+        "users" => model.overlay = Some(Overlay::Rights { scroll: 0 }),
         "promises" => model.overlay = act::promises(model),
         "mark" => return act::mark(model, rest),
         "copy" => return act::copy(model),

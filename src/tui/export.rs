@@ -144,6 +144,15 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     }
 }
 
+/// What the command writes of a recording that is in no file; `words` stand behind the file's name.
+#[cfg(test)]
+pub(super) fn drawn(words: &str, recording: Recording) -> Result<String, String> {
+    let args: Vec<String> = format!("- {words}").split_whitespace().map(str::to_owned).collect();
+    let mut out = Vec::new();
+    write(&Plan::parse(&args)?, recording, &mut out).map_err(|e| e.to_string())?;
+    String::from_utf8(out).map_err(|e| e.to_string())
+}
+
 fn write(plan: &Plan, recording: Recording, out: &mut dyn Write) -> std::io::Result<()> {
     let end = recording.end();
     let time = plan.from..=plan.to.unwrap_or(end);

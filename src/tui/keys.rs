@@ -84,13 +84,17 @@ pub enum Does {
     Help,
     Break,
     Write,
+    /// Through the selected member, whoever leads.
+    WriteThere,
     Undo,
     Freeze,
     Hold,
     Step,
     StepBack,
-    /// Steps until something is decided.
+    /// Steps until something is decided; in a recording ten seconds on.
     RunOn,
+    /// In a recording: ten seconds back.
+    RunBack,
     Slower,
     Faster,
     Why,
@@ -107,6 +111,8 @@ pub enum Does {
     Copy,
     /// Completes the command line.
     Complete,
+    /// The Ring alone, or with all that has room beside it.
+    Stage,
     /// Heartbeats are shown, or not.
     Routine,
     /// The next form of a value.
@@ -114,6 +120,8 @@ pub enum Does {
     Older,
     Newer,
     Compare,
+    /// Users and roles.
+    Rights,
     Quit,
     End,
     Rub,
@@ -222,6 +230,7 @@ pub const KEYS: &[Binding] = &[
     c('=',            &[Data],         "now",     "the newest revision", Does::Newest),
     c('v',            &[Data],         "as…",     "the value as text, JSON, YAML or hex", Does::Format),
     c('m',            &[Data, Cluster], "agree?", "do all members have the same? (etcdctl endpoint hashkv)", Does::Compare),
+    c('U',            &[Data],         "users",   "users and roles: who may do what", Does::Rights),
     c('h',            &[Wire],         "heartbeats", "show heartbeats, too, or not", Does::Routine),
     c('/',            &[Wire],         "filter",  "show only messages with this in their line", Does::Filter),
     k(Key::Left,      &[Logs],         "entry",   "an older entry", Does::Left),
@@ -233,6 +242,7 @@ pub const KEYS: &[Binding] = &[
     c('.',            PICTURES,        "step",    "held: one step, which is the oldest message that waits, or else a tick", Does::Step),
     c('.',            &[Learn],        "",        "held: one step, which is the oldest message that waits, or else a tick", Does::Step),
     c('w',            PICTURES,        "write",   "write a key", Does::Write),
+    c('W',            PICTURES,        "",        "write a key through the selected member, whoever leads", Does::WriteThere),
     c('!',            SCREENS,         "break…",  "break the selected member or its links: a menu", Does::Break),
     c('u',            SCREENS,         "undo",    "undo the last fault", Does::Undo),
     c('y',            &[Ring, Wire, Logs, Watch, Cluster], "why…", "why is it not …? computed from what is reported", Does::Why),
@@ -244,9 +254,11 @@ pub const KEYS: &[Binding] = &[
     c('c',            PICTURES,        "",        "copy the line of the last action to the clipboard (OSC 52)", Does::Copy),
     c('c',            &[Menu],         "copy",    "copy the marked line to the clipboard (OSC 52)", Does::Copy),
     k(Key::Tab,       &[Ring],         "wire",    "the ring's other side: Wire, messages as lines", Does::Flip),
+    c('P',            &[Ring],         "",        "from 190 columns on: the ring alone, or with lesson, logs and watchers beside it", Does::Stage),
     k(Key::Tab,       &[Wire],         "ring",    "back to the Ring", Does::Flip),
     c('>',            PICTURES,        "until…",  "held: steps until an entry is committed or a leader is elected", Does::RunOn),
     c('>',            &[Learn],        "",        "held: steps until an entry is committed or a leader is elected", Does::RunOn),
+    c('<',            PICTURES,        "",        "in a recording: ten seconds back", Does::RunBack),
     c('[',            PICTURES,        "slower",  "the clock goes slower, down to 1/1000; a replay, too", Does::Slower),
     c('[',            &[Learn],        "",        "the clock goes slower, down to 1/1000", Does::Slower),
     c(']',            PICTURES,        "faster",  "the clock goes faster, up to the world's; a replay beyond it", Does::Faster),
@@ -306,11 +318,13 @@ pub fn bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
 }
 
 /// What keys of the table do in a recording, where it is another word; the bar shows these and no others.
-const IN_REPLAY: [(Does, &str); 8] = [
+const IN_REPLAY: [(Does, &str); 10] = [
     (Does::Hold, "play, pause"),
     (Does::Step, "on"),
     (Does::StepBack, "back"),
-    (Does::RunOn, "10 s on"),
+    (Does::RunBack, "10 s"),
+    (Does::RunOn, "10 s"),
+    (Does::MarkBefore, "deed before"),
     (Does::Slower, "slower"),
     (Does::Faster, "faster"),
     (Does::Why, "why…"),

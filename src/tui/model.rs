@@ -127,6 +127,10 @@ pub enum Overlay {
         lines: Vec<String>,
         scroll: u16,
     },
+    /// Users and roles, as they are told of now.
+    Rights {
+        scroll: u16,
+    },
     Menu {
         title: String,
         items: Vec<Item>,
@@ -178,8 +182,19 @@ pub struct Item {
     pub shell: String,
     /// Why it does not fit now.
     pub unfit: Option<String>,
-    /// The line is not done but offered for editing.
-    pub edit: bool,
+    /// What Enter does with the line.
+    pub then: Then,
+}
+
+/// What Enter does with a menu's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It is done.
+    Do,
+    /// It is offered for editing.
+    Edit,
+    /// It leads to a menu of bad configurations.
+    Configs,
 }
 
 /// The answers to "leave?".
@@ -226,6 +241,8 @@ pub struct Model {
     pub(super) undo: Vec<(String, Undo)>,
     /// The clock is stepped until this is no longer so.
     pub goal: Option<act::Goal>,
+    /// A step was asked for, and is made when the one before has come to its end.
+    pub step_waits: bool,
     /// The simulated cluster that the recording is of.
     pub twin: Option<Twin>,
     /// What was recorded, instead of what is.
@@ -248,6 +265,8 @@ pub struct Model {
     pub theme: Theme,
     /// 7-bit characters only.
     pub ascii: bool,
+    /// On a very large screen the Ring has nothing beside it.
+    pub stage: bool,
     /// The screen must be drawn again.
     pub changed: bool,
     pub(super) writes: u64,
@@ -279,6 +298,7 @@ impl Model {
             mouse: false,
             undo: Vec::new(),
             goal: None,
+            step_waits: false,
             twin: None,
             replay: None,
             play: replay::Play::default(),
@@ -290,6 +310,7 @@ impl Model {
             data: DataView::default(),
             theme,
             ascii,
+            stage: false,
             changed: true,
             writes: 0,
             marks: 0,
@@ -302,7 +323,7 @@ impl Model {
         match (&self.overlay, self.ending || self.starting) {
             (_, true) => Place::Ending,
             (Some(Overlay::Help { .. }), _) => Place::Help,
-            (Some(Overlay::Why { .. }), _) => Place::Why,
+            (Some(Overlay::Why { .. } | Overlay::Rights { .. }), _) => Place::Why,
             (Some(Overlay::Menu { .. }), _) => Place::Menu,
             (Some(Overlay::Prompt { .. } | Overlay::Answer { .. }), _) => Place::Prompt,
             (Some(Overlay::Command { .. }), _) => Place::Command,
@@ -467,6 +488,7 @@ fn common(model: &mut Model, does: Does) -> Option<Cmd> {
             let text = model.filter.clone();
             model.overlay = Some(Overlay::Prompt { what: Question::WireFilter, text, fresh: false });
         }
+        Does::Stage => model.stage = !model.stage,
         Does::Routine => model.routine = !model.routine,
         Does::Freeze => {
             model.frozen = if model.frozen.is_some() { None } else { model.picture.clone().map(Box::new) };
@@ -529,7 +551,7 @@ fn step(model: &mut Model, by: isize) {
     let members = model.members().len();
     let (options, base) = (learn::options(model), model.base());
     match &mut model.overlay {
-        Some(Overlay::Help { scroll } | Overlay::Why { scroll, .. }) => {
+        Some(Overlay::Help { scroll } | Overlay::Why { scroll, .. } | Overlay::Rights { scroll }) => {
             *scroll = scroll.saturating_add_signed(by as i16)
         }
         Some(Overlay::Menu { choice, items, .. }) => *choice = cycle(*choice, items.len()),
@@ -615,7 +637,7 @@ fn accept(model: &mut Model) -> Option<Cmd> {
             model.overlay = act::message_menu(model);
             None
         }
-        None | Some(Overlay::Help { .. } | Overlay::Why { .. }) => None,
+        None | Some(Overlay::Help { .. } | Overlay::Why { .. } | Overlay::Rights { .. }) => None,
         Some(Overlay::Answer { text }) => learn::answer(model, text),
         Some(Overlay::Guess { choice }) => learn::guess(model, choice),
         Some(Overlay::Menu { items, choice, .. }) => act::choose(model, items.into_iter().nth(choice)?),

@@ -37,6 +37,9 @@ impl Default for Play {
 /// Speeds, in hundredths.
 const SPEEDS: [u64; 8] = [5, 10, 25, 50, 100, 200, 500, 1000];
 
+/// How far a leap goes.
+const LEAP_MS: u64 = 10_000;
+
 /// Shows a recording, from its end if this lab goes on, else from its beginning.
 pub(super) fn open(model: &mut Model, mut found: Box<Replay>) {
     let is_live = model.picture.is_some();
@@ -49,7 +52,7 @@ pub(super) fn open(model: &mut Model, mut found: Box<Replay>) {
     model.play = Play { running: !is_live, ..Play::default() };
     place(model);
     let text = match (is_live, model.twin.is_some()) {
-        (true, _) => "what was recorded: , back   . on   Space plays   Esc goes back to LIVE",
+        (true, _) => "what was recorded: , back   < 10 s back   { to your last deed   Space plays   Esc LIVE",
         (_, true) => {
             "Space pauses. What you do (w, !, :kill m0) happens at the moment that is shown; until then the seed does harm"
         }
@@ -179,8 +182,10 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Undo if model.twin.is_some() => return undo(model),
         Does::Why => model.overlay = act::why(model),
         Does::Promises => model.overlay = act::promises(model),
-        Does::RunOn => {
-            let to = replay.picture.now.plus(10_000);
+        Does::Rights => model.overlay = Some(Overlay::Rights { scroll: 0 }),
+        Does::RunOn | Does::RunBack => {
+            let now = replay.picture.now;
+            let to = if does == Does::RunOn { now.plus(LEAP_MS) } else { Millis(now.0.saturating_sub(LEAP_MS)) };
             replay.seek_time(to);
             place(model);
         }

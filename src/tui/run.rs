@@ -84,7 +84,11 @@ const RECORDING: &str = "last.labrec";
 /// What happened the time before.
 const RECORDED_BEFORE: &str = "before.labrec";
 /// How long the keyboard's thread listens before it looks whether it should pause.
-const LISTEN: Duration = Duration::from_millis(50);
+const LISTEN: Duration = Duration::from_millis(250);
+/// And it is looked so often whether it has heard that it is to pause.
+const PAUSED: Duration = Duration::from_millis(10);
+/// Reports that are taken in before keys are looked at again.
+const AT_ONCE: usize = 256;
 
 /// `etcd-lab [--folder PATH] [--etcd PATH] [--tls] [--ascii] [--theme dark|light|contrast|mono] [--plain]`: opens the interface. Where nothing can be drawn (no
 /// terminal, a dumb one) a cluster of three runs with its feed as plain text.
@@ -294,8 +298,11 @@ impl App {
                 Some(key) = self.keys.recv() => key,
                 Some(answer) = self.answers.recv() => answer,
                 Some(report) = self.reports.recv() => {
-                    self.learn(&report);
-                    Msg::Report(report)
+                    if let Some(remove) = self.hear(report).await? {
+                        self.draw()?;
+                        return self.leave(remove);
+                    }
+                    Msg::Tick(self.now())
                 }
                 Some(line) = self.lines.recv() => {
                     self.take_line(line).await?;
@@ -319,6 +326,28 @@ impl App {
             if self.model.changed && (asked || self.drawn.is_none_or(|at| at.elapsed() >= FRAME)) {
                 self.draw()?;
             }
+        }
+    }
+
+    /// Takes in this report, and those that have come with it: for all of them time passes once.
+    async fn hear(&mut self, first: Report) -> Result<Option<bool>, Error> {
+        let now = self.now();
+        let mut cmd = update(&mut self.model, Msg::Tick(now));
+        let mut next = Some(first);
+        for _ in 0..AT_ONCE {
+            if let Some(cmd) = cmd.take()
+                && let Some(remove) = self.run(cmd).await?
+            {
+                return Ok(Some(remove));
+            }
+            let Some(report) = next.take() else { break };
+            self.learn(&report);
+            cmd = update(&mut self.model, Msg::Report(report));
+            next = self.reports.try_recv().ok();
+        }
+        match cmd {
+            Some(cmd) => self.run(cmd).await,
+            None => Ok(None),
         }
     }
 
@@ -649,7 +678,7 @@ impl Keyboard {
     async fn pause(&self) {
         self.pause.store(true, Ordering::SeqCst);
         while !self.paused.load(Ordering::SeqCst) {
-            tokio::time::sleep(LISTEN / 5).await;
+            tokio::time::sleep(PAUSED).await;
         }
     }
 

@@ -3,6 +3,7 @@
 //! Each frame is a snapshot whose name is a claim; they were read before they were accepted.
 
 mod asked;
+mod book;
 mod hands;
 mod learn;
 mod screens;

@@ -47,9 +47,12 @@ const FULL_WIDTH: u16 = 72;
 const FULL_HEIGHT: u16 = 22;
 /// From this width on the ring has an inspector beside it.
 const WIDE: u16 = 110;
-/// From this width on it has the logs beside it, too.
+/// From this size on it is one of many things at once: what a projector shows to a class.
 const THEATRE: u16 = 190;
-const LOGS_BESIDE: u16 = 80;
+const STAGE: u16 = 30;
+/// What stands to the left and to the right of it there.
+const LESSON: u16 = 60;
+const AUDIENCE: u16 = 50;
 
 /// Draws everything.
 pub fn view(model: &Model, frame: &mut Frame) {
@@ -156,11 +159,8 @@ fn screen(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
         (Screen::Data, _) => data::draw(model, picture, page, main),
         (Screen::Cluster, _) => cluster::draw(model, picture, page, main),
         (Screen::Ring, true) => list::draw(model, picture, page, main),
-        (Screen::Ring, false) if main.width >= THEATRE => {
-            let left = Rect { width: main.width - LOGS_BESIDE, ..main };
-            ring::draw(model, picture, page, left);
-            let right = Rect { x: left.right() + 1, width: LOGS_BESIDE - 1, ..main };
-            logs::draw(model, picture, page, right);
+        (Screen::Ring, false) if main.width >= THEATRE && main.height >= STAGE && !model.stage => {
+            theatre(model, picture, page, main);
         }
         (Screen::Ring, false) => ring::draw(model, picture, page, main),
         (Screen::Logs | Screen::Learn, _) => logs::draw(model, picture, page, main),
@@ -168,6 +168,26 @@ fn screen(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     feed_under(&feed_title(model), picture, page, below);
     let line = Rect { y: below.bottom(), height: notice, ..area };
     notice_line(model, page, line);
+}
+
+/// Left the lesson, or the selected member; in the middle the ring above the logs; right the watchers above the members' numbers.
+fn theatre(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    let column = |x: u16, width: u16| Rect { x: area.x + x, width, ..area };
+    let (left, right) = (column(0, LESSON - 1), column(area.width - AUDIENCE, AUDIENCE));
+    let middle = column(LESSON, area.width - LESSON - AUDIENCE - 1);
+    if !learn::beside(model, page, left) {
+        ring::inspector(model, picture, page, left);
+    }
+    let upper = |area: Rect, height: u16| Rect { height, ..area };
+    let lower = |area: Rect, height: u16| Rect { y: area.y + height, height: area.height - height, ..area };
+    let half = area.height * 11 / 20;
+    ring::draw(model, picture, page, upper(middle, half));
+    let below = lower(middle, half);
+    page.rule(below, "the logs (3: all of it)");
+    logs::draw(model, picture, page, lower(below, 1));
+    page.rule(right, "the watchers (4: all of it)");
+    watch::draw(model, picture, page, lower(upper(right, half), 1));
+    cluster::brief(model, picture, page, lower(right, half));
 }
 
 /// What the user should read now.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 const NO_WATCH: i64 = -1;
 
 /// One that compaction has overtaken: what it watched is forgotten.
-fn overtaken(stream: u64, watch_id: i64, floor: Revision) -> Seen {
+fn overtaken(stream: u64, watch_id: i64, floor: Revision, client: String) -> Seen {
     Seen {
         stream,
         watch_id,
@@ -43,6 +43,7 @@ fn overtaken(stream: u64, watch_id: i64, floor: Revision) -> Seen {
         prev_kv: false,
         progress_notify: false,
         queued: 0,
+        client,
     }
 }
 
@@ -88,9 +89,9 @@ impl Hub {
         }
     }
 
-    pub(super) fn open(&mut self) -> (u64, Arc<Wake>, Limits) {
+    pub(super) fn open(&mut self, client: String) -> (u64, Arc<Wake>, Limits) {
         self.serial += 1;
-        let queue = Queue::default();
+        let queue = Queue::of(client);
         let wake = Arc::clone(&queue.wake);
         self.queues.insert(self.serial, queue);
         (self.serial, wake, self.limits)
@@ -136,6 +137,7 @@ impl Hub {
                 prev_kv: watcher.prev_kv,
                 progress_notify: watcher.progress_notify,
                 queued,
+                client: queue.client.clone(),
             });
             alive.collect::<Vec<_>>()
         };
@@ -146,7 +148,8 @@ impl Hub {
                 break;
             }
             seen.extend(of(pair));
-            let overtaken = pair.1.overtaken.iter().map(|id| overtaken(*pair.0, *id, self.floor));
+            let overtaken =
+                pair.1.overtaken.iter().map(|id| overtaken(*pair.0, *id, self.floor, pair.1.client.clone()));
             seen.extend(overtaken);
         }
         seen.truncate(max);

@@ -114,9 +114,16 @@ pub(super) struct Queue {
     lagging_next: bool,
     next_id: i64,
     pub(super) wake: Arc<Wake>,
+    /// Where its client is.
+    pub(super) client: String,
 }
 
 impl Queue {
+    /// A stream of this client's.
+    pub(super) fn of(client: String) -> Queue {
+        Queue { client, ..Queue::default() }
+    }
+
     /// The smallest id from a counter that no watcher has.
     pub(super) fn free_id(&mut self) -> i64 {
         while self.is_taken(self.next_id) {

@@ -43,6 +43,7 @@ mod journeys;
 mod kills;
 mod lab_clock;
 mod lab_faults;
+mod lab_misfits;
 mod lab_record;
 mod leases;
 mod locks;

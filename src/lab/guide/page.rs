@@ -285,7 +285,7 @@ fn bullet(line: &str) -> (&str, &str) {
     line.split_at(length)
 }
 
-/// Without emphasis, and with links as their text.
+/// Without emphasis, with links as their text, and with what a picture shows in its place.
 fn plain(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -295,11 +295,12 @@ fn plain(text: &str) -> String {
             rest = &rest[2..];
             continue;
         }
-        if !code && c == '[' {
-            let link =
-                rest[1..].split_once("](").and_then(|(name, r)| r.split_once(')').map(|(_, after)| (name, after)));
+        let is_picture = rest.starts_with("![");
+        if !code && (c == '[' || is_picture) {
+            let inside = &rest[if is_picture { 2 } else { 1 }..];
+            let link = inside.split_once("](").and_then(|(name, r)| r.split_once(')').map(|(_, after)| (name, after)));
             if let Some((name, after)) = link.filter(|(name, _)| !name.contains(']')) {
-                out += name;
+                out += &if is_picture { format!("(a picture in the book: {name})") } else { name.to_owned() };
                 rest = after;
                 continue;
             }

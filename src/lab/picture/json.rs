@@ -94,7 +94,7 @@ impl Picture {
             json!({
                 "id": w.watch_id, "member": self.members[member].name, "key": text(&w.key), "range_end": text(&w.range_end),
                 "from": w.start_revision, "next": w.next_revision, "synced": w.synced, "cancelled": w.cancelled,
-                "queued": w.queued, "why": self.why_watcher_behind(member, w),
+                "queued": w.queued, "client": w.client, "why": self.why_watcher_behind(member, w),
             })
         };
         let changes = self.tape.iter().map(|(revision, changes)| {
@@ -131,7 +131,7 @@ impl Picture {
             let rows = l.rows.iter().map(|r| json!({ "key": text(&r.key), "folder": r.is_folder, "revision": r.mod_revision }));
             json!({ "prefix": text(&l.prefix), "at": l.at, "newest": l.newest, "rows": rows.collect::<Vec<_>>(), "more": l.next.is_some() })
         });
-        json!({ "listing": listing, "failed": self.shown.failed })
+        json!({ "listing": listing, "failed": self.shown.failed, "rights": self.rights_json() })
     }
 
     fn cluster_json(&self) -> Value {

@@ -42,6 +42,8 @@ pub struct Line {
     pub to: usize,
     pub wire: Wire,
     pub end: End,
+    /// When it was told of last.
+    stirred: Millis,
     /// Its sender has told of it; else only its receiver has, whose word came first.
     is_told: bool,
 }
@@ -101,7 +103,16 @@ impl Wires {
             self.lines.pop_front();
         }
         self.last += 1;
-        self.lines.push_back(Line { number: self.last, at: now, from, to, wire, end: End::Unknown, is_told });
+        self.lines.push_back(Line {
+            number: self.last,
+            at: now,
+            from,
+            to,
+            wire,
+            end: End::Unknown,
+            stirred: now,
+            is_told,
+        });
     }
 
     /// Says what became of the oldest such message that is still under way; one that nobody has told of before is noted.
@@ -118,11 +129,17 @@ impl Wires {
     }
 
     /// Message `id` waits at this door no longer.
-    pub(super) fn freed(&mut self, to: usize, id: u64) {
+    pub(super) fn freed(&mut self, now: Millis, to: usize, id: u64) {
         let waits = |l: &&mut Line| l.to == to && l.end == End::Held { id };
         if let Some(line) = self.lines.iter_mut().find(waits) {
-            line.end = End::Unknown;
+            (line.end, line.stirred) = (End::Unknown, now);
         }
+    }
+
+    /// Whether a message is between two members: told of since then, and nobody has said what became of it.
+    pub(super) fn is_any_between(&self, since: Millis, hears: impl Fn(usize) -> bool) -> bool {
+        let newest = self.lines.iter().rev().take(MATCH_MAX);
+        newest.filter(|l| l.stirred >= since).any(|l| l.end == End::Unknown && hears(l.to))
     }
 
     /// A member's process has ended, and what waited at its door with it.
@@ -147,7 +164,10 @@ mod tests {
         wires.sent(Millis(0), 0, 1, wire(7));
         wires.end(Millis(1), 0, 1, wire(7), End::Held { id: 40 });
         assert_eq!(wires.held().map(|(l, id)| (l.number, id)).collect::<Vec<_>>(), [(1, 40)]);
-        wires.freed(1, 40);
+        assert!(!wires.is_any_between(Millis(0), |_| true), "it waits at a door");
+        wires.freed(Millis(4), 1, 40);
+        assert!(wires.is_any_between(Millis(4), |to| to == 1) && !wires.is_any_between(Millis(5), |_| true));
+        assert!(!wires.is_any_between(Millis(4), |_| false), "nobody hears it");
         wires.end(Millis(5), 0, 1, wire(7), End::Arrived { at: Millis(5) });
         assert_eq!(wires.held().count(), 0);
         assert_eq!(wires.iter().next().expect("kept").end, End::Arrived { at: Millis(5) });

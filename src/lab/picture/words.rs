@@ -9,6 +9,9 @@ use crate::proto::lab::EntryKind;
 use crate::proto::lab::Role;
 use crate::proto::lab::State;
 use crate::proto::lab::event::Kind;
+use crate::types::KeyRange;
+use crate::types::prefix_end;
+use bytes::Bytes;
 
 /// Longest summary in a line.
 const SUMMARY_MAX: usize = 40;
@@ -123,6 +126,19 @@ impl Picture {
             };
             self.say(Tone::Good, text);
         }
+    }
+}
+
+/// A range of keys as the wire has it, in words.
+#[must_use]
+pub fn range_words(key: &Bytes, range_end: &Bytes) -> String {
+    let text = |b: &[u8]| String::from_utf8_lossy(b).escape_debug().to_string();
+    match KeyRange::parse(key, range_end) {
+        KeyRange::Single(key) => text(&key),
+        KeyRange::From(from) if from.is_empty() || from.as_ref() == [0] => "all keys".into(),
+        KeyRange::From(from) => format!("from {}", text(&from)),
+        KeyRange::Interval(from, to) if prefix_end(&from) == to => format!("{}…", text(&from)),
+        KeyRange::Interval(from, to) => format!("{} to {}", text(&from), text(&to)),
     }
 }
 

@@ -73,7 +73,7 @@ impl Voices {
         self.boots[m] += 1;
         self.seqs[m] = 0;
         self.states[m] = state;
-        self.tell(m, Kind::Snapshot(lab::Snapshot { state: Some(state), tail, ..Default::default() }));
+        self.tell(m, Kind::Snapshot(Box::new(lab::Snapshot { state: Some(state), tail, ..Default::default() })));
     }
 
     fn state(&mut self, m: usize, change: impl FnOnce(&mut lab::State)) {
@@ -387,7 +387,7 @@ fn two_changes_of_members_at_once_are_seen() {
 #[test]
 fn a_member_of_another_cluster_promises_nothing_to_this_one() {
     let mut v = calm();
-    let opening = |cluster_id| Kind::Snapshot(lab::Snapshot { cluster_id, ..Default::default() });
+    let opening = |cluster_id| Kind::Snapshot(Box::new(lab::Snapshot { cluster_id, ..Default::default() }));
     v.tell(0, opening(77));
     v.boots[1] += 1;
     v.seqs[1] = 0;

@@ -107,6 +107,7 @@ impl Looks {
             revision,
             compact_revision: floor,
             changes: found.into_iter().filter_map(change).collect(),
+            rights: Some(alive.machine.read().auth().look(MOST)),
             ..lab::LookResponse::default()
         })
     }

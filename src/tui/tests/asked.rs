@@ -4,8 +4,12 @@
 use super::frame;
 use super::press;
 use super::script::Script;
+use super::script::wire;
 use super::text;
+use crate::lab::Picture;
 use crate::lab::Report;
+use crate::lab::board::Order;
+use crate::lab::misfit::Misfit;
 use crate::lab::recording::Replay;
 use crate::lab::twin;
 use crate::lab::workdir::Record;
@@ -99,13 +103,68 @@ fn certificates_are_broken_only_where_there_are_some() {
     let mut script = Script::steady(3);
     assert_eq!(typed(&mut script.model, "bad-config n1 expired-cert"), None);
     assert!(frame(&script.model, 120, 40).contains("start the lab with --tls"));
-    press(&mut script.model, &[Key::Char('!')]);
-    assert!(!frame(&script.model, 120, 60).contains("expired"));
+    assert!(!configurations(&mut script).contains("expired"));
     press(&mut script.model, &[Key::Esc]);
     script.model.picture.as_mut().expect("started").is_tls = true;
     assert!(typed(&mut script.model, "bad-config n1 expired-cert").is_some());
+    assert!(configurations(&mut script).contains("a certificate that has expired"));
+}
+
+/// The menu in the menu.
+fn configurations(script: &mut Script) -> String {
     press(&mut script.model, &[Key::Char('!')]);
-    assert!(frame(&script.model, 120, 60).contains("a certificate that has expired"));
+    while !frame(&script.model, 120, 60).contains("▸ a bad configuration") {
+        press(&mut script.model, &[Key::Down]);
+    }
+    assert_eq!(press(&mut script.model, &[Key::Enter]), None);
+    frame(&script.model, 120, 60)
+}
+
+#[test]
+fn a_bad_configuration_is_chosen_from_a_menu_of_its_own() {
+    let mut script = Script::steady(3);
+    let screen = configurations(&mut script);
+    assert!(screen.contains("n1 starts anew with…") && screen.contains("▸ a flag that etcd does not know"), "{screen}");
+    insta::assert_snapshot!("configurations_80x24", frame(&script.model, 80, 24));
+    let misfit = Misfit::named("unknown-flag");
+    let line = Some("etcd-lab fault bad-config n1 unknown-flag".into());
+    let orders = vec![Order::Config { member: 0, misfit }];
+    assert_eq!(press(&mut script.model, &[Key::Enter]), Some(Cmd::Do { orders, line }));
+    // Who is alone has nobody to refuse it.
+    let mut alone = Script::started(1);
+    assert!(!configurations(&mut alone).contains("another cluster's token"));
+}
+
+#[test]
+fn a_key_is_written_through_the_member_that_is_marked() {
+    let mut script = Script::steady(3);
+    press(&mut script.model, &[Key::Right, Key::Right, Key::Char('W')]);
+    assert!(frame(&script.model, 80, 24).contains(":put-at n3 a 1"));
+    let cmd = press(&mut script.model, &[Key::Enter]);
+    let at = script.model.picture.as_ref().expect("started").members[2].client_url.clone();
+    assert_eq!(cmd, Some(Cmd::Put { endpoints: vec![at], key: "a".into(), value: "1".into() }));
+}
+
+#[test]
+fn a_leader_that_is_down_leads_nobody_though_nobody_knows_yet() {
+    let mut script = Script::steady(3);
+    script.kill(1);
+    let screen = frame(&script.model, 80, 24);
+    assert!(screen.contains("NO LEADER (n2 is down)"), "{screen}");
+}
+
+#[test]
+fn a_step_waits_until_what_came_of_the_one_before_has_arrived() {
+    let mut script = Script::held();
+    press(&mut script.model, &[Key::Char('.')]);
+    script.tell(0, Kind::Freed(lab::Freed { id: 11, dropped: false }));
+    // It is on its way into raft: the next step is asked for, and not made yet.
+    assert_eq!(press(&mut script.model, &[Key::Char('.')]), None);
+    assert_eq!(script.wait(10), None);
+    script.tell(0, Kind::Received(lab::Received { wire: Some(wire(2, 1, 5, 4, 1)) }));
+    let cmd = script.wait(10);
+    assert!(matches!(cmd, Some(Cmd::Do { .. })), "{cmd:?}");
+    assert_eq!(script.wait(10), None, "one step for one key");
 }
 
 #[test]
@@ -125,6 +184,24 @@ fn a_revision_fans_out_to_members_and_watchers() {
     assert!(frame(&script.model, 120, 40).contains("fan-out of revision 6"));
     press(&mut script.model, &[Key::End]);
     assert_eq!(script.model.revision, None);
+}
+
+#[test]
+fn what_was_gathered_is_shown_at_the_time_when_it_was() {
+    let mut picture = Picture::new(&Record::sample(3));
+    let mut tell = |now: u64, member: usize, at_us: u64, revision: u64| {
+        let kind = Some(Kind::Applied(lab::Applied { index: revision, revision }));
+        let event = lab::Telemetry { boot_id: 1, at_us, event: Some(lab::Event { kind }), ..Default::default() };
+        picture.tick(Millis(now));
+        picture.learn(Report::Telemetry { member, event: Box::new(event) });
+        picture.fans.get(&revision).cloned().unwrap_or_default()
+    };
+    // n1 has run for 500 ms, n2 for 200.
+    tell(1_000, 0, 500_000, 1);
+    tell(1_000, 1, 200_000, 1);
+    // n2's events are here first, though it was later.
+    tell(1_030, 1, 225_000, 2);
+    assert_eq!(tell(1_030, 0, 520_000, 2), [(0, Millis(1_020)), (1, Millis(1_025))]);
 }
 
 #[test]

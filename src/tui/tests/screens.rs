@@ -74,7 +74,9 @@ fn space_holds_every_clock_and_the_header_says_what_members_say() {
     assert!(frame(&script.model, 80, 24).contains("HELD, 0 wait"));
     press(&mut script.model, &[Key::Char(' '), Key::Char('['), Key::Char('[')]);
     script.clock(false, 5);
-    assert!(frame(&script.model, 80, 24).contains("SLOW 1/5 (lab shell waits, others may not)"));
+    let slow = frame(&script.model, 80, 24);
+    assert!(slow.contains(" SLOW 1/5  ") && slow.contains("(lab shell waits, others may not)"), "{slow}");
+    assert!(frame(&script.model, 60, 20).contains(" SLOW 1/5  3 members  term 3  leader n2\n"), "no room for more");
 }
 
 #[test]
@@ -278,6 +280,13 @@ fn a_recording_shows_on_every_screen_and_goes_back() {
     }
     press(&mut model, &[Key::Char('2')]);
     insta::assert_snapshot!("replay_80x24", frame(&model, 80, 24));
+    // Ten seconds are more than it has.
+    let now = |model: &Model| model.replay.as_ref().expect("shown").picture.now;
+    let end = now(&model);
+    press(&mut model, &[Key::Char('<')]);
+    assert_eq!(now(&model).0, end.0.saturating_sub(10_000));
+    press(&mut model, &[Key::Char('>')]);
+    assert_eq!(now(&model), end);
     // Back to before anybody led.
     for _ in 0..200 {
         press(&mut model, &[Key::Char(',')]);

@@ -9,6 +9,7 @@ use crate::proto::lab;
 use crate::proto::lab::EntryKind;
 use crate::proto::lab::Role;
 use crate::proto::lab::event::Kind;
+use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::Msg;
 use crate::tui::keys::Key;
@@ -51,7 +52,10 @@ impl Script {
         let mut s = Script::started(nodes);
         for member in 0..nodes {
             s.report(Report::Connected { member });
-            s.tell(member, Kind::Snapshot(lab::Snapshot { name: format!("n{}", member + 1), ..Default::default() }));
+            s.tell(
+                member,
+                Kind::Snapshot(Box::new(lab::Snapshot { name: format!("n{}", member + 1), ..Default::default() })),
+            );
         }
         for member in 0..nodes {
             let (role, id) = (if member == leader { Role::Leader } else { Role::Follower }, leader as u64 + 1);
@@ -179,6 +183,7 @@ impl Script {
             next_revision: next,
             synced,
             queued: u32::from(!synced) * 12,
+            client: if synced { String::new() } else { "etcdctl (pid 4121)".into() },
             ..Default::default()
         };
         for member in 0..s.nodes {
@@ -252,6 +257,12 @@ impl Script {
     pub(super) fn pause(&mut self, member: usize) {
         self.quiet.insert(member);
         self.report(Report::Process { member, change: Change::Paused });
+    }
+
+    /// Nobody says anything for so long; what is to be done then.
+    pub(super) fn wait(&mut self, ms: u64) -> Option<Cmd> {
+        self.now += ms;
+        update(&mut self.model, Msg::Tick(Millis(self.now)))
     }
 
     pub(super) fn kill(&mut self, member: usize) {

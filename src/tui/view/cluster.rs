@@ -11,6 +11,7 @@
 use super::Page;
 use super::data;
 use super::standing;
+use super::wrap;
 use crate::lab::Picture;
 use crate::lab::picture::MemberView;
 use crate::lab::picture::Process;
@@ -131,6 +132,39 @@ fn value(s: &Survey, name: &str) -> String {
 
 fn memory(s: &Survey) -> String {
     s.metrics.get("process_resident_memory_bytes").map_or("-".into(), |v| bytes(*v))
+}
+
+/// A line for each member, and what is wrong, where there is little room.
+pub(super) fn brief(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    page.rule(area, "the members (6: all of it)");
+    let line = |m: &MemberView| match fresh(picture, m) {
+        Some(s) => {
+            let sync = mean(s, "etcd_disk_wal_fsync_duration_seconds");
+            format!(" {:<4} sync {sync:>8}  db {:>8}  mem {}", m.name, bytes(s.db_size as f64), memory(s))
+        }
+        None => format!(" {:<4} no answer", m.name),
+    };
+    for (m, row) in picture.members.iter().zip(1..) {
+        page.line(area, row, &line(m), if fresh(picture, m).is_some() { Style::new() } else { page.theme.faint() });
+    }
+    let used = picture.members.len() as u16 + 2;
+    let rest = Rect { y: area.y + used, height: area.height.saturating_sub(used), ..area };
+    let used = alarms(picture, page, rest) + 1;
+    let rest = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
+    page.line(rest, 0, " would a write be refused, or wait?", page.theme.good());
+    let width = usize::from(rest.width.saturating_sub(2));
+    let lines = picture.why_write_refused().into_iter().flat_map(|line| wrap(&line, width)).collect::<Vec<_>>();
+    let used = lines.len() as u16 + 2;
+    for (line, row) in lines.iter().zip(1..) {
+        page.line(rest, row, &format!(" {line}"), Style::new());
+    }
+    let rest = Rect { y: rest.y + used, height: rest.height.saturating_sub(used), ..rest };
+    if model.replay.is_none() {
+        let words = model.board.in_force(&picture.member_names());
+        for (word, row) in words.iter().zip(0..) {
+            page.line(rest, row, &format!(" on purpose: {word}"), page.theme.busy());
+        }
+    }
 }
 
 /// Alarms, and what must never happen.

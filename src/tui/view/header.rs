@@ -19,11 +19,16 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     let name = format!("{:?}", model.base()).to_uppercase();
     let broken = picture.promises.is_any_broken();
     let verdict = if broken { format!("  {} (p)", picture.promises.verdict()) } else { String::new() };
-    let mut text = format!(" {name}  {state}{verdict}  {} {plural}  term {term}  {leader}", picture.members.len());
+    let (state, more) = state;
     let faults = faults(model, picture);
-    if !faults.is_empty() && model.replay.is_none() {
-        text.push_str(&format!("  {faults}"));
-    }
+    let faults = if faults.is_empty() || model.replay.is_some() { String::new() } else { format!("  {faults}") };
+    let count = format!("  {} {plural}", picture.members.len());
+    let with =
+        |count: &str, more: &str| format!(" {name}  {state}{verdict}{count}  term {term}  {leader}{faults}{more}");
+    // Where there is little room, how many members there are is seen on the screen, and what is broken comes first.
+    let fits = [with(&count, more), with("", more), with(&count, ""), with("", "")];
+    let fits = fits.into_iter().find(|text| text.width() <= usize::from(area.width));
+    let text = fits.unwrap_or_else(|| with("", ""));
     let missed: u64 = picture.members.iter().map(|m| m.dropped).sum();
     let missed = if missed == 0 { String::new() } else { format!(" {} missed ", counted(missed, "event", "events")) };
     let pad = usize::from(area.width).saturating_sub(text.width() + missed.width());
@@ -31,8 +36,8 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     page.line(area, 0, &format!("{text}{}{missed}", " ".repeat(pad)), style);
 }
 
-/// LIVE, HELD, SLOW or REPLAY, or why it is none of them.
-fn state(model: &Model, picture: &Picture) -> String {
+/// LIVE, HELD, SLOW or REPLAY, or why it is none of them; and what that is for clients.
+fn state(model: &Model, picture: &Picture) -> (String, &'static str) {
     if let Some(replay) = &model.replay {
         let how = if model.play.running { format!(" at {}%", model.play.percent) } else { String::new() };
         let what = match &model.twin {
@@ -44,24 +49,27 @@ fn state(model: &Model, picture: &Picture) -> String {
             }
             None => "REPLAY".into(),
         };
-        return format!("{what} {} of {}{how}", clock(picture.now), clock(replay.end()));
+        return (format!("{what} {} of {}{how}", clock(picture.now), clock(replay.end())), "");
     }
     let heard = picture.members.iter().any(|m| m.is_heard(picture.now));
     let spoken = picture.members.iter().any(|m| m.heard.is_some());
-    match (model.ending, model.frozen.is_some(), picture.pace()) {
+    let state = match (model.ending, model.frozen.is_some(), picture.pace()) {
         (true, ..) => "ENDING".into(),
         (_, true, _) => "FROZEN (f goes on)".into(),
         (_, _, Pace::Held) => {
             let waits = picture.wires.held().count();
-            format!("HELD, {}, shell too", counted(waits as u64, "waits", "wait"))
+            return (format!("HELD, {}", counted(waits as u64, "waits", "wait")), "  (the lab's shell waits, too)");
         }
         (_, _, Pace::Mixed) => "MIXED CLOCKS".into(),
-        (_, _, Pace::Slow(slower)) if heard => format!("SLOW 1/{slower} (lab shell waits, others may not)"),
+        (_, _, Pace::Slow(slower)) if heard => {
+            return (format!("SLOW 1/{slower}"), "  (lab shell waits, others may not)");
+        }
         _ if heard && picture.is_upstream() => "LIVE upstream etcd".into(),
         _ if heard => "LIVE".into(),
         _ if spoken => "NO DATA".into(),
         _ => "STARTING".into(),
-    }
+    };
+    (state, "")
 }
 
 /// What is broken on purpose, in a word or two.
@@ -105,6 +113,10 @@ fn leader_words(picture: &Picture) -> String {
     let heard = || picture.members.iter().filter(|m| m.role(picture.now).is_some());
     let states = heard().filter_map(|m| Some((m, m.state.as_ref()?)));
     match states.max_by_key(|(_, s)| (s.term, s.leader != 0)) {
+        // They do not know yet.
+        Some((_, s)) if picture.place(s.leader).is_some_and(|leader| picture.members[leader].is_down()) => {
+            format!("NO LEADER ({} is down)", picture.name(s.leader))
+        }
         Some((m, s)) if s.leader != 0 => format!("leader {}, says {}", picture.name(s.leader), m.name),
         Some(_) => "NO LEADER".into(),
         None => "leader unknown".into(),

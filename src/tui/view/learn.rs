@@ -45,6 +45,16 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     }
 }
 
+/// The lesson beside other things: to be read, and worked on elsewhere. False if none is open.
+pub(super) fn beside(model: &Model, page: &mut Page, area: Rect) -> bool {
+    let Some(learn) = &model.learn else { return false };
+    page.rule(area, "the lesson (1: work on it)");
+    let inside = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+    title(learn, page, inside);
+    body(learn, page, Rect { y: inside.y + 1, height: inside.height.saturating_sub(1), ..inside });
+    true
+}
+
 /// Who is who, and the last thing that happened.
 fn strip(picture: &Picture, page: &mut Page, area: Rect) {
     let members = picture.members.iter().map(|m| {

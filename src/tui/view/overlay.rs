@@ -46,6 +46,10 @@ pub(super) fn draw(model: &Model, page: &mut Page, area: Rect) {
         None => {}
         Some(Overlay::Help { scroll }) => help(model, page, area, *scroll),
         Some(Overlay::Why { title, lines, scroll }) => why(page, area, title, lines, *scroll),
+        Some(Overlay::Rights { scroll }) => {
+            let lines = model.shown().map(|picture| picture.rights_lines()).unwrap_or_default();
+            why(page, area, "users and roles", &lines, *scroll);
+        }
         Some(Overlay::Menu { title, items, choice, of_member }) => {
             menu(page, area, title, (items, *choice), *of_member)
         }
@@ -136,7 +140,9 @@ fn menu(page: &mut Page, area: Rect, title: &str, (items, choice): (&[Item], usi
         true => "← → another member   Enter do it   Esc back   later: u undoes",
         false => "Enter do it   Esc back",
     };
-    page.line(inside, last, keys, page.theme.faint());
+    let below = items.len().saturating_sub(skip + room);
+    let more = if below > 0 { format!("   ↓ {below} more") } else { String::new() };
+    page.line(inside, last, &format!("{keys}{more}"), page.theme.faint());
 }
 
 /// A text being typed; its end is what is seen.

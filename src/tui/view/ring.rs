@@ -147,10 +147,16 @@ fn timer(m: &MemberView) -> String {
         return format!("heartbeat every {} ms", t.heartbeat_timeout_ticks * t.tick_ms);
     }
     let left = t.election_timeout_ticks.saturating_sub(t.election_elapsed_ticks);
-    let full = (left * CELLS).div_ceil(t.election_timeout_ticks.max(1)).min(CELLS);
-    let bar = "█".repeat(full as usize) + &"·".repeat((CELLS - full) as usize);
     let ms = left * t.tick_ms;
-    format!("timer {bar} {}.{} s", ms / 1000, ms / 100 % 10)
+    // In slow motion a second of the lab is many of the learner's, who waits for it.
+    let slower = m.clock.filter(|c| !c.held).map_or(1, |c| c.slower.max(1));
+    let (cells, wait) = match slower {
+        1 => (CELLS, String::new()),
+        slower => (CELLS / 2, format!(" = {} s", u64::from(ms) * u64::from(slower) / 1000)),
+    };
+    let full = (left * cells).div_ceil(t.election_timeout_ticks.max(1)).min(cells);
+    let bar = "█".repeat(full as usize) + &"·".repeat((cells - full) as usize);
+    format!("timer {bar} {}.{} s{wait}", ms / 1000, ms / 100 % 10)
 }
 
 /// One message: its dot with the code, and a short trail that shows where it comes from.
@@ -239,7 +245,7 @@ fn election(picture: &Picture, page: &mut Page, area: Rect) -> u16 {
 }
 
 /// Beside the ring on wide screens: the selected member, the last election, the codes.
-fn inspector(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+pub(super) fn inspector(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let Some(m) = picture.members.get(model.selected) else { return };
     let mut rows = vec![];
     let pid = match m.process {

@@ -12,6 +12,7 @@
 use super::Page;
 use crate::lab::Picture;
 use crate::lab::picture::words::counted;
+use crate::lab::picture::words::range_words;
 use crate::lab::upstream::NOT_VISIBLE;
 use crate::proto::lab::Change;
 use crate::proto::lab::LeaseView;
@@ -26,6 +27,7 @@ use std::collections::BTreeMap;
 const NAMES: u16 = 14;
 const CELL: u16 = 5;
 const BAR: usize = 20;
+const RANGE: usize = 24;
 
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let looks = picture.members.iter().filter_map(|m| m.look.as_ref());
@@ -43,9 +45,13 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     let below = Rect { y: area.y + used, height: area.height.saturating_sub(used), ..area };
     let used = table(model, picture, page, below, &watchers);
     let below = Rect { y: below.y + used, height: below.height.saturating_sub(used), ..below };
-    // Who has no room for both sees the leases: they run out.
+    // Where there is little room the fan-out is one line, and where there is less the leases stay: they run out.
     let rows = picture.members.len() as u16 + 2;
-    let fan = if below.height > rows + 1 { rows } else { 0 };
+    let fan = match below.height {
+        height if height > rows + 1 => rows,
+        4.. => 2,
+        _ => 0,
+    };
     leases(picture, page, Rect { height: below.height - fan, ..below });
     if fan > 0 {
         fans(model, picture, page, Rect { y: below.bottom() - fan, height: fan, ..below }, &watchers);
@@ -70,13 +76,14 @@ fn fans(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers:
     // In the order in which they came, and then those that have not.
     let behind = (0..picture.members.len()).filter(|m| !applied.iter().any(|(member, _)| member == m));
     let order = applied.iter().map(|(m, at)| (*m, Some(*at))).chain(behind.map(|m| (m, None)));
-    for ((member, at), row) in order.zip(1..area.height) {
+    let mut short = Vec::new();
+    for ((member, at), row) in order.zip(1..) {
         let m = &picture.members[member];
         let known = m.look.as_ref().map_or(0, |look| look.revision).max(m.revision);
-        let when = match at {
-            Some(at) => format!("applied +{} ms", at.0 - first.0),
-            None if known >= revision => "has it (it caught up)".to_owned(),
-            None => format!("is at {known}, not there yet"),
+        let (when, brief) = match at {
+            Some(at) => (format!("applied +{} ms", at.0 - first.0), format!("+{} ms", at.0 - first.0)),
+            None if known >= revision => ("has it (it caught up)".to_owned(), "has it".to_owned()),
+            None => (format!("is at {known}, not there yet"), "not there yet".to_owned()),
         };
         let told = |w: &Watcher| match fate(w, revision, picture.tape.get(&revision)) {
             "" => None,
@@ -84,7 +91,13 @@ fn fans(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers:
         };
         let told: Vec<String> = watchers.iter().filter(|(of, _)| *of == member).filter_map(|(_, w)| told(w)).collect();
         let style = if at.is_some() { Style::new() } else { page.theme.busy() };
-        page.line(area, row, &format!(" {:<4} {when:<24} {}", m.name, told.join("  ")), style);
+        short.push([format!("{} {brief}", m.name), told.join(", ")].join(if told.is_empty() { "" } else { ": " }));
+        if row < area.height && area.height > 2 {
+            page.line(area, row, &format!(" {:<4} {when:<24} {}", m.name, told.join("  ")), style);
+        }
+    }
+    if area.height == 2 {
+        page.line(area, 1, &format!(" {}", short.join(" | ")), Style::new());
     }
 }
 
@@ -188,7 +201,7 @@ fn table(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers
         page.line(area, 1, " Nobody watches. In a shell (0): etcdctl watch --prefix '' &", page.theme.faint());
         return 3;
     }
-    page.line(area, 1, "   id member  state      from   next  behind  range", page.theme.faint());
+    page.line(area, 1, "   id member  state      from   next  behind  range, and its client", page.theme.faint());
     let rows = watchers.len().min(usize::from(area.height.saturating_sub(6)).max(1));
     let skip = model.watcher.min(watchers.len() - 1).saturating_sub(rows.saturating_sub(1));
     for ((i, (member, w)), row) in watchers.iter().enumerate().skip(skip).take(rows).zip(2..) {
@@ -204,12 +217,13 @@ fn table(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers
             if w.queued > 0 { format!(", {}", counted(w.queued.into(), "waits", "wait")) } else { String::new() };
         let mark = if i == model.watcher { "▸" } else { " " };
         let from = if w.start_revision == 0 { "now".into() } else { w.start_revision.to_string() };
+        let client = if w.client.is_empty() { String::new() } else { format!(" for {}", w.client) };
         let line = format!(
-            "{mark}{:>4} {:<7} {state:<9} {from:>5} {:>6} {behind:>7}  {}{waits}{}",
+            "{mark}{:>4} {:<7} {state:<9} {from:>5} {:>6} {behind:>7}  {}{waits}{}{client}",
             w.watch_id,
             m.name,
             w.next_revision,
-            range_words(w),
+            range_words(&w.key, &w.range_end).chars().take(RANGE).collect::<String>(),
             filters(w)
         );
         page.line(area, row, &line, if i == model.watcher { style.patch(page.theme.marked()) } else { style });
@@ -222,18 +236,6 @@ fn filters(w: &Watcher) -> String {
     let words = [(w.no_put, "no puts"), (w.no_delete, "no deletes"), (w.prev_kv, "with old values")];
     let words: Vec<&str> = words.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
     if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
-}
-
-fn range_words(w: &Watcher) -> String {
-    let text = |b: &[u8]| String::from_utf8_lossy(b).escape_debug().to_string();
-    let words = match KeyRange::parse(&w.key, &w.range_end) {
-        KeyRange::Single(key) => text(&key),
-        KeyRange::From(from) if from.as_ref() == [0] => "all keys".into(),
-        KeyRange::From(from) => format!("from {}", text(&from)),
-        KeyRange::Interval(from, to) if crate::types::prefix_end(&from) == to => format!("{}…", text(&from)),
-        KeyRange::Interval(from, to) => format!("{} to {}", text(&from), text(&to)),
-    };
-    words.chars().take(24).collect()
 }
 
 /// Leases, as the leader has them; another member knows only that they are there.
