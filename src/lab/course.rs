@@ -11,6 +11,7 @@ use crate::lab::guide::Lab;
 use crate::lab::guide::LentBed;
 use crate::lab::guide::Member;
 use crate::lab::guide::ProcessBeds;
+use crate::lab::guide::Profile;
 use crate::lab::guide::Run;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
@@ -55,7 +56,8 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record) -> Result<Sess
     let work = folder.join("work");
     fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
     if lab.head.needs_nodes() {
-        let bed = ProcessBeds::ours()?.begin(&lab.head.cluster)?;
+        let profile = if lab.head.cluster.machines { Profile::Netns } else { Profile::Ports };
+        let bed = ProcessBeds::ours()?.at(profile).begin(&lab.head.cluster)?;
         return Ok(Session::new(Arc::new(lab), bed.into(), &work));
     }
     let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();

@@ -14,6 +14,8 @@ use crate::lab::board::Order;
 use crate::lab::course;
 use crate::lab::deed::quoted;
 use crate::lab::files;
+use crate::lab::guide;
+use crate::lab::guide::Lab;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
 use crate::lab::orders;
@@ -142,7 +144,10 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
         ],
     )?;
     // Before there is a screen.
-    course::chosen(options.lab.as_deref()).map_err(Error::Usage)?;
+    let lab = course::chosen(options.lab.as_deref()).map_err(Error::Usage)?;
+    if let Some(code) = elsewhere(&lab)? {
+        return code;
+    }
     let script = simulated(&options)?;
     let (simulated, recording) = match script.as_ref().map(twin::play) {
         Some((twin, played)) => (Some(twin), Some(played)),
@@ -190,6 +195,15 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     let last = runtime.block_on(App::new(terminal, model, options).main());
     drop(restore);
     last
+}
+
+/// A lab whose nodes are machines runs where their networks are: this program once more, around which they have been made.
+fn elsewhere(lab: &Lab) -> Result<Option<Result<String, Error>>, Error> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some(mut again) = guide::enter_for_machines(lab, &args).map_err(Error::Usage)? else { return Ok(None) };
+    let status = again.status().map_err(|source| Error::System { what: "cannot make the lab's networks", source })?;
+    // It has told everything itself.
+    Ok(Some(if status.success() { Ok(String::new()) } else { Err(Error::Usage("the lab has ended".into())) }))
 }
 
 /// What is to be simulated, if anything is.
@@ -563,11 +577,23 @@ impl App {
     async fn shell(&mut self) -> Result<(), Error> {
         let Some(live) = &self.live else { return Ok(()) };
         let record = live.cluster.record.clone();
-        let command = shell::command(live.cluster.folder(), &record, &[]);
+        // A lab with nodes of its own has a desk of its own.
+        let learn = self.model.learn.as_ref().filter(|_| self.model.screen == model::Screen::Learn);
+        let desk = learn.map(|l| (l.session.terminal(), l.session.terminal_greeting()));
+        let (command, greeting) = match desk {
+            Some((Ok(Some(command)), greeting)) => (command, greeting),
+            Some((Err(e), _)) => {
+                update(&mut self.model, Msg::Answer(Err(format!("no shell: {e}"))));
+                return Ok(());
+            }
+            Some((Ok(None), _)) | None => {
+                (shell::command(live.cluster.folder(), &record, &[]), shell::greeting(&record))
+            }
+        };
         self.keyboard.pause().await;
         clicks(false)?;
         ratatui::restore();
-        drop(writeln!(std::io::stderr(), "{}", shell::greeting(&record)));
+        drop(writeln!(std::io::stderr(), "{greeting}"));
         let ended = self.wait_for(command).await;
         let failed = |source| Error::System { what: "cannot use this terminal", source };
         // Empty like the screen that it enters. Clearing it would ask the terminal for its cursor, and not every one answers.

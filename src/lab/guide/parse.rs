@@ -196,6 +196,14 @@ impl Parser<'_> {
                 return self.error(line, format!("{what} has no `{other}`; there are {}", known.join(", ")));
             }
         }
+        let apart = head.cluster.nodes.iter().chain(&head.cluster.spare).all(|n| n.ip.is_some());
+        let only_there = !head.network.is_empty() && head.network.iter().all(|n| n == "netns" || n == "vm");
+        if head.cluster.machines && !(apart && only_there && !head.cluster.running) {
+            return self.error(
+                line,
+                "machines of their own have addresses (`ip`), network = [\"netns\"], and running = false",
+            );
+        }
         Ok(())
     }
 
@@ -524,7 +532,7 @@ OK
         assert!(ask.accept("a b").is_err() && ask.accept("a b b").is_err());
     }
 
-    /// Twenty-five mistakes of authors. Each row changes the good lab in one place, and says which line is named and how.
+    /// Twenty-six mistakes of authors. Each row changes the good lab in one place, and says which line is named and how.
     #[test]
     fn what_is_wrong_is_named_with_its_line_and_what_is_allowed() {
         let rows = [
@@ -552,6 +560,7 @@ OK
                 2,
                 "`10.0.0` is no address such as",
             ),
+            ("minutes = 5", "cluster = { machines = true, running = false }", 2, "machines of their own have addresses"),
             ("minutes = 5", "network = ['wifi']", 2, "network has no `wifi`; there are netns, loop, ports, vm"),
             ("timeout = \"5s\"", "on = [\"n9\"]", 15, "there is no node `n9` in this lab; there are n1, n2, n3"),
             ("timeout = \"5s\"", "background = \"a b\"", 15, "is no unit's name"),

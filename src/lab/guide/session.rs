@@ -316,6 +316,27 @@ impl Session {
         self.shell.run(Call::new(command, limit)).await
     }
 
+    /// A shell at the learner's desk; nothing if the cluster is the one on the screen, which has a shell of its own.
+    ///
+    /// # Errors
+    /// The lab's folder cannot be written to.
+    pub fn terminal(&self) -> std::io::Result<Option<std::process::Command>> {
+        if self.bed.nodes().is_none() { Ok(None) } else { self.shell.terminal().map(Some) }
+    }
+
+    /// What to say to whoever enters it.
+    #[must_use]
+    pub fn terminal_greeting(&self) -> String {
+        let nodes = self.bed.members().iter().chain(self.bed.spares()).map(|m| m.name.as_str());
+        let nodes: Vec<&str> = nodes.collect();
+        format!(
+            "Your desk in {}: `on {} COMMAND` runs a command at a node ({}). `exit` leaves; the lab goes on.",
+            self.lab.head.id,
+            nodes.first().unwrap_or(&"NODE"),
+            nodes.join(", ")
+        )
+    }
+
     /// Answers a question.
     ///
     /// # Errors

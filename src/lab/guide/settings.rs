@@ -88,6 +88,9 @@ pub struct Cluster {
     /// The members run when the lab begins.
     #[serde(default = "yes")]
     pub running: bool,
+    /// Each node is a machine of its own: a network and a root folder that are only its.
+    #[serde(default)]
+    pub machines: bool,
 }
 
 /// One node.
@@ -102,7 +105,7 @@ pub struct Node {
 
 impl Default for Cluster {
     fn default() -> Cluster {
-        Cluster { nodes: three(), spare: Vec::new(), running: true }
+        Cluster { nodes: three(), spare: Vec::new(), running: true, machines: false }
     }
 }
 

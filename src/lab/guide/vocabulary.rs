@@ -55,7 +55,7 @@ const BLOCKS: &[BlockWords] = &[
             ("needs", "labs to do before"),
             (
                 "cluster",
-                "a table: `nodes` (1, 3 or 5, or a list of { name, ip }), `spare` (nodes that are no members yet), `running = false` (the members are down when it begins)",
+                "a table: `nodes` (1, 3 or 5, or a list of { name, ip }), `spare` (nodes that are no members yet), `running = false` (the members are down when it begins), `machines = true` (each node has a network and a root of its own; only with `netns`, and with `running = false`)",
             ),
         ],
     ),
