@@ -578,7 +578,7 @@ impl App {
         let Some(live) = &self.live else { return Ok(()) };
         let record = live.cluster.record.clone();
         // A lab with nodes of its own has a desk of its own.
-        let learn = self.model.learn.as_ref().filter(|_| self.model.screen == model::Screen::Learn);
+        let learn = self.model.learn.as_ref().filter(|_| self.model.screen == crate::tui::model::Screen::Learn);
         let desk = learn.map(|l| (l.session.terminal(), l.session.terminal_greeting()));
         let (command, greeting) = match desk {
             Some((Ok(Some(command)), greeting)) => (command, greeting),

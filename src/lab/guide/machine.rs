@@ -79,7 +79,7 @@ pub(crate) fn scripts(bin_dir: &Path, nodes: &Path) -> [(&'static str, String); 
         \x20 case $from in /etc|/var|/run|/mnt) continue ;; esac\n\
         \x20 [ \"$from\" != \"$first\" ] || [ -z \"$seen\" ] || continue\n\
         \x20 seen=yes\n\
-        \x20 if [ -L \"$from\" ]; then [ -e \"$root$from\" ] || ln -s \"$(readlink \"$from\")\" \"$root$from\" || :; continue; fi\n\
+        \x20 if [ -L \"$from\" ]; then [ -L \"$root$from\" ] || ln -s \"$(readlink \"$from\")\" \"$root$from\" || :; continue; fi\n\
         \x20 [ -d \"$from\" ] || continue\n\
         \x20 mkdir -p \"$root$from\"; mount --rbind \"$from\" \"$root$from\"\n\
         done\n\
