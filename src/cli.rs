@@ -99,6 +99,7 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "member-guard" => lab::member::guard(&args[1..], &mut err),
         "test" => labs::test(rest),
         "print" => labs::print(rest, &mut out, &mut err),
+        "progress" => lab::progress::run(rest, &mut out, &mut err),
         "author" => say(&guide::authors_guide()),
         "unit-guard" => guide::stand_in(first, &args[1..], &mut out, &mut err).unwrap_or(2),
         "node" => lab::up::own_program().map_or(1, |program| lab::setup::node(rest, &program, &mut out, &mut err)),

@@ -24,6 +24,7 @@ use crate::lab::picture::Pace;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
 use crate::lab::preflight::Screen;
+use crate::lab::progress::Progress;
 use crate::lab::recording::Recorder;
 use crate::lab::recording::Recording;
 use crate::lab::recording::Replay;
@@ -262,6 +263,8 @@ struct App {
     line: mpsc::Sender<orders::Line>,
     lines: mpsc::Receiver<orders::Line>,
     recorder: Option<Recorder>,
+    /// What the learner has done, and where it is kept.
+    progress: Option<(Progress, PathBuf)>,
     /// Requests of the lab's own client so far.
     calls: u64,
     start: Instant,
@@ -289,6 +292,8 @@ impl App {
             line,
             lines,
             recorder: None,
+            // What cannot be read is not written over either.
+            progress: Progress::load(&Progress::file()).ok().map(|progress| (progress, Progress::file())),
             calls: 0,
             start: Instant::now(),
             drawn: None,
@@ -330,6 +335,7 @@ impl App {
                     return self.leave(remove);
                 }
             }
+            self.keep();
             if self.model.changed && (asked || self.drawn.is_none_or(|at| at.elapsed() >= FRAME)) {
                 self.draw()?;
             }
@@ -378,6 +384,7 @@ impl App {
             (Cmd::Get { endpoints, key }, Some(_)) => self.get(endpoints, key),
             (Cmd::RunBlock { id }, Some(_)) => self.run_block(id),
             (Cmd::Check { seq }, Some(_)) => self.check(seq),
+            (Cmd::Redo { step }, Some(_)) => self.redo(step),
             (Cmd::Mark { text }, Some(_)) => {
                 // It may wait for room behind what members report.
                 let to = self.to.clone();
@@ -523,6 +530,31 @@ impl App {
         });
     }
 
+    /// Sets a step up on a fresh cluster.
+    fn redo(&self, step: usize) {
+        let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
+        let answer = self.answer.clone();
+        tokio::spawn(async move {
+            let redone = match course::own_beds(session.lab()) {
+                Ok(beds) => session.anew(step, &beds).await.map(Box::new),
+                Err(why) => Err(why),
+            };
+            drop(answer.send(Msg::Learn(Heard::Redone(redone))).await);
+        });
+    }
+
+    /// Keeps what the learner has done, if there is news. Once it cannot be kept, that is said, and not tried again.
+    fn keep(&mut self) {
+        let (Some(learn), Some((progress, file))) = (&self.model.learn, &mut self.progress) else { return };
+        if !progress.note(&learn.session) {
+            return;
+        }
+        if let Err(e) = progress.save(file) {
+            self.progress = None;
+            update(&mut self.model, Msg::Answer(Err(format!("what you do here cannot be kept: {e}"))));
+        }
+    }
+
     fn check(&self, seq: u64) {
         let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
         let answer = self.answer.clone();
@@ -541,11 +573,22 @@ impl App {
         update(&mut self.model, msg);
         if let Some(live) = &self.live {
             let wanted = self.options.lab.as_deref();
+            let mut said = None;
             let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record) {
-                Ok(session) => Heard::Opened(Box::new(session)),
+                Ok(mut session) => {
+                    said = self.progress.as_ref().and_then(|(progress, _)| progress.recall(&mut session));
+                    Heard::Opened(Box::new(session))
+                }
                 Err(why) => Heard::NotOpened(why),
             };
             update(&mut self.model, Msg::Learn(heard));
+            // Who names a lab wants to see it.
+            if wanted.is_some() && self.model.learn.is_some() {
+                self.model.screen = crate::tui::model::Screen::Learn;
+            }
+            if let Some(said) = said {
+                update(&mut self.model, Msg::Answer(Ok(said)));
+            }
         }
     }
 

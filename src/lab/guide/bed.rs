@@ -15,6 +15,7 @@ use crate::lab::guide::places::places;
 use crate::lab::guide::places::swaps;
 use crate::lab::guide::service;
 use crate::lab::guide::settings::Cluster;
+use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use rustix::fs::flock;
 use std::fs;
@@ -81,6 +82,9 @@ pub trait Bed: Send + Sync {
     fn swaps(&self) -> &[(String, String)] {
         &[]
     }
+
+    /// Ends it, if it is this lab's own, and waits until its members are gone.
+    fn end(&self) {}
 
     /// Variables that every etcd of this cluster has, however it is started.
     fn settings(&self) -> &'static [(&'static str, &'static str)] {
@@ -158,7 +162,7 @@ pub struct ProcessBed {
     places: Vec<Place>,
     swaps: Vec<(String, String)>,
     /// Its lock is the members' sign that the lab lives.
-    alive: Option<File>,
+    alive: Mutex<Option<File>>,
     settings: &'static [(&'static str, &'static str)],
     machine: Option<PathBuf>,
     _claim: Claim,
@@ -225,7 +229,7 @@ impl ProcessBeds {
             spares: spare.iter().map(member).collect(),
             swaps: swaps(&places),
             places: places.clone(),
-            alive: None,
+            alive: Mutex::new(None),
             settings: if self.are_ours { OWN_SETTINGS } else { &[] },
             machine: cluster.machines.then(|| folder.join("bin/machine")),
             _claim: claim,
@@ -312,6 +316,15 @@ impl Bed for ProcessBed {
         &self.swaps
     }
 
+    fn end(&self) {
+        // The guards wait for this lock, and end with what they keep.
+        *self.alive.lock() = None;
+        let deadline = Instant::now() + GONE_WITHIN;
+        while service::any_guard(&self.nodes) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn settings(&self) -> &'static [(&'static str, &'static str)] {
         self.settings
     }
@@ -347,7 +360,7 @@ impl ProcessBed {
         let path = self.folder.join("alive");
         let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         flock(&file, FlockOperation::LockExclusive).map_err(|e| format!("{}: {e}", path.display()))?;
-        self.alive = Some(file);
+        *self.alive.lock() = Some(file);
         self.write_on()
     }
 
@@ -401,12 +414,7 @@ pub(crate) fn executable(path: &Path, script: &str) -> Result<(), String> {
 
 impl Drop for ProcessBed {
     fn drop(&mut self) {
-        // The guards wait for this lock, and end with what they keep.
-        self.alive = None;
-        let deadline = Instant::now() + GONE_WITHIN;
-        while service::any_guard(&self.nodes) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.end();
         // Data that nobody wants; there is nobody to tell if some stays.
         let _ = fs::remove_dir_all(&self.folder);
     }

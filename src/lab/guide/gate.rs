@@ -218,6 +218,7 @@ fn duties(lab: &Lab, notes: &mut Notes) {
             s if s.checks.is_empty() => Some("it has no check, so nobody would know when it is done"),
             s if (1..=3).any(|level| s.hint(level).is_none()) => Some("it needs three hints, data-level 1 to 3"),
             s if s.solution().is_none() => Some("it has no solution"),
+            s if s.worked.is_none() => Some("it does not say why it worked (`worked`), which a learner reads when all checks pass"),
             s if s.wrongs.is_empty() => Some("it names no wrong path; at least one is known, or it would be no lesson"),
             s if s.blocks.iter().any(hides_a_question) => Some("a question or guess is inside of <details>"),
             _ => None,

@@ -215,7 +215,8 @@ impl Page<'_> {
     }
 
     fn predict(&mut self, predict: &Predict) {
-        self.filled(LineKind::Question, "PREDICT  ", &plain(&predict.ask));
+        let label = if predict.quiz { "QUIZ  " } else { "PREDICT  " };
+        self.filled(LineKind::Question, label, &plain(&predict.ask));
         self.options(&predict.options);
         if let Some(guess) = self.session.guessed(&predict.id) {
             let word = if guess == predict.answer { "right" } else { "not quite" };

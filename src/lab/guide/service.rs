@@ -456,7 +456,7 @@ fn ad_hoc(command: &str) -> Unit {
     Unit {
         description: command.to_owned(),
         notifies: false,
-        exec: vec!["/bin/sh".into(), "-c".into(), command.to_owned()],
+        exec: vec!["/bin/sh".into(), "-c".into(), alone(command)],
         environment: Vec::new(),
         environment_files: Vec::new(),
         folder: std::env::current_dir().ok(),
@@ -465,6 +465,13 @@ fn ad_hoc(command: &str) -> Unit {
         start_within: None,
         wanted_by: None,
     }
+}
+
+/// A command without anything of the shell's in it takes the shell's place: the unit's process is the program's, as with systemd.
+fn alone(command: &str) -> String {
+    let assigns = command.split_whitespace().next().is_some_and(|word| word.contains('='));
+    let plain = !assigns && !command.contains([';', '|', '&', '<', '>', '(', '`', '\n']);
+    if plain { format!("exec {command}") } else { command.to_owned() }
 }
 
 /// Why a service is to end.

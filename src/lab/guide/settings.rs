@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The kinds of blocks, as an error message lists them.
-pub(crate) const KINDS: &str = "lab, step, run, expect, edit, ask, predict, solve, wrong, notes, page";
+pub(crate) const KINDS: &str = "lab, step, run, expect, edit, ask, predict, quiz, solve, wrong, notes, page";
 
 /// What kind of exercise a lab is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
