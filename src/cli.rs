@@ -36,6 +36,7 @@ Usage:
   etcd-lab export FILE WHAT         of a recording: cast (asciinema), svg of a screen, spacetime diagram, jsonl; --help tells more
   etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: learn, ring, wire, logs, watch, data, cluster, promises
   etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes; --all: every lab
+  etcd-lab progress                 which steps of which labs are done; --json: the file itself, to keep
   etcd-lab print labs/B3-first-keys a lab on paper; --answers: the key to it
   etcd-lab author                   the author's guide: what a lab file may hold
   etcd-lab mdbook                   the preprocessor of the book (see book/book.toml)

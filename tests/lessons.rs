@@ -129,12 +129,12 @@ fn holds_on_machines(lab: &str) {
 }
 
 #[test]
-fn the_lab_one_node_holds() {
+fn a_lab_of_machines_one_node_holds() {
     holds_on_machines("labs/B2-one-node");
 }
 
 #[test]
-fn the_lab_the_hard_way_holds() {
+fn a_lab_of_machines_the_hard_way_holds() {
     holds_on_machines("labs/B5-the-hard-way");
 }
 

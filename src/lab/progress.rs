@@ -69,7 +69,10 @@ impl Progress {
             Err(e) => return Err(Error::file("cannot read", file)(e)),
         };
         serde_json::from_str(&text).map_err(|e| {
-            Error::Refused(format!("{}: this is no progress of etcd-lab ({e}). Move it away to begin anew.", file.display()))
+            Error::Refused(format!(
+                "{}: this is no progress of etcd-lab ({e}). Move it away to begin anew.",
+                file.display()
+            ))
         })
     }
 

@@ -254,9 +254,9 @@ pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
     let program = own_program()?;
     let cluster = Cluster::start(plan, &program, to.clone())?;
     introduce(&cluster, out)?;
-    let course = options.course.then(|| {
-        Course::new(options.lab.as_deref(), cluster.folder(), &cluster.record, Some(Progress::file()))
-    });
+    let course = options
+        .course
+        .then(|| Course::new(options.lab.as_deref(), cluster.folder(), &cluster.record, Some(Progress::file())));
     let course = course.transpose();
     let course = course.map_err(Error::Refused)?;
     let watched = runtime.block_on(watch(&cluster, &token, (to, reports), options.feed, course, out));

@@ -22,7 +22,6 @@ use crate::tui::model::Screen;
 use crate::tui::model::bars;
 use crate::types::Millis;
 use ratatui::layout::Rect;
-use unicode_width::UnicodeWidthChar as _;
 use unicode_width::UnicodeWidthStr as _;
 
 /// From this width on the picture stands beside the page.
@@ -178,7 +177,7 @@ impl Learn {
             && self.session.items().iter().all(|item| match item {
                 Item::Run(run) => self.session.output(&run.id).is_some(),
                 Item::Ask(ask) => self.session.answered(&ask.id).is_some(),
-                Item::Predict(predict) => self.session.guessed(&predict.id).is_some(),
+                Item::Predict(predict) => predict.quiz || self.session.guessed(&predict.id).is_some(),
             })
     }
 
@@ -497,7 +496,11 @@ fn redo(model: &mut Model, sure: bool) -> Option<Cmd> {
     }
     if !sure {
         learn.sure = true;
-        let before = if step == 0 { "as it was at the beginning".into() } else { format!("with steps 1 to {step} done for you") };
+        let before = if step == 0 {
+            "as it was at the beginning".into()
+        } else {
+            format!("with steps 1 to {step} done for you")
+        };
         model.notify(Tone::Plain, format!("x once more: this step anew, {before}; what is in the lab's folder goes"));
         return None;
     }

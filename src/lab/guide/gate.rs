@@ -218,7 +218,9 @@ fn duties(lab: &Lab, notes: &mut Notes) {
             s if s.checks.is_empty() => Some("it has no check, so nobody would know when it is done"),
             s if (1..=3).any(|level| s.hint(level).is_none()) => Some("it needs three hints, data-level 1 to 3"),
             s if s.solution().is_none() => Some("it has no solution"),
-            s if s.worked.is_none() => Some("it does not say why it worked (`worked`), which a learner reads when all checks pass"),
+            s if s.worked.is_none() => {
+                Some("it does not say why it worked (`worked`), which a learner reads when all checks pass")
+            }
             s if s.wrongs.is_empty() => Some("it names no wrong path; at least one is known, or it would be no lesson"),
             s if s.blocks.iter().any(hides_a_question) => Some("a question or guess is inside of <details>"),
             _ => None,
@@ -340,12 +342,14 @@ impl<B: Beds> Gate<'_, B> {
         let mut trial = self.trial_at(step).await?;
         let lab = trial.session.shared_lab();
         for check in &lab.steps[step].checks {
-            let failure = done_already(trial.session.checked(check).await.verdict, "although the step was not done again");
+            let failure =
+                done_already(trial.session.checked(check).await.verdict, "although the step was not done again");
             notes.case("reset", format!("check `{}` says not yet again", check.id), failure);
         }
         for wrong in lab.steps[step].wrongs.iter().filter(|w| w.command.is_none()) {
             let session = &mut trial.session;
-            let before: Vec<_> = wrong.answers.keys().map(|ask| (ask, session.answered(ask).map(str::to_owned))).collect();
+            let before: Vec<_> =
+                wrong.answers.keys().map(|ask| (ask, session.answered(ask).map(str::to_owned))).collect();
             went_wrong(session, wrong, notes).await?;
             // The next one begins where this one did.
             before.into_iter().for_each(|(ask, answer)| drop(session.overwrite(ask, answer)));

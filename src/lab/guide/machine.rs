@@ -184,7 +184,8 @@ fn pack(folder: &Path, name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u
     for (program, path) in programs {
         // One program may be all of ours, by the name that it is called by.
         let word = if path.ends_with(program) { "" } else { program };
-        let script = format!("#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec '{}' {word} \"$@\"\n", path.display());
+        let script =
+            format!("#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec '{}' {word} \"$@\"\n", path.display());
         crate::lab::guide::bed::executable(&inner.join(program), &script)?;
     }
     let done = Command::new("tar").args(["-czf", "-", "-C"]).arg(folder).arg(name).output();

@@ -184,7 +184,8 @@ fn free_net(nodes: usize) -> Result<(u8, Claim), String> {
             return Ok((net, Claim { _listener: Some(claim) }));
         }
     }
-    Err("no addresses 127.0.x.10 with free ports 2379 and 2380: the profile `loop` needs Linux. Use --profile ports.".into())
+    Err("no addresses 127.0.x.10 with free ports 2379 and 2380: the profile `loop` needs Linux. Use --profile ports."
+        .into())
 }
 
 /// Whether this process is in the lab's own namespace.
@@ -278,7 +279,10 @@ mod tests {
         let cluster = Cluster { nodes: vec![node(1), node(2)], spare: vec![node(3)], ..Cluster::default() };
         let (here, claim) = places(&cluster, Profile::Ports).expect("there are ports");
         let (others, _claim) = places(&cluster, Profile::Ports).expect("there are more");
-        assert!(here.iter().all(|p| !others.contains(p)), "what is claimed is nobody else's, though nobody listens there yet");
+        assert!(
+            here.iter().all(|p| !others.contains(p)),
+            "what is claimed is nobody else's, though nobody listens there yet"
+        );
         drop(claim);
         let mut all: Vec<&String> = here.iter().flat_map(|p| [&p.client, &p.peer]).collect();
         all.sort();

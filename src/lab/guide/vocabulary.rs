@@ -73,7 +73,11 @@ const BLOCKS: &[BlockWords] = &[
     ),
     ("[[check]]", "what must be true when a step is done", CHECK),
     ("predict", "a guess before the run; also as `[[predict]]` in a step", PREDICT),
-    ("quiz", "a question at the end of a lab, answered once and kept by its id; what stands in it is as in `predict`", PREDICT),
+    (
+        "quiz",
+        "a question at the end of a lab, answered once and kept by its id; what stands in it is as in `predict`",
+        PREDICT,
+    ),
     ("wrong", "a way that leads astray, which the gate goes; also as `[[wrong]]` in a step", WRONG),
     (
         "run",
