@@ -496,12 +496,12 @@ fn redo(model: &mut Model, sure: bool) -> Option<Cmd> {
     }
     if !sure {
         learn.sure = true;
-        let before = if step == 0 {
-            "as it was at the beginning".into()
-        } else {
-            format!("with steps 1 to {step} done for you")
+        let before = match step {
+            0 => "a fresh cluster".into(),
+            1 => "a fresh cluster, step 1 done on it".into(),
+            _ => format!("a fresh cluster, steps 1 to {step} done on it"),
         };
-        model.notify(Tone::Plain, format!("x once more: this step anew, {before}; what is in the lab's folder goes"));
+        model.notify(Tone::Plain, format!("x again: {before}, the lab's folder emptied"));
         return None;
     }
     learn.running = Some((String::new(), now));

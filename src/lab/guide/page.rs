@@ -155,7 +155,8 @@ impl Page<'_> {
 
     fn verbatim(&mut self, kind: LineKind, text: &str) {
         for line in text.lines() {
-            self.add(kind, format!("  {line}"));
+            // A terminal's tabs would be lost.
+            self.add(kind, format!("  {}", line.replace('\t', "  ")));
         }
     }
 

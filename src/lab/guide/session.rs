@@ -381,14 +381,25 @@ impl Session {
     /// # Errors
     /// The lab's folder cannot be written to.
     pub fn terminal(&self) -> std::io::Result<Option<std::process::Command>> {
-        if self.bed.nodes().is_none() { Ok(None) } else { self.shell.terminal().map(Some) }
+        if self.has_own_nodes() { self.shell.terminal().map(Some) } else { Ok(None) }
+    }
+
+    /// Whether its cluster is another than the one on the screen.
+    #[must_use]
+    pub fn has_own_nodes(&self) -> bool {
+        self.bed.nodes().is_some()
+    }
+
+    /// The names of all nodes, members first.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<&str> {
+        self.bed.members().iter().chain(self.bed.spares()).map(|m| m.name.as_str()).collect()
     }
 
     /// What to say to whoever enters it.
     #[must_use]
     pub fn terminal_greeting(&self) -> String {
-        let nodes = self.bed.members().iter().chain(self.bed.spares()).map(|m| m.name.as_str());
-        let nodes: Vec<&str> = nodes.collect();
+        let nodes = self.nodes();
         format!(
             "Your desk in {}: `on {} COMMAND` runs a command at a node ({}). `exit` leaves; the lab goes on.",
             self.lab.head.id,
