@@ -385,13 +385,13 @@ impl ProcessBed {
     fn write_on(&self) -> Result<(), String> {
         let run = match &self.machine {
             Some(machine) => format!("exec '{}' \"$HOSTNAME\" /bin/sh -c \"$*\"", machine.display()),
-            None => "cd \"$node\" && exec /bin/sh -c \"$*\"".to_owned(),
+            None => "exec /bin/sh -c \"$*\"".to_owned(),
         };
         let (nodes, var) = (self.nodes.display(), service::NODE_VAR);
         let on = format!(
             "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode='{nodes}'/\"$1\"\n\
              [ -d \"$node\" ] || {{ echo \"on: there is no node $1\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
-             export HOSTNAME {var}\nshift; {run}\n"
+             export HOSTNAME {var}\nshift; cd \"$node\"\n[ ! -f .lab-session ] || . ./.lab-session\n{run}\n"
         );
         let scp = format!(
             "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\
