@@ -285,7 +285,7 @@ async fn read_members(wanted: &BTreeSet<&Fact>, bed: &dyn Bed, places: &[&Member
     }
 }
 
-/// Whether every member answers, with the same hash at the revision that all of them have.
+/// Whether every member answers, as one cluster's, with the same hash at the revision that all of them have.
 async fn hashes_equal(up: &[String], members: usize, answers: &[Option<StatusResponse>]) -> bool {
     let revision = answers.iter().flatten().filter_map(|a| a.header.as_ref()).map(|h| h.revision).min();
     let Some(revision) = revision.filter(|_| up.len() == members) else { return false };
@@ -295,7 +295,9 @@ async fn hashes_equal(up: &[String], members: usize, answers: &[Option<StatusRes
             let request = HashKvRequest { revision };
             Box::pin(async move { MaintenanceClient::new(channel).hash_kv(request).await })
         });
-        hashes.insert(asked.await.ok().map(|h| h.into_inner().hash));
+        // Two clusters of one past have the same at its revisions: who was left behind in the old one holds nothing with the new.
+        let said = asked.await.ok().map(|h| h.into_inner());
+        hashes.insert(said.and_then(|h| Some((h.header?.cluster_id, h.hash))));
     }
     hashes.len() == 1 && !hashes.contains(&None)
 }
