@@ -36,6 +36,7 @@ Usage:
   etcd-lab export FILE WHAT         of a recording: cast (asciinema), svg of a screen, spacetime diagram, jsonl; --help tells more
   etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: learn, ring, wire, logs, watch, data, cluster, promises
   etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes; --all: every lab
+  etcd-lab progress                 which steps of which labs are done; --json: the file itself, to keep
   etcd-lab print labs/B3-first-keys a lab on paper; --answers: the key to it
   etcd-lab author                   the author's guide: what a lab file may hold
   etcd-lab mdbook                   the preprocessor of the book (see book/book.toml)
@@ -99,6 +100,7 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "member-guard" => lab::member::guard(&args[1..], &mut err),
         "test" => labs::test(rest),
         "print" => labs::print(rest, &mut out, &mut err),
+        "progress" => lab::progress::run(rest, &mut out, &mut err),
         "author" => say(&guide::authors_guide()),
         "unit-guard" => guide::stand_in(first, &args[1..], &mut out, &mut err).unwrap_or(2),
         "node" => lab::up::own_program().map_or(1, |program| lab::setup::node(rest, &program, &mut out, &mut err)),

@@ -43,6 +43,7 @@ pub mod orders;
 pub mod own_watch;
 pub mod picture;
 pub mod preflight;
+pub mod progress;
 pub mod promises;
 pub mod recording;
 pub mod setup;

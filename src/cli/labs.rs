@@ -11,11 +11,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const TEST_HELP: &str = "\
-usage: etcd-lab test LAB|--all [--engine etcd DIR] [--profile ports|loop|netns] [--junit FILE] [--json FILE]
+usage: etcd-lab test LAB|--all [--engine etcd DIR] [--profile ports|loop|netns] [--releases DIR]
+                             [--junit FILE] [--json FILE]
 
   --all              every lab of labs/course.toml, in its order (run where labs/ is)
   --engine etcd DIR  against the etcd and etcdctl in this folder; --etcd-dir DIR is the same
   --profile NAME     where the nodes are: netns (the documents' addresses), loop (127.0.x.y with standard ports), ports
+  --releases DIR     the lab's release mirror gives the archives of this folder; without it, our own programs under their names
 ";
 
 /// What `etcd-lab test` was asked.
@@ -56,6 +58,7 @@ fn parsed(words: &[String]) -> Result<Option<Asked>, String> {
             "--etcd-dir" => asked.options.etcd_dir = Some(value()?.into()),
             "--junit" => asked.options.junit = Some(value()?.into()),
             "--json" => asked.options.json = Some(value()?.into()),
+            "--releases" => guide::mirror_from(Path::new(value()?))?,
             "--profile" => {
                 let name = value()?;
                 let profile = Profile::named(name);

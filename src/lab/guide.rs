@@ -10,12 +10,12 @@
 //! | `scan`, `parse`, `settings` | Markdown and its comments into the model; errors name file, line and what is allowed |
 //! | `expr`, `facts`, `check` | what a check may say, what it looks at, what it answers |
 //! | `expect` | an output on the page against one that came out |
-//! | `shell`, `bed`, `places` | commands, the cluster they talk to, and where it is on this machine |
+//! | `shell`, `bed`, `places`, `machine` | commands, the cluster they talk to, and where it is on this machine |
 //! | `service`, `unit` | `systemctl`, `journalctl` and `sudo` of a node that has none |
 //! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
 //! | `shelf` | the labs that are in this program |
-//! | `gate`, `report`, `seeds` | is this lab true? |
+//! | `gate`, `spoil`, `report`, `seeds` | is this lab true? |
 //! | `book`, `print` | the page as mdBook wants it, and on paper |
 //! | `vocabulary` | the author's guide, made from the code |
 //!
@@ -30,6 +30,7 @@ mod expect;
 mod expr;
 mod facts;
 mod gate;
+mod machine;
 mod model;
 mod page;
 mod papers;
@@ -44,6 +45,7 @@ mod session;
 mod settings;
 mod shelf;
 mod shell;
+mod spoil;
 mod unit;
 mod vocabulary;
 
@@ -57,9 +59,11 @@ pub use book::broken_includes;
 pub use book::mdbook;
 pub use check::Verdict;
 pub use gate::TestOptions;
+pub use gate::enter_for_machines;
 pub use gate::enter_if_needed;
 pub use gate::prove;
 pub use gate::test;
+pub use machine::mirror_from;
 pub use model::Answer;
 pub use model::Ask;
 pub use model::AskKind;

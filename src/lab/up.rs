@@ -31,6 +31,7 @@ use crate::lab::picture::json::plain;
 use crate::lab::picture::words::counted;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
+use crate::lab::progress::Progress;
 use crate::lab::recording::Recording;
 use crate::lab::recording::Replay;
 use crate::lab::shell::note_clock;
@@ -253,7 +254,10 @@ pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
     let program = own_program()?;
     let cluster = Cluster::start(plan, &program, to.clone())?;
     introduce(&cluster, out)?;
-    let course = options.course.then(|| Course::new(cluster.folder(), &cluster.record)).transpose();
+    let course = options
+        .course
+        .then(|| Course::new(options.lab.as_deref(), cluster.folder(), &cluster.record, Some(Progress::file())));
+    let course = course.transpose();
     let course = course.map_err(Error::Refused)?;
     let watched = runtime.block_on(watch(&cluster, &token, (to, reports), options.feed, course, out));
     drop(print(out, "shutting the members down"));

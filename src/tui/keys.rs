@@ -72,6 +72,8 @@ pub enum Does {
     Run,
     Check,
     Hint,
+    /// The step anew.
+    Redo,
     ShowLearn,
     ShowRing,
     ShowLogs,
@@ -133,7 +135,7 @@ impl Does {
     pub fn is_of_learn(self) -> bool {
         use Does::*;
         matches!(self, Next | Previous | Up | Down | PageUp | PageDown | Oldest | Newest)
-            || matches!(self, NextStep | PreviousStep | Run | Check | Hint)
+            || matches!(self, NextStep | PreviousStep | Run | Check | Hint | Redo)
     }
 
     /// Whether it stands in the line of screens, below the bar of a place.
@@ -214,6 +216,7 @@ pub const KEYS: &[Binding] = &[
     c('h',            &[Learn],        "hint",    "a hint; the fourth is the solution", Does::Hint),
     c('n',            &[Learn],        "next",    "the next step", Does::NextStep),
     c('p',            &[Learn],        "prev",    "the step before", Does::PreviousStep),
+    c('x',            &[Learn],        "",        "this step anew: a fresh cluster, on which the steps before are done", Does::Redo),
     k(Key::Down,      &[Learn],        "",        "scroll down", Does::Down),
     k(Key::Up,        &[Learn],        "",        "scroll up", Does::Up),
     k(Key::PageDown,  &[Learn],        "",        "scroll down by a screen", Does::PageDown),

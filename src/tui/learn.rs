@@ -22,7 +22,6 @@ use crate::tui::model::Screen;
 use crate::tui::model::bars;
 use crate::types::Millis;
 use ratatui::layout::Rect;
-use unicode_width::UnicodeWidthChar as _;
 use unicode_width::UnicodeWidthStr as _;
 
 /// From this width on the picture stands beside the page.
@@ -41,6 +40,8 @@ pub enum Heard {
     Opened(Box<Session>),
     /// It is not; why.
     NotOpened(String),
+    /// A step was set up anew, or not; why.
+    Redone(Result<Box<Session>, String>),
     /// A block has ended, or could not be started.
     Ran { id: String, result: Result<Output, String> },
     /// The checks of a step were looked at.
@@ -62,6 +63,8 @@ pub struct Learn {
     pub running: Option<(String, Millis)>,
     /// What the checks of this step said last.
     pub checked: Vec<Checked>,
+    /// The learner has asked once to have the step anew.
+    sure: bool,
     seq: u64,
     answered: u64,
     asked: Millis,
@@ -89,6 +92,7 @@ impl Learn {
             details: false,
             running: None,
             checked: Vec::new(),
+            sure: false,
             seq: 0,
             answered: 0,
             asked: Millis(0),
@@ -166,10 +170,22 @@ impl Learn {
         (self.checked.iter().filter(|c| c.verdict.passed()).count(), count)
     }
 
+    /// Whether all that stands on the page is done, and the checks are not: the rest is the learner's own work.
+    fn is_theirs(&self) -> bool {
+        let (passed, checks) = self.passed();
+        passed < checks
+            && self.session.items().iter().all(|item| match item {
+                Item::Run(run) => self.session.output(&run.id).is_some(),
+                Item::Ask(ask) => self.session.answered(&ask.id).is_some(),
+                Item::Predict(predict) => predict.quiz || self.session.guessed(&predict.id).is_some(),
+            })
+    }
+
     /// What Enter does now, in words.
     #[must_use]
     pub fn action(&self) -> &'static str {
         match self.session.items().get(self.item) {
+            _ if self.running.is_none() && self.is_theirs() => "your turn: 0 a terminal, h a hint",
             None => "",
             Some(Item::Run(run)) if self.running.as_ref().is_some_and(|(id, _)| *id == run.id) => "it runs…",
             Some(Item::Run(run)) if self.session.output(&run.id).is_some() => "Enter: run it again",
@@ -245,21 +261,26 @@ fn top(area: Rect, height: u16) -> Rect {
     Rect { height: height.min(area.height), ..area }
 }
 
-/// Breaks what is too long: code and tables, which the page leaves as they are.
+/// Breaks what is too long, and stands further in where it goes on. What a program has printed breaks at a blank if one is near; code stays
+/// as it is, for it is copied.
 fn folded(line: Line, width: usize) -> Vec<Line> {
-    if line.text.width() <= width {
-        return vec![line];
-    }
-    let mut pieces = vec![String::new()];
-    let mut used = 0;
-    for c in line.text.chars() {
-        let w = c.width().unwrap_or(0);
-        if used + w > width {
-            pieces.push("    ".into());
-            used = 4;
+    const IN: usize = 4;
+    let mut pieces: Vec<String> = Vec::new();
+    let mut rest = line.text.as_str();
+    loop {
+        let indent = if pieces.is_empty() { 0 } else { IN };
+        if rest.width() + indent <= width {
+            pieces.push(format!("{:indent$}{rest}", ""));
+            break;
         }
-        pieces.last_mut().expect("never empty").push(c);
-        used += w;
+        let ends = rest.char_indices().map(|(at, c)| at + c.len_utf8());
+        // At least one sign, or there would be no end.
+        let fits = ends.take_while(|end| rest[..*end].width() + indent <= width).last();
+        let fits = fits.unwrap_or_else(|| rest.chars().next().map_or(0, char::len_utf8));
+        let blank = rest[..fits].rfind(' ').filter(|at| line.kind == LineKind::Output && *at > fits / 2);
+        let cut = blank.unwrap_or(fits);
+        pieces.push(format!("{:indent$}{}", "", &rest[..cut]));
+        rest = if blank.is_some() { rest[cut..].trim_start() } else { &rest[cut..] };
     }
     pieces.into_iter().map(|text| Line { text, ..line.clone() }).collect()
 }
@@ -300,6 +321,18 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
             model.notify(Tone::Bad, format!("the lab cannot be opened: {why}"));
             None
         }
+        Heard::Redone(Ok(session)) => {
+            model.notice = None;
+            let mut learn = Learn::new(*session);
+            let asked = learn.ask_checks(now);
+            model.learn = Some(learn);
+            asked
+        }
+        Heard::Redone(Err(why)) => {
+            model.learn.as_mut()?.running = None;
+            model.notify(Tone::Bad, format!("the step could not be set up: {why}"));
+            None
+        }
         Heard::Ran { id, result } => {
             let learn = model.learn.as_mut()?;
             learn.running = None;
@@ -319,6 +352,10 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
             if step == learn.session.at() && seq == learn.seq {
                 let seen = learn.is_seen(before);
                 (learn.answered, learn.checked) = (seq, checked);
+                let (passed, all) = learn.passed();
+                if all > 0 && passed == all {
+                    learn.session.step_is_done();
+                }
                 // The checks may need more room now, and the page has less.
                 if seen && page(model).is_some_and(|after| after.height < before.height) {
                     reveal(model);
@@ -372,6 +409,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
     let height = isize::try_from(page.height).unwrap_or(1);
     let learn = model.learn.as_mut()?;
     let items = learn.session.items().len().max(1);
+    let sure = std::mem::take(&mut learn.sure);
     match does {
         Does::Next => learn.item = (learn.item + 1) % items,
         Does::Previous => learn.item = (learn.item + items - 1) % items,
@@ -385,6 +423,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::PreviousStep => return go(model, -1),
         Does::Run => return run(model),
         Does::Hint => hint(model),
+        Does::Redo => return redo(model, sure),
         Does::Check => {
             learn.details = true;
             return learn.ask_checks(now);
@@ -444,6 +483,30 @@ fn run(model: &mut Model) -> Option<Cmd> {
     }
     model.notify(Tone::Plain, "what is marked is no command: Tab marks the next one");
     None
+}
+
+/// Asked twice, the step is set up anew.
+fn redo(model: &mut Model, sure: bool) -> Option<Cmd> {
+    let now = model.now();
+    let learn = model.learn.as_mut()?;
+    let step = learn.session.at();
+    if learn.running.is_some() {
+        model.notify(Tone::Plain, "a command runs: wait for its end");
+        return None;
+    }
+    if !sure {
+        learn.sure = true;
+        let before = match step {
+            0 => "a fresh cluster".into(),
+            1 => "a fresh cluster, step 1 done on it".into(),
+            _ => format!("a fresh cluster, steps 1 to {step} done on it"),
+        };
+        model.notify(Tone::Plain, format!("x again: {before}, the lab's folder emptied"));
+        return None;
+    }
+    learn.running = Some((String::new(), now));
+    model.notify(Tone::Plain, "the step is being set up: a fresh cluster, and the steps before on it");
+    Some(Cmd::Redo { step })
 }
 
 fn hint(model: &mut Model) {

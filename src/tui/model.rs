@@ -90,6 +90,8 @@ pub enum Cmd {
     RunBlock { id: String },
     /// Look at the checks of the lab's step.
     Check { seq: u64 },
+    /// Set this step of the lab up anew.
+    Redo { step: usize },
     /// Note a marker in the recording.
     Mark { text: String },
     /// Put a text on the clipboard, by way of the terminal.

@@ -14,6 +14,8 @@ use crate::lab::board::Order;
 use crate::lab::course;
 use crate::lab::deed::quoted;
 use crate::lab::files;
+use crate::lab::guide;
+use crate::lab::guide::Lab;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
 use crate::lab::orders;
@@ -22,6 +24,7 @@ use crate::lab::picture::Pace;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
 use crate::lab::preflight::Screen;
+use crate::lab::progress::Progress;
 use crate::lab::recording::Recorder;
 use crate::lab::recording::Recording;
 use crate::lab::recording::Replay;
@@ -146,7 +149,10 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
         ],
     )?;
     // Before there is a screen.
-    course::chosen(options.lab.as_deref()).map_err(Error::Usage)?;
+    let lab = course::chosen(options.lab.as_deref()).map_err(Error::Usage)?;
+    if let Some(code) = elsewhere(&lab)? {
+        return code;
+    }
     let script = simulated(&options)?;
     let (simulated, recording) = match script.as_ref().map(twin::play) {
         Some((twin, played)) => (Some(twin), Some(played)),
@@ -194,6 +200,15 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     let last = runtime.block_on(App::new(terminal, model, options).main());
     drop(restore);
     last
+}
+
+/// A lab whose nodes are machines runs where their networks are: this program once more, around which they have been made.
+fn elsewhere(lab: &Lab) -> Result<Option<Result<String, Error>>, Error> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some(mut again) = guide::enter_for_machines(lab, &args).map_err(Error::Usage)? else { return Ok(None) };
+    let status = again.status().map_err(|source| Error::System { what: "cannot make the lab's networks", source })?;
+    // It has told everything itself.
+    Ok(Some(if status.success() { Ok(String::new()) } else { Err(Error::Usage("the lab has ended".into())) }))
 }
 
 /// What is to be simulated, if anything is.
@@ -252,6 +267,8 @@ struct App {
     line: mpsc::Sender<orders::Line>,
     lines: mpsc::Receiver<orders::Line>,
     recorder: Option<Recorder>,
+    /// What the learner has done, and where it is kept.
+    progress: Option<(Progress, PathBuf)>,
     /// Requests of the lab's own client so far.
     calls: u64,
     start: Instant,
@@ -279,6 +296,8 @@ impl App {
             line,
             lines,
             recorder: None,
+            // What cannot be read is not written over either.
+            progress: Progress::load(&Progress::file()).ok().map(|progress| (progress, Progress::file())),
             calls: 0,
             start: Instant::now(),
             drawn: None,
@@ -323,6 +342,7 @@ impl App {
                     return self.leave(remove);
                 }
             }
+            self.keep();
             if self.model.changed && (asked || self.drawn.is_none_or(|at| at.elapsed() >= FRAME)) {
                 self.draw()?;
             }
@@ -393,6 +413,7 @@ impl App {
             (Cmd::Get { endpoints, key }, Some(_)) => self.get(endpoints, key),
             (Cmd::RunBlock { id }, Some(_)) => self.run_block(id),
             (Cmd::Check { seq }, Some(_)) => self.check(seq),
+            (Cmd::Redo { step }, Some(_)) => self.redo(step),
             (Cmd::Mark { text }, Some(_)) => {
                 // It may wait for room behind what members report.
                 let to = self.to.clone();
@@ -538,6 +559,31 @@ impl App {
         });
     }
 
+    /// Sets a step up on a fresh cluster.
+    fn redo(&self, step: usize) {
+        let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
+        let answer = self.answer.clone();
+        tokio::spawn(async move {
+            let redone = match course::own_beds(session.lab()) {
+                Ok(beds) => session.anew(step, &beds).await.map(Box::new),
+                Err(why) => Err(why),
+            };
+            drop(answer.send(Msg::Learn(Heard::Redone(redone))).await);
+        });
+    }
+
+    /// Keeps what the learner has done, if there is news. Once it cannot be kept, that is said, and not tried again.
+    fn keep(&mut self) {
+        let (Some(learn), Some((progress, file))) = (&self.model.learn, &mut self.progress) else { return };
+        if !progress.note(&learn.session) {
+            return;
+        }
+        if let Err(e) = progress.save(file) {
+            self.progress = None;
+            update(&mut self.model, Msg::Answer(Err(format!("what you do here cannot be kept: {e}"))));
+        }
+    }
+
     fn check(&self, seq: u64) {
         let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
         let answer = self.answer.clone();
@@ -556,11 +602,22 @@ impl App {
         update(&mut self.model, msg);
         if let Some(live) = &self.live {
             let wanted = self.options.lab.as_deref();
+            let mut said = None;
             let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record) {
-                Ok(session) => Heard::Opened(Box::new(session)),
+                Ok(mut session) => {
+                    said = self.progress.as_ref().and_then(|(progress, _)| progress.recall(&mut session));
+                    Heard::Opened(Box::new(session))
+                }
                 Err(why) => Heard::NotOpened(why),
             };
             update(&mut self.model, Msg::Learn(heard));
+            // Who names a lab wants to see it.
+            if wanted.is_some() && self.model.learn.is_some() {
+                self.model.screen = crate::tui::model::Screen::Learn;
+            }
+            if let Some(said) = said {
+                update(&mut self.model, Msg::Answer(Ok(said)));
+            }
         }
     }
 
@@ -592,11 +649,23 @@ impl App {
     async fn shell(&mut self) -> Result<(), Error> {
         let Some(live) = &self.live else { return Ok(()) };
         let record = live.cluster.record.clone();
-        let command = shell::command(live.cluster.folder(), &record, &[]);
+        // A lab with nodes of its own has a desk of its own.
+        let learn = self.model.learn.as_ref().filter(|_| self.model.screen == crate::tui::model::Screen::Learn);
+        let desk = learn.map(|l| (l.session.terminal(), l.session.terminal_greeting()));
+        let (command, greeting) = match desk {
+            Some((Ok(Some(command)), greeting)) => (command, greeting),
+            Some((Err(e), _)) => {
+                update(&mut self.model, Msg::Answer(Err(format!("no shell: {e}"))));
+                return Ok(());
+            }
+            Some((Ok(None), _)) | None => {
+                (shell::command(live.cluster.folder(), &record, &[]), shell::greeting(&record))
+            }
+        };
         self.keyboard.pause().await;
         clicks(false)?;
         ratatui::restore();
-        drop(writeln!(std::io::stderr(), "{}", shell::greeting(&record)));
+        drop(writeln!(std::io::stderr(), "{greeting}"));
         let ended = self.wait_for(command).await;
         let failed = |source| Error::System { what: "cannot use this terminal", source };
         // Empty like the screen that it enters. Clearing it would ask the terminal for its cursor, and not every one answers.

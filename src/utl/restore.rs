@@ -27,7 +27,6 @@ use crate::store;
 use crate::types::Index;
 use crate::types::Revision;
 use crate::types::Term;
-use crate::wal;
 use crate::wal::Metadata;
 use crate::wal::SnapshotMark;
 use crate::wal::Wal;
@@ -38,6 +37,10 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// As long as the log of a restored member is: it holds the founders and nothing else. The server that opens it makes it as long as its
+/// own segments are, so writing 64 MB of zeros here would only have to be waited for twice.
+const LOG_BYTES: u64 = 1 << 20;
 
 const fn text(name: &'static str, default: &'static str, help: &'static str) -> Flag {
     Flag { name, short: ' ', kind: Kind::Text, default, help }
@@ -207,7 +210,7 @@ fn restore(plan: &Plan, snapshot: Snapshot, progress: Progress, err: &mut dyn Wr
 
 /// Writes a log whose beginning is etcd's: metadata, the founders, a hard state that commits them, and the mark.
 fn write_log(dir: &Path, metadata: Metadata, entries: &[Entry], conf_state: ConfState) -> Result<(), Error> {
-    let mut log = Wal::create(Arc::new(RealDisk), dir, metadata, wal::SEGMENT_BYTES)?;
+    let mut log = Wal::create(Arc::new(RealDisk), dir, metadata, LOG_BYTES)?;
     let index = entries.len() as u64;
     let vote = conf_state.voters.first().copied().unwrap_or_default();
     log.append(entries, Some(&HardState { term: 1, vote, commit: index }))?;

@@ -6,12 +6,16 @@
 #![expect(clippy::disallowed_methods, reason = "waits for real processes")]
 
 use crate::lab::guide::facts::has_leader;
+use crate::lab::guide::machine;
+use crate::lab::guide::places::Claim;
 use crate::lab::guide::places::Place;
 use crate::lab::guide::places::Profile;
+use crate::lab::guide::places::has_machines;
 use crate::lab::guide::places::places;
 use crate::lab::guide::places::swaps;
 use crate::lab::guide::service;
 use crate::lab::guide::settings::Cluster;
+use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use rustix::fs::flock;
 use std::fs;
@@ -24,12 +28,25 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::sync::SemaphorePermit;
 
 /// How long a new cluster may take to agree on a leader.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long the guards may take to end their members when the bed goes.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How many clusters of labs there are at once in one process. Most of a lab's time is waiting, for elections and for what must time
+/// out, so there are more than a small machine has processors.
+const BEDS_AT_ONCE: usize = 4;
+
+/// Our own etcd fills its log with zeros ahead of use, 64 MB at a time: three members on one disk would begin with half a
+/// gigabyte. A lab's log is small.
+const OWN_SETTINGS: &[(&str, &str)] = &[("ETCD_EXPERIMENTAL_LAB_WAL_SEGMENT_BYTES", "4194304")];
+
+/// A seat for each of them.
+static SEATS: Semaphore = Semaphore::const_new(BEDS_AT_ONCE);
 
 /// The folder of whoever is at no node: commands that stay in the background are kept there.
 const DESK: &str = "desk";
@@ -66,6 +83,19 @@ pub trait Bed: Send + Sync {
         &[]
     }
 
+    /// Ends it, if it is this lab's own, and waits until its members are gone.
+    fn end(&self) {}
+
+    /// Variables that every etcd of this cluster has, however it is started.
+    fn settings(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// The program that takes a command to a node that is a machine of its own: `machine NODE COMMAND…`.
+    fn machine(&self) -> Option<&Path> {
+        None
+    }
+
     /// Where members talk to this node, such as `127.0.0.1:2380`.
     fn peer(&self, _node: &str) -> Option<&str> {
         None
@@ -77,6 +107,11 @@ pub trait Beds {
     /// A cluster that nobody has written to: with a leader, unless it is to begin with members that are down. It ends when it
     /// is dropped.
     fn fresh(&self, cluster: &Cluster) -> impl Future<Output = Result<Box<dyn Bed>, String>>;
+
+    /// How many of them can be there at the same time.
+    fn at_once(&self) -> usize {
+        1
+    }
 }
 
 /// A cluster that somebody else started and will end: the one on the lab's screen.
@@ -112,6 +147,8 @@ pub struct ProcessBeds {
     /// The program that is `systemctl` and the other stand-ins.
     tools: PathBuf,
     profile: Profile,
+    /// The programs are ours, and know flags that etcd does not.
+    are_ours: bool,
 }
 
 /// A cluster of processes; ends them and removes their data when it is dropped.
@@ -125,7 +162,11 @@ pub struct ProcessBed {
     places: Vec<Place>,
     swaps: Vec<(String, String)>,
     /// Its lock is the members' sign that the lab lives.
-    alive: Option<File>,
+    alive: Mutex<Option<File>>,
+    settings: &'static [(&'static str, &'static str)],
+    machine: Option<PathBuf>,
+    _claim: Claim,
+    _seat: Option<SemaphorePermit<'static>>,
 }
 
 impl ProcessBeds {
@@ -144,7 +185,9 @@ impl ProcessBeds {
                 return Err(format!("there is no `{name}` in {}; build it, or name another folder", bin_dir.display()));
             }
         }
-        Ok(ProcessBeds { programs, tools: tools.to_owned(), profile: Profile::Ports })
+        // What lies beside etcd-lab was built with it.
+        let are_ours = tools.parent().and_then(|dir| dir.canonicalize().ok()) == Some(bin_dir);
+        Ok(ProcessBeds { programs, tools: tools.to_owned(), profile: Profile::Ports, are_ours })
     }
 
     /// Clusters of our own `etcd`: this very program, which is all of ours, by the name that it is called by.
@@ -154,7 +197,7 @@ impl ProcessBeds {
     pub fn ours() -> Result<ProcessBeds, String> {
         let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
         let programs = ["etcd", "etcdctl", "etcdutl"].map(|name| (name, tools.clone())).to_vec();
-        Ok(ProcessBeds { programs, tools, profile: Profile::Ports })
+        Ok(ProcessBeds { programs, tools, profile: Profile::Ports, are_ours: true })
     }
 
     /// The same, with nodes where this profile says.
@@ -168,12 +211,15 @@ impl ProcessBeds {
     /// # Errors
     /// A folder, a port or a process that cannot be had.
     pub fn begin(&self, cluster: &Cluster) -> Result<Box<dyn Bed>, String> {
-        self.start(cluster).map(|bed| -> Box<dyn Bed> { Box::new(bed) })
+        self.start(cluster, None).map(|bed| -> Box<dyn Bed> { Box::new(bed) })
     }
 
-    fn start(&self, cluster: &Cluster) -> Result<ProcessBed, String> {
+    fn start(&self, cluster: &Cluster, seat: Option<SemaphorePermit<'static>>) -> Result<ProcessBed, String> {
+        if cluster.machines && !(self.profile == Profile::Netns && has_machines()) {
+            return Err(machine::MISSING.into());
+        }
         let folder = scratch("bed")?;
-        let places = places(cluster, self.profile)?;
+        let (places, claim) = places(cluster, self.profile)?;
         let member = |p: &Place| Member { name: p.name.clone(), endpoint: p.client.clone() };
         let (first, spare) = places.split_at(cluster.nodes.len());
         let mut bed = ProcessBed {
@@ -183,7 +229,11 @@ impl ProcessBeds {
             spares: spare.iter().map(member).collect(),
             swaps: swaps(&places),
             places: places.clone(),
-            alive: None,
+            alive: Mutex::new(None),
+            settings: if self.are_ours { OWN_SETTINGS } else { &[] },
+            machine: cluster.machines.then(|| folder.join("bin/machine")),
+            _claim: claim,
+            _seat: seat,
             folder,
         };
         bed.furnish(self)?;
@@ -195,7 +245,7 @@ impl ProcessBeds {
             let path = bed.nodes.join(&place.name).join("etc/systemd/system/etcd.service");
             fs::write(&path, unit).map_err(|e| format!("{}: {e}", path.display()))?;
             if cluster.running {
-                service::launch(&self.tools, &bed.nodes.join(&place.name), &bed.folder.join("alive"))?;
+                service::launch(&self.tools, &bed.nodes.join(&place.name), &bed.folder.join("alive"), bed.settings)?;
             }
         }
         Ok(bed)
@@ -217,8 +267,14 @@ fn unit(place: &Place, bin_dir: &Path, initial: &str, token: &str) -> String {
 }
 
 impl Beds for ProcessBeds {
+    fn at_once(&self) -> usize {
+        // In a namespace all clusters want the documents' addresses.
+        if self.profile == Profile::Netns { 1 } else { BEDS_AT_ONCE }
+    }
+
     async fn fresh(&self, cluster: &Cluster) -> Result<Box<dyn Bed>, String> {
-        let bed = self.start(cluster)?;
+        let seat = SEATS.acquire().await.map_err(|e| e.to_string())?;
+        let bed = self.start(cluster, Some(seat))?;
         let deadline = Instant::now() + READY_WITHIN;
         for member in bed.members.iter().filter(|_| cluster.running) {
             let node = bed.nodes.join(&member.name);
@@ -260,6 +316,23 @@ impl Bed for ProcessBed {
         &self.swaps
     }
 
+    fn end(&self) {
+        // The guards wait for this lock, and end with what they keep.
+        *self.alive.lock() = None;
+        let deadline = Instant::now() + GONE_WITHIN;
+        while service::any_guard(&self.nodes) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn settings(&self) -> &'static [(&'static str, &'static str)] {
+        self.settings
+    }
+
+    fn machine(&self) -> Option<&Path> {
+        self.machine.as_deref()
+    }
+
     fn peer(&self, node: &str) -> Option<&str> {
         self.places.iter().find(|p| p.name == node).map(|p| p.peer.as_str())
     }
@@ -281,37 +354,59 @@ impl ProcessBed {
                 made(&self.nodes.join(place).join(below))?;
             }
         }
+        if self.machine.is_some() {
+            self.furnish_machines()?;
+        }
         let path = self.folder.join("alive");
         let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         flock(&file, FlockOperation::LockExclusive).map_err(|e| format!("{}: {e}", path.display()))?;
-        self.alive = Some(file);
+        *self.alive.lock() = Some(file);
         self.write_on()
     }
 
-    /// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; and `scp` to a node.
+    /// Roots of their own, the scripts that lead there, and the cloud around them.
+    fn furnish_machines(&self) -> Result<(), String> {
+        let known: Vec<(&str, &str)> =
+            self.places.iter().filter_map(|p| Some((p.name.as_str(), p.ip.as_deref()?))).collect();
+        for (name, _) in &known {
+            let root = self.nodes.join(name);
+            for below in machine::FOLDERS {
+                fs::create_dir_all(root.join(below)).map_err(|e| format!("{}: {e}", root.display()))?;
+            }
+            machine::furnish(&root, &known)?;
+        }
+        for (name, script) in machine::scripts(&self.bin_dir, &self.nodes) {
+            executable(&self.bin_dir.join(name), &script)?;
+        }
+        machine::cloud(&self.bin_dir)
+    }
+
+    /// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; `scp` to a node; and its `hostname`.
     fn write_on(&self) -> Result<(), String> {
-        let path = self.bin_dir.join("on");
-        let script = format!(
-            "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode='{}'/\"$1\"\n\
-             [ -d \"$node\" ] || {{ echo \"on: there is no node $1\" >&2; exit 2; }}\nHOSTNAME=$1 {}=\"$node\"; export HOSTNAME {}\n\
-             shift; cd \"$node\" && exec /bin/sh -c \"$*\"\n",
-            self.nodes.display(),
-            service::NODE_VAR,
-            service::NODE_VAR
+        let run = match &self.machine {
+            Some(machine) => format!("exec '{}' \"$HOSTNAME\" /bin/sh -c \"$*\"", machine.display()),
+            None => "exec /bin/sh -c \"$*\"".to_owned(),
+        };
+        let (nodes, var) = (self.nodes.display(), service::NODE_VAR);
+        let on = format!(
+            "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode='{nodes}'/\"$1\"\n\
+             [ -d \"$node\" ] || {{ echo \"on: there is no node $1\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
+             export HOSTNAME {var}\nshift; cd \"$node\"\n[ ! -f .lab-session ] || . ./.lab-session\n{run}\n"
         );
-        executable(&path, &script)?;
-        let path = self.bin_dir.join("scp");
-        let script = format!(
+        let scp = format!(
             "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\
-             [ -d '{0}'/\"$node\" ] && [ \"$node\" != \"$last\" ] || {{ echo \"scp: the last word is NODE:PATH\" >&2; exit 1; }}\n\
-             while [ $# -gt 1 ]; do cp \"$1\" '{0}'/\"$node/$to\" || exit 1; shift; done\n",
-            self.nodes.display()
+             [ -d '{nodes}'/\"$node\" ] && [ \"$node\" != \"$last\" ] || {{ echo \"scp: the last word is NODE:PATH\" >&2; exit 1; }}\n\
+             while [ $# -gt 1 ]; do cp \"$1\" '{nodes}'/\"$node/$to\" || exit 1; shift; done\n"
         );
-        executable(&path, &script)
+        let hostname = "#!/bin/sh\n# The name of this node of the lab.\necho \"${HOSTNAME:-desk}\"\n".to_owned();
+        for (name, script) in [("on", on), ("scp", scp), ("hostname", hostname)] {
+            executable(&self.bin_dir.join(name), &script)?;
+        }
+        Ok(())
     }
 }
 
-fn executable(path: &Path, script: &str) -> Result<(), String> {
+pub(crate) fn executable(path: &Path, script: &str) -> Result<(), String> {
     fs::write(path, script)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
         .map_err(|e| format!("{}: {e}", path.display()))
@@ -319,12 +414,7 @@ fn executable(path: &Path, script: &str) -> Result<(), String> {
 
 impl Drop for ProcessBed {
     fn drop(&mut self) {
-        // The guards wait for this lock, and end with what they keep.
-        self.alive = None;
-        let deadline = Instant::now() + GONE_WITHIN;
-        while service::any_guard(&self.nodes) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.end();
         // Data that nobody wants; there is nobody to tell if some stays.
         let _ = fs::remove_dir_all(&self.folder);
     }

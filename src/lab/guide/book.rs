@@ -119,7 +119,7 @@ fn said(file: &Path, line: usize, kind: &str, text: &str, project: &Path) -> Res
             step.predict.iter().for_each(|p| out += &predicted(p));
             out
         }
-        "predict" => predicted(&settings::read(text).map_err(wrong)?),
+        "predict" | "quiz" => predicted(&settings::read(text).map_err(wrong)?),
         "ask" => {
             let ask: AskSettings = settings::read(text).map_err(wrong)?;
             format!("**Question.** {}\n\n{}", ask.label, options(&ask.options))

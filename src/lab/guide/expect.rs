@@ -15,8 +15,8 @@ use std::sync::LazyLock;
 const MOVING: [(&str, &str); 7] = [
     // A member's or cluster's id in JSON and in `fields`.
     (r"\b[0-9]{17,20}\b", "[0-9]{15,20}"),
-    // The same in hexadecimal, without leading zeros; at least one of the signs is a digit.
-    (r"\b(?:[0-9a-f]{14,16})\b", "[0-9a-f]{10,16}"),
+    // The same in hexadecimal, without leading zeros: etcd pads some with blanks in their place.
+    (r"\b(?:[0-9a-f]{14,16})\b", " *[0-9a-f]{10,16}"),
     (r"\b127\.[0-9]+\.[0-9]+\.[0-9]+:[0-9]{2,5}\b", r"127\.[0-9]+\.[0-9]+\.[0-9]+:[0-9]{2,5}"),
     (
         r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9:]+)",
@@ -211,6 +211,7 @@ mod tests {
 
     #[test]
     fn ids_ports_times_and_terms_may_move_and_revisions_may_not() {
+        assert!(fits("Member 8211f1d0f64f3269 added", "Member  11f1d0f64f3269 added"), "a blank for a leading zero");
         let page = r#"{"header":{"cluster_id":14841639068965178418,"member_id":10276657743932975437,"revision":2,"raft_term":2}}"#;
         let moved =
             page.replace("14841639068965178418", "384910573345882951").replace("\"raft_term\":2", "\"raft_term\":7");

@@ -28,6 +28,8 @@ use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::etcdserverpb::request_op;
 use crate::proto::etcdserverpb::response_op;
 use futures::future::BoxFuture;
+use futures::future::join_all;
+use futures::future::try_join_all;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -118,12 +120,29 @@ pub(crate) async fn gather(wanted: &BTreeSet<&Fact>, bed: &dyn Bed, shell: &Shel
         read_members(wanted, bed, &places, &mut facts).await;
     }
     for fact in wanted {
-        read_local(fact, shell, &mut facts).await?;
+        read_local(fact, shell, &mut facts).await;
     }
+    facts.commands = run_commands(wanted, shell).await?;
     Ok(facts)
 }
 
-async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) -> Result<(), String> {
+/// Runs the commands of a check, each once, beside each other: one that waits for a time-out holds up none of the others.
+async fn run_commands(wanted: &BTreeSet<&Fact>, shell: &Shell) -> Result<BTreeMap<String, Output>, String> {
+    let commands: BTreeSet<&String> = wanted
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::Command(text) | Fact::CommandExit(text) => Some(text),
+            _ => None,
+        })
+        .collect();
+    let run = commands.into_iter().map(|text| async move {
+        let output = shell.run(Call { aside: true, ..Call::new(text, COMMAND_WITHIN) }).await?;
+        Ok((text.clone(), output))
+    });
+    try_join_all(run).await.map(|all| all.into_iter().collect())
+}
+
+async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) {
     match fact {
         Fact::UnitActive(node, unit) => {
             let active = shell.node(node).is_some_and(|n| service::is_active(&n, unit));
@@ -137,13 +156,8 @@ async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) -> Result<(),
             let found = papers::look(shell, path, property).await;
             facts.files.insert((path.clone(), property.clone()), found);
         }
-        Fact::Command(text) | Fact::CommandExit(text) if !facts.commands.contains_key(text) => {
-            let output = shell.run(Call { aside: true, ..Call::new(text, COMMAND_WITHIN) }).await?;
-            facts.commands.insert(text.clone(), output);
-        }
         _ => {}
     }
-    Ok(())
 }
 
 pub(crate) fn key_of(fact: &Fact) -> Option<&str> {
@@ -216,11 +230,10 @@ fn after_prefix(prefix: &[u8]) -> Vec<u8> {
 
 /// The members as one of them lists them, and each as it answers for itself.
 async fn read_members(wanted: &BTreeSet<&Fact>, bed: &dyn Bed, places: &[&Member], facts: &mut Facts) {
-    let mut answers = Vec::new();
-    for place in places {
-        let asked = std::slice::from_ref(&place.endpoint);
-        answers.push(first_answer(asked, status_of).await.ok().map(Response::into_inner));
-    }
+    let asked = places.iter().map(|place| async move {
+        first_answer(std::slice::from_ref(&place.endpoint), status_of).await.ok().map(Response::into_inner)
+    });
+    let answers = join_all(asked).await;
     let up: Vec<String> =
         places.iter().zip(&answers).filter(|(_, a)| a.is_some()).map(|(p, _)| p.endpoint.clone()).collect();
     // What one member knows by itself: without a majority there is no other answer.
@@ -272,7 +285,7 @@ async fn read_members(wanted: &BTreeSet<&Fact>, bed: &dyn Bed, places: &[&Member
     }
 }
 
-/// Whether every member answers, with the same hash at the revision that all of them have.
+/// Whether every member answers, as one cluster's, with the same hash at the revision that all of them have.
 async fn hashes_equal(up: &[String], members: usize, answers: &[Option<StatusResponse>]) -> bool {
     let revision = answers.iter().flatten().filter_map(|a| a.header.as_ref()).map(|h| h.revision).min();
     let Some(revision) = revision.filter(|_| up.len() == members) else { return false };
@@ -282,7 +295,9 @@ async fn hashes_equal(up: &[String], members: usize, answers: &[Option<StatusRes
             let request = HashKvRequest { revision };
             Box::pin(async move { MaintenanceClient::new(channel).hash_kv(request).await })
         });
-        hashes.insert(asked.await.ok().map(|h| h.into_inner().hash));
+        // Two clusters of one past have the same at its revisions: who was left behind in the old one holds nothing with the new.
+        let said = asked.await.ok().map(|h| h.into_inner());
+        hashes.insert(said.and_then(|h| Some((h.header?.cluster_id, h.hash))));
     }
     hashes.len() == 1 && !hashes.contains(&None)
 }

@@ -3,7 +3,7 @@
 //! A check that passes before anything was done teaches nothing, and one that cannot fail proves nothing. So the gate wants,
 //! on a cluster that nobody has written to: every check says *not yet*; the solution makes them pass, with the output that
 //! the page shows; each check notices when its end state is spoilt; each wrong path is recognised by name; and no block's
-//! output would pass for another's. Each wrong path gets a cluster of its own.
+//! output would pass for another's. What changes the cluster gets one of its own.
 //!
 //! Source: rustlings' `dev check` (fails before, passes after), widened.
 
@@ -15,12 +15,8 @@ use crate::lab::guide::bed::scratch;
 use crate::lab::guide::check::Verdict;
 use crate::lab::guide::expect::Bound;
 use crate::lab::guide::expect::compare;
-use crate::lab::guide::expr::Fact;
-use crate::lab::guide::facts::key_of;
-use crate::lab::guide::facts::prefix_of;
 use crate::lab::guide::load;
 use crate::lab::guide::model::Block;
-use crate::lab::guide::model::Check;
 use crate::lab::guide::model::Fold;
 use crate::lab::guide::model::Lab;
 use crate::lab::guide::model::Run;
@@ -33,6 +29,10 @@ use crate::lab::guide::seeds::Seeds;
 use crate::lab::guide::session::Checked;
 use crate::lab::guide::session::Ran;
 use crate::lab::guide::session::Session;
+use crate::lab::guide::spoil::spoilt_by;
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::stream;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// How long one spoiling or wrong command may take.
-const COMMAND_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const COMMAND_WITHIN: Duration = Duration::from_secs(20);
 
 /// What `etcd-lab test` can be told.
 #[derive(Clone, Debug, Default)]
@@ -106,18 +106,37 @@ pub fn enter_if_needed(
         Some(profile) if !allows(&profile) => {
             return Err(format!("{} runs with the profiles {}", lab.head.id, lab.head.network.join(", ")));
         }
-        Some(Profile::Netns) => match places::refused().filter(|_| !places::inside()) {
-            Some(why) => return Err(why),
-            None => Profile::Netns,
-        },
         Some(profile) => profile,
-        None => Profile::Ports,
+        // What needs least of this machine, and has room for several clusters at once.
+        None => Profile::ALL.into_iter().rev().find(allows).unwrap_or(Profile::Ports),
     };
+    if profile == Profile::Netns
+        && !places::inside()
+        && let Some(why) = places::refused(lab.head.cluster.machines)
+    {
+        return Err(why);
+    }
     if profile != Profile::Netns || places::inside() {
         return Ok((profile, None));
     }
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     Ok((profile, Some(places::enter(&program, args, &lab.head.cluster))))
+}
+
+/// The program that is called with `args`, again in a namespace, if the nodes of this lab are machines of their own and there are none
+/// around us yet.
+///
+/// # Errors
+/// This system gives the lab none: why, and what else there is.
+pub fn enter_for_machines(lab: &Lab, args: &[String]) -> Result<Option<Command>, String> {
+    if !lab.head.cluster.machines || places::inside() {
+        return Ok(None);
+    }
+    if let Some(why) = places::refused(true) {
+        return Err(why);
+    }
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    Ok(Some(places::enter(&program, args, &lab.head.cluster)))
 }
 
 /// Tries everything that must be true of a lab, or of a lesson: a lab without steps.
@@ -127,22 +146,21 @@ pub fn enter_if_needed(
 /// the report.
 pub async fn prove<B: Beds>(lab: Arc<Lab>, beds: &B) -> Result<Report, String> {
     let name = if lab.head.id.is_empty() { lab.title.clone() } else { format!("{} {}", lab.head.id, lab.title) };
-    let mut gate = Gate { lab, beds, report: Report { lab: name, cases: Vec::new() }, since: now() };
-    gate.duties();
-    gate.seeds().map_err(|e| e.to_string())?;
-    gate.start_and_solution().await?;
-    for step in 0..gate.lab.steps.len() {
-        // A step whose way there is blocked is told, and does not hide the rest of the report.
-        if let Err(why) = gate.mutations(step).await {
-            gate.case("mutation", format!("step `{}` can be reached", gate.lab.steps[step].id), Some(why));
-        }
+    let began = now();
+    let mut notes = Notes::new();
+    duties(&lab, &mut notes);
+    seeds(&lab, &mut notes).map_err(|e| e.to_string())?;
+    let mut cases = notes.cases;
+    let gate = Gate { lab, beds };
+    // Each trial has a cluster of its own and waits for most of its time, so they go beside each other.
+    let trials: Vec<_> = trials(&gate.lab).into_iter().map(|what| gate.tried(what).boxed_local()).collect();
+    let mut told = stream::iter(trials).buffered(beds.at_once());
+    while let Some(found) = told.next().await {
+        cases.extend(found?);
     }
-    for step in 0..gate.lab.steps.len() {
-        if let Err(why) = gate.wrongs(step).await {
-            gate.case("wrong", format!("step `{}` can be reached", gate.lab.steps[step].id), Some(why));
-        }
-    }
-    Ok(gate.report)
+    // Part by part; within a part in the order of the page.
+    cases.sort_by_key(|case| PARTS.iter().position(|part| *part == case.group));
+    Ok(Report { lab: name, cases, took: began.elapsed() })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the report says how long things took")]
@@ -150,17 +168,93 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// The parts of a report, in their order.
+const PARTS: [&str; 9] = ["author", "seeds", "page", "start", "solution", "swap", "mutation", "reset", "wrong"];
+
+/// What is tried on a cluster of its own.
+#[derive(Clone, Copy)]
+enum What {
+    /// The whole lab, as its solutions go.
+    Solution,
+    /// One step: at its beginning, with wrong answers, and its end state spoilt.
+    Step(usize),
+    /// A wrong path that changes the cluster: the step, and its place there.
+    Wrong(usize, usize),
+}
+
+/// All that is to be tried of a lab. A wrong path that is nothing but wrong answers needs no cluster of its own.
+fn trials(lab: &Lab) -> Vec<What> {
+    let mut all = vec![What::Solution];
+    for (n, step) in lab.steps.iter().enumerate() {
+        all.push(What::Step(n));
+        let commands = step.wrongs.iter().enumerate().filter(|(_, wrong)| wrong.command.is_some());
+        all.extend(commands.map(|(place, _)| What::Wrong(n, place)));
+    }
+    all
+}
+
+/// What was found, one after the other, and how long each took.
+struct Notes {
+    cases: Vec<Case>,
+    since: Instant,
+}
+
+impl Notes {
+    fn new() -> Notes {
+        Notes { cases: Vec::new(), since: now() }
+    }
+
+    fn case(&mut self, group: &'static str, name: impl Into<String>, failure: Option<String>) {
+        let took = self.since.elapsed();
+        self.since = now();
+        self.cases.push(Case { group, name: name.into(), failure, took });
+    }
+}
+
+/// What needs no cluster: a step has checks, three hints and a solution; no fold hides a question.
+fn duties(lab: &Lab, notes: &mut Notes) {
+    for step in &lab.steps {
+        let missing = match step {
+            s if s.checks.is_empty() => Some("it has no check, so nobody would know when it is done"),
+            s if (1..=3).any(|level| s.hint(level).is_none()) => Some("it needs three hints, data-level 1 to 3"),
+            s if s.solution().is_none() => Some("it has no solution"),
+            s if s.worked.is_none() => {
+                Some("it does not say why it worked (`worked`), which a learner reads when all checks pass")
+            }
+            s if s.wrongs.is_empty() => Some("it names no wrong path; at least one is known, or it would be no lesson"),
+            s if s.blocks.iter().any(hides_a_question) => Some("a question or guess is inside of <details>"),
+            _ => None,
+        };
+        notes.case("author", format!("step `{}` is complete", step.id), missing.map(str::to_owned));
+    }
+}
+
+fn seeds(lab: &Lab, notes: &mut Notes) -> Result<(), LabError> {
+    let list = lab.file.parent().and_then(Path::parent).map(|labs| labs.join("seeds.toml"));
+    let Some(list) = list.filter(|l| l.is_file() && !lab.steps.is_empty()) else { return Ok(()) };
+    for (name, failure) in Seeds::load(&list)?.audit(lab) {
+        notes.case("seeds", name, failure);
+    }
+    Ok(())
+}
+
 struct Gate<'a, B> {
     lab: Arc<Lab>,
     beds: &'a B,
-    report: Report,
-    since: Instant,
 }
 
 /// A cluster with a session on it, and a folder that goes when they go.
 struct Trial {
     session: Session,
     folder: PathBuf,
+}
+
+impl Trial {
+    /// Ends the cluster. That waits for its members, so it is not done on the thread of all the other trials.
+    async fn end(self) {
+        // Fails only if it panics, and then there is nothing left to end.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
 }
 
 impl Drop for Trial {
@@ -171,41 +265,21 @@ impl Drop for Trial {
 }
 
 impl<B: Beds> Gate<'_, B> {
-    fn case(&mut self, group: &'static str, name: impl Into<String>, failure: Option<String>) {
-        let took = self.since.elapsed();
-        self.since = now();
-        self.report.cases.push(Case { group, name: name.into(), failure, took });
-    }
-
-    /// What needs no cluster: a step has checks, three hints and a solution; no fold hides a question.
-    fn duties(&mut self) {
-        let lab = Arc::clone(&self.lab);
-        for step in &lab.steps {
-            let missing = match step {
-                s if s.checks.is_empty() => Some("it has no check, so nobody would know when it is done"),
-                s if (1..=3).any(|level| s.hint(level).is_none()) => Some("it needs three hints, data-level 1 to 3"),
-                s if s.solution().is_none() => Some("it has no solution"),
-                s if s.wrongs.is_empty() => {
-                    Some("it names no wrong path; at least one is known, or it would be no lesson")
-                }
-                s if s.blocks.iter().any(hides_a_question) => Some("a question or guess is inside of <details>"),
-                _ => None,
-            };
-            self.case("author", format!("step `{}` is complete", step.id), missing.map(str::to_owned));
+    async fn tried(&self, what: What) -> Result<Vec<Case>, String> {
+        let mut notes = Notes::new();
+        let (part, step, done) = match what {
+            What::Solution => return self.solution(&mut notes).await.map(|()| notes.cases),
+            What::Step(step) => ("mutation", step, self.step(step, &mut notes).await),
+            What::Wrong(step, place) => ("wrong", step, self.wrong(step, place, &mut notes).await),
+        };
+        // A step whose way there is blocked is told, and does not hide the rest of the report.
+        if let Err(why) = done {
+            notes.case(part, format!("step `{}` can be reached", self.lab.steps[step].id), Some(why));
         }
+        Ok(notes.cases)
     }
 
-    fn seeds(&mut self) -> Result<(), LabError> {
-        let lab = Arc::clone(&self.lab);
-        let list = lab.file.parent().and_then(Path::parent).map(|labs| labs.join("seeds.toml"));
-        let Some(list) = list.filter(|l| l.is_file() && !lab.steps.is_empty()) else { return Ok(()) };
-        for (name, failure) in Seeds::load(&list)?.audit(&lab) {
-            self.case("seeds", name, failure);
-        }
-        Ok(())
-    }
-
-    async fn trial(&mut self) -> Result<Trial, String> {
+    async fn trial(&self) -> Result<Trial, String> {
         let bed: Arc<dyn Bed> = self.beds.fresh(&self.lab.head.cluster).await?.into();
         let folder = scratch("work")?;
         let session = Session::new(Arc::clone(&self.lab), bed, &folder);
@@ -213,7 +287,7 @@ impl<B: Beds> Gate<'_, B> {
     }
 
     /// A cluster on which everything before this step has been done.
-    async fn trial_at(&mut self, step: usize) -> Result<Trial, String> {
+    async fn trial_at(&self, step: usize) -> Result<Trial, String> {
         let mut trial = self.trial().await?;
         for id in intro_runs(&self.lab) {
             trial.session.run_block(&id).await?;
@@ -225,123 +299,131 @@ impl<B: Beds> Gate<'_, B> {
         Ok(trial)
     }
 
-    async fn start_and_solution(&mut self) -> Result<(), String> {
+    async fn solution(&self, notes: &mut Notes) -> Result<(), String> {
         let mut trial = self.trial().await?;
         let lab = trial.session.shared_lab();
         let mut results = Vec::new();
         for id in intro_runs(&lab) {
             let ran = trial.session.run_block(&id).await?;
-            self.ran("page", &ran);
+            self.ran("page", &ran, notes);
             results.push(ran);
         }
         for check in lab.steps.iter().flat_map(|s| &s.checks) {
-            let checked = trial.session.checked(check).await;
-            let failure = match checked.verdict {
-                Verdict::NotYet { .. } => None,
-                Verdict::Pass => Some("it passes before anything was done".to_owned()),
-                Verdict::Error(e) => Some(format!("error: {e}")),
-            };
-            self.case("start", format!("check `{}` says not yet", check.id), failure);
+            let failure = done_already(trial.session.checked(check).await.verdict, "before anything was done");
+            notes.case("start", format!("check `{}` says not yet", check.id), failure);
         }
         for (n, step) in lab.steps.iter().enumerate() {
             match trial.session.solve(n).await {
                 Ok(ran) => {
-                    ran.iter().for_each(|ran| self.ran("solution", ran));
+                    ran.iter().for_each(|ran| self.ran("solution", ran, notes));
                     results.extend(ran);
                 }
-                Err(e) => self.case("solution", format!("step `{}` can be solved", step.id), Some(e)),
+                Err(e) => notes.case("solution", format!("step `{}` can be solved", step.id), Some(e)),
             }
             for check in &step.checks {
                 let checked = trial.session.checked_within(check).await;
-                self.case("solution", format!("check `{}` passes: {}", check.id, check.title), not_passed(&checked));
+                notes.case("solution", format!("check `{}` passes: {}", check.id, check.title), not_passed(&checked));
             }
         }
-        let lab = trial.session.shared_lab();
-        self.swaps(&lab, &results);
+        swaps(&lab, &results, notes);
+        trial.end().await;
         Ok(())
     }
 
-    fn ran(&mut self, group: &'static str, ran: &Ran) {
+    fn ran(&self, group: &'static str, ran: &Ran, notes: &mut Notes) {
         let command = self.lab.runs().find(|r| r.id == ran.id).map_or("", |r| r.command.as_str());
         let first = command.lines().next().unwrap_or_default().to_owned();
-        self.case(group, format!("block `{}`: {first}", ran.id), ran.differs.clone());
+        notes.case(group, format!("block `{}`: {first}", ran.id), ran.differs.clone());
     }
 
-    /// Two blocks whose pages differ must not both fit the other's output.
-    fn swaps(&mut self, lab: &Lab, results: &[Ran]) {
-        let shown: Vec<(&Run, &Ran)> =
-            results.iter().filter_map(|r| Some((lab.runs().find(|run| run.id == r.id)?, r))).collect();
-        let mut confused = Vec::new();
-        for (n, (a, ran_a)) in shown.iter().enumerate() {
-            for (b, ran_b) in &shown[n + 1..] {
-                let (Some(page_a), Some(page_b)) = (&a.expect, &b.expect) else { continue };
-                let fits = |page, ran: &Ran| compare(page, &ran.output.text, &mut Bound::new()).is_ok();
-                if page_a.text != page_b.text && fits(page_a, ran_b) && fits(page_b, ran_a) {
-                    confused.push(format!("`{}` and `{}` could be swapped, and nobody would notice", a.id, b.id));
-                }
-            }
+    /// At the beginning of a step its checks say *not yet*, also to wrong answers; and each notices when the step's end state
+    /// is spoilt.
+    async fn step(&self, step: usize, notes: &mut Notes) -> Result<(), String> {
+        let mut trial = self.trial_at(step).await?;
+        let lab = trial.session.shared_lab();
+        for check in &lab.steps[step].checks {
+            let failure =
+                done_already(trial.session.checked(check).await.verdict, "although the step was not done again");
+            notes.case("reset", format!("check `{}` says not yet again", check.id), failure);
         }
-        if shown.len() > 1 {
-            let failure = (!confused.is_empty()).then(|| confused.join("\n"));
-            self.case("swap", format!("{} outputs, compared in pairs", shown.len()), failure);
+        for wrong in lab.steps[step].wrongs.iter().filter(|w| w.command.is_none()) {
+            let session = &mut trial.session;
+            let before: Vec<_> =
+                wrong.answers.keys().map(|ask| (ask, session.answered(ask).map(str::to_owned))).collect();
+            went_wrong(session, wrong, notes).await?;
+            // The next one begins where this one did.
+            before.into_iter().for_each(|(ask, answer)| drop(session.overwrite(ask, answer)));
         }
+        trial.session.solve(step).await?;
+        self.mutations(trial, step, notes).await
     }
 
-    async fn mutations(&mut self, step: usize) -> Result<(), String> {
-        let mut trial: Option<Trial> = None;
+    /// `trial` is one whose step has just been solved.
+    async fn mutations(&self, mut trial: Trial, step: usize, notes: &mut Notes) -> Result<(), String> {
         for place in 0..self.lab.steps[step].checks.len() {
+            let lab = trial.session.shared_lab();
+            let check = &lab.steps[step].checks[place];
             // A mutation for one check may have spoilt the next; then that one gets a cluster of its own.
-            let spoilt = match &trial {
-                Some(t) => !t.session.checked(&t.session.lab().steps[step].checks[place]).await.verdict.passed(),
-                None => true,
-            };
-            if spoilt {
-                // First the old one goes: both would want the same addresses.
-                drop(trial.take());
-                let mut fresh = self.trial_at(step).await?;
-                fresh.session.solve(step).await?;
-                let lab = fresh.session.shared_lab();
-                fresh.session.checked_within(&lab.steps[step].checks[place]).await;
-                trial = Some(fresh);
+            if place > 0 && !trial.session.checked(check).await.verdict.passed() {
+                // First the old one goes: both might want the same addresses.
+                trial.end().await;
+                trial = self.trial_at(step).await?;
+                trial.session.solve(step).await?;
             }
-            let Some(trial) = &mut trial else { continue };
             let lab = trial.session.shared_lab();
             let check = &lab.steps[step].checks[place];
             let (name, failure) = match spoilt_by(&mut trial.session, check).await? {
                 Ok(mutation) => (format!("check `{}` notices: {mutation}", check.id), None),
                 Err(why) => (format!("check `{}` notices when it is spoilt", check.id), Some(why)),
             };
-            self.case("mutation", name, failure);
+            notes.case("mutation", name, failure);
         }
+        trial.end().await;
         Ok(())
     }
 
-    /// Back at the beginning of a step, its checks say *not yet* again.
-    async fn reset(&mut self, session: &Session, step: usize) {
-        let lab = session.shared_lab();
-        for check in &lab.steps[step].checks {
-            let failure = match session.checked(check).await.verdict {
-                Verdict::NotYet { .. } => None,
-                Verdict::Pass => Some("it passes although the step was not done again".to_owned()),
-                Verdict::Error(e) => Some(format!("error: {e}")),
-            };
-            self.case("reset", format!("check `{}` says not yet again", check.id), failure);
-        }
+    async fn wrong(&self, step: usize, place: usize, notes: &mut Notes) -> Result<(), String> {
+        let mut trial = self.trial_at(step).await?;
+        let lab = trial.session.shared_lab();
+        went_wrong(&mut trial.session, &lab.steps[step].wrongs[place], notes).await?;
+        trial.end().await;
+        Ok(())
     }
+}
 
-    async fn wrongs(&mut self, step: usize) -> Result<(), String> {
-        for place in 0..self.lab.steps[step].wrongs.len() {
-            let mut trial = self.trial_at(step).await?;
-            let lab = trial.session.shared_lab();
-            let wrong = &lab.steps[step].wrongs[place];
-            if place == 0 {
-                self.reset(&trial.session, step).await;
+/// Two blocks whose pages differ must not both fit the other's output.
+fn swaps(lab: &Lab, results: &[Ran], notes: &mut Notes) {
+    let shown: Vec<(&Run, &Ran)> =
+        results.iter().filter_map(|r| Some((lab.runs().find(|run| run.id == r.id)?, r))).collect();
+    let mut confused = Vec::new();
+    for (n, (a, ran_a)) in shown.iter().enumerate() {
+        for (b, ran_b) in &shown[n + 1..] {
+            let (Some(page_a), Some(page_b)) = (&a.expect, &b.expect) else { continue };
+            let fits = |page, ran: &Ran| compare(page, &ran.output.text, &mut Bound::new()).is_ok();
+            if page_a.text != page_b.text && fits(page_a, ran_b) && fits(page_b, ran_a) {
+                confused.push(format!("`{}` and `{}` could be swapped, and nobody would notice", a.id, b.id));
             }
-            let failure = gone_wrong(&mut trial.session, wrong).await?;
-            self.case("wrong", format!("`{}` is cause {} of check `{}`", wrong.id, wrong.cause, wrong.fails), failure);
         }
-        Ok(())
     }
+    if shown.len() > 1 {
+        let failure = (!confused.is_empty()).then(|| confused.join("\n"));
+        notes.case("swap", format!("{} outputs, compared in pairs", shown.len()), failure);
+    }
+}
+
+/// Why a check that should say *not yet* does not.
+fn done_already(verdict: Verdict, when: &str) -> Option<String> {
+    match verdict {
+        Verdict::NotYet { .. } => None,
+        Verdict::Pass => Some(format!("it passes {when}")),
+        Verdict::Error(e) => Some(format!("error: {e}")),
+    }
+}
+
+async fn went_wrong(session: &mut Session, wrong: &Wrong, notes: &mut Notes) -> Result<(), String> {
+    let failure = gone_wrong(session, wrong).await?;
+    notes.case("wrong", format!("`{}` is cause {} of check `{}`", wrong.id, wrong.cause, wrong.fails), failure);
+    Ok(())
 }
 
 fn intro_runs(lab: &Lab) -> Vec<String> {
@@ -387,103 +469,4 @@ async fn gone_wrong(session: &mut Session, wrong: &Wrong) -> Result<Option<Strin
         Verdict::Pass => Some("it passes".into()),
         Verdict::Error(e) => Some(format!("error: {e}")),
     })
-}
-
-/// The first mutation that the check notices, or why there is none.
-async fn spoilt_by(session: &mut Session, check: &Check) -> Result<Result<String, String>, String> {
-    if !session.checked_within(check).await.verdict.passed() {
-        return Ok(Err("it does not pass, so there is nothing to spoil".into()));
-    }
-    for mutation in mutations(check) {
-        if mutation.is_noticed(session, check).await? {
-            return Ok(Ok(mutation.name()));
-        }
-    }
-    Ok(Err("no mutation of the end state made it say not yet; give it `spoil`".into()))
-}
-
-/// A change of the end state that a check must notice.
-enum Mutation {
-    Command(String),
-    Answer(String),
-    Forget(String),
-}
-
-/// What the author says, or what the check's own facts suggest.
-fn mutations(check: &Check) -> Vec<Mutation> {
-    if let Some(command) = &check.spoil {
-        return vec![Mutation::Command(command.clone())];
-    }
-    let mut found = Vec::new();
-    for fact in check.want.facts() {
-        match fact {
-            Fact::Answer(id) | Fact::AnswerNumber(id) => found.push(Mutation::Answer(id.clone())),
-            Fact::Output(id) | Fact::OutputLines(id) | Fact::OutputExit(id) => found.push(Mutation::Forget(id.clone())),
-            Fact::Revision => found.push(Mutation::Command("etcdctl put spoilt by-the-gate".into())),
-            Fact::MemberCount => {
-                found.push(Mutation::Command("etcdctl member add spoilt --peer-urls=http://127.0.0.1:1".into()))
-            }
-            Fact::File(path, _) if !path.contains(':') => {
-                found.push(Mutation::Command(format!("mv {} {}", quoted(path), quoted(&format!("{path}.spoilt")))));
-            }
-            Fact::File(path, _) => {
-                let (node, path) = path.split_once(':').unwrap_or_default();
-                found.push(Mutation::Command(format!("on {node} 'mv {path} {path}.spoilt'")));
-            }
-            Fact::UnitActive(node, unit) => {
-                found.push(Mutation::Command(format!("on {node} 'systemctl stop {unit}'")));
-            }
-            Fact::Member(node, _) | Fact::Log(node, _) => {
-                found.push(Mutation::Command(format!("on {node} 'systemctl stop etcd'")));
-            }
-            _ => {}
-        }
-        if let Some(key) = key_of(fact) {
-            found.push(Mutation::Command(format!("etcdctl put {} spoilt", quoted(key))));
-            found.push(Mutation::Command(format!("etcdctl del {}", quoted(key))));
-        }
-        if let Some(prefix) = prefix_of(fact) {
-            found.push(Mutation::Command(format!("etcdctl put {} spoilt", quoted(&format!("{prefix}spoilt")))));
-        }
-    }
-    found
-}
-
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-impl Mutation {
-    fn name(&self) -> String {
-        match self {
-            Mutation::Command(command) => command.clone(),
-            Mutation::Answer(id) => format!("another answer to `{id}`"),
-            Mutation::Forget(id) => format!("block `{id}` not run"),
-        }
-    }
-
-    /// Applies it and looks. Answers and outputs are put back; a cluster is not.
-    async fn is_noticed(&self, session: &mut Session, check: &Check) -> Result<bool, String> {
-        let noticed = |checked: Checked| matches!(checked.verdict, Verdict::NotYet { .. });
-        Ok(match self {
-            Mutation::Command(command) => {
-                let done = session.shell(command, COMMAND_WITHIN).await?;
-                done.exit == 0 && noticed(session.lost_within(check).await)
-            }
-            Mutation::Answer(id) => {
-                let before = session.overwrite(id, Some("spoilt".into()));
-                let seen = noticed(session.checked(check).await);
-                session.overwrite(id, before);
-                seen
-            }
-            Mutation::Forget(id) => {
-                let before = session.forget(id);
-                let seen = noticed(session.checked(check).await);
-                if let Some(output) = before {
-                    session.remember(id, output);
-                }
-                seen
-            }
-        })
-    }
 }

@@ -190,6 +190,8 @@ pub struct Predict {
     pub answer: String,
     /// Why it is right: shown after the guess.
     pub why: String,
+    /// It is asked at the end, when there is nothing left to guess: the learner should know.
+    pub quiz: bool,
 }
 
 /// The wanted content of a file.
@@ -321,7 +323,7 @@ impl Step {
 }
 
 impl Block {
-    fn as_run(&self) -> Option<&Run> {
+    pub(crate) fn as_run(&self) -> Option<&Run> {
         if let Block::Run(run) = self { Some(run) } else { None }
     }
 

@@ -155,7 +155,8 @@ impl Page<'_> {
 
     fn verbatim(&mut self, kind: LineKind, text: &str) {
         for line in text.lines() {
-            self.add(kind, format!("  {line}"));
+            // A terminal's tabs would be lost.
+            self.add(kind, format!("  {}", line.replace('\t', "  ")));
         }
     }
 
@@ -215,7 +216,8 @@ impl Page<'_> {
     }
 
     fn predict(&mut self, predict: &Predict) {
-        self.filled(LineKind::Question, "PREDICT  ", &plain(&predict.ask));
+        let label = if predict.quiz { "QUIZ  " } else { "PREDICT  " };
+        self.filled(LineKind::Question, label, &plain(&predict.ask));
         self.options(&predict.options);
         if let Some(guess) = self.session.guessed(&predict.id) {
             let word = if guess == predict.answer { "right" } else { "not quite" };

@@ -126,9 +126,9 @@ impl Parser<'_> {
             "run" => self.run(line, text),
             "edit" => self.edit(line, text),
             "ask" => self.ask(line, text),
-            "predict" => {
+            "predict" | "quiz" => {
                 let settings = self.settings(line, text)?;
-                self.predict(line, settings)
+                self.predict(line, settings, kind == "quiz")
             }
             "solve" => self.solve(line, text),
             "wrong" => {
@@ -196,6 +196,14 @@ impl Parser<'_> {
                 return self.error(line, format!("{what} has no `{other}`; there are {}", known.join(", ")));
             }
         }
+        let apart = head.cluster.nodes.iter().chain(&head.cluster.spare).all(|n| n.ip.is_some());
+        let only_there = !head.network.is_empty() && head.network.iter().all(|n| n == "netns" || n == "vm");
+        if head.cluster.machines && !(apart && only_there && !head.cluster.running) {
+            return self.error(
+                line,
+                "machines of their own have addresses (`ip`), network = [\"netns\"], and running = false",
+            );
+        }
         Ok(())
     }
 
@@ -215,7 +223,7 @@ impl Parser<'_> {
             self.check(line, check)?;
         }
         for predict in settings.predict {
-            self.predict(line, predict)?;
+            self.predict(line, predict, false)?;
         }
         for wrong in settings.wrong {
             self.wrong(line, wrong)?;
@@ -256,13 +264,13 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn predict(&mut self, line: usize, settings: settings::PredictSettings) -> Result<(), LabError> {
+    fn predict(&mut self, line: usize, settings: settings::PredictSettings, quiz: bool) -> Result<(), LabError> {
         let settings::PredictSettings { id, ask, options, answer, why } = settings;
         self.claim(line, "predict", &id)?;
         if !options.contains(&answer) {
             return self.error(line, format!("the answer `{answer}` is none of the options of `{id}`"));
         }
-        self.here().push(Block::Predict(Predict { id, ask, options, answer, why }));
+        self.here().push(Block::Predict(Predict { id, ask, options, answer, why, quiz }));
         Ok(())
     }
 
@@ -524,7 +532,7 @@ OK
         assert!(ask.accept("a b").is_err() && ask.accept("a b b").is_err());
     }
 
-    /// Twenty-five mistakes of authors. Each row changes the good lab in one place, and says which line is named and how.
+    /// Twenty-seven mistakes of authors. Each row changes the good lab in one place, and says which line is named and how.
     #[test]
     fn what_is_wrong_is_named_with_its_line_and_what_is_allowed() {
         let rows = [
@@ -552,11 +560,23 @@ OK
                 2,
                 "`10.0.0` is no address such as",
             ),
+            (
+                "minutes = 5",
+                "cluster = { machines = true, running = false }",
+                2,
+                "machines of their own have addresses",
+            ),
             ("minutes = 5", "network = ['wifi']", 2, "network has no `wifi`; there are netns, loop, ports, vm"),
             ("timeout = \"5s\"", "on = [\"n9\"]", 15, "there is no node `n9` in this lab; there are n1, n2, n3"),
             ("timeout = \"5s\"", "background = \"a b\"", 15, "is no unit's name"),
             ("key('a').value == answer('q')", "member('n9').up", 7, "names the node `n9`, which is not there"),
             ("key('a').value == answer('q')", "member('n1').tall", 7, "there is no fact `member.tall`"),
+            (
+                "<!--lab ask",
+                "<!--lab quiz id = \"q1\"; ask = \"?\"; options = [\"a\"]; answer = \"b\"; why = \".\" -->\n<!--lab ask",
+                23,
+                "none of the options of `q1`",
+            ),
             (
                 "<!--lab ask",
                 "<!--lab run id = \"r\" -->\n```bash\nx\n```\n<!--lab ask",

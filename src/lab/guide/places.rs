@@ -22,9 +22,21 @@ use std::sync::atomic::Ordering;
 /// The variable that says that this process is in the lab's own namespace.
 const INSIDE_VAR: &str = "LAB_NETNS";
 
+/// Its value where each node has a network of its own.
+const MACHINES: &str = "machines";
+
+/// Where a cloud answers its machines' questions about themselves, and where the lab does.
+pub(crate) const CLOUD: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
 /// Ports of the `ports` profile: below those that a system gives to outgoing connections, for a member that was stopped wants
 /// its port back.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// So many ports are one cluster's. The first is only listened at: by that the others are taken, also while a member is down.
+const PORTS_EACH: u16 = 32;
+
+/// The port that takes a network of the `loop` profile in the same way: the one beside etcd's two.
+const LOOP_CLAIM: u16 = 2381;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +81,18 @@ pub(crate) struct Place {
     pub(crate) ip: Option<String>,
 }
 
+/// What keeps a cluster's places its own as long as it lives: nobody else, in whatever process, can claim them. The system gives
+/// them back when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    _listener: Option<TcpListener>,
+}
+
 /// The places of all nodes of a cluster, members first, then spares.
 ///
 /// # Errors
 /// No free port, or an address that is not this machine's.
-pub(crate) fn places(cluster: &Cluster, profile: Profile) -> Result<Vec<Place>, String> {
+pub(crate) fn places(cluster: &Cluster, profile: Profile) -> Result<(Vec<Place>, Claim), String> {
     let nodes: Vec<_> = cluster.nodes.iter().chain(&cluster.spare).collect();
     let standard = |ip: String, name: &str, page: Option<&String>| Place {
         name: name.to_owned(),
@@ -82,23 +101,21 @@ pub(crate) fn places(cluster: &Cluster, profile: Profile) -> Result<Vec<Place>, 
         ip: page.cloned(),
     };
     if profile == Profile::Loop {
-        let net = free_net(nodes.len())?;
+        let (net, claim) = free_net(nodes.len())?;
         let at = |n: usize| format!("127.0.{net}.{}", n + 10);
-        return Ok(nodes.iter().enumerate().map(|(n, node)| standard(at(n), &node.name, node.ip.as_ref())).collect());
+        let all = nodes.iter().enumerate().map(|(n, node)| standard(at(n), &node.name, node.ip.as_ref())).collect();
+        return Ok((all, claim));
     }
+    let (mut ports, claim) = free_ports(2 * nodes.len() as u16)?;
     let mut found = Vec::new();
     for node in nodes {
+        let mut port = || ports.next().map(|p| format!("127.0.0.1:{p}")).unwrap_or_default();
         match &node.ip {
             Some(ip) if profile == Profile::Netns => found.push(standard(ip.clone(), &node.name, Some(ip))),
-            ip => found.push(Place {
-                name: node.name.clone(),
-                client: format!("127.0.0.1:{}", free_port()?),
-                peer: format!("127.0.0.1:{}", free_port()?),
-                ip: ip.clone(),
-            }),
+            ip => found.push(Place { name: node.name.clone(), client: port(), peer: port(), ip: ip.clone() }),
         }
     }
-    Ok(found)
+    Ok((found, claim))
 }
 
 /// What must be replaced in a page, and by what; the longest first, so that none hides another.
@@ -138,29 +155,37 @@ pub(crate) fn swapped(text: &str, swaps: &[(String, String)]) -> String {
     out
 }
 
-fn free_port() -> Result<u16, String> {
+/// So many ports in a row at which nobody listens, and nobody else of us will.
+fn free_ports(count: u16) -> Result<(std::ops::Range<u16>, Claim), String> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let span = PORTS.end - PORTS.start;
+    let blocks = (PORTS.end - PORTS.start) / PORTS_EACH;
     // Processes begin at different places, so that two labs beside each other rarely try the same.
-    let begin = (std::process::id() % u32::from(span / 64)) as u16 * 64;
-    for _ in 0..span {
-        let port = PORTS.start + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % span;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
+    let begin = (std::process::id() % u32::from(blocks)) as u16;
+    let bound = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+    for _ in 0..blocks {
+        let block = (begin + NEXT.fetch_add(1, Ordering::Relaxed) % blocks) % blocks;
+        let first = PORTS.start + block * PORTS_EACH;
+        let Some(claim) = bound(first) else { continue };
+        let ports = first + 1..first + 1 + count;
+        if count < PORTS_EACH && ports.clone().all(|port| bound(port).is_some()) {
+            return Ok((ports, Claim { _listener: Some(claim) }));
         }
     }
-    Err(format!("no port of 127.0.0.1 from {} to {} is free", PORTS.start, PORTS.end - 1))
+    Err(format!("no {count} ports of 127.0.0.1 from {} to {} are free", PORTS.start, PORTS.end - 1))
 }
 
 /// The third part of 127.0.x.0 in which nobody listens at the standard ports.
-fn free_net(nodes: usize) -> Result<u8, String> {
-    let free = |net: u8| {
-        let mut all = (0..nodes).flat_map(|n| [(n, 2379), (n, 2380)]);
-        all.all(|(n, port)| TcpListener::bind((Ipv4Addr::new(127, 0, net, 10 + n as u8), port)).is_ok())
-    };
-    (10..250).find(|net| free(*net)).ok_or_else(|| {
-        "no addresses 127.0.x.10 with free ports 2379 and 2380: the profile `loop` needs Linux. Use --profile ports.".into()
-    })
+fn free_net(nodes: usize) -> Result<(u8, Claim), String> {
+    let bound = |net, last, port| TcpListener::bind((Ipv4Addr::new(127, 0, net, last), port)).ok();
+    for net in 10..250 {
+        let Some(claim) = bound(net, 1, LOOP_CLAIM) else { continue };
+        let mut all = (0..nodes as u8).flat_map(|n| [(n, 2379), (n, 2380)]);
+        if all.all(|(n, port)| bound(net, 10 + n, port).is_some()) {
+            return Ok((net, Claim { _listener: Some(claim) }));
+        }
+    }
+    Err("no addresses 127.0.x.10 with free ports 2379 and 2380: the profile `loop` needs Linux. Use --profile ports."
+        .into())
 }
 
 /// Whether this process is in the lab's own namespace.
@@ -168,32 +193,65 @@ pub(crate) fn inside() -> bool {
     std::env::var_os(INSIDE_VAR).is_some()
 }
 
-/// Why this machine has no namespaces for a lab; nothing if it has.
-pub(crate) fn refused() -> Option<String> {
-    let tried = Command::new("unshare").args(["-Urn", "ip", "link", "set", "lo", "up"]).stdin(Stdio::null()).output();
+/// Whether the nodes have networks of their own around this process.
+pub(crate) fn has_machines() -> bool {
+    std::env::var_os(INSIDE_VAR).is_some_and(|word| word == MACHINES)
+}
+
+/// Why this machine has no namespaces for a lab; nothing if it has. A lab whose nodes are machines has no other profile.
+pub(crate) fn refused(machines: bool) -> Option<String> {
+    let tried = Command::new("unshare").args(["-Urnm", "ip", "link", "set", "lo", "up"]).stdin(Stdio::null()).output();
     let why = match tried {
         Ok(done) if done.status.success() => return None,
         Ok(done) => String::from_utf8_lossy(&done.stderr).trim().to_owned(),
         Err(e) => format!("unshare: {e}"),
     };
+    if machines {
+        return Some(format!(
+            "this system gives the lab no networks of its own ({why}), and the nodes of this lab are machines: each has a network and \
+             folders such as /etc of its own. The VMs of the Vagrantfile are such machines; the other labs need none."
+        ));
+    }
     Some(format!(
         "this system gives the lab no network of its own ({why}). So the documents' addresses are not there; --profile loop \
          has their ports, --profile ports runs everywhere, and the VM of the Vagrantfile has both. Lines that differ are marked `~`."
     ))
 }
 
-/// This program again with these arguments, in a namespace in which these addresses are its own.
+/// This program again with these arguments, in a namespace in which these addresses are its own, or its machines'.
 pub(crate) fn enter(program: &std::path::Path, args: &[String], cluster: &Cluster) -> Command {
-    let ips: Vec<&String> = cluster.nodes.iter().chain(&cluster.spare).filter_map(|n| n.ip.as_ref()).collect();
     let mut script = String::from("ip link set lo up");
-    for ip in ips {
-        // An address is digits and dots, or the lab would not have been read.
-        script += &format!(" && ip addr add {ip}/32 dev lo");
+    let nodes = cluster.nodes.iter().chain(&cluster.spare).filter_map(|n| Some((&n.name, n.ip.as_ref()?)));
+    if cluster.machines {
+        script += &machines(nodes);
+    } else {
+        for (_, ip) in nodes {
+            // An address is digits and dots, or the lab would not have been read.
+            script += &format!(" && ip addr add {ip}/32 dev lo");
+        }
     }
     script += " && exec \"$@\"";
     let mut command = Command::new("unshare");
-    command.args(["-Urn", "/bin/sh", "-c", &script, "sh"]).arg(program).args(args).env(INSIDE_VAR, "1");
+    let inside = if cluster.machines { MACHINES } else { "addresses" };
+    command.args(["-Urnm", "/bin/sh", "-c", &script, "sh"]).arg(program).args(args).env(INSIDE_VAR, inside);
     command
+}
+
+/// A network for each node, all on one bridge, with the desk on it at [`CLOUD`].
+fn machines<'a>(nodes: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+    let mut script = format!(
+        " && mount -t tmpfs lab /run && ip link add lab0 type bridge && ip addr add {CLOUD}/32 dev lab0 && ip link set lab0 up"
+    );
+    for (n, (name, ip)) in nodes.enumerate() {
+        // A name is letters, digits, - and _.
+        script += &format!(
+            " && ip netns add {name} && ip link add port{n} type veth peer name eth0 netns {name} \
+             && ip link set port{n} master lab0 up && ip route add {ip}/32 dev lab0 \
+             && ip -n {name} link set lo up && ip -n {name} link set eth0 up && ip -n {name} addr add {ip}/32 dev eth0 \
+             && ip -n {name} route add default dev eth0"
+        );
+    }
+    script
 }
 
 #[cfg(test)]
@@ -219,12 +277,18 @@ mod tests {
     fn ports_are_all_different_and_addresses_of_loop_have_the_standard_ones() {
         let node = |n: u8| Node { name: format!("n{n}"), ip: Some(format!("10.0.0.{n}")) };
         let cluster = Cluster { nodes: vec![node(1), node(2)], spare: vec![node(3)], ..Cluster::default() };
-        let here = places(&cluster, Profile::Ports).expect("there are ports");
+        let (here, claim) = places(&cluster, Profile::Ports).expect("there are ports");
+        let (others, _claim) = places(&cluster, Profile::Ports).expect("there are more");
+        assert!(
+            here.iter().all(|p| !others.contains(p)),
+            "what is claimed is nobody else's, though nobody listens there yet"
+        );
+        drop(claim);
         let mut all: Vec<&String> = here.iter().flat_map(|p| [&p.client, &p.peer]).collect();
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 6);
-        let there = places(&cluster, Profile::Netns).expect("they are only written down");
+        let (there, _claim) = places(&cluster, Profile::Netns).expect("they are only written down");
         assert_eq!((there[2].client.as_str(), there[2].peer.as_str()), ("10.0.0.3:2379", "10.0.0.3:2380"));
         assert!(swaps(&there).is_empty(), "the page is true as it stands");
     }

@@ -74,8 +74,9 @@ pub fn answer_key(lab: &Lab) -> String {
 
 fn predictions(step: &Step, out: &mut String) {
     for block in &step.blocks {
-        if let Block::Predict(Predict { ask, answer, why, .. }) = block {
-            let _ = writeln!(out, "**Predict.** {ask}\n\n**{answer}.** {why}\n");
+        if let Block::Predict(Predict { ask, answer, why, quiz, .. }) = block {
+            let word = if *quiz { "Quiz" } else { "Predict" };
+            let _ = writeln!(out, "**{word}.** {ask}\n\n**{answer}.** {why}\n");
         }
     }
 }
@@ -110,8 +111,8 @@ fn asked(block: &Block, out: &mut String) {
             let room = if *kind == AskKind::Text { 40 } else { 12 };
             let _ = writeln!(out, "{}\n", "_".repeat(room));
         }
-        Block::Predict(Predict { ask, options, .. }) => {
-            let _ = writeln!(out, "**Predict.** {ask}\n");
+        Block::Predict(Predict { ask, options, quiz, .. }) => {
+            let _ = writeln!(out, "**{}.** {ask}\n", if *quiz { "Quiz" } else { "Predict" });
             listed(options, out);
             out.push_str("____________\n\n");
         }

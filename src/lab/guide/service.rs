@@ -43,6 +43,9 @@ pub(crate) const NODE_VAR: &str = "LAB_NODE";
 /// The variable that names the file whose lock says that the lab lives.
 pub(crate) const ALIVE_VAR: &str = "LAB_ALIVE";
 
+/// How the names of the variables begin that the lab sets for its own etcd.
+const OWN_PREFIX: &str = "ETCD_EXPERIMENTAL_LAB_";
+
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// How long a service may take to end before it is killed.
@@ -123,11 +126,12 @@ pub(crate) fn is_active(node: &Path, name: &str) -> bool {
     service.state().starts_with("active ") && service.is_guarded()
 }
 
-/// Starts the service `etcd` of a node, and does not wait for it. `alive` is the bed's lock file.
-pub(crate) fn launch(tools: &Path, node: &Path, alive: &Path) -> Result<(), String> {
+/// Starts the service `etcd` of a node, and does not wait for it. `alive` is the bed's lock file, `settings` what every etcd there is told.
+pub(crate) fn launch(tools: &Path, node: &Path, alive: &Path, settings: &[(&str, &str)]) -> Result<(), String> {
     let service = Service::of(node, "etcd");
     let mut command = Command::new(tools);
     command.arg("unit-guard").arg(&service.name).env(NODE_VAR, node).env(ALIVE_VAR, alive);
+    command.envs(settings.iter().copied());
     detached(&service, command).map(drop)
 }
 
@@ -452,7 +456,7 @@ fn ad_hoc(command: &str) -> Unit {
     Unit {
         description: command.to_owned(),
         notifies: false,
-        exec: vec!["/bin/sh".into(), "-c".into(), command.to_owned()],
+        exec: vec!["/bin/sh".into(), "-c".into(), alone(command)],
         environment: Vec::new(),
         environment_files: Vec::new(),
         folder: std::env::current_dir().ok(),
@@ -461,6 +465,13 @@ fn ad_hoc(command: &str) -> Unit {
         start_within: None,
         wanted_by: None,
     }
+}
+
+/// A command without anything of the shell's in it takes the shell's place: the unit's process is the program's, as with systemd.
+fn alone(command: &str) -> String {
+    let assigns = command.split_whitespace().next().is_some_and(|word| word.contains('='));
+    let plain = !assigns && !command.contains([';', '|', '&', '<', '>', '(', '`', '\n']);
+    if plain { format!("exec {command}") } else { command.to_owned() }
 }
 
 /// Why a service is to end.
@@ -543,7 +554,9 @@ fn begun(service: &Service, unit: &Unit) -> Result<(Child, Option<UnixDatagram>)
     command.args(&guard[1..]).args(unit.command(&environment));
     // A service does not inherit what was exported in the terminal from which it was started; a command does.
     let is_unit = unit.start_within.is_some() || unit.notifies;
-    for (name, _) in std::env::vars_os().filter(|(v, _)| is_unit && v.to_string_lossy().starts_with("ETCD")) {
+    // What the lab itself tells every etcd is no export.
+    let exported = |name: &str| name.starts_with("ETCD") && !name.starts_with(OWN_PREFIX);
+    for (name, _) in std::env::vars_os().filter(|(v, _)| is_unit && exported(&v.to_string_lossy())) {
         command.env_remove(name);
     }
     command.envs(environment).current_dir(unit.folder.as_deref().unwrap_or(&service.node));

@@ -5,6 +5,8 @@
 #![expect(clippy::disallowed_methods, reason = "checks are repeated until their time is over")]
 
 use crate::lab::guide::bed::Bed;
+use crate::lab::guide::bed::Beds as _;
+use crate::lab::guide::bed::ProcessBeds;
 use crate::lab::guide::check::Verdict;
 use crate::lab::guide::check::judge;
 use crate::lab::guide::expect::Bound;
@@ -26,7 +28,9 @@ use crate::lab::guide::places::swapped;
 use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Output;
 use crate::lab::guide::shell::Shell;
+use crate::lab::progress::Done;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,6 +89,8 @@ pub struct Session {
     guesses: BTreeMap<String, String>,
     outputs: BTreeMap<String, Output>,
     differences: BTreeMap<String, String>,
+    /// The steps whose checks have all passed.
+    done: BTreeSet<String>,
     /// How many folds of each step are open: hints 1 to 3, then the solution.
     opened: BTreeMap<usize, usize>,
     bound: Bound,
@@ -122,6 +128,7 @@ impl Session {
             guesses: BTreeMap::new(),
             outputs: BTreeMap::new(),
             differences: BTreeMap::new(),
+            done: BTreeSet::new(),
             opened: BTreeMap::new(),
             bound: Bound::new(),
         }
@@ -314,6 +321,91 @@ impl Session {
     /// The shell cannot be started.
     pub async fn shell(&self, command: &str, limit: Duration) -> Result<Output, String> {
         self.shell.run(Call::new(command, limit)).await
+    }
+
+    /// Notes that all checks of the current step have passed.
+    pub fn step_is_done(&mut self) {
+        let id = self.step().map(|s| s.id.clone());
+        self.done.extend(id);
+    }
+
+    /// What is kept of this learner.
+    #[must_use]
+    pub fn done(&self) -> Done {
+        Done {
+            version: self.lab.head.version,
+            at: self.step().map_or_else(String::new, |s| s.id.clone()),
+            steps: self.done.clone(),
+            guesses: self.guesses.clone(),
+        }
+    }
+
+    /// Takes what was kept. Answers are not: they were about another cluster.
+    pub fn recall(&mut self, done: &Done) {
+        if done.version == self.lab.head.version {
+            let known = |id: &String| self.lab.predict(id).is_some();
+            let kept = done.guesses.iter().filter(|(id, _)| known(id)).map(|(id, g)| (id.clone(), g.clone()));
+            self.guesses.extend(kept.collect::<Vec<_>>());
+            self.done.extend(done.steps.iter().cloned());
+        }
+    }
+
+    /// The same learner at the beginning of a step, on a fresh cluster on which every step before has been done as its solution says.
+    /// The old cluster ends if it was this lab's own, and what is in the lab's folder goes.
+    ///
+    /// # Errors
+    /// No cluster can be had, or a solution that does not work.
+    pub async fn anew(&self, step: usize, beds: &ProcessBeds) -> Result<Session, String> {
+        let old = Arc::clone(&self.bed);
+        // It waits for its members.
+        tokio::task::spawn_blocking(move || old.end()).await.map_err(|e| e.to_string())?;
+        let bed: Arc<dyn Bed> = beds.fresh(&self.printed.head.cluster).await?.into();
+        let folder = self.shell.file("");
+        let emptied = std::fs::remove_dir_all(&folder).and_then(|()| std::fs::create_dir_all(&folder));
+        emptied.map_err(|e| format!("{}: {e}", folder.display()))?;
+        let mut fresh = Session::new(Arc::clone(&self.printed), bed, &folder);
+        fresh.recall(&self.done());
+        let intro: Vec<String> = fresh.lab.intro.iter().filter_map(Block::as_run).map(|run| run.id.clone()).collect();
+        for id in intro.iter().filter(|_| step > 0) {
+            fresh.run_block(id).await?;
+        }
+        for before in 0..step {
+            fresh.solve(before).await?;
+        }
+        fresh.go(step);
+        Ok(fresh)
+    }
+
+    /// A shell at the learner's desk; nothing if the cluster is the one on the screen, which has a shell of its own.
+    ///
+    /// # Errors
+    /// The lab's folder cannot be written to.
+    pub fn terminal(&self) -> std::io::Result<Option<std::process::Command>> {
+        if self.has_own_nodes() { self.shell.terminal().map(Some) } else { Ok(None) }
+    }
+
+    /// Whether its cluster is another than the one on the screen.
+    #[must_use]
+    pub fn has_own_nodes(&self) -> bool {
+        self.bed.nodes().is_some()
+    }
+
+    /// The names of all nodes, members first.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<&str> {
+        self.bed.members().iter().chain(self.bed.spares()).map(|m| m.name.as_str()).collect()
+    }
+
+    /// What to say to whoever enters it.
+    #[must_use]
+    pub fn terminal_greeting(&self) -> String {
+        let nodes = self.nodes();
+        format!(
+            "Your desk in {}: `on {} COMMAND` runs a command at a node ({}). `exit` leaves; the lab goes on.",
+            self.lab.head.id,
+            nodes.first().unwrap_or(&"NODE"),
+            nodes.join(", ")
+        )
     }
 
     /// Answers a question.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The kinds of blocks, as an error message lists them.
-pub(crate) const KINDS: &str = "lab, step, run, expect, edit, ask, predict, solve, wrong, notes, page";
+pub(crate) const KINDS: &str = "lab, step, run, expect, edit, ask, predict, quiz, solve, wrong, notes, page";
 
 /// What kind of exercise a lab is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -88,6 +88,9 @@ pub struct Cluster {
     /// The members run when the lab begins.
     #[serde(default = "yes")]
     pub running: bool,
+    /// Each node is a machine of its own: a network and a root folder that are only its.
+    #[serde(default)]
+    pub machines: bool,
 }
 
 /// One node.
@@ -102,7 +105,7 @@ pub struct Node {
 
 impl Default for Cluster {
     fn default() -> Cluster {
-        Cluster { nodes: three(), spare: Vec::new(), running: true }
+        Cluster { nodes: three(), spare: Vec::new(), running: true, machines: false }
     }
 }
 

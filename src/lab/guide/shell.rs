@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process;
 use std::process::ExitStatus;
 use std::process::Stdio;
 use std::time::Duration;
@@ -54,6 +55,9 @@ pub(crate) struct Shell {
     /// How many of them are there from the beginning; the others are spare nodes.
     first: usize,
     nodes: Option<PathBuf>,
+    settings: &'static [(&'static str, &'static str)],
+    /// What takes a command to a node that is a machine of its own.
+    machine: Option<PathBuf>,
 }
 
 /// Where, and how, a command runs.
@@ -75,8 +79,9 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Read before a command, and written after it; on its first line, so that a shell that names a line names the page's.
-const GOES_ON: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; \
+/// Read before a command, and written after it; on its first line, so that a shell that names a line names the page's. What a block sets
+/// is exported (`set -a`), or the next one, which is another shell, would not have it.
+const GOES_ON: &str = "set -a; [ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; \
     trap '[ \"$ETCDCTL_ENDPOINTS\" != \"$LAB_ENDPOINTS\" ] || unset ETCDCTL_ENDPOINTS; unset LAB_ENDPOINTS LAB_COMMAND; \
     { export -p; printf \"cd \\047%s\\047\\n\" \"$PWD\"; } >\"$LAB_SESSION\"' EXIT; ";
 /// The same for a command that leaves no traces.
@@ -98,6 +103,8 @@ impl Shell {
             members: all.map(|m| (m.name.clone(), m.endpoint.clone())).collect(),
             first: bed.members().len(),
             nodes: bed.nodes().map(Path::to_owned),
+            settings: bed.settings(),
+            machine: bed.machine().map(Path::to_owned),
         }
     }
 
@@ -170,34 +177,74 @@ impl Shell {
     }
 
     fn prepared(&self, node: Option<&str>, call: Call<'_>, endpoints: &str) -> Command {
-        let desk = self.nodes.as_ref().map(|nodes| nodes.join(node.unwrap_or("desk")));
-        let home = desk.as_ref().filter(|_| node.is_some()).unwrap_or(&self.folder);
         let start = if call.aside { READS_ON } else { GOES_ON };
         let command = match call.background {
             Some(unit) => format!("{start}systemd-run --unit={unit} \"$LAB_COMMAND\""),
             None => format!("{start}{}", call.command),
         };
-        let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(command).current_dir(home).stdin(Stdio::null());
+        let mut shell = Command::from(self.plain(node, &command, endpoints));
+        // etcdctl refuses a flag that a variable names as well.
+        if call.command.contains("--endpoints") {
+            shell.env_remove("ETCDCTL_ENDPOINTS");
+        }
+        shell.stdin(Stdio::null()).env("NO_COLOR", "1").env("TERM", "dumb").env("LAB_COMMAND", call.command);
+        shell.process_group(0).kill_on_drop(true);
+        shell
+    }
+
+    /// `/bin/sh -c` with this text, in the surroundings of a node, or of the learner's desk.
+    fn plain(&self, node: Option<&str>, command: &str, endpoints: &str) -> process::Command {
+        let desk = self.nodes.as_ref().map(|nodes| nodes.join(node.unwrap_or("desk")));
+        let home = desk.as_ref().filter(|_| node.is_some()).unwrap_or(&self.folder);
+        let there = self.machine.is_some() && node.is_some();
+        let mut shell = match (&self.machine, node) {
+            (Some(machine), Some(node)) => {
+                let mut shell = process::Command::new(machine);
+                shell.args([node, "/bin/sh"]);
+                shell
+            }
+            _ => process::Command::new("/bin/sh"),
+        };
+        shell.arg("-c").arg(command).current_dir(home);
         let ours = |name: &str| name.starts_with("ETCD_") || name.starts_with("ETCDCTL_");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
             shell.env_remove(name);
         }
-        shell.env("PATH", &self.path).env("NO_COLOR", "1").env("TERM", "dumb");
-        // etcdctl refuses a flag that a variable names as well.
-        if !call.command.contains("--endpoints") {
-            shell.env("ETCDCTL_ENDPOINTS", endpoints);
-        }
-        shell.env("LAB_SESSION", home.join(".lab-session")).env("LAB_COMMAND", call.command);
-        shell.env("LAB_ENDPOINTS", endpoints).env("HOME", home);
+        shell.envs(self.settings.iter().copied()).env("PATH", &self.path).env("ETCDCTL_ENDPOINTS", endpoints);
+        shell.env("LAB_SESSION", home.join(".lab-session"));
+        shell.env("LAB_ENDPOINTS", endpoints).env("HOME", if there { Path::new("/") } else { home });
         if let Some(desk) = desk {
             shell.env(NODE_VAR, desk).env(ALIVE_VAR, self.bin_dir.with_file_name("alive"));
             shell.env("HOSTNAME", node.unwrap_or("desk"));
         }
-        shell.process_group(0).kill_on_drop(true);
         shell
     }
+
+    /// A shell for the learner's own hands, at the desk: it goes on where the blocks are, with `on NODE COMMAND` at hand. What is set
+    /// in it stays in it.
+    ///
+    /// # Errors
+    /// The lab's folder cannot be written to.
+    pub(crate) fn terminal(&self) -> std::io::Result<process::Command> {
+        let begin = self.folder.join(".lab-terminal");
+        std::fs::write(&begin, TERMINAL)?;
+        let command = "if command -v bash >/dev/null; then exec bash --rcfile \"$LAB_TERMINAL\" -i; fi; \
+                       ENV=\"$LAB_TERMINAL\"; export ENV; exec /bin/sh -i";
+        let mut shell = self.plain(None, command, &self.endpoints(&[]).unwrap_or_default());
+        shell.env("LAB_TERMINAL", begin);
+        Ok(shell)
+    }
 }
+
+/// With what a terminal begins. By hand, too, `--endpoints` is to win over the variable; etcdctl itself refuses to choose.
+const TERMINAL: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"\n\
+    etcdctl() {\n\
+    \x20 case \" $* \" in\n\
+    \x20   *--endpoints*) (unset ETCDCTL_ENDPOINTS; command etcdctl \"$@\") ;;\n\
+    \x20   *) command etcdctl \"$@\" ;;\n\
+    \x20 esac\n\
+    }\n\
+    PS1='desk$ '\n";
 
 async fn read(mut from: impl AsyncRead + Unpin) -> (String, bool) {
     let (mut kept, mut cut) = (Vec::new(), false);
@@ -228,6 +275,8 @@ mod tests {
             members: members.map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
             first: 2,
             nodes: None,
+            settings: &[],
+            machine: None,
         }
     }
 

@@ -55,7 +55,7 @@ const BLOCKS: &[BlockWords] = &[
             ("needs", "labs to do before"),
             (
                 "cluster",
-                "a table: `nodes` (1, 3 or 5, or a list of { name, ip }), `spare` (nodes that are no members yet), `running = false` (the members are down when it begins)",
+                "a table: `nodes` (1, 3 or 5, or a list of { name, ip }), `spare` (nodes that are no members yet), `running = false` (the members are down when it begins), `machines = true` (each node has a network and a root of its own; only with `netns`, and with `running = false`)",
             ),
         ],
     ),
@@ -73,6 +73,11 @@ const BLOCKS: &[BlockWords] = &[
     ),
     ("[[check]]", "what must be true when a step is done", CHECK),
     ("predict", "a guess before the run; also as `[[predict]]` in a step", PREDICT),
+    (
+        "quiz",
+        "a question at the end of a lab, answered once and kept by its id; what stands in it is as in `predict`",
+        PREDICT,
+    ),
     ("wrong", "a way that leads astray, which the gate goes; also as `[[wrong]]` in a step", WRONG),
     (
         "run",
@@ -177,6 +182,7 @@ mod tests {
             ("step", known::<settings::StepSettings>()),
             ("[[check]]", known::<settings::CheckSettings>()),
             ("predict", known::<settings::PredictSettings>()),
+            ("quiz", known::<settings::PredictSettings>()),
             ("wrong", known::<settings::WrongSettings>()),
             ("run", known::<settings::RunSettings>()),
             ("expect", known::<settings::ExpectSettings>()),

@@ -138,6 +138,40 @@ fn three_hints_then_the_solution_whose_commands_can_be_run() {
 }
 
 #[test]
+fn a_step_is_set_up_anew_when_it_is_asked_for_twice() {
+    let mut model = opened();
+    press(&mut model, &text("n"));
+    assert_eq!(press(&mut model, &[Key::Char('x')]), None, "once is a slip of the finger");
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("x again: a fresh cluster, step 1 done on it, the lab's folder emptied"), "{screen}");
+    assert_eq!(press(&mut model, &[Key::Tab, Key::Char('x')]), None, "another key between: not sure any more");
+    assert_eq!(press(&mut model, &[Key::Char('x')]), Some(Cmd::Redo { step: 1 }));
+    assert_eq!(press(&mut model, &[Key::Char('x'), Key::Char('x')]), None, "one at a time");
+    update(&mut model, Msg::Learn(Heard::Redone(Err("no port is free".into()))));
+    assert!(frame(&model, 80, 24).contains("no port is free"));
+    assert_eq!(press(&mut model, &text("xx")), Some(Cmd::Redo { step: 1 }), "it may be tried again");
+    let mut fresh = model.learn.as_ref().expect("open").session.clone();
+    fresh.go(1);
+    let asked = update(&mut model, Msg::Learn(Heard::Redone(Ok(Box::new(fresh)))));
+    assert!(matches!(asked, Some(Cmd::Check { .. })), "{asked:?}");
+    assert!(frame(&model, 80, 24).contains("step 2 of 3"));
+}
+
+#[test]
+fn what_the_page_has_no_block_for_is_the_learners_turn() {
+    let mut model = opened();
+    press(&mut model, &text("n"));
+    assert!(!frame(&model, 80, 24).contains("your turn"));
+    press(&mut model, &[Key::Enter, Key::Enter]);
+    for (id, exit) in [("set2-as-printed", 1), ("put2-unquoted", 0), ("get2", 0)] {
+        ran(&mut model, id, exit, "");
+    }
+    assert!(frame(&model, 80, 24).contains("your turn: 0 a terminal, h a hint"));
+    checked(&mut model, 5, &[("valid-json", Verdict::Pass)]);
+    assert!(!frame(&model, 80, 24).contains("your turn"), "it is done");
+}
+
+#[test]
 fn checks_are_looked_at_every_second_while_they_are_shown() {
     let mut model = opened();
     let now = model.picture.as_ref().expect("started").now.0;

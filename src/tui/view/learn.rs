@@ -35,7 +35,18 @@ const WINDOW: u16 = 70;
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let Some(learn) = &model.learn else { return };
     let at = learn.places(area);
-    strip(picture, page, at.strip);
+    if learn.session.has_own_nodes() {
+        let nodes = learn.session.nodes().join(", ");
+        page.line(at.strip, 0, &format!(" this lab's nodes: {nodes}, not those of the ring"), Style::new());
+        page.line(
+            at.strip,
+            1,
+            " 0 opens a terminal; there, on NODE COMMAND runs a command at a node",
+            page.theme.faint(),
+        );
+    } else {
+        strip(picture, page, at.strip);
+    }
     title(learn, page, at.title);
     let lines = body(learn, page, at.page);
     checks(learn, page, at.checks, at.page, lines);

@@ -1,0 +1,213 @@
+//! A machine for each node: its own network, its own root, and what a cloud would give it.
+//!
+//! The documents write to `/etc/etcd`, listen at 127.0.0.1 on three machines at once, and ask the cloud for their address. In the lab's
+//! namespace all of that is true: a command at a node runs in that node's network, with the node's folder as its root. The
+//! programs of this machine are lent to it (`/usr`, `/bin` and the others are mounted there); `/etc`, `/var`, `/run` and
+//! `/usr/local/bin` are its own. At [`CLOUD`] a small server answers as a cloud's does: who asks is told its own address. It also has
+//! the release archives, under the names that the documents download: our programs, and it says so.
+//!
+//! Source: ip-netns(8), unshare(1), chroot(1); Google's metadata server, as document 004 asks it.
+
+use crate::lab::guide::places::CLOUD;
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::extract::Path as UrlPath;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::routing::get;
+use std::fs;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+/// Folders of a node besides those that all have.
+pub(crate) const FOLDERS: [&str; 3] = ["usr/local/bin", "mnt", "etc/ssl"];
+
+/// Files of this machine's `/etc` without which its programs do not work.
+const LENT: [&str; 6] = ["passwd", "group", "ld.so.cache", "localtime", "services", "protocols"];
+
+/// The releases that the documents download.
+const RELEASES: [&str; 2] = ["v3.4.10", "v3.3.11"];
+
+/// What the archives say of themselves.
+const README: &str = "These are etcd-lab's own programs, under the file name that the documents download.\n\
+    They are not the etcd project's: `etcd --version` says what they are.\n\
+    `etcd-lab test --releases DIR` gives the archives of that folder in their place.\n";
+
+/// Said where there are none.
+pub(crate) const MISSING: &str = "this lab's nodes are machines with a network and a root of their own, and they are not here: \
+    start it with `etcd-lab --lab NAME`, or try it with `etcd-lab test labs/NAME`; both make them if this system allows it. \
+    The VMs of the Vagrantfile are the other way.";
+
+/// Which folder's archives are given, if not ours; set once, before the first lab.
+static ARCHIVES: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on the mirror gives the archives of this folder: those that the etcd project has published, for example.
+///
+/// # Errors
+/// It is no folder.
+pub fn mirror_from(folder: &Path) -> Result<(), String> {
+    if !folder.is_dir() {
+        return Err(format!("--releases {}: there is no such folder", folder.display()));
+    }
+    // The first one counts; a process has one command line.
+    let _ = ARCHIVES.set(folder.to_owned());
+    Ok(())
+}
+
+/// The two scripts by which a command comes into a machine: into its network, then into its root.
+pub(crate) fn scripts(bin_dir: &Path, nodes: &Path) -> [(&'static str, String); 2] {
+    let machine = format!(
+        "#!/bin/sh\n# machine NODE COMMAND...: the command on this machine of the lab.\nnode=$1; shift\nunset ETCDCTL_ENDPOINTS\nroot='{}'/$node\n\
+         [ -d \"$root\" ] || {{ echo \"machine: there is no node $node\" >&2; exit 2; }}\n\
+         exec nsenter --net=/run/netns/$node unshare -m '{}' \"$root\" \"$@\"\n",
+        nodes.display(),
+        bin_dir.join("machine-root").display(),
+    );
+    // What holds the roots themselves goes first: later it would bring along what has been mounted in them.
+    let root = "#!/bin/sh\n# machine-root FOLDER COMMAND...: the command with this folder as its root.\nroot=$1; shift\nset -e\n\
+        first=${root#/}; first=/${first%%/*}\n\
+        mount --bind \"$root/usr/local/bin\" \"$root/mnt\"\n\
+        for from in \"$first\" /*; do\n\
+        \x20 case $from in /etc|/var|/run|/mnt) continue ;; esac\n\
+        \x20 [ \"$from\" != \"$first\" ] || [ -z \"$seen\" ] || continue\n\
+        \x20 seen=yes\n\
+        \x20 if [ -L \"$from\" ]; then [ -L \"$root$from\" ] || ln -s \"$(readlink \"$from\")\" \"$root$from\" || :; continue; fi\n\
+        \x20 [ -d \"$from\" ] || continue\n\
+        \x20 mkdir -p \"$root$from\"; mount --rbind \"$from\" \"$root$from\"\n\
+        done\n\
+        mount --bind \"$root/mnt\" \"$root/usr/local/bin\"; umount \"$root/mnt\"\n\
+        for from in /etc/ssl /etc/alternatives; do\n\
+        \x20 [ ! -d \"$from\" ] || { mkdir -p \"$root$from\"; mount --bind \"$from\" \"$root$from\"; }\n\
+        done\n\
+        exec chroot \"$root\" \"$@\"\n";
+    [("machine", machine), ("machine-root", root.to_owned())]
+}
+
+/// Gives a node's root what it needs of this machine, and the names of the others.
+///
+/// # Errors
+/// A file that cannot be written.
+pub(crate) fn furnish(root: &Path, nodes: &[(&str, &str)]) -> Result<(), String> {
+    for name in LENT {
+        let from = Path::new("/etc").join(name);
+        if from.is_file() {
+            let to = root.join("etc").join(name);
+            fs::copy(&from, &to).map_err(|e| format!("{}: {e}", to.display()))?;
+        }
+    }
+    let mut hosts = format!("127.0.0.1 localhost\n{CLOUD} metadata.google.internal releases.lab\n");
+    nodes.iter().for_each(|(name, ip)| hosts += &format!("{ip} {name}\n"));
+    for (name, text) in [("hosts", hosts.as_str()), ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n")] {
+        let path = root.join("etc").join(name);
+        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Starts the cloud's server once; it stays as long as this process.
+///
+/// # Errors
+/// The address is not there: this process is not in the lab's namespace.
+pub(crate) fn cloud(bin_dir: &Path) -> Result<(), String> {
+    static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+    STARTED.get_or_init(|| serve(bin_dir)).clone()
+}
+
+fn serve(bin_dir: &Path) -> Result<(), String> {
+    let address = SocketAddr::from((CLOUD, 80));
+    let listener = TcpListener::bind(address).map_err(|e| format!("the metadata server: {address}: {e}"))?;
+    listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+    let programs = ["etcd", "etcdctl"].map(|name| (name, bin_dir.join(name).canonicalize().unwrap_or_default()));
+    let app = Router::new()
+        .route("/computeMetadata/v1/instance/network-interfaces/0/ip", get(own_address))
+        .route("/etcd-io/etcd/releases/download/{version}/{file}", get(release))
+        .with_state(Arc::new(programs));
+    // A runtime of its own: the labs' goes when they do, and somebody may wait for an answer while they work.
+    std::thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            // Ends with the process.
+            let _ = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await;
+        });
+    });
+    Ok(())
+}
+
+/// The address of whoever asks, as it is seen from here. Like the cloud's, it wants to see that a program meant to ask.
+async fn own_address(ConnectInfo(from): ConnectInfo<SocketAddr>, headers: HeaderMap) -> Response {
+    match headers.get("Metadata-Flavor").is_some_and(|v| v == "Google") {
+        true => ([("Metadata-Flavor", "Google")], from.ip().to_string()).into_response(),
+        false => (StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.\n").into_response(),
+    }
+}
+
+type Programs = Arc<[(&'static str, PathBuf); 2]>;
+
+async fn release(State(programs): State<Programs>, UrlPath((version, file)): UrlPath<(String, String)>) -> Response {
+    let name = format!("etcd-{version}-linux-amd64");
+    if !RELEASES.contains(&version.as_str()) || file != format!("{name}.tar.gz") {
+        let known = RELEASES.map(|v| format!("{v}/etcd-{v}-linux-amd64.tar.gz")).join("\n");
+        return (StatusCode::NOT_FOUND, format!("The lab's mirror has only:\n{known}\n")).into_response();
+    }
+    let (whose, archive) = match ARCHIVES.get() {
+        Some(folder) => ("from --releases", fs::read(folder.join(&file)).map_err(|e| format!("{file}: {e}"))),
+        None => ("etcd-lab's own programs, not the etcd project's", packed(&name, programs.as_ref())),
+    };
+    match archive {
+        Ok(bytes) => ([("X-Etcd-Lab", whose), ("Content-Type", "application/gzip")], bytes).into_response(),
+        Err(why) => (StatusCode::NOT_FOUND, format!("{why}\n")).into_response(),
+    }
+}
+
+/// An archive as the etcd project packs it. Each program in it is a script that becomes ours: a copy would be a hundred megabytes.
+fn packed(name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u8>, String> {
+    let folder = crate::lab::guide::bed::scratch("release")?;
+    let made = pack(&folder, name, programs);
+    // Nobody wants it any more.
+    let _ = fs::remove_dir_all(&folder);
+    made
+}
+
+fn pack(folder: &Path, name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u8>, String> {
+    let inner = folder.join(name);
+    fs::create_dir(&inner).map_err(|e| e.to_string())?;
+    fs::write(inner.join("README.md"), README).map_err(|e| e.to_string())?;
+    for (program, path) in programs {
+        // One program may be all of ours, by the name that it is called by.
+        let word = if path.ends_with(program) { "" } else { program };
+        let script =
+            format!("#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec '{}' {word} \"$@\"\n", path.display());
+        crate::lab::guide::bed::executable(&inner.join(program), &script)?;
+    }
+    let done = Command::new("tar").args(["-czf", "-", "-C"]).arg(folder).arg(name).output();
+    let done = done.map_err(|e| format!("tar: {e}"))?;
+    if done.status.success() { Ok(done.stdout) } else { Err(String::from_utf8_lossy(&done.stderr).into_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_has_both_programs_and_says_whose_they_are() {
+        let programs = [("etcd", PathBuf::from("/opt/etcd")), ("etcdctl", PathBuf::from("/opt/etcd-lab"))];
+        let bytes = packed("etcd-v3.4.10-linux-amd64", &programs).expect("tar is there");
+        let folder = crate::lab::guide::bed::scratch("release-test").expect("a folder");
+        fs::write(folder.join("a.tar.gz"), bytes).expect("written");
+        let done = Command::new("tar").arg("-xzf").arg(folder.join("a.tar.gz")).arg("-C").arg(&folder).status();
+        assert!(done.expect("tar").success());
+        let read = |name: &str| fs::read_to_string(folder.join("etcd-v3.4.10-linux-amd64").join(name)).expect(name);
+        assert!(read("README.md").contains("not the etcd project's"));
+        assert!(read("etcdctl").ends_with("exec '/opt/etcd-lab' etcdctl \"$@\"\n"));
+        fs::remove_dir_all(&folder).expect("it is there");
+    }
+}

@@ -1,0 +1,219 @@
+//! How far a learner has come, in a file that outlives the lab.
+//!
+//! A lab's cluster is new at every start, so what is kept is what the learner did, not what the cluster was: which steps were done, the
+//! guesses, which are made once, and where they were. A lab whose version has grown asks other things; what was kept of it is forgotten.
+//! `etcd-lab progress --json` is the export: the file as it is.
+
+use crate::lab::Error;
+use crate::lab::guide::SHELF;
+use crate::lab::guide::Session;
+use crate::lab::guide::shelved;
+use crate::lab::preflight;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::ErrorKind;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// The file's name, beside the labs' folders.
+const FILE: &str = "progress.json";
+
+const HELP: &str = "\
+usage: etcd-lab progress [--json]
+
+  --json   the file itself: to keep, to send, or to put back on another machine
+";
+
+/// All labs of one learner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// By their short names.
+    pub labs: BTreeMap<String, Done>,
+}
+
+/// One lab.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Done {
+    /// The lab's version then.
+    pub version: u32,
+    /// The step at which the learner was, by its id.
+    pub at: String,
+    /// The steps whose checks have all passed.
+    pub steps: BTreeSet<String>,
+    /// What was guessed.
+    pub guesses: BTreeMap<String, String>,
+}
+
+impl Progress {
+    /// Where it is kept: where labs are.
+    #[must_use]
+    pub fn file() -> PathBuf {
+        preflight::bases().first().map(|base| base.join(FILE)).unwrap_or_else(|| FILE.into())
+    }
+
+    /// Reads it; nobody has learnt anything yet: nothing.
+    ///
+    /// # Errors
+    /// It cannot be read, or is something else: a sentence with the remedy.
+    pub fn load(file: &Path) -> Result<Progress, Error> {
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Progress::default()),
+            Err(e) => return Err(Error::file("cannot read", file)(e)),
+        };
+        serde_json::from_str(&text).map_err(|e| {
+            Error::Refused(format!(
+                "{}: this is no progress of etcd-lab ({e}). Move it away to begin anew.",
+                file.display()
+            ))
+        })
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, file: &Path) -> Result<(), Error> {
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder).map_err(Error::file("cannot make", folder))?;
+        }
+        let beside = file.with_extension("json.new");
+        let text = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
+        fs::write(&beside, text).map_err(Error::file("cannot write", &beside))?;
+        fs::rename(&beside, file).map_err(Error::file("cannot write", file))
+    }
+
+    /// Notes where this learner is. True if that is news.
+    pub fn note(&mut self, session: &Session) -> bool {
+        let now = session.done();
+        let untouched = Done { version: now.version, at: now.at.clone(), ..Done::default() };
+        let id = &session.lab().head.id;
+        if self.labs.get(id) == Some(&now) || (now == untouched && !self.labs.contains_key(id)) {
+            return false;
+        }
+        self.labs.insert(id.clone(), now);
+        true
+    }
+
+    /// Gives a learner who begins again what is known of this lab. Says where they were, if they had done anything.
+    pub fn recall(&self, session: &mut Session) -> Option<String> {
+        let done = self.labs.get(&session.lab().head.id)?;
+        session.recall(done);
+        let lab = session.lab();
+        let at = lab.steps.iter().position(|s| s.id == done.at).filter(|_| done.version == lab.head.version)?;
+        let count = lab.steps.iter().filter(|s| done.steps.contains(&s.id)).count();
+        if at == 0 && count == 0 {
+            return None;
+        }
+        Some(format!(
+            "last time: {count} of {} steps done, and you were at step {}. The cluster is new: go there with n, and x sets it up",
+            lab.steps.len(),
+            at + 1
+        ))
+    }
+
+    /// For a terminal.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        for lab in SHELF.iter().filter_map(|(name, _)| shelved(name)?.ok()) {
+            let done = self.labs.get(&lab.head.id).filter(|d| d.version == lab.head.version);
+            let steps = lab.steps.iter().filter(|s| done.is_some_and(|d| d.steps.contains(&s.id))).count();
+            let (all, title) = (lab.steps.len(), &lab.title);
+            let word = if steps == all { "done" } else { "" };
+            let _ = writeln!(out, "{:<4}{steps} of {all}  {word:<6}{title}", lab.head.id);
+        }
+        out
+    }
+}
+
+/// `etcd-lab progress [--json]`.
+pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let json = match args {
+        [] => false,
+        [word] if word == "--json" => true,
+        [word] if word == "--help" || word == "-h" => {
+            drop(write!(out, "{HELP}"));
+            return 0;
+        }
+        _ => {
+            drop(write!(err, "Error: etcd-lab progress knows only --json\n{HELP}"));
+            return 2;
+        }
+    };
+    match Progress::load(&Progress::file()) {
+        Ok(progress) if json => {
+            drop(writeln!(out, "{}", serde_json::to_string_pretty(&progress).unwrap_or_default()));
+            0
+        }
+        Ok(progress) => {
+            drop(write!(out, "{}", progress.text()));
+            0
+        }
+        Err(e) => {
+            drop(writeln!(err, "Error: {e}"));
+            1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::guide::LentBed;
+    use std::sync::Arc;
+
+    fn session() -> Session {
+        let lab = shelved("B3-first-keys").expect("it is there").unwrap_or_else(|e| panic!("{e}"));
+        Session::new(Arc::new(lab), Arc::new(LentBed::new(Path::new("/nowhere"), Vec::new())), Path::new("/"))
+    }
+
+    #[test]
+    fn what_was_done_is_there_the_next_time_and_a_guess_stays_locked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("deep/progress.json");
+        let mut progress = Progress::load(&file).expect("nothing is there");
+        let mut first = session();
+        assert!(!progress.note(&first), "nothing was done");
+        let guess = first.items().iter().find_map(|i| match i {
+            crate::lab::guide::Item::Predict(p) => Some((p.id.clone(), p.options[0].clone())),
+            _ => None,
+        });
+        let (id, option) = guess.expect("the first step has a guess");
+        first.predict(&id, &option).expect("it is open");
+        first.step_is_done();
+        first.go(1);
+        assert!(progress.note(&first) && !progress.note(&first), "news once");
+        progress.save(&file).expect("written");
+        let again = Progress::load(&file).expect("read");
+        assert_eq!(again, progress);
+        let mut second = session();
+        let said = again.recall(&mut second).expect("there is something");
+        assert!(said.contains("1 of") && said.contains("at step 2"), "{said}");
+        assert_eq!((second.at(), second.guessed(&id)), (0, Some(option.as_str())));
+        assert!(second.predict(&id, &option).is_err(), "a guess is made once");
+        assert!(again.text().contains("B3  1 of "), "{}", again.text());
+    }
+
+    #[test]
+    fn what_an_older_version_asked_is_forgotten_and_what_is_no_progress_says_what_to_do() {
+        let mut progress = Progress::default();
+        let mut first = session();
+        first.step_is_done();
+        progress.note(&first);
+        progress.labs.get_mut("B3").expect("noted").version += 1;
+        assert_eq!(progress.recall(&mut session()), None);
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("progress.json");
+        fs::write(&file, "{}x").expect("written");
+        let said = Progress::load(&file).expect_err("it is broken").to_string();
+        assert!(said.contains("Move it away"), "{said}");
+    }
+}
