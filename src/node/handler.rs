@@ -84,7 +84,8 @@ impl Handler for Ears {
 
     fn removed(&self) {
         if let Some(inner) = self.0.upgrade() {
-            inner.fail(Error::Removed);
+            // A peer may have applied the removal before this member has, and whoever asked for it waits here.
+            inner.stop_as_removed();
         }
     }
 

@@ -309,7 +309,7 @@ impl Inner {
         }
     }
 
-    fn stop_as_removed(self: &Arc<Inner>) {
+    pub(super) fn stop_as_removed(self: &Arc<Inner>) {
         let inner = self.clone();
         self.runtime.spawn(async move {
             tokio::time::sleep(REMOVED_STOPS_AFTER).await;
