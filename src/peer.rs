@@ -296,6 +296,13 @@ impl Peers {
         Ok(())
     }
 
+    /// The members that this one sends to: all others.
+    #[must_use]
+    pub fn ids(&self) -> Vec<MemberId> {
+        let links = self.0.links.read();
+        links.iter().filter(|(_, link)| link.is_full()).map(|(id, _)| *id).collect()
+    }
+
     /// Since when there has been a connection to a member; none if there is none, or if a lab rule cuts it.
     #[must_use]
     pub fn active_since(&self, id: MemberId) -> Option<Instant> {

@@ -410,6 +410,11 @@ impl Held {
     }
 }
 
+/// A member of which no proposal times out while a test on a busy machine holds what is to be applied.
+async fn patient(dir: &Path) -> Node {
+    alone_with(dir, |config| config.election_ticks = 600).await
+}
+
 type Writer = tokio::task::JoinHandle<Result<Reply, Error>>;
 
 /// A member that has committed so much more than it has applied that it refuses what is usual, and who waits for it.
@@ -429,7 +434,7 @@ async fn lagging(node: &Node) -> (Held, Vec<Writer>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn proposals_are_refused_while_too_many_wait_to_be_applied() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let node = alone(dir.path()).await;
+    let node = patient(dir.path()).await;
     let (applying, writers) = lagging(&node).await;
     applying.go_on();
     for writer in writers {
@@ -554,7 +559,7 @@ async fn history_is_compacted_by_the_clock() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn leases_go_first_while_other_proposals_are_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let node = alone(dir.path()).await;
+    let node = patient(dir.path()).await;
     for id in 1..=3 {
         let grant = Some(pb::LeaseGrantRequest { id, ttl: 600 });
         node.propose(pb::InternalRaftRequest { lease_grant: grant, ..Default::default() }).await.expect("granted");

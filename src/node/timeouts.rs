@@ -67,9 +67,9 @@ impl Inner {
         if leader != self.id {
             return stood(leader);
         }
-        let machine = self.machine.read();
-        let members = machine.members();
-        members.iter().filter(|member| stood(member.id)).count() >= quorum(members.iter().count())
+        // Not of the state, which may be what is waited for: those who wait too long would then all wait on.
+        let others = self.peers.get().map(|peers| peers.ids()).unwrap_or_default();
+        others.iter().filter(|id| stood(**id)).count() + 1 >= quorum(others.len() + 1)
     }
 }
 
