@@ -19,6 +19,7 @@ pub mod bench;
 pub mod command;
 pub mod data;
 pub mod export;
+mod keyboard;
 pub mod keys;
 pub mod learn;
 pub mod look;
