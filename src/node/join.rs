@@ -9,6 +9,8 @@
 //! A founder that lost its directory must not found again: it would vote a second time on what it has voted on. Source: etcd
 //! `etcdserver/bootstrap.go` (`bootstrapExistingClusterNoWAL`, `bootstrapNewClusterNoWAL`), `cluster_util.go`.
 
+#![expect(clippy::disallowed_methods, reason = "a list that is too short is asked for again a moment later")]
+
 use super::boot::Config;
 use super::boot::Start;
 use crate::apply::version::Version;
@@ -30,6 +32,10 @@ use tokio_rustls::rustls::ClientConfig;
 const MEMBERS_WITHIN: Duration = Duration::from_secs(10);
 /// The same for a founder, which expects nobody to answer; etcd's `BootstrapTimeoutEffective`.
 const FOUNDED_WITHIN: Duration = Duration::from_secs(1);
+/// How often a list that is too short is asked for: whoever answers may not have applied yet that this member was added.
+const LISTS_MAX: usize = 10;
+/// And the time between two lists.
+const LIST_AGAIN: Duration = Duration::from_millis(100);
 
 /// How a member begins.
 pub(super) enum Plan {
@@ -91,15 +97,23 @@ async fn has_run(others: Vec<String>, me: MemberId, dial: &Dial) -> bool {
 
 /// The members of the running cluster that `ours` lists.
 async fn join(config: &Config, ours: &Members, dial: &Dial) -> Result<Members, Error> {
-    let existing = existing(&ours.urls_beside(&config.name), dial)
-        .await
-        .map_err(|why| Error::Start(format!("cannot fetch cluster info from peer urls: {why}")))?;
-    let (list, theirs) = (ours.clone(), existing.clone());
-    // Names may have to be looked up, which blocks.
-    let matched = tokio::task::spawn_blocking(move || list.with_ids_of(&theirs, resolved)).await;
-    let matched = matched.map_err(|e| Error::Start(format!("looking up peer URLs: {e}")))?;
-    let members =
-        matched.map_err(|why| Error::Start(format!("error validating peerURLs {}: {why}", existing.to_go_text())))?;
+    let mut lists = 1;
+    let (existing, members) = loop {
+        let existing = existing(&ours.urls_beside(&config.name), dial)
+            .await
+            .map_err(|why| Error::Start(format!("cannot fetch cluster info from peer urls: {why}")))?;
+        let (list, theirs) = (ours.clone(), existing.clone());
+        // Names may have to be looked up, which blocks.
+        let matched = tokio::task::spawn_blocking(move || list.with_ids_of(&theirs, resolved)).await;
+        match matched.map_err(|e| Error::Start(format!("looking up peer URLs: {e}")))? {
+            Ok(members) => break (existing, members),
+            Err(_) if lists < LISTS_MAX && existing.iter().count() < ours.iter().count() => lists += 1,
+            Err(why) => {
+                return Err(Error::Start(format!("error validating peerURLs {}: {why}", existing.to_go_text())));
+            }
+        }
+        tokio::time::sleep(LIST_AGAIN).await;
+    };
     if !is_compatible(config, &members, dial).await {
         return Err(Error::Start("incompatible with current running cluster".into()));
     }
