@@ -250,8 +250,13 @@ fn a_learner_learns_serves_little_and_is_promoted_when_it_is_ready() {
         })
         .await;
         cluster.restart(0).await;
-        let status = cluster.ready(learner).await;
-        assert!(status.is_learner && status.leader == voter, "{status:?}");
+        let status = until(READY_WITHIN, "it follows again", async || {
+            let status = cluster.client.status(learner).await.map_err(|e| e.to_string())?;
+            // Until it hears of the election it may still name the leader of the term before.
+            if status.raft_term > term && status.leader == voter { Ok(status) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+        assert!(status.is_learner, "{status:?}");
         assert_eq!(status.raft_term, term + 1, "one election, the voter's");
 
         let promoted = until(READY_WITHIN, "promoted", async || cluster.try_promote(0, id).await).await;
@@ -489,6 +494,15 @@ fn a_founder_without_its_directory_and_a_member_of_another_cluster_stay_out() {
     turn(Duration::from_secs(180), async {
         let mut cluster = Cluster::start(3).await;
         let id = cluster.id(2).await;
+        // The first of them that answers is believed.
+        for member in [0, 1] {
+            until(READY_WITHIN, "it is known to have started", async || {
+                let known = cluster.client.members(member, false).await.map_err(|e| e.to_string())?.members;
+                let started = known.iter().any(|member| member.id == id && !member.client_ur_ls.is_empty());
+                if started { Ok(()) } else { Err(format!("{known:?}")) }
+            })
+            .await;
+        }
         cluster.kill(2);
         std::fs::remove_dir_all(&cluster.spec(2).data_dir).expect("its directory");
         cluster.launch(2);
