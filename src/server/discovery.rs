@@ -59,6 +59,14 @@ enum Failure {
 }
 
 impl Failure {
+    /// A time-out alone does not say that nobody could be dialled, so what the last dial met is said, too.
+    fn lost(error: client::Error) -> Failure {
+        Failure::Unreachable(match error.cause() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })
+    }
+
     fn full() -> Failure {
         Failure::Final("discovery: cluster is full".into())
     }
@@ -178,12 +186,11 @@ struct Entry {
 
 impl Registry {
     async fn join(&self, own_key: &str, own: &str) -> Result<String, Failure> {
-        let lost = |e: client::Error| Failure::Unreachable(e.to_string());
-        self.client.authenticate().await.map_err(lost)?;
+        self.client.authenticate().await.map_err(Failure::lost)?;
         let size = self.size().await?;
         let (before, _) = self.members().await?;
         has_room(&before, own_key, size)?;
-        self.client.put(own_key.to_owned(), own.to_owned()).await.map_err(lost)?;
+        self.client.put(own_key.to_owned(), own.to_owned()).await.map_err(Failure::lost)?;
         tracing::info!("memberKey" = own_key, "memberInfo" = own, "register member itself successfully");
         let (mut members, revision) = self.members().await?;
         has_room(&members, own_key, size)?;
@@ -205,7 +212,7 @@ impl Registry {
     /// How many members the cluster is planned for.
     async fn size(&self) -> Result<usize, Failure> {
         let read = self.client.get(format!("{}/_config/size", self.prefix)).await;
-        let pair = read.map_err(|e| Failure::Unreachable(e.to_string()))?;
+        let pair = read.map_err(Failure::lost)?;
         let pair = pair.ok_or_else(|| Failure::Final("discovery: size key not found".into()))?;
         let size = std::str::from_utf8(&pair.value).ok().and_then(|text| text.parse().ok());
         size.filter(|size| *size > 0).ok_or_else(|| Failure::Final("discovery: size key is bad".into()))
@@ -216,7 +223,7 @@ impl Registry {
         let key = format!("{}/members", self.prefix);
         let range_end = prefix_end(key.as_bytes());
         let range = RangeRequest { key: key.into(), range_end, ..RangeRequest::default() };
-        let answer = self.client.call(range).await.map_err(|e| Failure::Unreachable(e.to_string()))?;
+        let answer = self.client.call(range).await.map_err(Failure::lost)?;
         let mut members = Vec::new();
         answer.kvs.iter().for_each(|pair| add(&mut members, pair));
         Ok((members, answer.header.map_or(0, |header| header.revision)))
@@ -229,7 +236,7 @@ impl Registry {
         let range_end = prefix_end(key.as_bytes());
         let mut watch = self.client.watch(watch_from(key, range_end, revision + 1));
         while members.len() < size {
-            let answer = watch.next().await.map_err(|e| Failure::Unreachable(e.to_string()))?;
+            let answer = watch.next().await.map_err(Failure::lost)?;
             let answer = answer.ok_or_else(|| Failure::Unreachable("the watch has ended".into()))?;
             if answer.canceled {
                 return Err(Failure::Unreachable(client::Watch::why_canceled(&answer)));

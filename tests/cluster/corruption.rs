@@ -163,7 +163,7 @@ fn what_a_compaction_settled_tells_the_minority() {
         return;
     }
     turn(Duration::from_secs(90), async {
-        let more = ["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=200ms"];
+        let more = ["--experimental-compact-hash-check-enabled", "--compact-hash-check-time=200ms"];
         let mut cluster = divided(&more).await;
         cluster.restart(2).await;
         let revision = cluster.client.revision().await.expect("a read");

@@ -13,11 +13,13 @@ use crate::harness::is_ours;
 use crate::harness::turn;
 use crate::harness::until;
 use crate::http;
+use crate::raw;
 use etcd_lab::tls::ClientFiles;
 use etcd_lab::tls::pki::Authority;
 use etcd_lab::tls::pki::Request;
 use etcd_lab::tls::pki::Usage;
 use rustix::process::Signal;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The flags of a member that knows nobody: `--initial-cluster` would be another way to say the same.
@@ -163,5 +165,65 @@ fn the_registry_may_ask_for_certificates_and_a_password() {
             until(READY_WITHIN, name, async || client.put(0, "a", "1").await).await;
             assert!(member.log().contains("discovery joined cluster successfully"));
         }
+    });
+}
+
+/// A member that asks a registry which never answers.
+fn asks(scratch: &Scratch, name: &str, at: SocketAddr, more: &[&str]) -> Process {
+    let mut words = vec!["--discovery-token=tok".to_owned(), format!("--discovery-endpoints={at}")];
+    words.extend(more.iter().map(|&word| word.to_owned()));
+    start(scratch, &Spec::new(name, scratch.path()), &words)
+}
+
+/// What a short time ends, a long one has not ended by then: no clock is looked at.
+#[test]
+fn a_silent_registry_is_given_up_and_asked_again_when_the_flags_say() {
+    turn(Duration::from_secs(90), async {
+        if !is_ours() {
+            return;
+        }
+        let scratch = Scratch::new();
+        // It takes connections and says nothing at all.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = silent.local_addr().expect("bound");
+        let quick_dial = ["--discovery-dial-timeout=100ms", "--discovery-request-timeout=2s"];
+        let slow_dial = ["--discovery-dial-timeout=1h", "--discovery-request-timeout=2s"];
+        let slow_request = ["--discovery-dial-timeout=100ms", "--discovery-request-timeout=1h"];
+        let patient = asks(&scratch, "patient", at, &slow_request);
+        let members = [asks(&scratch, "quick", at, &quick_dial), asks(&scratch, "slow", at, &slow_dial)];
+        for member in &members {
+            let told = async || member.log().contains("retry connecting to").then_some(()).ok_or_else(|| member.log());
+            until(READY_WITHIN, "the request has taken too long", told).await;
+        }
+        let gave_up = "timed out waiting for the member to speak";
+        assert!(members[0].log().contains(gave_up), "{}", members[0].log());
+        assert!(!members[1].log().contains(gave_up), "{}", members[1].log());
+        assert!(!patient.log().contains("retry connecting to"), "{}", patient.log());
+    });
+}
+
+#[test]
+fn a_registry_that_answers_no_ping_is_left_when_the_flags_say() {
+    turn(Duration::from_secs(90), async {
+        if !is_ours() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let flags = |time: &str, timeout: &str| {
+            let ping = format!("--discovery-keepalive-time={time}");
+            [ping, format!("--discovery-keepalive-timeout={timeout}"), "--discovery-request-timeout=1h".to_owned()]
+        };
+        let mut members = Vec::new();
+        // The first two are pinged after 10 s, which is the least; the first waits for ever for the answer.
+        for (name, time, timeout) in [("waits", "1s", "1h"), ("leaves", "1s", "1s"), ("silent", "1h", "1s")] {
+            let (at, seen) = raw::mute().await;
+            let words = flags(time, timeout);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            members.push((asks(&scratch, name, at, &words), seen));
+        }
+        members[1].1.wait_for(|seen| seen.ended).await.expect("it is told");
+        let seen: Vec<(bool, bool)> =
+            members.iter().map(|(_, seen)| (seen.borrow().pings > 0, seen.borrow().ended)).collect();
+        assert_eq!(seen, [(true, false), (true, true), (false, false)]);
     });
 }

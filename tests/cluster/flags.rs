@@ -36,14 +36,9 @@ enum Seen {
     Here,
     /// By a test in another file, which names the flag.
     In(&'static str),
-    /// By nobody outside; why, and what is tested instead.
-    Unseen(&'static str),
 }
 use Seen::Here;
 use Seen::In;
-use Seen::Unseen;
-
-const BY_ITS_CONFIGURATION: &str = "only its way into the configuration is tested (server/flags_tests.rs)";
 
 #[rustfmt::skip]
 const EFFECTS: &[(&str, Seen)] = &[
@@ -56,18 +51,14 @@ const EFFECTS: &[(&str, Seen)] = &[
     ("log-format", Here), ("enable-log-rotation", Here), ("log-rotation-config-json", Here), ("metrics", Here),
     ("warning-unary-request-duration", Here), ("warning-apply-duration", Here), ("compaction-batch-limit", Here),
     ("compaction-sleep-interval", Here), ("logger", Here), ("experimental-lab-max-connections", Here),
-    ("experimental-stop-grpc-service-on-defrag", Unseen("a defragmentation is too short to be met from outside; server/tests.rs and health.rs look at it")),
-    ("initial-election-tick-advance", Unseen(BY_ITS_CONFIGURATION)),
-    ("pre-vote", Unseen("a campaign's first messages go between members; sim and consensus/tests.rs look at them")),
-    ("bootstrap-defrag-threshold-megabytes", Unseen(BY_ITS_CONFIGURATION)),
-    ("downgrade-check-time", Unseen("how often a leader looks; the downgrade itself is in node/tests.rs")),
-    ("peer-client-cert-file", Unseen(BY_ITS_CONFIGURATION)), ("peer-client-key-file", Unseen(BY_ITS_CONFIGURATION)),
-    ("experimental-enable-lease-checkpoint", Unseen("a checkpoint comes after five minutes; sim looks at it")),
-    ("experimental-enable-lease-checkpoint-persist", Unseen("always so; server/flags_tests.rs looks at what is said")),
-    ("experimental-compact-hash-check-enabled", Unseen("the older name of a feature gate, which corruption.rs opens")),
-    ("discovery-srv", Unseen("needs a DNS server; server/srv.rs has one")), ("discovery-srv-name", Unseen("as discovery-srv")),
-    ("discovery-dial-timeout", Unseen(BY_ITS_CONFIGURATION)), ("discovery-request-timeout", Unseen(BY_ITS_CONFIGURATION)),
-    ("discovery-keepalive-time", Unseen(BY_ITS_CONFIGURATION)), ("discovery-keepalive-timeout", Unseen(BY_ITS_CONFIGURATION)),
+    ("experimental-stop-grpc-service-on-defrag", In("effects.rs")), ("initial-election-tick-advance", In("effects.rs")),
+    ("pre-vote", In("effects.rs")), ("bootstrap-defrag-threshold-megabytes", In("effects.rs")), ("downgrade-check-time", In("effects.rs")),
+    ("experimental-enable-lease-checkpoint", In("effects.rs")), ("experimental-enable-lease-checkpoint-persist", In("effects.rs")),
+    ("experimental-compact-hash-check-enabled", In("corruption.rs")),
+    ("peer-client-cert-file", In("tls_peers.rs")), ("peer-client-key-file", In("tls_peers.rs")),
+    ("discovery-srv", In("srv.rs")), ("discovery-srv-name", In("srv.rs")),
+    ("discovery-dial-timeout", In("discovery.rs")), ("discovery-request-timeout", In("discovery.rs")),
+    ("discovery-keepalive-time", In("discovery.rs")), ("discovery-keepalive-timeout", In("discovery.rs")),
     ("discovery-token", In("discovery.rs")), ("discovery-endpoints", In("discovery.rs")), ("discovery-user", In("discovery.rs")),
     ("discovery-password", In("discovery.rs")), ("discovery-insecure-transport", In("discovery.rs")), ("discovery-cacert", In("discovery.rs")),
     ("discovery-cert", In("discovery.rs")), ("discovery-key", In("discovery.rs")), ("discovery-insecure-skip-tls-verify", In("discovery.rs")),
@@ -129,7 +120,6 @@ fn every_flag_that_works_is_seen_to_work_somewhere() {
                 let text = include_str!("flags.rs");
                 assert!(text.contains(&format!("--{name}")), "no test here gives --{name}");
             }
-            Unseen(why) => assert!(!why.is_empty()),
         }
     }
     let stale: Vec<&&str> = seen.keys().filter(|name| !works.contains(name)).collect();

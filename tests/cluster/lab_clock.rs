@@ -55,7 +55,7 @@ impl Doors {
         }
     }
 
-    async fn step(&mut self, member: usize, what: What) -> Result<(), String> {
+    pub(crate) async fn step(&mut self, member: usize, what: What) -> Result<(), String> {
         self.control(member, Action::Step(lab::Step { what: Some(what) })).await
     }
 

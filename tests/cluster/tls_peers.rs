@@ -130,6 +130,54 @@ fn members_whose_certificate_is_its_own_authority_find_each_other() {
     });
 }
 
+#[test]
+fn a_member_may_call_its_peers_under_another_certificate_than_it_answers_with() {
+    turn(Duration::from_secs(120), async {
+        if !is_ours() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let dir = scratch.path().to_owned();
+        let authority = Authority::new("peers").expect("one");
+        let (ca, _) = authority.own().write(&dir, "ca").expect("written");
+        let write = |name: &str, usage| {
+            let request = Request::new(usage, name, &["127.0.0.1", "localhost"]);
+            authority.issue(&request).expect("issued").write(&dir, name).expect("written")
+        };
+        let ((cert, key), (own, own_key)) = (write("answers", Usage::Server), write("calls", Usage::Client));
+        let mut specs: Vec<Spec> = (0..3).map(|n| Spec::new(&format!("m{n}"), &dir)).collect();
+        for spec in &mut specs {
+            spec.peer_url = spec.peer_url.replace("http:", "https:");
+            spec.more = vec![
+                format!("--peer-cert-file={}", cert.display()),
+                format!("--peer-key-file={}", key.display()),
+                format!("--peer-trusted-ca-file={}", ca.display()),
+                "--peer-client-cert-auth".to_owned(),
+            ];
+        }
+        let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
+        let mut cluster = Cluster::prepared(&etcd_bin(), specs, client, scratch);
+        // A certificate for servers only is no caller's.
+        (0..3).for_each(|member| cluster.launch(member));
+        until(READY_WITHIN, "all are turned away", async || {
+            let away = |n: usize| cluster.log(n).contains("rejected connection on peer endpoint");
+            if (0..3).all(away) { Ok(()) } else { Err("not yet") }
+        })
+        .await;
+        for member in 0..3 {
+            assert!(cluster.client.status(member).await.is_err(), "nobody serves without having been elected");
+            cluster.kill(member);
+            cluster.spec_mut(member).more.push(format!("--peer-client-cert-file={}", own.display()));
+            cluster.spec_mut(member).more.push(format!("--peer-client-key-file={}", own_key.display()));
+        }
+        cluster.restart_all().await;
+        cluster.client.put(0, "k", "v").await.expect("a put");
+        for member in 0..3 {
+            assert_eq!(cluster.client.get(member, "k").await.expect("a get").as_deref(), Some("v"), "{member}");
+        }
+    });
+}
+
 /// The certificate in a PEM file: from when to when it is valid, in days.
 fn days(pem: &Path) -> i64 {
     let text = std::fs::read(pem).unwrap_or_else(|e| panic!("{}: {e}", pem.display()));
