@@ -200,6 +200,12 @@ impl Consensus {
         self.tell_timer();
     }
 
+    /// Whether the last tick began a pre-vote; perhaps once more, since nobody has answered the one before.
+    #[must_use]
+    pub fn asks_anew(&self) -> bool {
+        self.role() == Role::PreCandidate && self.raw.raft.election_elapsed == 0
+    }
+
     fn tell_timer(&mut self) {
         let (raft, tick_ms) = (&self.raw.raft, self.tick_ms);
         self.probe.tell(|| {

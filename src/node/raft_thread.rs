@@ -142,6 +142,10 @@ impl RaftThread {
         }
         for _ in 0..due.count {
             self.replica.consensus.tick();
+            if self.replica.consensus.asks_anew() {
+                // The role is the same, and the campaign another: it is said again.
+                self.hands.role.0 = Role::Follower;
+            }
         }
         published.ticked_ms.store(now.0, Ordering::Release);
     }
@@ -350,7 +354,8 @@ impl Hands {
             return;
         }
         let campaigns = matches!(role, Role::PreCandidate | Role::Candidate);
-        if campaigns && !matches!(before.0, Role::PreCandidate | Role::Candidate) {
+        let goes_on = (before.0, role) == (Role::PreCandidate, Role::Candidate);
+        if campaigns && !goes_on {
             tracing::info!(logger = "raft", "{id} is starting a new election at term {}", before.1);
         }
         let vote = |kind: &str| tracing::info!(logger = "raft", "{id} received {kind} from {id} at term {term}");

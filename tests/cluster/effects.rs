@@ -86,6 +86,7 @@ fn who_asks_before_it_campaigns_keeps_its_term_while_it_is_cut_off() {
                 ids.push(status.header.expect("a header").member_id);
             }
             let term = cluster.client.status(alone).await.expect("a status").raft_term;
+            let before = cluster.log(alone).matches("is starting a new election at term").count();
             cut(&doors[alone], &ids, true).await;
             // By a clock of its own: an election takes ten ticks to nineteen, so it campaigns three times.
             let mut clock = Doors::open(&doors[alone..=alone]).await;
@@ -99,6 +100,9 @@ fn who_asks_before_it_campaigns_keeps_its_term_while_it_is_cut_off() {
                 false => assert!(now >= term + 3, "{term}, then {now}"),
             }
             clock.clock(false, 1).await;
+            // Each campaign is told, as etcd tells it.
+            let said = cluster.log(alone).matches("is starting a new election at term").count() - before;
+            assert!(said >= 3, "{said}: {}", cluster.log(alone));
             // It is heard again: who has not asked before unseats the leader by its term.
             cut(&doors[alone], &ids, false).await;
             let agree = async || {
