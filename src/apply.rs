@@ -75,7 +75,7 @@ pub const BATCH_BYTES: usize = 128 << 10;
 pub(crate) const APPLIED: &[u8] = b"consistent_index";
 /// More rows of [`Table::Meta`], named as in etcd.
 const TERM: &[u8] = b"term";
-const CONF_STATE: &[u8] = b"confState";
+pub(crate) const CONF_STATE: &[u8] = b"confState";
 
 /// What this member alone has configured. None of it changes an entry's effect.
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +209,11 @@ impl Machine {
             auth: AuthStore::load(&*engine)?,
             alarms: Alarms::load(&*engine)?,
             versions: Versions::load(&*engine)?,
-            conf_state: engine.get(Table::Meta, CONF_STATE)?.map(read_conf_state).transpose()?.unwrap_or_default(),
+            conf_state: engine
+                .get(Table::Meta, CONF_STATE)?
+                .map(|row| read_conf_state(&row))
+                .transpose()?
+                .unwrap_or_default(),
             applied,
             limits,
             rows: Batch::default(),
@@ -490,8 +494,10 @@ fn write_conf_state(state: &ConfState) -> Vec<u8> {
     serde_json::to_vec(&row).expect("numbers and lists only")
 }
 
-fn read_conf_state(row: Bytes) -> Result<ConfState, Error> {
-    let row: ConfStateRow = serde_json::from_slice(&row).map_err(|e| Error::Damaged(format!("confState: {e}")))?;
+/// # Errors
+/// [`Error::Damaged`].
+pub(crate) fn read_conf_state(row: &[u8]) -> Result<ConfState, Error> {
+    let row: ConfStateRow = serde_json::from_slice(row).map_err(|e| Error::Damaged(format!("confState: {e}")))?;
     let ConfStateRow { voters, learners, voters_outgoing, learners_next, auto_leave } = row;
     Ok(ConfState { voters, learners, voters_outgoing, learners_next, auto_leave })
 }

@@ -127,6 +127,32 @@ pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Error> 
     disk.sync_dir(folder_of(path))
 }
 
+/// Copies what a folder holds and `wants`, by its name, and waits until the disk has them.
+///
+/// # Errors
+/// [`Error::Storage`] that names the file.
+pub fn copy_folder(from: &Path, to: &Path, wants: &dyn Fn(&str) -> bool) -> Result<(), Error> {
+    let at = |path: &Path| {
+        let path = path.display().to_string();
+        move |e: io::Error| Error::Storage(format!("copy {path}: {}", io_text(&e)))
+    };
+    RealDisk.create_dir(to)?;
+    for entry in fs::read_dir(from).map_err(at(from))? {
+        let entry = entry.map_err(at(from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if !wants(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        if source.is_dir() {
+            copy_folder(&source, &target, wants)?;
+        } else {
+            fs::copy(&source, &target).map_err(at(&source))?;
+            fs::File::open(&target).and_then(|file| file.sync_all()).map_err(at(&target))?;
+        }
+    }
+    RealDisk.sync_dir(to)
+}
+
 /// The folder that holds `path`, by a name that can be opened: that of a bare name is `.`, where [`Path::parent`] has an empty one.
 #[must_use]
 pub fn folder_of(path: &Path) -> &Path {

@@ -282,7 +282,10 @@ impl Engine for Small {
 const STORAGE_VERSION: &[u8] = b"storageVersion";
 
 /// Refuses what a later release wrote: nobody here knows what is in it.
-fn check_form(version: &[u8]) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn check_form(version: &[u8]) -> Result<(), Error> {
     let minor = |text: &str| -> Option<(u32, u32)> {
         let mut numbers = text.split('.').map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

@@ -10,6 +10,7 @@
 //! A put crosses two thread boundaries on its way down and one on its way back. The raft thread never touches the state machine, so that a long read cannot delay a
 //! heartbeat; the store thread writes behind, because the log alone makes a write durable.
 
+mod adopt;
 mod apply_thread;
 mod auth;
 mod beats;
@@ -30,7 +31,7 @@ mod members;
 mod pace;
 mod raft_thread;
 mod send;
-mod snap_file;
+pub(crate) mod snap_file;
 mod start;
 mod store_thread;
 mod telemetry;

@@ -4,10 +4,11 @@
 //! words ─ COMMANDS ─▶ flags and words ─▶ one file for each command ─▶ out, err, exit code
 //! ```
 //!
-//! It reads the files of any etcd and writes data directories of ours. It leaves etcd's own data directories to etcd's own programs, but for defrag. Source: etcd
-//! `etcdutl/etcdutl`.
+//! It reads the files of any etcd and writes data directories of ours; `convert` writes one of etcd's. It leaves etcd's own data directories to etcd's own programs, but
+//! for backup, defrag and migrate. Source: etcd `etcdutl/etcdutl`.
 
 mod backup;
+mod convert;
 mod defrag;
 mod hashkv;
 mod migrate;
@@ -112,7 +113,7 @@ static FORMAT: Flag = Flag {
 };
 
 /// The commands, in the order of their names.
-static COMMANDS: [Command; 9] = [
+static COMMANDS: [Command; 10] = [
     Command {
         name: "backup",
         usage: "--data-dir {dir} --backup-dir {dir}",
@@ -121,6 +122,13 @@ static COMMANDS: [Command; 9] = [
         run: |args, _, _, err| backup::run(args, err),
     },
     Command { name: "check v2store", usage: "--data-dir {dir}", short: CHECK, flags: CHECK_FLAGS, run: check_v2store },
+    Command {
+        name: "convert",
+        usage: "--data-dir {dir} --output-dir {dir}",
+        short: "Makes a data directory that etcd starts on, of one of this server's",
+        flags: convert::FLAGS,
+        run: |args, _, _, err| convert::run(args, err),
+    },
     Command {
         name: "defrag",
         usage: "--data-dir {dir}",

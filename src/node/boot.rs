@@ -51,7 +51,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The version of the data directory's layout that this build writes.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// How a cluster comes to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,7 +243,6 @@ pub(super) fn note_for_tools(
 /// Makes the directory for its owner only, locks it against a second process, and checks its format.
 pub(super) fn open_data_dir(data_dir: &Path, member: &Path) -> Result<File, Error> {
     let cannot = |e: &dyn std::fmt::Display| Error::Start(format!("cannot access data directory: {e}"));
-    refuse_etcds_own(data_dir, member)?;
     make_folders(member).map_err(|e| cannot(&e.to_string().trim_start_matches("storage: ")))?;
     let mode = fs::metadata(data_dir).map_err(|e| cannot(&e))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -284,20 +283,6 @@ fn make_folders(member: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// A directory that etcd has written is left as it is. Its data is in a database that is not read here, and of the log only the newest part is there: a member
-/// would begin with less than it had, or with nothing, and what it writes then would spoil the directory for etcd, too.
-fn refuse_etcds_own(data_dir: &Path, member: &Path) -> Result<(), Error> {
-    let db = member.join("snap").join("db");
-    if !db.exists() || member.join("format").exists() {
-        return Ok(());
-    }
-    let (dir, db) = (data_dir.display(), db.display());
-    Err(Error::Start(format!(
-        "{dir} is a data directory of etcd's own, and nothing in it was changed: make one for this server of a snapshot (`etcdctl snapshot save`), \
-         or of {db} with --skip-hash-check, with `etcdutl snapshot restore`"
-    )))
 }
 
 fn check_format(path: &Path) -> Result<(), Error> {

@@ -113,7 +113,7 @@ pub(super) struct Built {
 
 impl Built {
     /// Makes a store in `dir`, durably. Reads the image once: index and leases are built while sled is filled.
-    fn make(making: &Making, dir: &Path, image: Box<dyn DiskFile>, mark: &Mark) -> Result<Built, Error> {
+    pub(super) fn make(making: &Making, dir: &Path, image: Box<dyn DiskFile>, mark: &Mark) -> Result<Built, Error> {
         store::delete(dir)?;
         let reader = image::Snapshot::new(image)?.into_reader()?;
         let engine = Arc::new(Renewable::open(dir, making.cache_bytes)?);

@@ -45,7 +45,7 @@ struct Checked {
 }
 
 /// The members as etcd's version-2 store has them.
-pub(super) fn members_json(members: &Members, version: Option<&str>) -> Vec<u8> {
+pub(crate) fn members_json(members: &Members, version: Option<&str>) -> Vec<u8> {
     let mut by_id = Map::new();
     for member in members.iter() {
         let path = format!("/0/members/{}", member.id);
@@ -106,7 +106,7 @@ fn folder(path: &str, children: Map<String, Value>) -> Value {
 ///
 /// # Errors
 /// [`Error::Storage`].
-pub(super) fn save(disk: &dyn Disk, member: &Path, mark: &Mark, members: &[u8]) -> Result<(), Error> {
+pub(crate) fn save(disk: &dyn Disk, member: &Path, mark: &Mark, members: &[u8]) -> Result<(), Error> {
     let began = Instant::now();
     let metadata = SnapshotMetadata { conf_state: mark.conf_state.clone(), index: mark.index, term: mark.term };
     let snapshot = Snapshot { data: Bytes::copy_from_slice(members), metadata: Some(metadata) };

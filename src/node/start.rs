@@ -5,6 +5,7 @@
 use super::Config;
 use super::Inner;
 use super::Node;
+use super::adopt;
 use super::apply_thread::ApplyThread;
 use super::apply_thread::Sweep;
 use super::boot::Booted;
@@ -71,6 +72,7 @@ impl Node {
     pub async fn start(config: Config, network: Network) -> Result<Node, Error> {
         let started = Instant::now();
         let (listening, closing) = listen(network.listeners);
+        let config = adopt::adopted(config).await?;
         let plan = join::plan(&config, &network.dial).await?;
         let (config, booted) = lost::boot(config, plan, network.dial.clone()).await?;
         let Booted { id, cluster, machine, engine, installs, wal, initial, reachable, lock } = booted;

@@ -71,21 +71,46 @@ async fn alone_with(dir: &Path, change: impl FnOnce(&mut Config)) -> Node {
     node
 }
 
-#[tokio::test]
-async fn a_directory_that_etcd_has_written_is_left_as_it_is() {
+/// Why a member does not start on what `etcd` has left, and what is there afterwards.
+async fn refused_of_etcds(fill: impl FnOnce(&Path)) -> (String, Vec<String>) {
     let dir = tempfile::tempdir().expect("a directory");
     let (listener, url) = listen().await;
     let config = config(dir.path(), "n1", &[("n1".into(), url)]);
-    let snap = config.data_dir.join("member/snap");
-    std::fs::create_dir_all(&snap).expect("made");
-    std::fs::write(snap.join("db"), "pages").expect("written");
-    let member = config.data_dir.join("member");
+    let data_dir = config.data_dir.clone();
+    std::fs::create_dir_all(data_dir.join("member/snap")).expect("made");
+    fill(&data_dir);
     let network = Network { listeners: vec![(listener.into(), Acceptor::plain())], dial: None };
     let why = Node::start(config, network).await.err().expect("refused").to_string();
-    assert!(why.contains("is a data directory of etcd's own") && why.contains("etcdutl snapshot restore"), "{why}");
-    let left: Vec<_> =
-        std::fs::read_dir(&member).expect("there").map(|entry| entry.expect("one").file_name()).collect();
-    assert_eq!(left, ["snap"], "nothing is written");
+    let left =
+        std::fs::read_dir(&data_dir).expect("there").chain(std::fs::read_dir(data_dir.join("member")).expect("there"));
+    let mut names: Vec<String> =
+        left.map(|entry| entry.expect("one").file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    (why, names)
+}
+
+#[tokio::test]
+async fn what_cannot_be_converted_is_left_as_it_is() {
+    let database = |dir: &Path| std::fs::write(dir.join("member/snap/db"), "pages").expect("written");
+    let (why, left) = refused_of_etcds(database).await;
+    assert!(why.contains("it has a database and no log") && why.contains("etcdutl snapshot restore"), "{why}");
+    assert_eq!(left, ["member", "snap"], "nothing is written");
+    let (why, left) = refused_of_etcds(|dir| {
+        database(dir);
+        std::fs::create_dir(dir.join("member.etcd")).expect("made");
+    })
+    .await;
+    assert!(why.contains("member.etcd is there from an earlier conversion"), "{why}");
+    assert_eq!(left, ["member", "member.etcd", "snap"]);
+    let (why, left) = refused_of_etcds(|dir| {
+        database(dir);
+        let db = std::fs::File::open(dir.join("member/snap/db")).expect("there");
+        db.lock().expect("as etcd holds it");
+        std::mem::forget(db);
+    })
+    .await;
+    assert!(why.contains("another etcd runs in it, stop it first"), "{why}");
+    assert_eq!(left, ["member", "snap"]);
 }
 
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {

@@ -16,9 +16,9 @@ use crate::cmdline::args::Flag;
 use crate::cmdline::args::Kind;
 use crate::disk::Disk as _;
 use crate::disk::RealDisk;
+use crate::disk::copy_folder;
 use crate::engine::Engine as _;
 use crate::error::Error;
-use crate::error::io_text;
 use crate::image;
 use crate::proto::etcdserverpb::InternalRaftRequest;
 use crate::proto::raftpb::ConfState;
@@ -39,7 +39,6 @@ use prost::Message as _;
 use serde_json::json;
 use std::fs;
 use std::fs::File;
-use std::io;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -120,8 +119,8 @@ impl Plan {
 
     /// Copies a directory of etcd's.
     fn copied(&self) -> Result<(), Failed> {
-        copy(&self.member, &self.to.join("member"), &["wal"])?;
-        copy(&self.wal, &self.wal_to, &[])
+        copy_folder(&self.member, &self.to.join("member"), &|name| name != "wal")?;
+        Ok(copy_folder(&self.wal, &self.wal_to, &|_| true)?)
     }
 
     /// Copies a directory of ours, and gives the copy a new identity, which it returns.
@@ -136,7 +135,7 @@ impl Plan {
         }
         let log = wal::read(&RealDisk, &self.wal, None)?;
         let member = self.to.join("member");
-        copy(&store, &member.join("store"), &[])?;
+        copy_folder(&store, &member.join("store"), &|_| true)?;
         let engine = Store::open(&member.join("store"), store::CACHE_BYTES)?;
         forget_members(&engine)?;
         engine.sync()?;
@@ -198,7 +197,7 @@ fn empty_if_about_members(entry: &mut Entry) {
 }
 
 /// Holds what a member that runs would hold.
-fn lock(member: &Path) -> Result<Vec<File>, Failed> {
+pub(super) fn lock(member: &Path) -> Result<Vec<File>, Failed> {
     let mut held = Vec::new();
     for path in [member.join("lock"), member.join("snap/db")] {
         let Ok(file) = File::options().read(true).write(true).open(&path) else { continue };
@@ -206,27 +205,4 @@ fn lock(member: &Path) -> Result<Vec<File>, Failed> {
         held.push(file);
     }
     Ok(held)
-}
-
-/// Copies a folder with all that is in it but what has one of the names in `but`, and waits until the disk has it. An error names the file.
-fn copy(from: &Path, to: &Path, but: &[&str]) -> Result<(), Failed> {
-    let at = |path: &Path| {
-        let path = path.display().to_string();
-        move |e: io::Error| Failed::new(format!("copy {path}: {}", io_text(&e)))
-    };
-    RealDisk.create_dir(to)?;
-    for entry in fs::read_dir(from).map_err(at(from))? {
-        let entry = entry.map_err(at(from))?;
-        if but.iter().any(|name| entry.file_name() == *name) {
-            continue;
-        }
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if source.is_dir() {
-            copy(&source, &target, &[])?;
-        } else {
-            fs::copy(&source, &target).map_err(at(&source))?;
-            File::open(&target).and_then(|file| file.sync_all()).map_err(at(&target))?;
-        }
-    }
-    File::open(to).and_then(|folder| folder.sync_all()).map_err(at(to))
 }

@@ -117,7 +117,7 @@ fn form_of(db: &Path) -> Result<(u64, u64), Failed> {
     }
 }
 
-fn minor_of(text: &str) -> Option<(u64, u64)> {
+pub(super) fn minor_of(text: &str) -> Option<(u64, u64)> {
     let mut numbers = text.split('.').map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

@@ -1,6 +1,5 @@
 //! Command lines and environments as people have them, which etcd takes and which a stricter server would not.
 
-use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::Process;
 use crate::harness::READY_WITHIN;
@@ -131,28 +130,6 @@ fn plain_and_secure_urls_stand_side_by_side() {
         ] {
             assert!(log.contains(said), "{said}\n{log}");
         }
-    });
-}
-
-#[test]
-fn a_directory_of_etcd_351_is_not_taken_over() {
-    let Some(etcd) = foreign::etcd_351("a_directory_of_etcd_351_is_not_taken_over") else { return };
-    turn(Duration::from_secs(90), async {
-        let mut cluster = Cluster::start_with(&etcd, 1, &["--snapshot-count=10"]).await;
-        for n in 0..30 {
-            cluster.client.put(0, &format!("k{n}"), "v").await.expect("a put");
-        }
-        cluster.terminate(0).await;
-        let spec = cluster.spec(0);
-        let flags = spec.flags(std::slice::from_ref(spec));
-        let mut ours =
-            Process::start(Path::new(env!("CARGO_BIN_EXE_etcd")), &flags, &[], &cluster.dir().join("ours.log"));
-        assert_eq!(ours.ended(READY_WITHIN).await.code(), Some(1));
-        let log = ours.log();
-        assert!(log.contains("is a data directory of etcd's own, and nothing in it was changed"), "{log}");
-        // And so etcd still has all of it.
-        cluster.restart(0).await;
-        assert_eq!(cluster.client.prefix("k").await.expect("a range").len(), 30);
     });
 }
 

@@ -40,6 +40,7 @@ mod harness;
 mod hashkv;
 mod http;
 mod ids;
+mod in_place;
 mod journeys;
 mod kills;
 mod lab_clock;

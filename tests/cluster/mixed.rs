@@ -63,7 +63,7 @@ async fn lead(cluster: &Cluster, to: usize) {
 }
 
 /// What is more than keys: a lease with one, a compaction, a deletion.
-async fn furnish(cluster: &Cluster, member: usize, lease: i64) {
+pub(crate) async fn furnish(cluster: &Cluster, member: usize, lease: i64) {
     let grant = pb::LeaseGrantRequest { id: lease, ttl: 9000 };
     cluster.client.lease(member).lease_grant(grant).await.expect("a lease");
     let leased = pb::PutRequest { lease, ..client::put(&format!("leased/{lease}"), "x") };
@@ -77,7 +77,7 @@ async fn furnish(cluster: &Cluster, member: usize, lease: i64) {
     fill(&cluster.client, member, &format!("after/{lease}/"), 20, "value").await;
 }
 
-async fn assert_lease(cluster: &Cluster, member: usize, lease: i64) {
+pub(crate) async fn assert_lease(cluster: &Cluster, member: usize, lease: i64) {
     let ask = pb::LeaseTimeToLiveRequest { id: lease, keys: true };
     let found = cluster.client.lease(member).lease_time_to_live(ask).await.expect("a lease").into_inner();
     assert_eq!(found.keys, [format!("leased/{lease}").as_str()]);
