@@ -69,6 +69,7 @@ mod small_print;
 mod snapshots;
 mod spans;
 mod srv;
+mod strangers;
 mod systemd;
 mod terminate;
 mod tls;
