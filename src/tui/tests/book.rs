@@ -13,8 +13,8 @@ const RECORDING: &str = "a-put-and-an-election.labrec";
 
 /// File, the page that shows it, what `etcd-lab export` is asked for, and a word that the picture has.
 const PICTURES: [(&str, &str, &str, &str); 3] = [
-    ("a-put-between-members.svg", "01-what-a-put-does.md", "spacetime-svg --from 9.8 --to 10", "+1"),
-    ("a-put-in-the-logs.svg", "01-what-a-put-does.md", "svg --screen logs --at 11 --size 80x24", "put color"),
+    ("a-put-between-members.svg", "00-what-a-put-does.md", "spacetime-svg --from 9.8 --to 10", "+1"),
+    ("a-put-in-the-logs.svg", "00-what-a-put-does.md", "svg --screen logs --at 11 --size 80x24", "put color"),
     ("an-election.svg", "README.md", "svg --screen ring --at 13.3 --size 80x24", "V?"),
 ];
 
