@@ -3,6 +3,7 @@
 //! `etcd-lab` is all four in one: called by the name of another, or with that name as its first word, it is that program. So one build is
 //! enough for the lab, which starts its members from its own executable.
 
+mod book;
 mod doctor;
 #[doc(hidden)]
 pub mod example;
@@ -36,6 +37,8 @@ Usage:
   etcd-lab export FILE WHAT         of a recording: cast (asciinema), svg of a screen, spacetime diagram, jsonl; --help tells more
   etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: learn, ring, wire, logs, watch, data, cluster, promises
   etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes; --all: every lab
+  etcd-lab lesson 3                 read a chapter of the book; --shell: with the cluster that it is about
+  etcd-lab book                     the built book, for a browser on this machine
   etcd-lab progress                 which steps of which labs are done; --json: the file itself, to keep
   etcd-lab print labs/B3-first-keys a lab on paper; --answers: the key to it
   etcd-lab author                   the author's guide: what a lab file may hold
@@ -99,6 +102,8 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "export" => tui::export::run(rest, &mut out, &mut err),
         "member-guard" => lab::member::guard(&args[1..], &mut err),
         "test" => labs::test(rest),
+        "lesson" => guide::lesson(rest, &mut out, &mut err),
+        "book" => book::serve(rest, &mut out, &mut err),
         "print" => labs::print(rest, &mut out, &mut err),
         "progress" => lab::progress::run(rest, &mut out, &mut err),
         "author" => say(&guide::authors_guide()),

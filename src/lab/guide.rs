@@ -14,7 +14,8 @@
 //! | `service`, `unit` | `systemctl`, `journalctl` and `sudo` of a node that has none |
 //! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
-//! | `shelf` | the labs that are in this program |
+//! | `shelf` | the labs and chapters that are in this program |
+//! | `lesson` | a chapter in the terminal, and its cluster |
 //! | `gate`, `spoil`, `report`, `seeds` | is this lab true? |
 //! | `book`, `print` | the page as mdBook wants it, and on paper |
 //! | `vocabulary` | the author's guide, made from the code |
@@ -30,6 +31,7 @@ mod expect;
 mod expr;
 mod facts;
 mod gate;
+mod lesson;
 mod machine;
 mod model;
 mod page;
@@ -63,6 +65,7 @@ pub use gate::enter_for_machines;
 pub use gate::enter_if_needed;
 pub use gate::prove;
 pub use gate::test;
+pub use lesson::lesson;
 pub use machine::mirror_from;
 pub use model::Answer;
 pub use model::Ask;
@@ -91,6 +94,7 @@ pub use session::Ran;
 pub use session::Session;
 pub use settings::Head;
 pub use settings::Kind;
+pub use shelf::LESSONS;
 pub use shelf::SHELF;
 pub use shelf::shelved;
 pub use shell::Output;

@@ -108,6 +108,11 @@ pub trait Beds {
     /// is dropped.
     fn fresh(&self, cluster: &Cluster) -> impl Future<Output = Result<Box<dyn Bed>, String>>;
 
+    /// Whether their programs are ours, and print what a page says of our own.
+    fn are_ours(&self) -> bool {
+        true
+    }
+
     /// How many of them can be there at the same time.
     fn at_once(&self) -> usize {
         1
@@ -267,6 +272,10 @@ fn unit(place: &Place, bin_dir: &Path, initial: &str, token: &str) -> String {
 }
 
 impl Beds for ProcessBeds {
+    fn are_ours(&self) -> bool {
+        self.are_ours
+    }
+
     fn at_once(&self) -> usize {
         // In a namespace all clusters want the documents' addresses.
         if self.profile == Profile::Netns { 1 } else { BEDS_AT_ONCE }

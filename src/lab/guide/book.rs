@@ -95,7 +95,8 @@ fn page(file: &Path, text: &str, project: &Path) -> Result<String, LabError> {
 
 /// A fence's first line without what only we understand: `console,ignore` would not be highlighted.
 fn shown(line: &str) -> &str {
-    line.strip_suffix("console,ignore").map_or(line, |ticks| &line[..ticks.len() + "console".len()])
+    let plain = ["console,ignore", "console,ours"].iter().find_map(|info| line.strip_suffix(info));
+    plain.map_or(line, |ticks| &line[..ticks.len() + "console".len()])
 }
 
 /// What a comment says to the reader of the book.

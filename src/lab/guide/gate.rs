@@ -289,7 +289,7 @@ impl<B: Beds> Gate<'_, B> {
     /// A cluster on which everything before this step has been done.
     async fn trial_at(&self, step: usize) -> Result<Trial, String> {
         let mut trial = self.trial().await?;
-        for id in intro_runs(&self.lab) {
+        for id in self.intro_runs(&self.lab) {
             trial.session.run_block(&id).await?;
         }
         for before in 0..step {
@@ -303,7 +303,7 @@ impl<B: Beds> Gate<'_, B> {
         let mut trial = self.trial().await?;
         let lab = trial.session.shared_lab();
         let mut results = Vec::new();
-        for id in intro_runs(&lab) {
+        for id in self.intro_runs(&lab) {
             let ran = trial.session.run_block(&id).await?;
             self.ran("page", &ran, notes);
             results.push(ran);
@@ -328,6 +328,12 @@ impl<B: Beds> Gate<'_, B> {
         swaps(&lab, &results, notes);
         trial.end().await;
         Ok(())
+    }
+
+    /// What is run before the first step: all of a lesson. Blocks that tell of our own programs are for those only.
+    fn intro_runs(&self, lab: &Lab) -> Vec<String> {
+        let runs = lab.intro.iter().filter_map(|b| if let Block::Run(run) = b { Some(run) } else { None });
+        runs.filter(|run| self.beds.are_ours() || !run.ours).map(|run| run.id.clone()).collect()
     }
 
     fn ran(&self, group: &'static str, ran: &Ran, notes: &mut Notes) {
@@ -424,10 +430,6 @@ async fn went_wrong(session: &mut Session, wrong: &Wrong, notes: &mut Notes) -> 
     let failure = gone_wrong(session, wrong).await?;
     notes.case("wrong", format!("`{}` is cause {} of check `{}`", wrong.id, wrong.cause, wrong.fails), failure);
     Ok(())
-}
-
-fn intro_runs(lab: &Lab) -> Vec<String> {
-    lab.intro.iter().filter_map(|b| if let Block::Run(run) = b { Some(run.id.clone()) } else { None }).collect()
 }
 
 fn hides_a_question(block: &Block) -> bool {

@@ -88,6 +88,8 @@ pub struct Run {
     pub seed: Option<String>,
     /// The seed command that this repairs.
     pub repairs: Option<String>,
+    /// Only our own programs print this: another etcd is not asked.
+    pub ours: bool,
     /// What it prints.
     pub expect: Option<Expect>,
     /// The line of its first command.

@@ -40,6 +40,9 @@ use std::time::Duration;
 /// How long a command may take if its block does not say.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// A console block that tells of our own programs, such as their version: against another etcd it is not run.
+const OURS: &str = "console,ours";
+
 /// How long a check may take to become true if it does not say.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -108,7 +111,8 @@ impl Parser<'_> {
             Piece::Heading(1, title) if self.title.is_none() => self.title = Some(title),
             Piece::Heading(level, title) => self.here().push(Block::Heading(level, title)),
             Piece::Text(lines) => self.here().push(Block::Text(lines)),
-            Piece::Fence(info, body) if info == "console" => self.console(line, &body)?,
+            Piece::Fence(info, body) if info == "console" => self.console(line, &body, false)?,
+            Piece::Fence(info, body) if info == OURS => self.console(line, &body, true)?,
             Piece::Fence(info, body) => self.here().push(Block::Code(info, body)),
             Piece::Open(attributes, summary) => {
                 self.folds.push(OpenFold { attributes, summary, line, blocks: Vec::new(), answers: Vec::new() });
@@ -330,12 +334,13 @@ impl Parser<'_> {
         }
         let timeout = timeout.map_or(Ok(TIMEOUT), |t| settings::duration(&t));
         let timeout = self.at(line, timeout)?;
+        let ours = false;
         let (line, command) = self.fence(line, "run")?;
         let expect = match self.pieces.next_if(|f| matches!(&f.piece, Piece::Comment(k, _) if k == "expect")) {
             Some(Found { line, piece: Piece::Comment(_, text) }) => Some(self.expect(line, &text)?),
             _ => None,
         };
-        self.here().push(Block::Run(Run { id, command, on, exit, timeout, background, seed, repairs, expect, line }));
+        self.here().push(Block::Run(Run { id, command, on, exit, timeout, background, seed, repairs, ours, expect, line }));
         Ok(())
     }
 
@@ -359,7 +364,7 @@ impl Parser<'_> {
     }
 
     /// `$ ` begins a command, `> ` continues it, and the rest is what it prints.
-    fn console(&mut self, first: usize, body: &str) -> Result<(), LabError> {
+    fn console(&mut self, first: usize, body: &str, ours: bool) -> Result<(), LabError> {
         let mut runs: Vec<(usize, Vec<&str>, Vec<&str>)> = Vec::new();
         for (n, text) in body.lines().enumerate() {
             match (text.strip_prefix("$ "), text.strip_prefix("> ").or((text == ">").then_some("")), runs.last_mut()) {
@@ -384,6 +389,7 @@ impl Parser<'_> {
                 background: None,
                 seed,
                 repairs,
+                ours,
                 expect: Some(expect),
                 line,
             }));
@@ -595,11 +601,11 @@ OK
 
     #[test]
     fn a_console_block_is_commands_and_what_they_print() {
-        let text = "# L\n```console\n$ cat <<END\n> a\n>\n> END\na\n\n$ true\n$ echo b\nb\n```\n```console,ignore\n$ reboot\n```\n";
+        let text = "# L\n```console\n$ cat <<END\n> a\n>\n> END\na\n\n$ true\n$ echo b\nb\n```\n```console,ignore\n$ reboot\n```\n```console,ours\n$ etcd --version\n```\n";
         let lab = read(text).unwrap_or_else(|e| panic!("{e}"));
         let runs: Vec<(&str, &str)> =
             lab.runs().map(|r| (r.command.as_str(), r.expect.as_ref().map_or("?", |e| e.text.as_str()))).collect();
-        assert_eq!(runs, [("cat <<END\na\n\nEND", "a\n"), ("true", ""), ("echo b", "b")]);
-        assert_eq!(lab.runs().last().map(|r| r.line), Some(10));
+        assert_eq!(runs, [("cat <<END\na\n\nEND", "a\n"), ("true", ""), ("echo b", "b"), ("etcd --version", "")]);
+        assert_eq!(lab.runs().map(|r| (r.line, r.ours)).skip(2).collect::<Vec<_>>(), [(10, false), (17, true)]);
     }
 }

@@ -65,7 +65,7 @@ impl Scanner<'_> {
         }
         let level = line.bytes().take_while(|b| *b == b'#').count();
         if (1..=6).contains(&level) && line[level..].starts_with(' ') {
-            self.push(self.at, Piece::Heading(level, line[level..].trim().to_owned()));
+            self.push(self.at, Piece::Heading(level, unanchored(line[level..].trim()).to_owned()));
         } else if trimmed.starts_with("<details") || trimmed.starts_with("</details") {
             self.fold(trimmed);
         } else {
@@ -151,6 +151,11 @@ impl Scanner<'_> {
     }
 }
 
+/// A heading without the anchor that mdBook gives it: `Title {#s1-1}`.
+fn unanchored(title: &str) -> &str {
+    title.split_once(" {#").filter(|(_, rest)| rest.ends_with('}')).map_or(title, |(title, _)| title)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,7 +167,7 @@ mod tests {
     #[test]
     fn a_page_is_cut_into_its_pieces() {
         let text =
-            "# T\none\ntwo\n\nthree\n<!--lab run id = \"a\" -->\n```bash\n# no heading\n```\n<!-- a remark -->\n";
+            "# T {#t}\none\ntwo\n\nthree\n<!--lab run id = \"a\" -->\n```bash\n# no heading\n```\n<!-- a remark -->\n";
         let expected = [
             Piece::Heading(1, "T".into()),
             Piece::Text(vec!["one".into(), "two".into()]),

@@ -1,6 +1,6 @@
-//! The labs that are in this program, so that it offers them wherever it is started.
+//! The labs and the chapters that are in this program, so that it offers them wherever it is started.
 //!
-//! A hand-written table: a lab that is in `labs/course.toml` and not here fails a test.
+//! Hand-written tables: a lab that is in `labs/course.toml` and not here, or a chapter of `lessons/`, fails a test.
 
 use crate::lab::guide::LabError;
 use crate::lab::guide::model::Lab;
@@ -22,6 +22,33 @@ pub const SHELF: [(&str, &str); 12] = [
     ("E3-restore", include_str!("../../../labs/E3-restore/lab.md")),
     ("E7-replace-a-member", include_str!("../../../labs/E7-replace-a-member/lab.md")),
 ];
+
+/// Each chapter's file below `lessons/`, and its text, in the order of the book.
+pub const LESSONS: [(&str, &str); 12] = [
+    ("00-what-a-put-does", include_str!("../../../lessons/00-what-a-put-does.md")),
+    ("01-introduction", include_str!("../../../lessons/01-introduction.md")),
+    ("02-setting-up", include_str!("../../../lessons/02-setting-up.md")),
+    ("03-consensus", include_str!("../../../lessons/03-consensus.md")),
+    ("04-data", include_str!("../../../lessons/04-data.md")),
+    ("05-backup", include_str!("../../../lessons/05-backup.md")),
+    ("06-clusters", include_str!("../../../lessons/06-clusters.md")),
+    ("07-security", include_str!("../../../lessons/07-security.md")),
+    ("08-kubernetes", include_str!("../../../lessons/08-kubernetes.md")),
+    ("09-performance", include_str!("../../../lessons/09-performance.md")),
+    ("10-practice", include_str!("../../../lessons/10-practice.md")),
+    ("11-conclusion", include_str!("../../../lessons/11-conclusion.md")),
+];
+
+/// The chapter of this number, with or without leading zeros; no chapter has it: nothing.
+///
+/// # Errors
+/// It says something that a lesson cannot say; a test holds that none does.
+pub(super) fn lesson_named(number: &str) -> Result<Option<Lab>, LabError> {
+    let wanted = number.parse::<usize>().ok();
+    let found = LESSONS.iter().find(|(file, _)| file.split('-').next().and_then(|n| n.parse().ok()) == wanted);
+    let Some((file, text)) = found.filter(|_| wanted.is_some()) else { return Ok(None) };
+    parse(&Path::new("lessons").join(format!("{file}.md")), text).map(Some)
+}
 
 /// The lab of this name; none has it: nothing.
 ///
@@ -51,5 +78,18 @@ mod tests {
             .map(|l| l.as_str().expect("a name"))
             .collect();
         assert_eq!(named, SHELF.map(|(name, _)| name));
+    }
+    #[test]
+    fn every_chapter_is_on_the_shelf_and_can_be_read() {
+        let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/lessons")).expect("lessons/ can be read");
+        let names = folder.filter_map(|e| e.ok()?.file_name().to_str()?.strip_suffix(".md").map(str::to_owned));
+        let mut there: Vec<String> = names.filter(|n| n.starts_with(|c: char| c.is_ascii_digit())).collect();
+        there.sort();
+        assert_eq!(there, LESSONS.map(|(file, _)| file));
+        for (number, (file, _)) in LESSONS.iter().enumerate() {
+            let lab = lesson_named(&number.to_string()).unwrap_or_else(|e| panic!("{e}")).expect("it is on the shelf");
+            assert!(file.starts_with(&lab.head.id), "{file} is {}", lab.head.id);
+        }
+        assert!(lesson_named("x").is_ok_and(|none| none.is_none()));
     }
 }

@@ -1,0 +1,149 @@
+//! `etcd-lab book`: gives the built book to a browser on this machine, and to nobody else.
+//!
+//! mdBook builds the pages; this serves a folder of files on loopback, because a browser's search does not work on files. It reads below
+//! that folder only. Left out: everything a public web server needs.
+
+use crate::cli::say;
+use axum::Router;
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::http::Uri;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use std::io::Write;
+use std::path::Component;
+use std::path::Path;
+use std::path::PathBuf;
+
+const HELP: &str = "\
+usage: etcd-lab book [--dir DIR] [--port N]
+
+  --dir DIR   where the built book is; without it ./target/book, ./book, or `book` beside this program
+  --port N    at 127.0.0.1; without it a port that is free
+";
+
+/// Serves until it is ended. Returns the exit code.
+pub(super) fn serve(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let done = match asked(args) {
+        Ok(None) => return say(HELP),
+        Ok(Some((dir, port))) => run(dir, port, out),
+        Err(why) => Err(format!("{why}\n{HELP}")),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(why) => {
+            // Nobody is left to tell if this fails.
+            let _ = writeln!(err, "Error: {}", why.trim_end());
+            2
+        }
+    }
+}
+
+fn asked(args: &[String]) -> Result<Option<(Option<PathBuf>, u16)>, String> {
+    let (mut dir, mut port) = (None, 0);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--dir" => dir = Some(PathBuf::from(value()?)),
+            "--port" => {
+                let word = value()?;
+                port = word.parse().map_err(|_| format!("--port is a number up to 65535, not {word}"))?;
+            }
+            other => return Err(format!("etcd-lab book does not know {other}")),
+        }
+    }
+    Ok(Some((dir, port)))
+}
+
+/// The folder that was named, or the first that holds a book.
+fn found(dir: Option<PathBuf>) -> Result<PathBuf, String> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("book")));
+    let places = match dir {
+        Some(dir) => vec![dir],
+        None => ["target/book", "book"].map(PathBuf::from).into_iter().chain(beside).collect(),
+    };
+    let book = places.iter().find(|place| place.join("index.html").is_file());
+    book.cloned().ok_or_else(|| {
+        let tried: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
+        format!("no built book in {}. Build it where the source is: `mdbook build book`", tried.join(", "))
+    })
+}
+
+fn run(dir: Option<PathBuf>, port: u16, out: &mut dyn Write) -> Result<(), String> {
+    let dir = found(dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| format!("no runtime: {e}"))?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.map_err(|e| format!("127.0.0.1:{port}: {e}; choose another --port"))?;
+        let address = listener.local_addr().map_err(|e| e.to_string())?;
+        // A reader that is gone is no failure.
+        let _ = writeln!(out, "The book ({}): http://{address}/  Ctrl-C ends it.", dir.display()).and(out.flush());
+        let pages = Router::new().fallback(move |uri: Uri| std::future::ready(answer(&dir, uri.path())));
+        axum::serve(listener, pages).await.map_err(|e| e.to_string())
+    })
+}
+
+fn answer(dir: &Path, path: &str) -> Response {
+    let below = Path::new(path.trim_start_matches('/'));
+    let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+    let file = if path.ends_with('/') { dir.join(below).join("index.html") } else { dir.join(below) };
+    let (status, kind, body) = match std::fs::read(&file) {
+        Ok(bytes) if plain => (StatusCode::OK, kind(&file), bytes),
+        _ => (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", b"There is no such page in this book.\n".to_vec()),
+    };
+    let response = Response::builder().status(status).header(CONTENT_TYPE, kind).body(Body::from(body));
+    response.expect("these headers are constant and right")
+}
+
+fn kind(file: &Path) -> &'static str {
+    match file.extension().and_then(|e| e.to_str()).unwrap_or_default() {
+        "html" => "text/html; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "js" => "text/javascript; charset=utf-8",
+        "svg" => "image/svg+xml",
+        "png" => "image/png",
+        "json" => "application/json",
+        "woff2" => "font/woff2",
+        "txt" => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_given_with_its_kind_and_nothing_beside_the_book() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let book = folder.path().join("book");
+        std::fs::create_dir(&book).expect("made");
+        std::fs::write(book.join("index.html"), "<p>").expect("written");
+        std::fs::write(folder.path().join("secret"), "x").expect("written");
+        assert_eq!(found(Some(book.clone())), Ok(book.clone()));
+        for (path, status, kind) in [
+            ("/", 200, "text/html; charset=utf-8"),
+            ("/index.html", 200, "text/html; charset=utf-8"),
+            ("/../secret", 404, "text/plain; charset=utf-8"),
+            ("/nowhere.html", 404, "text/plain; charset=utf-8"),
+        ] {
+            let response = answer(&book, path);
+            let got = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+            assert_eq!((response.status().as_u16(), got), (status, Some(kind)), "{path}");
+        }
+        let none = found(Some(folder.path().to_owned())).expect_err("no book there");
+        assert!(none.contains("mdbook build book"), "{none}");
+    }
+
+    #[test]
+    fn what_is_asked_wrongly_is_told() {
+        let asked = |args: &[&str]| asked(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
+        assert_eq!(asked(&[]), Ok(Some((None, 0))));
+        assert_eq!(asked(&["--port", "x"]), Err("--port is a number up to 65535, not x".into()));
+        assert_eq!(asked(&["--dir"]), Err("--dir needs a value".into()));
+        assert_eq!(asked(&["now"]), Err("etcd-lab book does not know now".into()));
+    }
+}
