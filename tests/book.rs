@@ -104,7 +104,8 @@ fn each_of_the_fifty_sections_has_commands_that_are_run_and_a_question() {
 
 #[test]
 fn a_section_without_commands_or_questions_is_noticed() {
-    let whole = "## 1.1 A {#s1-1}\n```console\n$ true\n```\n<details><summary>Question: why?</summary>\nSo.\n</details>\n";
+    let whole =
+        "## 1.1 A {#s1-1}\n```console\n$ true\n```\n<details><summary>Question: why?</summary>\nSo.\n</details>\n";
     assert_eq!(gaps(whole, "1.1"), Vec::<String>::new());
     for (from, to, gap) in [
         ("{#s1-1}", "{#s1-2}", "1.1: no heading with its anchor"),

@@ -77,7 +77,8 @@ fn page(file: &Path, text: &str, project: &Path) -> Result<String, LabError> {
             fence = if fence.is_empty() { mark } else { String::new() };
         }
         if !fence.is_empty() || !line.trim_start().starts_with("<!--lab ") {
-            let _ = writeln!(out, "{}", if fence.is_empty() { line } else { shown(line) });
+            let shown = if fence.is_empty() { summary(line) } else { shown(line).to_owned() };
+            let _ = writeln!(out, "{shown}");
             continue;
         }
         let mut comment = line.to_owned();
@@ -97,6 +98,18 @@ fn page(file: &Path, text: &str, project: &Path) -> Result<String, LabError> {
 fn shown(line: &str) -> &str {
     let plain = ["console,ignore", "console,ours"].iter().find_map(|info| line.strip_suffix(info));
     plain.map_or(line, |ticks| &line[..ticks.len() + "console".len()])
+}
+
+/// A summary is HTML, in which Markdown's backticks would stay as they are: they become elements.
+fn summary(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("<summary>") else { return line.to_owned() };
+    let Some((inside, after)) = rest.split_once("</summary>") else { return line.to_owned() };
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut title = String::new();
+    for (n, part) in inside.split('`').enumerate() {
+        title += &if n % 2 == 1 { format!("<code>{}</code>", escaped(part)) } else { part.to_owned() };
+    }
+    format!("{before}<summary>{title}</summary>{after}")
 }
 
 /// What a comment says to the reader of the book.
@@ -188,9 +201,14 @@ mod tests {
     #[test]
     fn the_book_has_no_comments_and_keeps_what_they_say() {
         let text = "a\n<!--lab step\nid = \"s\"\n[[check]]\nid = \"c\"; title = \"the key is there\"; want = \"revision > 1\"\n-->\nb\n\
-            ```text\n<!--lab kept -->\n```\n<!--lab notes\nfor the teacher\n-->\n```console,ignore\n$ x\n```\n";
+            ```text\n<!--lab kept -->\n```\n<!--lab notes\nfor the teacher\n-->\n```console,ignore\n$ x\n```\n\
+            <details><summary>What is `<id>`?</summary>\n";
         let page = page(Path::new("x.md"), text, Path::new(".")).expect("it is right");
-        assert_eq!(page, "a\n- [ ] the key is there\nb\n```text\n<!--lab kept -->\n```\n```console\n$ x\n```\n");
+        assert_eq!(
+            page,
+            "a\n- [ ] the key is there\nb\n```text\n<!--lab kept -->\n```\n```console\n$ x\n```\n\
+            <details><summary>What is <code>&lt;id&gt;</code>?</summary>\n"
+        );
     }
 
     #[test]

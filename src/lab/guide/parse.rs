@@ -340,7 +340,19 @@ impl Parser<'_> {
             Some(Found { line, piece: Piece::Comment(_, text) }) => Some(self.expect(line, &text)?),
             _ => None,
         };
-        self.here().push(Block::Run(Run { id, command, on, exit, timeout, background, seed, repairs, ours, expect, line }));
+        self.here().push(Block::Run(Run {
+            id,
+            command,
+            on,
+            exit,
+            timeout,
+            background,
+            seed,
+            repairs,
+            ours,
+            expect,
+            line,
+        }));
         Ok(())
     }
 

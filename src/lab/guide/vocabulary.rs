@@ -135,7 +135,8 @@ pub fn guide() -> String {
          What machines need stands in comments, `<!--lab KIND … -->`, as TOML; on one line `;` separates settings. A check answers *pass*, \
          *not yet* (with what it got, and the cause) or *error*. `etcd-lab test labs/NAME` proves that the lab is true.\n\n\
          Folds: `<details class=\"hint\" data-level=\"1\">` to 3, and `<details class=\"solution\">`. \
-         A fenced block ```` ```console ```` is commands (`$ `) with what they print.\n\n## Blocks\n",
+         A fenced block ```` ```console ```` is commands (`$ `) with what they print; \
+         ```` ```console,ours ```` is not run on another etcd.\n\n## Blocks\n",
     );
     for (kind, what, settings) in BLOCKS {
         let _ = writeln!(out, "\n### `{kind}`\n\n{}.\n", capital(what));
