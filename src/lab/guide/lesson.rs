@@ -76,8 +76,9 @@ fn asked(args: &[String]) -> Result<Option<Asked>, String> {
 /// The chapters, one to a line.
 fn contents() -> String {
     let titles = LESSONS.iter().filter_map(|(file, text)| {
+        let number: usize = file.split('-').next()?.parse().ok()?;
         let title = text.lines().next()?.trim_start_matches("# ");
-        Some(format!("  {:>2}  {title}\n", file.split('-').next()?.trim_start_matches('0')))
+        Some(format!("  {number:>2}  {}\n", title.trim_start_matches(&format!("{number}. "))))
     });
     format!("The chapters; `etcd-lab lesson NUMBER` reads one:\n\n{}", titles.collect::<String>())
 }
@@ -166,6 +167,7 @@ mod tests {
     fn the_list_has_every_chapter_and_what_is_not_there_is_told() {
         let (code, list, _) = ran(&[]);
         assert_eq!((code, list.lines().count()), (0, LESSONS.len() + 2));
+        assert!(list.contains("\n   0  What a put does\n   1  Introduction to etcd\n"), "{list}");
         assert_eq!(ran(&["--help"]).1, HELP);
         for (args, words) in [
             (&["99"][..], "there is no chapter \"99\"; there are 0 to"),
