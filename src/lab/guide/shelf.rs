@@ -8,7 +8,7 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 17] = [
+pub const SHELF: [(&str, &str); 18] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
@@ -18,6 +18,7 @@ pub const SHELF: [(&str, &str); 17] = [
     ("C4-watch", include_str!("../../../labs/C4-watch/lab.md")),
     ("D1-your-own-ca", include_str!("../../../labs/D1-your-own-ca/lab.md")),
     ("D2-museum-of-tls-failures", include_str!("../../../labs/D2-museum-of-tls-failures/lab.md")),
+    ("D4-only-the-api-server", include_str!("../../../labs/D4-only-the-api-server/lab.md")),
     ("D5-users-roles-ranges", include_str!("../../../labs/D5-users-roles-ranges/lab.md")),
     ("E2-save-and-inspect", include_str!("../../../labs/E2-save-and-inspect/lab.md")),
     ("E3-restore", include_str!("../../../labs/E3-restore/lab.md")),
