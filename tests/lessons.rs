@@ -140,6 +140,11 @@ async fn the_lab_only_the_api_server_holds() {
     holds(&root().join("labs/D4-only-the-api-server")).await;
 }
 
+#[tokio::test]
+async fn the_lab_disk_level_copy_holds() {
+    holds(&root().join("labs/E6-disk-level-copy")).await;
+}
+
 /// Labs whose nodes are machines run in a namespace that has networks for them, which is a process of its own. A system that gives none
 /// says so by `LAB_NO_NAMESPACES=1`, or these tests fail: nothing is skipped by itself.
 fn holds_on_machines(lab: &str) {

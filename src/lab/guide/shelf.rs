@@ -8,7 +8,7 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 18] = [
+pub const SHELF: [(&str, &str); 19] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
@@ -22,6 +22,7 @@ pub const SHELF: [(&str, &str); 18] = [
     ("D5-users-roles-ranges", include_str!("../../../labs/D5-users-roles-ranges/lab.md")),
     ("E2-save-and-inspect", include_str!("../../../labs/E2-save-and-inspect/lab.md")),
     ("E3-restore", include_str!("../../../labs/E3-restore/lab.md")),
+    ("E6-disk-level-copy", include_str!("../../../labs/E6-disk-level-copy/lab.md")),
     ("E7-replace-a-member", include_str!("../../../labs/E7-replace-a-member/lab.md")),
     ("E8-three-to-five", include_str!("../../../labs/E8-three-to-five/lab.md")),
     ("E9-majority-gone", include_str!("../../../labs/E9-majority-gone/lab.md")),
