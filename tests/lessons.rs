@@ -131,6 +131,41 @@ async fn the_lab_replace_a_member_holds() {
     holds(&root().join("labs/E7-replace-a-member")).await;
 }
 
+#[tokio::test]
+async fn the_lab_three_to_five_holds() {
+    holds(&root().join("labs/E8-three-to-five")).await;
+}
+
+#[tokio::test]
+async fn the_lab_majority_gone_holds() {
+    holds(&root().join("labs/E9-majority-gone")).await;
+}
+
+#[tokio::test]
+async fn the_lab_full_store_holds() {
+    holds(&root().join("labs/E14-full-store")).await;
+}
+
+#[tokio::test]
+async fn the_lab_users_roles_ranges_holds() {
+    holds(&root().join("labs/D5-users-roles-ranges")).await;
+}
+
+#[tokio::test]
+async fn the_lab_watch_the_gauges_holds() {
+    holds(&root().join("labs/E10-watch-the-gauges")).await;
+}
+
+#[tokio::test]
+async fn the_lab_only_the_api_server_holds() {
+    holds(&root().join("labs/D4-only-the-api-server")).await;
+}
+
+#[tokio::test]
+async fn the_lab_disk_level_copy_holds() {
+    holds(&root().join("labs/E6-disk-level-copy")).await;
+}
+
 /// Labs whose nodes are machines run in a namespace that has networks for them, which is a process of its own. A system that gives none
 /// says so by `LAB_NO_NAMESPACES=1`, or these tests fail: nothing is skipped by itself.
 fn holds_on_machines(lab: &str) {

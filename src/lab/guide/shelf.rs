@@ -8,7 +8,7 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 12] = [
+pub const SHELF: [(&str, &str); 19] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
@@ -18,9 +18,16 @@ pub const SHELF: [(&str, &str); 12] = [
     ("C4-watch", include_str!("../../../labs/C4-watch/lab.md")),
     ("D1-your-own-ca", include_str!("../../../labs/D1-your-own-ca/lab.md")),
     ("D2-museum-of-tls-failures", include_str!("../../../labs/D2-museum-of-tls-failures/lab.md")),
+    ("D4-only-the-api-server", include_str!("../../../labs/D4-only-the-api-server/lab.md")),
+    ("D5-users-roles-ranges", include_str!("../../../labs/D5-users-roles-ranges/lab.md")),
     ("E2-save-and-inspect", include_str!("../../../labs/E2-save-and-inspect/lab.md")),
     ("E3-restore", include_str!("../../../labs/E3-restore/lab.md")),
+    ("E6-disk-level-copy", include_str!("../../../labs/E6-disk-level-copy/lab.md")),
     ("E7-replace-a-member", include_str!("../../../labs/E7-replace-a-member/lab.md")),
+    ("E8-three-to-five", include_str!("../../../labs/E8-three-to-five/lab.md")),
+    ("E9-majority-gone", include_str!("../../../labs/E9-majority-gone/lab.md")),
+    ("E10-watch-the-gauges", include_str!("../../../labs/E10-watch-the-gauges/lab.md")),
+    ("E14-full-store", include_str!("../../../labs/E14-full-store/lab.md")),
 ];
 
 /// Each chapter's file below `lessons/`, and its text, in the order of the book.
