@@ -97,13 +97,43 @@ async fn the_lab_majority_rules_holds() {
 }
 
 #[tokio::test]
+async fn the_lab_stale_reads_holds() {
+    holds(&root().join("labs/A7-stale-reads")).await;
+}
+
+#[tokio::test]
 async fn the_lab_first_keys_holds() {
     holds(&root().join("labs/B3-first-keys")).await;
 }
 
 #[tokio::test]
+async fn the_lab_three_nodes_by_hand_holds() {
+    holds(&root().join("labs/B4-three-nodes-by-hand")).await;
+}
+
+#[tokio::test]
+async fn the_lab_ranges_and_order_holds() {
+    holds(&root().join("labs/C1-ranges-and-order")).await;
+}
+
+#[tokio::test]
+async fn the_lab_many_versions_holds() {
+    holds(&root().join("labs/C2-many-versions")).await;
+}
+
+#[tokio::test]
+async fn the_lab_transactions_holds() {
+    holds(&root().join("labs/C3-transactions")).await;
+}
+
+#[tokio::test]
 async fn the_lab_watch_holds() {
     holds(&root().join("labs/C4-watch")).await;
+}
+
+#[tokio::test]
+async fn the_lab_leases_holds() {
+    holds(&root().join("labs/C5-leases")).await;
 }
 
 #[tokio::test]
@@ -114,6 +144,11 @@ async fn the_lab_your_own_ca_holds() {
 #[tokio::test]
 async fn the_lab_museum_of_tls_failures_holds() {
     holds(&root().join("labs/D2-museum-of-tls-failures")).await;
+}
+
+#[tokio::test]
+async fn the_lab_peers_too_holds() {
+    holds(&root().join("labs/D3-peers-too")).await;
 }
 
 #[tokio::test]
@@ -192,6 +227,11 @@ fn a_lab_of_machines_one_node_holds() {
 #[test]
 fn a_lab_of_machines_the_hard_way_holds() {
     holds_on_machines("labs/B5-the-hard-way");
+}
+
+#[test]
+fn a_lab_of_machines_is_it_healthy_holds() {
+    holds_on_machines("labs/B6-is-it-healthy");
 }
 
 /// Where the system refuses namespaces, a lab that needs them says so, why, and what there is in their place.

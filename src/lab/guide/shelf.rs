@@ -8,16 +8,24 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 19] = [
+pub const SHELF: [(&str, &str); 27] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
+    ("A7-stale-reads", include_str!("../../../labs/A7-stale-reads/lab.md")),
     ("B2-one-node", include_str!("../../../labs/B2-one-node/lab.md")),
     ("B3-first-keys", include_str!("../../../labs/B3-first-keys/lab.md")),
+    ("B4-three-nodes-by-hand", include_str!("../../../labs/B4-three-nodes-by-hand/lab.md")),
     ("B5-the-hard-way", include_str!("../../../labs/B5-the-hard-way/lab.md")),
+    ("B6-is-it-healthy", include_str!("../../../labs/B6-is-it-healthy/lab.md")),
+    ("C1-ranges-and-order", include_str!("../../../labs/C1-ranges-and-order/lab.md")),
+    ("C2-many-versions", include_str!("../../../labs/C2-many-versions/lab.md")),
+    ("C3-transactions", include_str!("../../../labs/C3-transactions/lab.md")),
     ("C4-watch", include_str!("../../../labs/C4-watch/lab.md")),
+    ("C5-leases", include_str!("../../../labs/C5-leases/lab.md")),
     ("D1-your-own-ca", include_str!("../../../labs/D1-your-own-ca/lab.md")),
     ("D2-museum-of-tls-failures", include_str!("../../../labs/D2-museum-of-tls-failures/lab.md")),
+    ("D3-peers-too", include_str!("../../../labs/D3-peers-too/lab.md")),
     ("D4-only-the-api-server", include_str!("../../../labs/D4-only-the-api-server/lab.md")),
     ("D5-users-roles-ranges", include_str!("../../../labs/D5-users-roles-ranges/lab.md")),
     ("E2-save-and-inspect", include_str!("../../../labs/E2-save-and-inspect/lab.md")),
