@@ -149,7 +149,7 @@ fn config_file(args: &Args) -> Result<PathBuf, String> {
     let bed = || Some(Path::new(&std::env::var_os("LAB_ALIVE")?).parent()?.to_owned());
     match args.text(KUBECONFIG.name).map(PathBuf::from).filter(|path| !path.as_os_str().is_empty()) {
         Some(path) => Ok(path),
-        None => bed().or_else(lab).map(|folder| folder.join(CONFIG)).ok_or_else(|| {
+        None => lab().or_else(bed).map(|folder| folder.join(CONFIG)).ok_or_else(|| {
             "error: this is no terminal of a lab: name a file for the API servers' addresses with --kubeconfig FILE"
                 .into()
         }),

@@ -92,6 +92,8 @@ const ETCD_PATIENCE: Duration = Duration::from_secs(10);
 struct Api {
     storage: Storage,
     watches: Arc<Semaphore>,
+    /// etcd has answered, and the namespaces that are always there are there.
+    has_begun: AtomicBool,
     /// Every etcd answers truthfully when it is asked for a watch's progress.
     has_progress: AtomicBool,
 }
@@ -110,6 +112,7 @@ pub(super) async fn main(words: &[String]) -> Result<(), String> {
     let api = Arc::new(Api {
         storage: Storage::new(Client::new(config.clone()), text(&args, "etcd-prefix")),
         watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        has_begun: AtomicBool::new(false),
         has_progress: AtomicBool::new(false),
     });
     tell(ME, &format!("serving at http://{address}, storing in {}", config.endpoints.join(",")));
@@ -161,6 +164,7 @@ async fn begin(api: Arc<Api>, config: Config) {
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
+    api.has_begun.store(true, Ordering::Relaxed);
     tell(ME, "etcd answers");
     for endpoint in &config.endpoints {
         let one = Client::new(Config { endpoints: vec![endpoint.clone()], ..config.clone() });
@@ -255,6 +259,9 @@ impl Api {
             if path != "/livez" {
                 let failed = |why| Refusal::new(500, "", format!("etcd failed: {why:?}"));
                 self.storage.health().await.map_err(failed)?;
+                if !self.has_begun.load(Ordering::Relaxed) {
+                    return Err(Refusal::new(500, "", "the first namespaces are not there yet".into()));
+                }
             }
             return Ok((StatusCode::OK, Body::from("ok")));
         }

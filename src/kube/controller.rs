@@ -79,8 +79,13 @@ async fn reconcile(api: &Api, lock: &Lock, mut overseer: Overseer) {
     loop {
         informer.news(LOOK_EVERY).await;
         let Some(all) = informer.all() else { continue };
+        if !lock.is_held() {
+            // What was heard under another holder, or before etcd was lost, says nothing about who is silent now.
+            overseer.forget();
+            continue;
+        }
         let behind = written.iter().any(|(kind, revision)| all[kind].revision < *revision);
-        if !lock.is_held() || behind {
+        if behind {
             continue;
         }
         for step in overseer.decide(&all, Instant::now()) {
@@ -143,6 +148,12 @@ struct Overseer {
 }
 
 impl Overseer {
+    /// Begins anew to listen for signs of life.
+    fn forget(&mut self) {
+        self.heard.clear();
+        self.unready.clear();
+    }
+
     /// What must be written, as things are.
     fn decide(&mut self, all: &All, now: Instant) -> Vec<Step> {
         let mut steps = Vec::new();

@@ -376,12 +376,12 @@ impl Session {
         Ok(fresh)
     }
 
-    /// A shell at the learner's desk; nothing if the cluster is the one on the screen, which has a shell of its own.
+    /// A shell at the learner's desk; nothing if there is none, and the shell of the cluster on the screen is meant.
     ///
     /// # Errors
     /// The lab's folder cannot be written to.
     pub fn terminal(&self) -> std::io::Result<Option<std::process::Command>> {
-        if self.has_own_nodes() { self.shell.terminal().map(Some) } else { Ok(None) }
+        if self.bed.desk().is_some() { self.shell.terminal().map(Some) } else { Ok(None) }
     }
 
     /// Whether its cluster is another than the one on the screen.
@@ -400,6 +400,12 @@ impl Session {
     #[must_use]
     pub fn terminal_greeting(&self) -> String {
         let nodes = self.nodes();
+        if !self.has_own_nodes() {
+            let id = &self.lab.head.id;
+            return format!(
+                "Your desk in {id}: what runs in the background here stays while {id} is open. `exit` leaves; the lab goes on."
+            );
+        }
         format!(
             "Your desk in {}: `on {} COMMAND` runs a command at a node ({}). `exit` leaves; the lab goes on.",
             self.lab.head.id,

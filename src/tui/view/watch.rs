@@ -10,6 +10,7 @@
 //! ```
 
 use super::Page;
+use super::reconcile;
 use crate::lab::Picture;
 use crate::lab::picture::words::counted;
 use crate::lab::picture::words::range_words;
@@ -30,6 +31,16 @@ const BAR: usize = 20;
 const RANGE: usize = 24;
 
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    // What Kubernetes does with all this stands below it, where there is a Kubernetes.
+    let rows = reconcile::rows(&picture.reconcile, area.height);
+    let below = Rect { y: area.bottom() - rows, height: rows, ..area };
+    if rows > 0 {
+        reconcile::draw(&picture.reconcile, page, below);
+    }
+    watches(model, picture, page, Rect { height: area.height - rows, ..area });
+}
+
+fn watches(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let looks = picture.members.iter().filter_map(|m| m.look.as_ref());
     let (newest, floor) = looks.fold((0, 0), |(n, f), l| (n.max(l.revision), f.max(l.compact_revision)));
     if picture.is_upstream() {

@@ -1,0 +1,35 @@
+//! What Kubernetes wants and has, below the tape of the Watch screen: each change with its revision, and who wrote it.
+//!
+//! ```text
+//! ── reconcile: web wants 3, has 2, 2 run ─────────────────────
+//!  rev 41                           pod web-5d8f-x1 is deleted
+//!  rev 42  kube-controller-manager  pod web-5d8f-k7 is made
+//!  rev 43  kube-scheduler           pod web-5d8f-k7 goes to w2
+//! ```
+
+use super::Page;
+use crate::lab::picture::reconcile::Reconcile;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+
+/// Rows of the pane: a third of the screen, but enough for one turn of the loop and not more than a learner reads.
+pub(super) fn rows(reconcile: &Reconcile, height: u16) -> u16 {
+    if reconcile.is_there() { (height / 2).clamp(6, 14).min(height) } else { 0 }
+}
+
+pub(super) fn draw(reconcile: &Reconcile, page: &mut Page, area: Rect) {
+    let balances = reconcile.balances();
+    let said: Vec<String> =
+        balances.iter().map(|b| format!("{} wants {}, has {}, {} run", b.name, b.wanted, b.has, b.run)).collect();
+    let title = if said.is_empty() { "nothing is wanted".to_owned() } else { said.join("; ") };
+    page.rule(area, &format!("reconcile: {title}"));
+    let room = usize::from(area.height.saturating_sub(1));
+    let shown = reconcile.changes.iter().skip(reconcile.changes.len().saturating_sub(room));
+    for (change, row) in shown.zip(1..) {
+        let line = format!(" rev {:<5} {:<23}  {}", change.revision, change.who, change.what);
+        page.line(area, row, &line, Style::new());
+    }
+    if balances.iter().any(|b| b.has as i64 != b.wanted || b.run != b.has) {
+        page.at(area, 3, 0, "reconcile", page.theme.busy());
+    }
+}
