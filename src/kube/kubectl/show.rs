@@ -94,7 +94,7 @@ pub(super) fn described(object: &Value) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
-            text += &format!("{:<14}{value}\n", format!("{name}:"));
+            text += &format!("{:<15}{value}\n", format!("{name}:"));
         }
     };
     line("Name", objects::name(object));
@@ -279,7 +279,7 @@ mod tests {
     fn an_object_is_shown_as_yaml() {
         let object = json!({"b": {"c": [{"d": 1, "e": "x"}]}, "a": [], "f": {}});
         assert_eq!(yaml(&object), "a: []\nb:\n  c:\n  - d: 1\n    e: \"x\"\nf: {}\n");
-        assert!(described(&pod()).starts_with("Name:         a\nNamespace:    default\nSpec:\n  nodeName: \"w1\"\n"));
+        assert!(described(&pod()).starts_with("Name:          a\nNamespace:     default\nSpec:\n  nodeName: \"w1\"\n"));
     }
 
     #[test]
