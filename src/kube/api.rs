@@ -157,10 +157,15 @@ fn etcd(args: &Args) -> Result<Config, String> {
 
 /// What is done once etcd answers: the namespaces that are always there, and what its version allows.
 async fn begin(api: Arc<Api>, config: Config) {
+    let mut trouble = String::new();
     for name in SYSTEM_NAMESPACES {
         let object = made(&NAMESPACES, "", name, json!({"metadata": {"name": name}}), ME);
         while let Err(Failure::Etcd(why)) = api.storage.create(&key_of(&NAMESPACES, "", name), &object).await {
-            tell(ME, &format!("etcd: {why}"));
+            // The same trouble is told once.
+            if why != trouble {
+                tell(ME, &format!("etcd: {why}"));
+                trouble = why;
+            }
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }

@@ -108,7 +108,7 @@ impl Api {
         let path = kind.path(namespace, "");
         let path = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={after}");
         let (answer, connection) = self.send(Method::GET, &path, None).await?;
-        let mut changes = Changes { answer, buffer: Vec::new(), _connection: Connection(connection) };
+        let mut changes = Changes { answer, buffer: Vec::new(), _connection: connection };
         match changes.answer.status().is_success() {
             true => Ok(changes),
             false => Err(Refused::of(&changes.next().await?.unwrap_or_default())),
@@ -117,8 +117,7 @@ impl Api {
 
     /// The body of an answer that is no object, such as `/readyz`.
     pub(super) async fn raw(&self, path: &str) -> Result<String, Refused> {
-        let (answer, connection) = self.send(Method::GET, path, None).await?;
-        let _ends = Connection(connection);
+        let (answer, _connection) = self.send(Method::GET, path, None).await?;
         let is_good = answer.status().is_success();
         let text = whole(answer).await?;
         match (is_good, serde_json::from_slice(&text)) {
@@ -129,8 +128,7 @@ impl Api {
 
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refused> {
         let asked = async {
-            let (answer, connection) = self.send(method, path, body).await?;
-            let _ends = Connection(connection);
+            let (answer, _connection) = self.send(method, path, body).await?;
             let is_good = answer.status().is_success();
             let object = serde_json::from_slice(&whole(answer).await?)
                 .map_err(|e| Refused::Unreachable(format!("the answer is no JSON: {e}")))?;
@@ -140,13 +138,13 @@ impl Api {
         tokio::time::timeout(PATIENCE, asked).await.map_err(late)?
     }
 
-    /// Sends a request to the first API server that takes it.
+    /// Sends a request to the first API server that takes it, and waits for the head of its answer.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<(http::Response<Incoming>, JoinHandle<()>), Refused> {
+    ) -> Result<(http::Response<Incoming>, Connection), Refused> {
         let servers = servers(&self.config);
         let nobody = format!("error: no API server is known in {}: start kube-apiserver first", self.config.display());
         let mut why = Refused::Unreachable(nobody);
@@ -169,7 +167,10 @@ impl Api {
             let request = http::Request::builder().method(method).uri(path).header(http::header::HOST, address);
             let request = request.header(http::header::USER_AGENT, self.agent).body(Full::new(bytes));
             let request = request.map_err(|e| Refused::Unreachable(format!("error: {path}: {e}")))?;
-            return Ok((requests.send_request(request).await.map_err(lost)?, driver));
+            let driver = Connection(driver);
+            let late = |_| Refused::Unreachable(format!("error: no answer from the API server within {PATIENCE:?}"));
+            let answer = tokio::time::timeout(PATIENCE, requests.send_request(request)).await.map_err(late)?;
+            return Ok((answer.map_err(lost)?, driver));
         }
         Err(why)
     }

@@ -8,7 +8,7 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 15] = [
+pub const SHELF: [(&str, &str); 16] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
@@ -20,6 +20,7 @@ pub const SHELF: [(&str, &str); 15] = [
     ("D2-museum-of-tls-failures", include_str!("../../../labs/D2-museum-of-tls-failures/lab.md")),
     ("E2-save-and-inspect", include_str!("../../../labs/E2-save-and-inspect/lab.md")),
     ("E3-restore", include_str!("../../../labs/E3-restore/lab.md")),
+    ("E4-restore-under-kubernetes", include_str!("../../../labs/E4-restore-under-kubernetes/lab.md")),
     ("E7-replace-a-member", include_str!("../../../labs/E7-replace-a-member/lab.md")),
     ("F1-what-kubernetes-keeps", include_str!("../../../labs/F1-what-kubernetes-keeps/lab.md")),
     ("F2-desired-and-actual", include_str!("../../../labs/F2-desired-and-actual/lab.md")),

@@ -7,6 +7,7 @@ use crate::lab::promises::Told;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
@@ -149,6 +150,18 @@ impl Reconcile {
     }
 }
 
+impl Reconcile {
+    /// What the screen shows, as an object.
+    pub(super) fn to_json(&self) -> Value {
+        let balance = |b: Balance| json!({ "name": b.name, "wanted": b.wanted, "has": b.has, "run": b.run });
+        let change = |c: &Change| json!({ "revision": c.revision, "who": c.who, "what": c.what });
+        json!({
+            "deployments": self.balances().into_iter().map(balance).collect::<Vec<_>>(),
+            "changes": self.changes.iter().map(change).collect::<Vec<_>>(),
+        })
+    }
+}
+
 /// What a change means, if it means anything to a learner.
 fn words(folder: &str, name: &str, before: Option<&Glance>, now: Option<&Glance>) -> Option<String> {
     let what = match folder {
@@ -176,7 +189,6 @@ fn words(folder: &str, name: &str, before: Option<&Glance>, now: Option<&Glance>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn told(revision: i64, key: &str, object: Option<Value>) -> Told {
         let key = format!("/registry/{key}").into_bytes();
