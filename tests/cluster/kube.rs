@@ -5,20 +5,29 @@
 use crate::foreign::etcd_351;
 use crate::harness::Cluster;
 use crate::harness::Process;
+use crate::harness::Scratch;
+use crate::harness::Spec;
 use crate::harness::etcd_bin;
 use crate::harness::turn;
 use crate::harness::until;
 use etcd_lab::client::Client;
 use etcd_lab::client::Config;
+use etcd_lab::client::TlsFiles;
 use etcd_lab::client::prefix_end;
 use etcd_lab::proto::etcdserverpb::CompactionRequest;
 use etcd_lab::proto::etcdserverpb::RangeRequest;
+use etcd_lab::tls::pki::Authority;
+use etcd_lab::tls::pki::Request;
+use etcd_lab::tls::pki::Usage;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+use tonic::transport::Certificate;
+use tonic::transport::ClientTlsConfig;
+use tonic::transport::Identity;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -138,6 +147,58 @@ async fn reconciles(etcd: &Path) {
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     };
     until(SOON, "what belonged to the deployment is gone", empty).await;
+}
+
+/// With the flags that the API server has for it; without them etcd does not take it.
+#[test]
+fn only_the_api_server_may_enter() {
+    turn(Duration::from_secs(120), async {
+        let scratch = Scratch::new();
+        let authority = Authority::new("etcd-ca").expect("an authority");
+        let issue =
+            |usage, name: &str| authority.issue(&Request::new(usage, name, &["127.0.0.1"])).expect("a certificate");
+        let (ca, _) = authority.own().write(scratch.path(), "ca").expect("the CA's files");
+        let (cert, key) = issue(Usage::Peer, "etcd").write(scratch.path(), "etcd").expect("etcd's files");
+        let (own, own_key) = issue(Usage::Client, "k8sclient").write(scratch.path(), "k8sclient").expect("its files");
+        let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
+        let mut spec = Spec::new("m0", scratch.path());
+        spec.client_url = spec.client_url.replace("http:", "https:");
+        spec.more = vec![
+            flag("cert-file", &cert),
+            flag("key-file", &key),
+            flag("trusted-ca-file", &ca),
+            "--client-cert-auth".into(),
+        ];
+        let read = |path: &Path| std::fs::read(path).expect("a file");
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&ca))).domain_name("127.0.0.1");
+        let tls = tls.identity(Identity::from_pem(read(&own), read(&own_key)));
+        let etcd_client = crate::client::Client::tls(vec![spec.client_url.clone()], &tls);
+        let etcd = Cluster::from_specs(&etcd_bin(), vec![spec.clone()], etcd_client, scratch).await;
+        let files = TlsFiles {
+            cacert: ca.display().to_string(),
+            cert: own.display().to_string(),
+            key: own_key.display().to_string(),
+            skip_verify: false,
+        };
+        let tls = Some(files.load().expect("good files"));
+        let client = Client::new(Config { endpoints: vec![spec.client_url.clone()], tls, ..Config::default() });
+        let kube = Kube { config: etcd.dir().join("kube.json"), client, etcd };
+        let servers = format!("--etcd-servers={}", spec.client_url);
+        let ca = flag("etcd-cafile", &ca);
+        let stranger = kube.start("stranger", &["kube-apiserver", &servers, &ca]);
+        let told = async || if stranger.log().contains("etcd: ") { Ok(()) } else { Err(stranger.log()) };
+        until(SOON, "the API server says that etcd does not take it", told).await;
+        assert!(kube.kubectl("get --raw=/readyz").is_err());
+        drop(stranger);
+        let (own, own_key) = (flag("etcd-certfile", &own), flag("etcd-keyfile", &own_key));
+        let _api = kube.start("api", &["kube-apiserver", &servers, &ca, &own, &own_key]);
+        kube.prints("get --raw=/readyz", "ok").await;
+        assert_eq!(
+            kube.kubectl("create configmap color --from-literal=shade=blue").as_deref(),
+            Ok("configmap/color created")
+        );
+        assert_eq!(kube.names("configmaps/").await, ["/registry/configmaps/default/color"]);
+    });
 }
 
 #[test]

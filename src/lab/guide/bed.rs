@@ -523,3 +523,23 @@ pub(crate) fn scratch(purpose: &str) -> Result<PathBuf, String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lent_cluster_has_a_desk_that_goes_with_the_lesson() {
+        let lab = scratch("lent-test").expect("a folder");
+        let lent = || LentBed::new(&lab.join("bin"), Vec::new()).with_desk(&lab).expect("a desk");
+        let (one, other) = (lent(), lent());
+        assert_ne!(one.desk(), other.desk(), "a lesson that is opened while another one ends does not wait for it");
+        let desk = one.desk().expect("it has one");
+        assert!(desk.join("run").is_dir() && fs::symlink_metadata(one.bin_dir().join("kubectl")).is_ok());
+        assert!(one.nodes().is_none(), "its members are nobody's to touch");
+        drop(one);
+        assert!(!desk.exists() && other.desk().is_some_and(|desk| desk.is_dir()));
+        drop(other);
+        fs::remove_dir_all(&lab).expect("it is there");
+    }
+}
