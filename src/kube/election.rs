@@ -17,15 +17,17 @@ use crate::kube::objects::LEASES;
 use crate::kube::rest::Api;
 use crate::kube::rest::Refused;
 use crate::kube::tell;
+use parking_lot::Mutex;
 use serde_json::Value;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
 const NAMESPACE: &str = "kube-system";
+
+/// Longer than any program runs.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 static DURATION: Flag = Flag {
     name: "leader-elect-lease-duration",
@@ -54,21 +56,21 @@ static IDENTITY: Flag =
 /// The flags of whoever takes part.
 pub(super) static FLAGS: [&Flag; 4] = [&DURATION, &DEADLINE, &RETRY, &IDENTITY];
 
-/// Whether this process holds the lock.
+/// Whether this process holds the lock. It holds it until a time, so that it loses it even if nothing happens any more.
 #[derive(Clone)]
 pub(super) struct Lock {
-    held: Arc<AtomicBool>,
+    until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Lock {
     pub(super) fn is_held(&self) -> bool {
-        self.held.load(Ordering::SeqCst)
+        self.until.lock().is_some_and(|until| Instant::now() < until)
     }
 
     /// Takes part, in the background. With `--leader-elect=false` it is held from the beginning.
     pub(super) fn contend(api: &Api, who: &'static str, args: &Args) -> Lock {
         let elects = !args.is_given(kube::LEADER_ELECT.name) || args.is_set(kube::LEADER_ELECT.name);
-        let lock = Lock { held: Arc::new(AtomicBool::new(!elects)) };
+        let lock = Lock { until: Arc::new(Mutex::new((!elects).then(|| Instant::now() + FOR_EVER))) };
         if elects {
             let name = kube::text(args, &IDENTITY);
             let identity = if name.is_empty() { format!("{who}_{}", std::process::id()) } else { name.to_owned() };
@@ -96,32 +98,25 @@ struct Candidate {
 
 impl Candidate {
     async fn run(mut self, api: Api, lock: Lock, retry: Duration) {
-        let mut renewed = Instant::now();
+        let mut held = false;
         loop {
             let asked = Instant::now();
-            // A holder gives up in time even if the answer does not come.
-            let limit = (renewed + self.deadline).saturating_duration_since(asked).max(retry);
-            let holds = tokio::time::timeout(limit, self.attempt(&api)).await;
-            match holds {
-                Ok(Ok(true)) => {
-                    renewed = asked;
-                    if !lock.held.swap(true, Ordering::SeqCst) {
-                        tell(self.who, &format!("{} holds the lock {NAMESPACE}/{}", self.identity, self.who));
-                    }
-                }
-                Ok(Ok(false)) => self.lose(&lock, "somebody else holds it"),
-                Ok(Err(_)) | Err(_) if renewed.elapsed() >= self.deadline => {
-                    self.lose(&lock, "it could not be renewed in time");
-                }
+            // An answer that comes when the lock is lost is of no use.
+            let left = lock.until.lock().map(|until| until.saturating_duration_since(asked));
+            let limit = left.filter(|left| *left > retry).unwrap_or(self.deadline);
+            let answer = tokio::time::timeout(limit, self.attempt(&api)).await;
+            match answer {
+                Ok(Ok(true)) => *lock.until.lock() = Some(asked + self.deadline),
+                Ok(Ok(false)) => *lock.until.lock() = None,
+                // It is held as long as it was said to be.
                 Ok(Err(_)) | Err(_) => {}
             }
+            if held != lock.is_held() {
+                held = !held;
+                let word = if held { "holds" } else { "has lost" };
+                tell(self.who, &format!("{} {word} the lock {NAMESPACE}/{}", self.identity, self.who));
+            }
             tokio::time::sleep(retry).await;
-        }
-    }
-
-    fn lose(&self, lock: &Lock, why: &str) {
-        if lock.held.swap(false, Ordering::SeqCst) {
-            tell(self.who, &format!("{} has lost the lock {NAMESPACE}/{}: {why}", self.identity, self.who));
         }
     }
 
