@@ -12,9 +12,20 @@ use crate::lab::picture::reconcile::Reconcile;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-/// Rows of the pane: a third of the screen, but enough for one turn of the loop and not more than a learner reads.
+/// What the tape needs above the pane, with two lanes.
+const TAPE: u16 = 6;
+/// From this height on the watchers have room between the two.
+const TALL: u16 = 20;
+/// More than this nobody reads at once.
+const ROWS_MAX: u16 = 14;
+
+/// Rows of the pane.
 pub(super) fn rows(reconcile: &Reconcile, height: u16) -> u16 {
-    if reconcile.is_there() { (height / 2).clamp(6, 14).min(height) } else { 0 }
+    match (reconcile.is_there(), height) {
+        (false, _) => 0,
+        (true, ..TALL) => height.saturating_sub(TAPE),
+        (true, _) => (height / 2).min(ROWS_MAX),
+    }
 }
 
 pub(super) fn draw(reconcile: &Reconcile, page: &mut Page, area: Rect) {

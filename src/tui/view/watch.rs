@@ -29,6 +29,8 @@ const NAMES: u16 = 14;
 const CELL: u16 = 5;
 const BAR: usize = 20;
 const RANGE: usize = 24;
+/// A title, a head and one watcher.
+const TABLE_MIN: u16 = 3;
 
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     // What Kubernetes does with all this stands below it, where there is a Kubernetes.
@@ -54,6 +56,9 @@ fn watches(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let watchers: Vec<(usize, &Watcher)> = picture.watchers().collect();
     let used = tape(model, picture, page, area, &watchers, (newest, floor));
     let below = Rect { y: area.y + used, height: area.height.saturating_sub(used), ..area };
+    if below.height < TABLE_MIN {
+        return;
+    }
     let used = table(model, picture, page, below, &watchers);
     let below = Rect { y: below.y + used, height: below.height.saturating_sub(used), ..below };
     // Where there is little room the fan-out is one line, and where there is less the leases stay: they run out.
