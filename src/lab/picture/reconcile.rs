@@ -174,7 +174,7 @@ fn words(folder: &str, name: &str, before: Option<&Glance>, now: Option<&Glance>
     match folder {
         "pods" if is_new => Some(format!("pod {name} is made")),
         "pods" if was.node != now.node => Some(format!("pod {name} goes to {}", now.node)),
-        "pods" if now.restarts > was.restarts => Some(format!("pod {name} runs again, restart {}", now.restarts)),
+        "pods" if now.restarts > was.restarts => Some(format!("pod {name} starts again ({})", now.restarts)),
         "pods" if !was.is_ready && now.is_ready => Some(format!("pod {name} runs")),
         "minions" if is_new => Some(format!("node {name} is there")),
         "minions" if was.is_ready && !now.is_ready => Some(format!("node {name} is silent")),
