@@ -2,7 +2,6 @@
 
 use super::frame;
 use super::press;
-use super::screens::all_sizes;
 use super::script::Script;
 use crate::lab::Report;
 use crate::lab::picture::reconcile::Glance;
@@ -53,5 +52,17 @@ fn a_missing_pod_is_seen_from_revision_to_revision() {
         told(33, "pods/default/web-5d8f0a91c2-m3n4p", pod("kube-scheduler", "w2", "False")),
     ];
     script.report(Report::Watched { member: 0, watched: Box::new(Watched::Tells { events }) });
-    all_sizes("reconcile", &script.model);
+    for (width, height) in [(60, 20), (80, 24), (120, 40)] {
+        let screen = frame(&script.model, width, height);
+        assert!(screen.contains("reconcile: web wants 2, has 2, 1 run"), "{screen}");
+        // The newest is seen on every screen that is wide enough for it, below what came before.
+        let line = |what: &str| screen.lines().position(|line| line.contains(what));
+        let (gone, made) = (line("web-5d8f0a91c2-x1b2c is deleted"), line("web-5d8f0a91c2-m3n4p is made"));
+        assert!(width < 80 || gone.is_some() && gone < made, "{screen}");
+        let bound = screen.lines().find(|line| line.contains("goes to w2"));
+        assert!(
+            width < 80 || bound.is_some_and(|line| line.contains("rev 33") && line.contains("kube-scheduler")),
+            "{screen}"
+        );
+    }
 }
