@@ -11,6 +11,7 @@ mod labs;
 
 use crate::bench;
 use crate::ctl;
+use crate::kube;
 use crate::lab;
 use crate::lab::guide;
 use crate::server;
@@ -47,6 +48,7 @@ Usage:
   etcd-lab bench lab --help         measure the lab itself: its frames, its cost for members, a store with a million keys
   etcd-lab nemesis 7 --nodes 3      play a nemesis in the simulation; if it breaks a rule, the shortest plan that still does
   etcd-lab etcd|etcdctl|etcdutl …   the server and its clients
+  etcd-lab kube-apiserver|kube-scheduler|kube-controller-manager|kubelet|kubectl …   kube-lite: Kubernetes in small, on etcd
   etcd-lab --version | --help
 
 Of the lab: --folder PATH (where its members live), --etcd PATH (another etcd as its members), --tls (members speak TLS
@@ -79,7 +81,7 @@ fn program(name: &str, args: &[OsString]) -> Option<u8> {
             let rest = args.get(1..).unwrap_or_default();
             guide::stand_in(name, rest, &mut std::io::stdout(), &mut std::io::stderr())
         }
-        _ => None,
+        _ => kube::program(name, &words()),
     }
 }
 

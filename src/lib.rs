@@ -34,6 +34,7 @@ pub mod golang;
 #[cfg(test)]
 mod golden;
 pub mod image;
+pub mod kube;
 pub mod lab;
 pub mod lease;
 pub mod membership;

@@ -62,7 +62,7 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record) -> Result<Sess
     }
     let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
     let members = record.members.iter().map(|m| Member { name: m.name.clone(), endpoint: endpoint(&m.client_url) });
-    let bed = LentBed::new(&folder.join("bin"), members.collect());
+    let bed = LentBed::new(&folder.join("bin"), members.collect()).with_desk(folder)?;
     Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 

@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "waits between attempts to connect, and counts what comes in a second")]
 
 use crate::lab::observe::Report;
+use crate::lab::picture::reconcile::Glance;
 use crate::lab::promises::Told;
 use crate::lab::promises::Watched;
 use crate::lab::workdir::Record;
@@ -132,6 +133,7 @@ fn heard(response: &WatchResponse, next: &mut i64) -> Option<Watched> {
         revision: kv.mod_revision,
         key: kv.key.to_vec(),
         deleted,
+        object: if deleted { None } else { Glance::of(&kv.key, &kv.value) },
     };
     let events: Vec<Told> = kvs.map(tell).collect();
     *next = events.last()?.revision + 1;
@@ -157,7 +159,7 @@ mod tests {
         assert_eq!(heard(&created, &mut next), Some(Watched::Opens { from: 8 }));
         let kv = KeyValue { key: "a".into(), mod_revision: 8, ..KeyValue::default() };
         let event = Event { kv: Some(kv), r#type: EventType::Delete as i32, prev_kv: None };
-        let told = Told { revision: 8, key: b"a".to_vec(), deleted: true };
+        let told = Told { revision: 8, key: b"a".to_vec(), deleted: true, object: None };
         let events = WatchResponse { events: vec![event], ..response(8) };
         assert_eq!(heard(&events, &mut next), Some(Watched::Tells { events: vec![told] }));
         // Another member is asked for what comes after it.

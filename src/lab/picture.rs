@@ -7,6 +7,7 @@
 //! Report ──▶ learn ──▶ members   state, log, votes, progress of each       members.rs is this file
 //!                  ├─▶ flights   messages on their way                     flight.rs
 //!                  ├─▶ wires     messages as lines, and who holds which     wires.rs
+//!                  ├─▶ reconcile what Kubernetes wants and has              reconcile.rs
 //!                  └─▶ feed      what happened, in words                   words.rs
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 pub mod flight;
 pub mod json;
+pub mod reconcile;
 pub mod rights;
 pub mod wires;
 pub mod words;
@@ -23,6 +25,7 @@ use crate::lab::cluster::Change;
 use crate::lab::observe::Report;
 use crate::lab::own_watch::OWN_WATCH;
 use crate::lab::promises::Promises;
+use crate::lab::promises::Watched;
 use crate::lab::store::Shown;
 use crate::lab::survey::Standing;
 use crate::lab::survey::Survey;
@@ -44,6 +47,7 @@ use crate::proto::lab::Votes;
 use crate::proto::lab::event::Kind;
 use crate::types::Millis;
 use flight::Flights;
+use reconcile::Reconcile;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
@@ -309,6 +313,8 @@ pub struct Picture {
     pub feed: VecDeque<Line>,
     /// How many lines the feed has had.
     pub told: u64,
+    /// What Kubernetes wants and has, if it uses this cluster.
+    pub reconcile: Reconcile,
     /// What must never happen, and whether it has.
     pub promises: Promises,
     /// Names of members, by raft's id, as the members tell them.
@@ -361,7 +367,12 @@ impl Picture {
             Report::Did { line } => self.say(Tone::Plain, format!("you: {line}")),
             Report::Mark { text } => self.say(Tone::Good, format!("MARK: {text}")),
             Report::Nemesis { line } => self.say(Tone::Plain, line),
-            Report::Called(_) | Report::Watched { .. } => {}
+            Report::Called(_) => {}
+            Report::Watched { watched, .. } => {
+                if let Watched::Tells { events } = *watched {
+                    self.reconcile.hear(&events);
+                }
+            }
             Report::Shown(shown) => self.shown(*shown),
             Report::Process { member, .. }
             | Report::Connected { member }

@@ -101,6 +101,10 @@ impl Record {
     }
 }
 
+/// The names of kube-lite's programs; see `kube`.
+pub(crate) const KUBE_PROGRAMS: [&str; 5] =
+    ["kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubelet", "kubectl"];
+
 /// A work folder that this process holds. The lock goes with the value, also when the process is killed.
 #[derive(Debug)]
 pub struct WorkDir {
@@ -186,14 +190,15 @@ impl WorkDir {
         self.path.join("bin")
     }
 
-    /// Puts links named `etcd`, `etcdctl`, `etcdutl` and `etcd-lab` to `program` into `bin/`; `etcd` to another one, if it is given.
+    /// Puts links named `etcd`, `etcdctl`, `etcdutl`, `etcd-lab` and as Kubernetes's programs to `program` into `bin/`; `etcd` to another
+    /// one, if it is given.
     ///
     /// # Errors
     /// If they cannot be made.
     pub fn link_programs(&self, program: &Path, etcd: Option<&Path>) -> Result<(), Error> {
         let bin = self.bin();
         private_dirs(&bin).map_err(Error::file("cannot make the folder", &bin))?;
-        for name in ["etcd", "etcdctl", "etcdutl", "etcd-lab"] {
+        for name in ["etcd", "etcdctl", "etcdutl", "etcd-lab"].into_iter().chain(KUBE_PROGRAMS) {
             let link = bin.join(name);
             drop(fs::remove_file(&link));
             let program = etcd.filter(|_| name == "etcd").unwrap_or(program);

@@ -635,8 +635,11 @@ impl App {
     async fn shell(&mut self) -> Result<(), Error> {
         let Some(live) = &self.live else { return Ok(()) };
         let record = live.cluster.record.clone();
-        // A lab with nodes of its own has a desk of its own.
-        let learn = self.model.learn.as_ref().filter(|_| self.model.screen == crate::tui::model::Screen::Learn);
+        // A lab with nodes of its own has a desk of its own, which belongs to its page. What runs in the background for a lab on this cluster
+        // belongs to every screen.
+        let on_page = self.model.screen == crate::tui::model::Screen::Learn;
+        let wanted = |l: &&crate::tui::learn::Learn| on_page || !l.session.has_own_nodes() && l.session.keeps_units();
+        let learn = self.model.learn.as_ref().filter(wanted);
         let desk = learn.map(|l| (l.session.terminal(), l.session.terminal_greeting()));
         let (command, greeting) = match desk {
             Some((Ok(Some(command)), greeting)) => (command, greeting),

@@ -5,6 +5,7 @@
 mod asked;
 mod book;
 mod hands;
+mod kube;
 mod learn;
 mod screens;
 mod script;

@@ -17,6 +17,7 @@ mod learn;
 mod list;
 mod logs;
 mod overlay;
+mod reconcile;
 mod ring;
 mod watch;
 mod wire;

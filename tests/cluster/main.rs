@@ -43,6 +43,7 @@ mod ids;
 mod in_place;
 mod journeys;
 mod kills;
+mod kube;
 mod lab_clock;
 mod lab_faults;
 mod lab_misfits;

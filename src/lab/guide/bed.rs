@@ -15,6 +15,7 @@ use crate::lab::guide::places::places;
 use crate::lab::guide::places::swaps;
 use crate::lab::guide::service;
 use crate::lab::guide::settings::Cluster;
+use crate::lab::workdir::KUBE_PROGRAMS;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use rustix::fs::flock;
@@ -48,6 +49,9 @@ const OWN_SETTINGS: &[(&str, &str)] = &[("ETCD_EXPERIMENTAL_LAB_WAL_SEGMENT_BYTE
 /// A seat for each of them.
 static SEATS: Semaphore = Semaphore::const_new(BEDS_AT_ONCE);
 
+/// Our own programs that every terminal of a lab has, besides etcd's.
+const TOOLS: [&str; 5] = ["etcd-lab", "systemctl", "journalctl", "systemd-run", "sudo"];
+
 /// The folder of whoever is at no node: commands that stay in the background are kept there.
 const DESK: &str = "desk";
 
@@ -76,6 +80,16 @@ pub trait Bed: Send + Sync {
     /// The folder of all nodes' folders; nothing if its members are nobody's to touch.
     fn nodes(&self) -> Option<&Path> {
         None
+    }
+
+    /// The folder of the lab on the screen, if its cluster is this one.
+    fn lab(&self) -> Option<&Path> {
+        None
+    }
+
+    /// The folder of the learner's desk, where commands stay in the background; nothing if there is none.
+    fn desk(&self) -> Option<PathBuf> {
+        self.nodes().map(|nodes| nodes.join(DESK))
     }
 
     /// The addresses of the page that are others here.
@@ -119,19 +133,68 @@ pub trait Beds {
     }
 }
 
-/// A cluster that somebody else started and will end: the one on the lab's screen.
-#[derive(Clone, Debug)]
+/// A cluster that somebody else started and will end: the one on the lab's screen. What the learner starts beside it ends with this.
+#[derive(Debug)]
 pub struct LentBed {
     bin_dir: PathBuf,
     members: Vec<Member>,
+    /// The desk, and the lock that is the sign for what runs there that the lab lives.
+    desk: Option<(PathBuf, Mutex<Option<File>>)>,
+    lab: Option<PathBuf>,
 }
 
 impl LentBed {
     /// These members, and the folder with the programs that talk to them.
     #[must_use]
     pub fn new(bin_dir: &Path, members: Vec<Member>) -> LentBed {
-        LentBed { bin_dir: bin_dir.to_owned(), members }
+        LentBed { bin_dir: bin_dir.to_owned(), members, desk: None, lab: None }
     }
+
+    /// The same with a desk in the lab's folder, at which commands can stay in the background.
+    ///
+    /// # Errors
+    /// A folder, a link or a lock that cannot be had.
+    pub fn with_desk(mut self, lab: &Path) -> Result<LentBed, String> {
+        // What was started at the desk of the lesson before may still be ending there: this one is another.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let place = format!("desk-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = lab.join(place);
+        let (bin_dir, desk) = (folder.join("bin"), folder.join(DESK));
+        make_node(&desk)?;
+        fs::create_dir_all(&bin_dir).map_err(|e| format!("{}: {e}", bin_dir.display()))?;
+        let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
+        for name in ["etcd", "etcdctl", "etcdutl"].into_iter().chain(TOOLS).chain(KUBE_PROGRAMS) {
+            let lent = fs::read_link(self.bin_dir.join(name)).unwrap_or_else(|_| tools.clone());
+            link(&bin_dir, name, &lent)?;
+        }
+        self.desk = Some((desk, Mutex::new(Some(alive(&folder)?))));
+        (self.bin_dir, self.lab) = (bin_dir, Some(lab.to_owned()));
+        Ok(self)
+    }
+}
+
+/// Puts a link into a folder of programs, in place of one that is there.
+fn link(bin_dir: &Path, name: &str, program: &Path) -> Result<(), String> {
+    let link = bin_dir.join(name);
+    // Usually there is none.
+    let _ = fs::remove_file(&link);
+    symlink(program, &link).map_err(|e| format!("{}: {e}", link.display()))
+}
+
+/// The folders in which a node's services live.
+fn make_node(node: &Path) -> Result<(), String> {
+    for below in ["etc/etcd", "etc/systemd/system", "run", "var/lib", "var/log"] {
+        fs::create_dir_all(node.join(below)).map_err(|e| format!("{}: {e}", node.display()))?;
+    }
+    Ok(())
+}
+
+/// The file whose lock says that the lab in this folder lives.
+fn alive(folder: &Path) -> Result<File, String> {
+    let path = folder.join("alive");
+    let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(file)
 }
 
 impl Bed for LentBed {
@@ -141,6 +204,35 @@ impl Bed for LentBed {
 
     fn bin_dir(&self) -> &Path {
         &self.bin_dir
+    }
+
+    fn lab(&self) -> Option<&Path> {
+        self.lab.as_deref()
+    }
+
+    fn desk(&self) -> Option<PathBuf> {
+        self.desk.as_ref().map(|(desk, _)| desk.clone())
+    }
+
+    fn end(&self) {
+        if let Some((desk, alive)) = &self.desk {
+            // As with a cluster of the lab's own: the guards wait for this lock.
+            *alive.lock() = None;
+            let deadline = Instant::now() + GONE_WITHIN;
+            while service::has_guard(desk) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+impl Drop for LentBed {
+    fn drop(&mut self) {
+        self.end();
+        if let Some(folder) = self.desk.as_ref().and_then(|(desk, _)| desk.parent()) {
+            // What nobody wants any more; there is nobody to tell if some stays.
+            let _ = fs::remove_dir_all(folder);
+        }
     }
 }
 
@@ -352,24 +444,19 @@ impl ProcessBed {
     fn furnish(&mut self, beds: &ProcessBeds) -> Result<(), String> {
         let made = |path: &Path| fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()));
         made(&self.bin_dir)?;
-        let tools =
-            ["etcd-lab", "systemctl", "journalctl", "systemd-run", "sudo"].map(|name| (name, beds.tools.clone()));
-        for (name, program) in beds.programs.iter().chain(&tools) {
-            let link = self.bin_dir.join(name);
-            symlink(program, &link).map_err(|e| format!("{}: {e}", link.display()))?;
+        for (name, program) in &beds.programs {
+            link(&self.bin_dir, name, program)?;
+        }
+        for name in TOOLS.into_iter().chain(KUBE_PROGRAMS) {
+            link(&self.bin_dir, name, &beds.tools)?;
         }
         for place in self.places.iter().map(|p| p.name.as_str()).chain([DESK]) {
-            for below in ["etc/etcd", "etc/systemd/system", "run", "var/lib", "var/log"] {
-                made(&self.nodes.join(place).join(below))?;
-            }
+            make_node(&self.nodes.join(place))?;
         }
         if self.machine.is_some() {
             self.furnish_machines()?;
         }
-        let path = self.folder.join("alive");
-        let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|e| format!("{}: {e}", path.display()))?;
-        *self.alive.lock() = Some(file);
+        *self.alive.lock() = Some(alive(&self.folder)?);
         self.write_on()
     }
 
@@ -443,5 +530,25 @@ pub(crate) fn scratch(purpose: &str) -> Result<PathBuf, String> {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(format!("{}: {e}", folder.display())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lent_cluster_has_a_desk_that_goes_with_the_lesson() {
+        let lab = scratch("lent-test").expect("a folder");
+        let lent = || LentBed::new(&lab.join("bin"), Vec::new()).with_desk(&lab).expect("a desk");
+        let (one, other) = (lent(), lent());
+        assert_ne!(one.desk(), other.desk(), "a lesson that is opened while another one ends does not wait for it");
+        let desk = one.desk().expect("it has one");
+        assert!(desk.join("run").is_dir() && fs::symlink_metadata(one.bin_dir().join("kubectl")).is_ok());
+        assert!(one.nodes().is_none(), "its members are nobody's to touch");
+        drop(one);
+        assert!(!desk.exists() && other.desk().is_some_and(|desk| desk.is_dir()));
+        drop(other);
+        fs::remove_dir_all(&lab).expect("it is there");
     }
 }

@@ -137,12 +137,14 @@ pub(crate) fn launch(tools: &Path, node: &Path, alive: &Path, settings: &[(&str,
 
 /// Whether any service of any of these nodes is still kept.
 pub(crate) fn any_guard(nodes: &Path) -> bool {
-    let runs = fs::read_dir(nodes).into_iter().flatten().flatten().map(|node| node.path());
-    runs.into_iter().any(|node| {
-        let files = fs::read_dir(node.join("run")).into_iter().flatten().flatten();
-        let names = files.filter_map(|f| f.file_name().to_str()?.strip_suffix(".guard").map(str::to_owned));
-        names.into_iter().any(|name| Service::of(&node, &name).is_guarded())
-    })
+    fs::read_dir(nodes).into_iter().flatten().flatten().any(|node| has_guard(&node.path()))
+}
+
+/// Whether any service of this node is still kept.
+pub(crate) fn has_guard(node: &Path) -> bool {
+    let files = fs::read_dir(node.join("run")).into_iter().flatten().flatten();
+    let names = files.filter_map(|f| f.file_name().to_str()?.strip_suffix(".guard").map(str::to_owned));
+    names.into_iter().any(|name| Service::of(node, &name).is_guarded())
 }
 
 /// What a service of this node has written.

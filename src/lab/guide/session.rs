@@ -25,6 +25,7 @@ use crate::lab::guide::model::Step;
 use crate::lab::guide::model::pick;
 use crate::lab::guide::parse::parse;
 use crate::lab::guide::places::swapped;
+use crate::lab::guide::service;
 use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Output;
 use crate::lab::guide::shell::Shell;
@@ -376,12 +377,18 @@ impl Session {
         Ok(fresh)
     }
 
-    /// A shell at the learner's desk; nothing if the cluster is the one on the screen, which has a shell of its own.
+    /// A shell at the learner's desk, if there is anything that only the desk has; nothing if the shell of the cluster on the screen will do.
     ///
     /// # Errors
     /// The lab's folder cannot be written to.
     pub fn terminal(&self) -> std::io::Result<Option<std::process::Command>> {
-        if self.has_own_nodes() { self.shell.terminal().map(Some) } else { Ok(None) }
+        if self.has_own_nodes() || self.keeps_units() { self.shell.terminal().map(Some) } else { Ok(None) }
+    }
+
+    /// Whether something that was started at the desk runs in the background.
+    #[must_use]
+    pub fn keeps_units(&self) -> bool {
+        self.bed.desk().is_some_and(|desk| service::has_guard(&desk))
     }
 
     /// Whether its cluster is another than the one on the screen.
@@ -400,6 +407,12 @@ impl Session {
     #[must_use]
     pub fn terminal_greeting(&self) -> String {
         let nodes = self.nodes();
+        if !self.has_own_nodes() {
+            let id = &self.lab.head.id;
+            return format!(
+                "Your desk in {id}: what runs in the background here stays while {id} is open. `exit` leaves; the lab goes on."
+            );
+        }
         format!(
             "Your desk in {}: `on {} COMMAND` runs a command at a node ({}). `exit` leaves; the lab goes on.",
             self.lab.head.id,

@@ -8,7 +8,7 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 27] = [
+pub const SHELF: [(&str, &str); 31] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
@@ -30,12 +30,16 @@ pub const SHELF: [(&str, &str); 27] = [
     ("D5-users-roles-ranges", include_str!("../../../labs/D5-users-roles-ranges/lab.md")),
     ("E2-save-and-inspect", include_str!("../../../labs/E2-save-and-inspect/lab.md")),
     ("E3-restore", include_str!("../../../labs/E3-restore/lab.md")),
+    ("E4-restore-under-kubernetes", include_str!("../../../labs/E4-restore-under-kubernetes/lab.md")),
     ("E6-disk-level-copy", include_str!("../../../labs/E6-disk-level-copy/lab.md")),
     ("E7-replace-a-member", include_str!("../../../labs/E7-replace-a-member/lab.md")),
     ("E8-three-to-five", include_str!("../../../labs/E8-three-to-five/lab.md")),
     ("E9-majority-gone", include_str!("../../../labs/E9-majority-gone/lab.md")),
     ("E10-watch-the-gauges", include_str!("../../../labs/E10-watch-the-gauges/lab.md")),
     ("E14-full-store", include_str!("../../../labs/E14-full-store/lab.md")),
+    ("F1-what-kubernetes-keeps", include_str!("../../../labs/F1-what-kubernetes-keeps/lab.md")),
+    ("F2-desired-and-actual", include_str!("../../../labs/F2-desired-and-actual/lab.md")),
+    ("F3-when-etcd-stops", include_str!("../../../labs/F3-when-etcd-stops/lab.md")),
 ];
 
 /// Each chapter's file below `lessons/`, and its text, in the order of the book.

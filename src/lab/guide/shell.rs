@@ -55,6 +55,9 @@ pub(crate) struct Shell {
     /// How many of them are there from the beginning; the others are spare nodes.
     first: usize,
     nodes: Option<PathBuf>,
+    desk: Option<PathBuf>,
+    /// The lab on the screen, if its cluster is this one.
+    lab: Option<PathBuf>,
     settings: &'static [(&'static str, &'static str)],
     /// What takes a command to a node that is a machine of its own.
     machine: Option<PathBuf>,
@@ -103,6 +106,8 @@ impl Shell {
             members: all.map(|m| (m.name.clone(), m.endpoint.clone())).collect(),
             first: bed.members().len(),
             nodes: bed.nodes().map(Path::to_owned),
+            desk: bed.desk(),
+            lab: bed.lab().map(Path::to_owned),
             settings: bed.settings(),
             machine: bed.machine().map(Path::to_owned),
         }
@@ -118,7 +123,8 @@ impl Shell {
 
     /// The folder of a node.
     pub(crate) fn node(&self, name: &str) -> Option<PathBuf> {
-        self.nodes.as_ref().map(|nodes| nodes.join(name)).filter(|n| n.is_dir())
+        let nodes = self.nodes.as_ref().map(|nodes| nodes.join(name));
+        nodes.or_else(|| self.desk.clone().filter(|desk| desk.ends_with(name))).filter(|n| n.is_dir())
     }
 
     /// Runs a command; on several nodes one after the other, with one output.
@@ -194,7 +200,10 @@ impl Shell {
 
     /// `/bin/sh -c` with this text, in the surroundings of a node, or of the learner's desk.
     fn plain(&self, node: Option<&str>, command: &str, endpoints: &str) -> process::Command {
-        let desk = self.nodes.as_ref().map(|nodes| nodes.join(node.unwrap_or("desk")));
+        let desk = match node {
+            Some(node) => self.nodes.as_ref().map(|nodes| nodes.join(node)),
+            None => self.desk.clone(),
+        };
         let home = desk.as_ref().filter(|_| node.is_some()).unwrap_or(&self.folder);
         let there = self.machine.is_some() && node.is_some();
         let mut shell = match (&self.machine, node) {
@@ -213,6 +222,10 @@ impl Shell {
         shell.envs(self.settings.iter().copied()).env("PATH", &self.path).env("ETCDCTL_ENDPOINTS", endpoints);
         shell.env("LAB_SESSION", home.join(".lab-session"));
         shell.env("LAB_ENDPOINTS", endpoints).env("HOME", if there { Path::new("/") } else { home });
+        match &self.lab {
+            Some(lab) => shell.env("ETCD_LAB", lab),
+            None => shell.env_remove("ETCD_LAB"),
+        };
         if let Some(desk) = desk {
             shell.env(NODE_VAR, desk).env(ALIVE_VAR, self.bin_dir.with_file_name("alive"));
             shell.env("HOSTNAME", node.unwrap_or("desk"));
@@ -275,6 +288,8 @@ mod tests {
             members: members.map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
             first: 2,
             nodes: None,
+            desk: None,
+            lab: None,
             settings: &[],
             machine: None,
         }

@@ -116,13 +116,17 @@ impl Picture {
         let looks = self.members.iter().filter_map(|m| Some((m, m.look.as_ref()?)));
         let leases: Vec<Value> =
             looks.clone().flat_map(|(m, look)| look.leases.iter().map(move |l| lease(m, l))).collect();
-        json!({
+        let mut shown = json!({
             "revisions": looks.clone().map(|(m, l)| json!({ "member": m.name, "revision": l.revision, "compacted_below": l.compact_revision })).collect::<Vec<_>>(),
             "watchers": self.watchers().map(watcher).collect::<Vec<_>>(),
             "leases": leases,
             "tape": changes.collect::<Vec<_>>(),
             "fan_out": self.fans.iter().map(fan).collect::<Vec<_>>(),
-        })
+        });
+        if self.reconcile.is_there() {
+            shown["reconcile"] = self.reconcile.to_json();
+        }
+        shown
     }
 
     fn data_json(&self) -> Value {

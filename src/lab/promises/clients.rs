@@ -6,6 +6,7 @@
 
 use super::Court;
 use super::Promise;
+use crate::lab::picture::reconcile::Glance;
 use crate::lab::up::clock;
 use crate::types::Millis;
 use serde::Deserialize;
@@ -71,6 +72,9 @@ pub struct Told {
     pub revision: i64,
     pub key: Vec<u8>,
     pub deleted: bool,
+    /// What the object in it says, if it is one of Kubernetes's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<Glance>,
 }
 
 /// An answered put.

@@ -178,7 +178,7 @@ fn change(index: u64, term: u64) -> lab::LogEntry {
 }
 
 fn told(revision: i64, key: &str) -> Told {
-    Told { revision, key: key.into(), deleted: false }
+    Told { revision, key: key.into(), deleted: false, object: None }
 }
 
 fn tells(events: &[Told]) -> Watched {

@@ -10,6 +10,7 @@
 //! ```
 
 use super::Page;
+use super::reconcile;
 use crate::lab::Picture;
 use crate::lab::picture::words::counted;
 use crate::lab::picture::words::range_words;
@@ -28,8 +29,20 @@ const NAMES: u16 = 14;
 const CELL: u16 = 5;
 const BAR: usize = 20;
 const RANGE: usize = 24;
+/// A title, a head and one watcher.
+const TABLE_MIN: u16 = 3;
 
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    // What Kubernetes does with all this stands below it, where there is a Kubernetes.
+    let rows = reconcile::rows(&picture.reconcile, area.height);
+    let below = Rect { y: area.bottom() - rows, height: rows, ..area };
+    if rows > 0 {
+        reconcile::draw(&picture.reconcile, page, below);
+    }
+    watches(model, picture, page, Rect { height: area.height - rows, ..area });
+}
+
+fn watches(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let looks = picture.members.iter().filter_map(|m| m.look.as_ref());
     let (newest, floor) = looks.fold((0, 0), |(n, f), l| (n.max(l.revision), f.max(l.compact_revision)));
     if picture.is_upstream() {
@@ -43,6 +56,9 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     let watchers: Vec<(usize, &Watcher)> = picture.watchers().collect();
     let used = tape(model, picture, page, area, &watchers, (newest, floor));
     let below = Rect { y: area.y + used, height: area.height.saturating_sub(used), ..area };
+    if below.height < TABLE_MIN {
+        return;
+    }
     let used = table(model, picture, page, below, &watchers);
     let below = Rect { y: below.y + used, height: below.height.saturating_sub(used), ..below };
     // Where there is little room the fan-out is one line, and where there is less the leases stay: they run out.
