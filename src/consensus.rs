@@ -659,10 +659,10 @@ impl Consensus {
         if let Some(last_kept) = cut {
             self.probe.tell(|| Kind::Truncated(lab::Truncated { last_kept }));
         }
-        self.probe.tell(|| {
-            let entries = entries.iter().map(summary::entry).collect();
-            Kind::Appended(lab::Appended { entries })
-        });
+        if self.probe.on() {
+            let entries = entries.iter().map(|entry| summary::entry(entry, self.probe.spells())).collect();
+            self.probe.tell(|| Kind::Appended(lab::Appended { entries }));
+        }
     }
 
     /// Follows a candidate's count: raft-rs keeps who voted to itself.
@@ -739,7 +739,7 @@ impl Consensus {
     pub fn snapshot(&self) -> lab::Snapshot {
         lab::Snapshot {
             state: Some(self.state()),
-            tail: self.raw.store().tail(TAIL_ENTRIES).map(summary::entry).collect(),
+            tail: self.raw.store().tail(TAIL_ENTRIES).map(|entry| summary::entry(entry, true)).collect(),
             progress: self.progresses().into_values().collect(),
             ..lab::Snapshot::default()
         }

@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 
 /// How many events may wait in one probe between two drains. What comes later is dropped and counted.
 const BUFFER_EVENTS: usize = 4096;
+/// How many entries of a moment are told in words.
+const SPELLED: u32 = 100;
 
 /// How many observers listen. Shared by all probes of one member.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,9 @@ pub struct Probe {
     listeners: Listeners,
     buffer: Vec<Event>,
     dropped: u64,
+    /// Entries told in words, or not any more, in this moment.
+    spelled: u32,
+    moment: u64,
 }
 
 impl Probe {
@@ -68,9 +73,29 @@ impl Probe {
         self.buffer.push(Event { kind: Some(make()) });
     }
 
-    /// Takes the events told since the last call, and how many were dropped meanwhile.
-    pub fn drain(&mut self) -> (Vec<Event>, u64) {
-        (std::mem::take(&mut self.buffer), std::mem::take(&mut self.dropped))
+    /// Whether one more entry is to be told in words. To make them is most of what telling of an entry costs, and nobody reads many in a moment.
+    pub fn spells(&mut self) -> bool {
+        self.spelled = self.spelled.saturating_add(1);
+        self.spelled <= SPELLED
+    }
+
+    /// Says which moment it is, by the driver's clock: in a new one entries are told in words again.
+    pub fn refill(&mut self, moment: u64) {
+        if self.moment != moment {
+            (self.moment, self.spelled) = (moment, 0);
+        }
+    }
+
+    /// Whether nothing was told since the last drain.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty() && self.dropped == 0
+    }
+
+    /// Takes the events told since the last call, and how many were dropped meanwhile. The buffer keeps its room: the next round tells about as much.
+    pub fn drain(&mut self) -> (impl Iterator<Item = Event> + '_, u64) {
+        let dropped = std::mem::take(&mut self.dropped);
+        (self.buffer.drain(..), dropped)
     }
 }
 
@@ -86,9 +111,22 @@ mod tests {
         probe.tell(|| unreachable!("nobody listens"));
         listeners.join();
         probe.tell(|| Kind::Note(Note { text: "hello".into() }));
-        assert_eq!(probe.drain().0.len(), 1);
+        assert_eq!(probe.drain().0.count(), 1);
+        assert!(probe.is_empty());
         listeners.leave();
         probe.tell(|| unreachable!("nobody listens any more"));
+    }
+
+    #[test]
+    fn so_many_entries_of_a_moment_are_told_in_words() {
+        let mut probe = Probe::default();
+        let told = |probe: &mut Probe| (0..SPELLED * 2).filter(|_| probe.spells()).count();
+        assert_eq!(told(&mut probe), SPELLED as usize);
+        assert_eq!(told(&mut probe), 0);
+        probe.refill(0);
+        assert_eq!(told(&mut probe), 0, "the same moment");
+        probe.refill(1);
+        assert_eq!(told(&mut probe), SPELLED as usize);
     }
 
     #[test]
@@ -100,6 +138,6 @@ mod tests {
             probe.tell(|| Kind::Note(Note::default()));
         }
         let (events, dropped) = probe.drain();
-        assert_eq!((events.len(), dropped), (BUFFER_EVENTS, 3));
+        assert_eq!((events.count(), dropped), (BUFFER_EVENTS, 3));
     }
 }

@@ -27,10 +27,12 @@ pub(crate) fn wire(message: &Message) -> lab::Wire {
     }
 }
 
-pub(crate) fn entry(entry: &Entry) -> lab::LogEntry {
+/// Without words: what it asks for is left out.
+pub(crate) fn entry(entry: &Entry, in_words: bool) -> lab::LogEntry {
     let (kind, summary) = match entry.entry_type() {
         EntryType::EntryNormal if entry.data.is_empty() => (lab::EntryKind::Empty, "new leader".into()),
-        EntryType::EntryNormal => (lab::EntryKind::Normal, normal(entry)),
+        EntryType::EntryNormal if in_words => (lab::EntryKind::Normal, normal(entry)),
+        EntryType::EntryNormal => (lab::EntryKind::Normal, String::new()),
         _ => (lab::EntryKind::ConfChange, conf_change(entry)),
     };
     lab::LogEntry {

@@ -36,7 +36,7 @@ pub async fn put(endpoints: &[String], key: &str, value: &str, patient: bool) ->
     let (url, mut kv) = connected(endpoints).await?;
     let request = PutRequest { key: key.to_string().into(), value: value.to_string().into(), ..Default::default() };
     let answer = tokio::time::timeout(patience(patient), kv.put(request)).await;
-    let answer = answer.map_err(|_| format!("no answer from {url} within 5 s; it may still be written"))?;
+    let answer = answer.map_err(|_| format!("no answer within 5 s, it may still be written ({url})"))?;
     let header = answer.map_err(|status| status.message().to_string())?.into_inner().header;
     Ok(header.map_or(0, |h| h.revision))
 }

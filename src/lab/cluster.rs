@@ -37,7 +37,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// How often the thread looks for ended members.
-const REAP_EVERY: Duration = Duration::from_millis(25);
+const REAP_EVERY: Duration = Duration::from_millis(50);
 /// How often it reads on in the members' logs.
 const READ_EVERY: Duration = Duration::from_millis(500);
 /// How long a member may take to shut down before it is killed. It hands leadership over and syncs its disk.

@@ -241,7 +241,8 @@ impl MemberView {
 
     fn append(&mut self, entries: &[LogEntry]) {
         for e in entries {
-            let entry = Entry { term: e.term, kind: e.kind(), bytes: e.bytes, summary: e.summary.clone() };
+            let summary = words::of_entry(e).to_owned();
+            let entry = Entry { term: e.term, kind: e.kind(), bytes: e.bytes, summary };
             self.log.insert(e.index, entry);
         }
         while self.log.len() > LOG_MAX {

@@ -21,19 +21,25 @@ use prost::Message;
 use prost::encoding::decode_varint;
 use prost::encoding::encode_varint;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 const MAGIC: &[u8] = b"LABREC1\n";
-/// A recording ends at this size: a lab that is forgotten must not fill the disk.
-const FILE_MAX: u64 = 64 << 20;
+/// A recording ends at this size: a lab that is forgotten must not fill the disk. Ten minutes at 20,000 events a second fit in.
+const FILE_MAX: u64 = 256 << 20;
 /// So much is gathered before it is written, unless a second has passed.
 const CHUNK: usize = 256 << 10;
 const FLUSH_MS: u64 = 1_000;
 /// The most that a recording may unpack to.
-const UNPACKED_MAX: u64 = 1 << 30;
+const UNPACKED_MAX: u64 = 4 << 30;
+/// It is unpacked by such pieces.
+const PIECE: u64 = 1 << 20;
+/// The most that one report may take.
+const ENTRY_MAX: usize = 64 << 20;
+/// So many reports are in memory at most, some hundred MiB: of a longer recording the newest.
+const REPORTS_KEPT: usize = 1_000_000;
 /// A copy of the picture is kept at most so many times, to go back to.
 const KEYFRAMES: usize = 100;
 
@@ -127,6 +133,44 @@ fn encode(at: Millis, report: &Report, out: &mut Vec<u8>) {
     out.extend(payload);
 }
 
+/// A file that is unpacked piece by piece.
+struct Unpacking<R> {
+    from: R,
+    bytes: Vec<u8>,
+    /// So many of the bytes are read.
+    used: usize,
+}
+
+impl<R: Read> Unpacking<R> {
+    /// What comes next; `None` at the end, however it ends.
+    fn next<T>(&mut self, read: impl Fn(&mut &[u8]) -> Option<T>) -> Option<T> {
+        loop {
+            let all = self.bytes.get(self.used..)?;
+            let mut rest = all;
+            if let Some(found) = read(&mut rest) {
+                self.used += all.len() - rest.len();
+                return Some(found);
+            }
+            // Perhaps it goes on in the next piece. What is whole before an end that is missing counts.
+            drop(self.bytes.drain(..std::mem::take(&mut self.used)));
+            let before = self.bytes.len();
+            let read = self.from.by_ref().take(PIECE).read_to_end(&mut self.bytes);
+            if self.bytes.len() == before || before > ENTRY_MAX {
+                drop(read);
+                return None;
+            }
+        }
+    }
+}
+
+fn record(from: &mut &[u8]) -> Option<Record> {
+    let mut rest = from.strip_prefix(MAGIC)?;
+    let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+    let record = serde_json::from_slice(rest.get(..length)?).ok()?;
+    *from = &rest[length..];
+    Some(record)
+}
+
 /// `None`: cut off, or of a later release.
 fn decode(from: &mut &[u8]) -> Option<(Millis, Report)> {
     let at = Millis(decode_varint(from).ok()?);
@@ -158,10 +202,13 @@ fn decode(from: &mut &[u8]) -> Option<(Millis, Report)> {
     Some((at, report))
 }
 
-/// A recording, read whole.
+/// A recording that was read: all of it, or of a very long one the end, and the picture where that begins.
 #[derive(Clone, Debug)]
 pub struct Recording {
     pub record: Record,
+    before: Picture,
+    /// Reports that are in `before` only.
+    left_out: usize,
     reports: Vec<(Millis, Report)>,
 }
 
@@ -171,28 +218,47 @@ impl Recording {
     /// # Errors
     /// If it cannot be read, or is no recording.
     pub fn read(path: &Path) -> Result<Recording, Error> {
+        Recording::read_end(path, REPORTS_KEPT)
+    }
+
+    fn read_end(path: &Path, kept: usize) -> Result<Recording, Error> {
         let file = File::open(path).map_err(Error::file("cannot read", path))?;
-        let mut bytes = Vec::new();
-        // What is whole before the end that is missing counts.
-        let read = MultiGzDecoder::new(file).take(UNPACKED_MAX).read_to_end(&mut bytes);
+        let mut from = Unpacking { from: MultiGzDecoder::new(file).take(UNPACKED_MAX), bytes: Vec::new(), used: 0 };
         let no = || Error::Refused(format!("{} is no recording of etcd-lab", path.display()));
-        let mut rest = bytes.strip_prefix(MAGIC).ok_or_else(no)?;
-        drop(read);
-        let length = decode_varint(&mut rest).ok().and_then(|n| usize::try_from(n).ok()).ok_or_else(no)?;
-        let json = rest.get(..length).ok_or_else(no)?;
-        let record = serde_json::from_slice(json).map_err(|_| no())?;
-        rest.advance(length);
-        let mut reports = Vec::new();
-        while let Some(entry) = decode(&mut rest) {
-            reports.push(entry);
+        let record = from.next(record).ok_or_else(no)?;
+        let mut recording = Recording::new(record, Vec::new());
+        while let Some(entry) = from.next(decode) {
+            if recording.reports.len() >= kept {
+                recording.leave_out(kept / 2);
+            }
+            recording.reports.push(entry);
         }
-        Ok(Recording { record, reports })
+        if recording.left_out > 0 {
+            let text = format!("a long recording: {} reports before this are left out here", recording.left_out);
+            recording.before.learn(Report::Note { text });
+        }
+        Ok(recording)
+    }
+
+    /// The oldest go into the picture where it begins.
+    fn leave_out(&mut self, count: usize) {
+        self.left_out += count;
+        for (at, report) in self.reports.drain(..count) {
+            self.before.tick(at);
+            self.before.learn(report);
+        }
     }
 
     /// Of these reports, oldest first.
     #[must_use]
     pub fn new(record: Record, reports: Vec<(Millis, Report)>) -> Recording {
-        Recording { record, reports }
+        Recording { before: Picture::new(&record), record, left_out: 0, reports }
+    }
+
+    /// How many reports were too many to keep: the oldest.
+    #[must_use]
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// How many reports it has.
@@ -235,7 +301,7 @@ impl Replay {
     /// At its beginning.
     #[must_use]
     pub fn new(recording: Recording) -> Replay {
-        let picture = Picture::new(&recording.record);
+        let picture = recording.before.clone();
         let every = (recording.len() / KEYFRAMES).max(500);
         Replay { keyframes: vec![(0, picture.clone())], every, at: 0, picture, recording }
     }
@@ -389,6 +455,24 @@ mod tests {
                 pictures[to - 1],
                 "{to}"
             );
+        }
+    }
+
+    #[test]
+    fn of_a_very_long_recording_the_end_is_kept_and_its_pictures_are_the_same() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.labrec");
+        written(&path);
+        let (whole, end) = (Recording::read(&path).expect("read"), Recording::read_end(&path, 1_000).expect("read"));
+        assert_eq!((whole.left_out(), end.left_out() + end.len(), end.end()), (0, whole.len(), whole.end()));
+        assert!((500..=1_000).contains(&end.len()), "{}", end.len());
+        let (mut long, mut short) = (Replay::new(whole), Replay::new(end));
+        assert!(short.picture.feed.iter().any(|l| l.text.contains("2500 reports before this are left out")));
+        for place in [10, 400, 3] {
+            let left_out = short.recording.left_out();
+            long.seek(left_out + place);
+            short.seek(place);
+            assert_eq!((long.picture.now, long.picture.term()), (short.picture.now, short.picture.term()), "{place}");
         }
     }
 

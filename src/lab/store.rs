@@ -24,8 +24,10 @@ pub const SEPARATOR: u8 = b'/';
 const PAGE: i64 = 200;
 /// Rows of one listing; more are one key away.
 const ROWS_MAX: usize = 100;
-/// Pages asked for one listing.
-const PAGES_MAX: usize = 120;
+/// Behind a folder so many are enough: most of them are folders again.
+const FEW: i64 = 8;
+/// Questions for one listing.
+const PAGES_MAX: usize = 1_000;
 /// Versions of one key's history.
 const HISTORY_MAX: usize = 30;
 /// Longest value that is kept for showing.
@@ -157,29 +159,78 @@ async fn range(kv: &mut KvClient<Channel>, request: RangeRequest) -> Result<Rang
 }
 
 async fn list(mut kv: KvClient<Channel>, prefix: Vec<u8>, from: Vec<u8>, at: i64) -> Result<Listing, String> {
-    let end = if prefix.is_empty() { vec![0] } else { prefix_end(&prefix) };
-    let mut listing = Listing { prefix, at, from: from.clone(), ..Listing::default() };
-    let mut next = Some(if from.is_empty() { listing.prefix.clone() } else { from });
+    let mut walk = Walk::new(prefix, from, at);
     for _ in 0..PAGES_MAX {
-        let Some(start) = next.take() else { break };
-        let key = if start.is_empty() { vec![0] } else { start };
-        let request = RangeRequest {
+        let Some(request) = walk.asks() else { break };
+        walk.hears(&range(&mut kv, request).await?);
+    }
+    Ok(Listing { next: walk.next, ..walk.listing })
+}
+
+/// How a folder is listed. A server counts all keys of the range that it is asked for, whatever the limit; so behind a folder the walk asks for the neighbourhood of
+/// its name first, and for wider and wider ones where nothing is: `tree/007/` is followed by something in `tree/00`, in `tree/0`, or in `tree/`.
+struct Walk {
+    listing: Listing,
+    /// Behind the last key that belongs to it.
+    end: Vec<u8>,
+    /// Where to ask on.
+    next: Option<Vec<u8>>,
+    /// Up to where was asked, if not up to the end.
+    near: Option<Vec<u8>>,
+    /// The folder that was skipped last, and how much of its name is left away.
+    folder: Vec<u8>,
+    away: usize,
+    limit: i64,
+}
+
+impl Walk {
+    fn new(prefix: Vec<u8>, from: Vec<u8>, at: i64) -> Walk {
+        let end = if prefix.is_empty() { vec![0] } else { prefix_end(&prefix) };
+        let next = if from.is_empty() { prefix.clone() } else { from.clone() };
+        let next = Some(if next.is_empty() { vec![0] } else { next });
+        let listing = Listing { prefix, at, from, ..Listing::default() };
+        Walk { listing, end, next, near: None, folder: Vec::new(), away: 1, limit: PAGE }
+    }
+
+    /// The next question; `None`: the page is full, or there is no more.
+    fn asks(&mut self) -> Option<RangeRequest> {
+        let key = self.next.clone().filter(|_| self.listing.rows.len() < ROWS_MAX)?;
+        self.near = self.neighbourhood(&key);
+        Some(RangeRequest {
             key: key.into(),
-            range_end: end.clone().into(),
-            limit: PAGE,
-            revision: at,
+            range_end: self.near.clone().unwrap_or_else(|| self.end.clone()).into(),
+            limit: self.limit,
+            revision: self.listing.at,
             keys_only: true,
             ..Default::default()
-        };
-        let page = range(&mut kv, request).await?;
-        listing.newest = page.header.as_ref().map_or(0, |h| h.revision);
-        next = fold(&mut listing, &page.kvs, page.more);
-        if listing.rows.len() >= ROWS_MAX {
-            break;
+        })
+    }
+
+    /// Where the smallest neighbourhood ends that goes beyond `start`. `None`: it is the whole folder.
+    fn neighbourhood(&mut self, start: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            let name = self.folder.len().checked_sub(1 + self.away).filter(|len| *len > self.listing.prefix.len())?;
+            let end = prefix_end(&self.folder[..name]);
+            if end.as_slice() > start {
+                return Some(end);
+            }
+            self.away *= 2;
         }
     }
-    listing.next = next;
-    Ok(listing)
+
+    fn hears(&mut self, page: &RangeResponse) {
+        self.listing.newest = page.header.as_ref().map_or(0, |h| h.revision);
+        self.next = fold(&mut self.listing, &page.kvs, page.more);
+        let last = self.listing.rows.last().filter(|row| row.is_folder && !page.kvs.is_empty());
+        match last {
+            Some(row) => (self.folder, self.away, self.limit) = (row.key.clone(), 1, FEW),
+            None if page.kvs.is_empty() => self.away *= 2,
+            None => self.limit = (self.limit * 4).min(PAGE),
+        }
+        if !page.more {
+            self.next = self.near.take();
+        }
+    }
 }
 
 /// Adds a page's keys as rows; returns where to ask on.
@@ -353,6 +404,62 @@ mod tests {
         assert_eq!(fold(&mut listing, &["a/1", "a/2"].map(kv), true), Some(b"a0".to_vec()));
         assert_eq!(fold(&mut listing, &["b", "c"].map(kv), true), Some(b"c\0".to_vec()));
         assert_eq!(names(&listing), ["a/", "b", "c"]);
+    }
+
+    /// What a member answers, and how many keys it has counted for that.
+    fn answer(store: &BTreeSet<String>, request: &RangeRequest) -> (RangeResponse, usize) {
+        let end = &request.range_end[..];
+        let within = |key: &&String| key.as_bytes() >= &request.key[..] && (end == [0] || key.as_bytes() < end);
+        let found: Vec<&String> = store.iter().filter(within).collect();
+        let limit = request.limit as usize;
+        let kvs = found.iter().take(limit).map(|key| kv(key)).collect();
+        (RangeResponse { kvs, more: found.len() > limit, ..Default::default() }, found.len())
+    }
+
+    /// All rows of a folder, page after page; the questions that it took, and the keys counted for them.
+    fn walked(store: &BTreeSet<String>, prefix: &str) -> (Vec<String>, usize, usize) {
+        let (mut rows, mut asked, mut counted, mut from) = (Vec::new(), 0, 0, Vec::new());
+        loop {
+            let mut walk = Walk::new(prefix.into(), from, 0);
+            while let Some(request) = walk.asks() {
+                let (page, count) = answer(store, &request);
+                (asked, counted) = (asked + 1, counted + count);
+                walk.hears(&page);
+            }
+            rows.extend(names(&walk.listing));
+            match walk.next {
+                Some(next) => from = next,
+                None => return (rows, asked, counted),
+            }
+        }
+    }
+
+    fn expected(store: &BTreeSet<String>, prefix: &str) -> Vec<String> {
+        let below = store.iter().filter_map(|key| key.strip_prefix(prefix));
+        let name = |rest: &str| rest.find('/').map_or(rest.to_owned(), |at| rest[..=at].to_owned());
+        let rows: BTreeSet<String> = below.map(|rest| format!("{prefix}{}", name(rest))).collect();
+        rows.into_iter().collect()
+    }
+
+    #[test]
+    fn every_row_is_found_once_however_names_are_made() {
+        let names =
+            ["a", "a/", "a/b", "a/b/c", "a/bb", "a/bb/c", "a//", "ab/x/y", "b/1", "zz/é/1", "zz/\u{7f}/2", "zzz"];
+        let mut store: BTreeSet<String> = names.map(str::to_owned).into();
+        store.extend((0..700).map(|n| format!("flat/{n:04}")));
+        store.extend((0..3_000).map(|n| format!("tree/{:03}/{n}", n % 300)));
+        store.extend((0..300).map(|n| format!("sum/{:08x}{:08x}/x", crc32c::crc32c(&[n as u8]), n)));
+        for prefix in ["", "a/", "a/b/", "zz/", "flat/", "tree/", "tree/007/", "sum/", "none/"] {
+            assert_eq!(walked(&store, prefix).0, expected(&store, prefix), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_folders_has_few_keys_counted() {
+        let store: BTreeSet<String> = (0..30_000).map(|n| format!("tree/{:03}/{n:05}", n % 300)).collect();
+        let (rows, asked, counted) = walked(&store, "tree/");
+        assert_eq!(rows.len(), 300);
+        assert!(asked < 500 && counted < 30_000 * 20, "{asked} questions, {counted} keys counted");
     }
 
     #[test]

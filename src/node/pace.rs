@@ -6,6 +6,7 @@
 //! What it does not hold: the disk, sockets, and deadlines of clients outside.
 
 use parking_lot::RwLock;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,7 @@ pub(crate) struct Pace {
     /// Whether it was ever anything but the world's time.
     touched: AtomicBool,
     /// Whether messages wait: it is held or slow now.
-    delays: AtomicBool,
+    delays: Arc<AtomicBool>,
     setting: RwLock<Setting>,
     sync_delay_us: AtomicU64,
     disk_is_full: AtomicBool,
@@ -76,6 +77,11 @@ impl Pace {
     /// Whether peers' messages wait before raft.
     pub(crate) fn delays(&self) -> bool {
         self.delays.load(Ordering::Relaxed)
+    }
+
+    /// The same, for one who outlives this member.
+    pub(crate) fn delaying(&self) -> Arc<AtomicBool> {
+        self.delays.clone()
     }
 
     /// Held, and how many times slower than the world.

@@ -170,7 +170,7 @@ impl RaftThread {
             Input::Snapshot(answer) => {
                 // Subscribed between two rounds: no event falls between the snapshot and the stream.
                 self.inner.tap.drain(&mut consensus.probe);
-                let _gone = answer.send((consensus.snapshot(), self.inner.tap.observe()));
+                let _gone = answer.send((consensus.snapshot(), self.inner.tap.observe(self.inner.pace.delaying())));
             }
             Input::BestFollower(answer) => {
                 let id = self.inner.id;

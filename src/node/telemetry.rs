@@ -6,8 +6,8 @@
 //! tell ────────┘
 //! ```
 //!
-//! A line is bounded and lossy: an observer that falls behind loses the newest events and is told how many. Nothing here waits for an observer, and one is woken
-//! only if its line was empty: at many events a second what they cost is making them.
+//! A line is bounded and lossy: an observer that falls behind loses the newest events and is told how many. Nothing here waits for an observer. One is woken by
+//! the first event of a batch only, and not for a tick of a timer: that goes with what comes next, or a moment later.
 
 use crate::apply::Reply;
 use crate::consensus;
@@ -26,6 +26,8 @@ use crate::types::MemberId;
 use crate::types::Millis;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -37,6 +39,10 @@ const BATCH_EVENTS: usize = 2_000;
 /// Requests of one second that are told of one by one. What they write is in the entries, whole; beyond these the two events of each would be most of
 /// what the tap costs, and nobody can look at so many.
 const REQUESTS_TOLD: u64 = 500;
+/// For so long an event that wakes nobody waits for one that does.
+const LAZY: Duration = Duration::from_millis(100);
+/// A moment, of whose entries so many are told in words.
+const MOMENT_US: u64 = 100_000;
 
 /// Where all probes of one member end.
 pub(crate) struct Tap {
@@ -68,18 +74,21 @@ struct Told {
 struct Line {
     waiting: Vec<Telemetry>,
     missed: u64,
+    /// Its observer was woken since it took something.
+    woken: bool,
     news: Arc<Notify>,
 }
 
 impl Line {
-    fn push(&mut self, telemetry: Telemetry) {
-        match self.waiting.len() {
-            LAG_EVENTS => self.missed += 1,
-            0 => {
-                self.waiting.push(telemetry);
-                self.news.notify_one();
-            }
-            _ => self.waiting.push(telemetry),
+    fn push(&mut self, telemetry: Telemetry, wakes: bool) {
+        if self.waiting.len() == LAG_EVENTS {
+            self.missed += 1;
+            return;
+        }
+        self.waiting.push(telemetry);
+        if wakes && !self.woken {
+            self.woken = true;
+            self.news.notify_one();
         }
     }
 }
@@ -97,9 +106,10 @@ impl Tap {
 
     /// Sends what `probe` has gathered.
     pub(crate) fn drain(&self, probe: &mut Probe) {
-        if self.listeners.any() {
+        if self.listeners.any() && !probe.is_empty() {
             let (events, dropped) = probe.drain();
-            self.send(events, dropped);
+            let at_us = self.send(events, dropped);
+            probe.refill(at_us / MOMENT_US);
         }
     }
 
@@ -127,33 +137,38 @@ impl Tap {
         }
     }
 
-    fn send(&self, events: impl IntoIterator<Item = Event>, dropped: u64) {
+    /// Returns its time.
+    fn send(&self, events: impl IntoIterator<Item = Event>, dropped: u64) -> u64 {
         let mut told = self.told.lock();
         let at_us = self.at_us();
         let Told { seq, lines } = &mut *told;
         for event in events {
             *seq += 1;
+            let wakes = !matches!(event.kind, Some(Kind::Timer(_)));
             let telemetry = Telemetry { at_us, seq: *seq, event: Some(event), ..Telemetry::default() };
             let Some((last, others)) = lines.split_last_mut() else { continue };
-            others.iter_mut().for_each(|line| line.push(telemetry.clone()));
-            last.push(telemetry);
+            others.iter_mut().for_each(|line| line.push(telemetry.clone(), wakes));
+            last.push(telemetry, wakes);
         }
         // What had no room in the probe came after what had: the gap is before the next event.
         *seq += dropped;
+        at_us
     }
 
     fn at_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// A line of one's own for what is told from now on. [`Listeners::join`] comes first; dropping the observer takes it back.
-    pub(crate) fn observe(&self) -> Observer {
+    /// A line of one's own for what is told from now on. [`Listeners::join`] comes first; dropping the observer takes it back. `slowed` tells whether the member's
+    /// clock is held or slow.
+    pub(crate) fn observe(&self, slowed: Arc<AtomicBool>) -> Observer {
         let news = Arc::new(Notify::new());
         let mut told = self.told.lock();
-        told.lines.push(Line { waiting: Vec::new(), missed: 0, news: news.clone() });
+        told.lines.push(Line { waiting: Vec::new(), missed: 0, woken: false, news: news.clone() });
         Observer {
             told: self.told.clone(),
             listeners: self.listeners.clone(),
+            slowed,
             news,
             opening: Telemetry { at_us: self.at_us(), seq: told.seq, ..Telemetry::default() },
             blank: Batch { member_id: self.member.0, boot_id: self.boot, ..Batch::default() },
@@ -171,6 +186,7 @@ impl Drop for Tap {
 pub struct Observer {
     told: Arc<Mutex<Told>>,
     listeners: Listeners,
+    slowed: Arc<AtomicBool>,
     news: Arc<Notify>,
     opening: Telemetry,
     blank: Batch,
@@ -184,22 +200,38 @@ impl Observer {
         Batch { events: vec![opening], ..self.blank.clone() }
     }
 
+    /// Whether the member's clock is held or slow.
+    #[must_use]
+    pub fn is_slowed(&self) -> bool {
+        self.slowed.load(Ordering::Relaxed)
+    }
+
     /// Waits until something was told, then so long for what comes with it, and takes all of it; what is more than a batch comes at once with the next
     /// call. `None`: the member has stopped. Safe to drop and call again.
     #[expect(clippy::disallowed_methods, reason = "what comes within some milliseconds is sent together")]
     pub async fn next(&mut self, gather: Duration) -> Option<Batch> {
-        while self.waiting()? == 0 {
-            self.news.notified().await;
-        }
-        if self.waiting()? < BATCH_EVENTS {
-            tokio::time::sleep(gather).await;
+        loop {
+            let (waiting, woken) = self.waiting()?;
+            if waiting >= BATCH_EVENTS {
+                break;
+            }
+            if woken {
+                tokio::time::sleep(gather).await;
+                break;
+            }
+            let lazy = tokio::time::timeout(LAZY, self.news.notified()).await.is_err();
+            if lazy && self.waiting()?.0 > 0 {
+                break;
+            }
         }
         self.take()
     }
 
-    fn waiting(&self) -> Option<usize> {
+    /// How many events wait, and whether one of them has woken this observer.
+    fn waiting(&self) -> Option<(usize, bool)> {
         let told = self.told.lock();
-        told.lines.iter().find(|line| Arc::ptr_eq(&line.news, &self.news)).map(|line| line.waiting.len())
+        let line = told.lines.iter().find(|line| Arc::ptr_eq(&line.news, &self.news))?;
+        Some((line.waiting.len(), line.woken))
     }
 
     fn take(&self) -> Option<Batch> {
@@ -210,6 +242,8 @@ impl Observer {
             // The next batch is about as large.
             false => Vec::with_capacity(line.waiting.len()),
         };
+        // What is more than a batch goes at once.
+        line.woken = !rest.is_empty();
         let events = std::mem::replace(&mut line.waiting, rest);
         Some(Batch { dropped: line.missed, events, ..self.blank.clone() })
     }
@@ -286,7 +320,7 @@ mod tests {
     fn tap() -> (Tap, Observer) {
         let tap = Tap::new(MemberId(7), 9, now());
         tap.listeners.join();
-        let observer = tap.observe();
+        let observer = tap.observe(Arc::default());
         (tap, observer)
     }
 
@@ -303,7 +337,7 @@ mod tests {
         let (tap, mut first) = tap();
         tap.tell(|| note("a"));
         tap.listeners.join();
-        let mut second = tap.observe();
+        let mut second = tap.observe(Arc::default());
         tap.tell(|| note("b"));
         let batch = first.next(AT_ONCE).await.expect("it goes on");
         assert_eq!(texts(&batch), [(1, "a".into()), (2, "b".into())]);
@@ -344,6 +378,19 @@ mod tests {
         assert_eq!(admitted(5_000, REQUESTS_TOLD + 20).len() as u64, REQUESTS_TOLD);
         assert!(admitted(5_999, 3).is_empty());
         assert_eq!(admitted(6_000, 2), [23, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_tick_wakes_nobody_and_comes_all_the_same() {
+        let (tap, mut observer) = tap();
+        let tick = || Kind::Timer(lab::Timer::default());
+        tap.tell(tick);
+        let first = observer.next(AT_ONCE).await.expect("it goes on");
+        assert_eq!(first.events.len(), 1, "nothing else comes, so it goes alone");
+        tap.tell(tick);
+        assert!(futures::poll!(std::pin::pin!(observer.next(AT_ONCE))).is_pending());
+        tap.tell(|| note("a"));
+        assert_eq!(texts(&observer.next(AT_ONCE).await.expect("it goes on")), [(2, String::new()), (3, "a".into())]);
     }
 
     #[tokio::test]

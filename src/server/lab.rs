@@ -22,8 +22,10 @@ use tonic::Status;
 /// A disk slower than this cannot be told from one that hangs.
 const SYNC_DELAY_MAX: Duration = Duration::from_secs(10);
 
-/// Events are gathered for so long: an eye sees no difference, and a member that tells a lot is not woken for each.
-const GATHER: Duration = Duration::from_millis(20);
+/// Events are gathered for so long: half of the time between two frames, so an eye sees no difference, and nobody is woken for each.
+const GATHER: Duration = Duration::from_millis(50);
+/// And while the learner steps: the next step waits for what came of the one before.
+const GATHER_SLOWED: Duration = Duration::from_millis(10);
 
 /// The Lab service.
 pub(super) struct Service {
@@ -139,8 +141,9 @@ impl Telling {
         if let Some(opening) = self.opening.take() {
             return Some(opening);
         }
+        let gather = if self.events.is_slowed() { GATHER_SLOWED } else { GATHER };
         tokio::select! {
-            batch = self.events.next(GATHER) => batch,
+            batch = self.events.next(gather) => batch,
             _ = self.guard.ended() => None,
         }
     }

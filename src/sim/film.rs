@@ -30,6 +30,9 @@ use rand::rngs::StdRng;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
+/// A moment, of whose entries so many are told in words.
+const MOMENT_MS: u64 = 100;
+
 /// What is to be filmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
@@ -214,6 +217,7 @@ impl Camera {
         let Some(alive) = &mut place.alive else { return };
         let probe = &mut alive.replica.consensus.probe;
         told.extend(probe.drain().0);
+        probe.refill(at_ms / MOMENT_MS);
         if seen.life.is_none() {
             self.scenes.push(Scene { at_ms, who, what: What::Starts });
             *seen = Seen { life: Some(life), applied: alive.applied().0, ..Seen::default() };

@@ -18,8 +18,10 @@ use std::thread;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long the keyboard's thread listens before it looks whether it should pause.
-const LISTEN: Duration = Duration::from_millis(250);
+/// How long the keyboard's thread listens before it looks whether it should pause. The last millisecond of it, crossterm spins.
+const LISTEN: Duration = Duration::from_secs(1);
+/// And after a key: it may be the one for which another program gets the terminal.
+const LISTEN_AFTER_KEY: Duration = Duration::from_millis(30);
 /// And it is looked so often whether it has heard that it is to pause.
 const PAUSED: Duration = Duration::from_millis(10);
 
@@ -53,6 +55,7 @@ impl Keyboard {
 }
 
 fn read_keys(to: &mpsc::Sender<Msg>, pause: &AtomicBool, paused: &AtomicBool) {
+    let mut listen = LISTEN;
     while !to.is_closed() {
         if pause.load(Ordering::SeqCst) {
             paused.store(true, Ordering::SeqCst);
@@ -60,12 +63,13 @@ fn read_keys(to: &mpsc::Sender<Msg>, pause: &AtomicBool, paused: &AtomicBool) {
             continue;
         }
         paused.store(false, Ordering::SeqCst);
-        let msg = match crossterm::event::poll(LISTEN).and_then(|some| some.then(crossterm::event::read).transpose()) {
+        let msg = match crossterm::event::poll(listen).and_then(|some| some.then(crossterm::event::read).transpose()) {
             Ok(Some(event)) => translate(&event),
             Ok(None) => None,
             // The terminal is gone: leave as for Ctrl-C.
             Err(_) => Some(Msg::Key(Key::Ctrl('c'))),
         };
+        listen = if msg.is_some() { LISTEN_AFTER_KEY } else { LISTEN };
         if let Some(msg) = msg {
             drop(to.blocking_send(msg));
         }

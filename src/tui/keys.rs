@@ -248,6 +248,7 @@ pub const KEYS: &[Binding] = &[
     c('W',            PICTURES,        "",        "write a key through the selected member, whoever leads", Does::WriteThere),
     c('!',            SCREENS,         "break…",  "break the selected member or its links: a menu", Does::Break),
     c('u',            SCREENS,         "undo",    "undo the last fault", Does::Undo),
+    c(',',            PICTURES,        "rewind",  "back: shows what was recorded, one event earlier", Does::StepBack),
     c('y',            &[Ring, Wire, Logs, Watch, Cluster], "why…", "why is it not …? computed from what is reported", Does::Why),
     c('p',            &[Cluster],      "promises", "what must never happen, and who broke it if it did", Does::Promises),
     c('p',            &[Ring, Wire, Logs, Watch, Data], "", "what must never happen, and who broke it if it did", Does::Promises),
@@ -266,7 +267,6 @@ pub const KEYS: &[Binding] = &[
     c('[',            &[Learn],        "",        "the clock goes slower, down to 1/1000", Does::Slower),
     c(']',            PICTURES,        "faster",  "the clock goes faster, up to the world's; a replay beyond it", Does::Faster),
     c(']',            &[Learn],        "",        "the clock goes faster, up to the world's", Does::Faster),
-    c(',',            PICTURES,        "",        "back: shows what was recorded, one event earlier", Does::StepBack),
     c(',',            &[Learn],        "",        "back: shows what was recorded, one event earlier", Does::StepBack),
     k(Key::Tab,       &[Logs, Cluster], "member", "select the next member", Does::Next),
     k(Key::Tab,       &[Watch],        "",        "the next line", Does::Next),
@@ -328,10 +328,10 @@ const IN_REPLAY: [(Does, &str); 10] = [
     (Does::RunBack, "10 s"),
     (Does::RunOn, "10 s"),
     (Does::MarkBefore, "deed before"),
+    (Does::Back, "leave"),
     (Does::Slower, "slower"),
     (Does::Faster, "faster"),
     (Does::Why, "why…"),
-    (Does::Back, "leave"),
 ];
 
 /// What the bar says on a screen that shows a recording.

@@ -52,7 +52,7 @@ pub(super) fn open(model: &mut Model, mut found: Box<Replay>) {
     model.play = Play { running: !is_live, ..Play::default() };
     place(model);
     let text = match (is_live, model.twin.is_some()) {
-        (true, _) => "what was recorded: , back   < 10 s back   { to your last deed   Space plays   Esc LIVE",
+        (true, _) => "what was recorded: < 10 s back  { to your last deed  Space plays  Esc to LIVE",
         (_, true) => {
             "Space pauses. What you do (w, !, :kill m0) happens at the moment that is shown; until then the seed does harm"
         }

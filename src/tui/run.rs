@@ -302,8 +302,8 @@ impl App {
             let msg = tokio::select! {
                 Some(key) = self.keys.recv() => key,
                 Some(answer) = self.answers.recv() => answer,
-                Some(report) = self.reports.recv() => {
-                    if let Some(remove) = self.hear(report).await? {
+                Some(report) = self.reports.recv(), if self.hurries() => {
+                    if let Some(remove) = self.hear(Some(report)).await? {
                         self.draw()?;
                         return self.leave(remove);
                     }
@@ -313,7 +313,14 @@ impl App {
                     self.take_line(line).await?;
                     continue;
                 }
-                _ = frames.tick() => Msg::Tick(self.now()),
+                _ = frames.tick() => {
+                    let first = self.reports.try_recv().ok();
+                    if let Some(remove) = self.hear(first).await? {
+                        self.draw()?;
+                        return self.leave(remove);
+                    }
+                    Msg::Tick(self.now())
+                }
                 _ = terminate.recv() => Msg::Key(Key::Ctrl('c')),
                 _ = hangup.recv() => Msg::Key(Key::Ctrl('c')),
             };
@@ -335,11 +342,17 @@ impl App {
         }
     }
 
+    /// Whether reports are taken in as they come. Otherwise the next frame's time is early enough, and what has come until then is one piece of work.
+    fn hurries(&self) -> bool {
+        let is_live = self.model.picture.as_ref().is_none_or(|picture| picture.pace() == Pace::Live);
+        !is_live || self.reports.len() >= AT_ONCE
+    }
+
     /// Takes in this report, and those that have come with it: for all of them time passes once.
-    async fn hear(&mut self, first: Report) -> Result<Option<bool>, Error> {
+    async fn hear(&mut self, first: Option<Report>) -> Result<Option<bool>, Error> {
         let now = self.now();
         let mut cmd = update(&mut self.model, Msg::Tick(now));
-        let mut next = Some(first);
+        let mut next = first;
         for _ in 0..AT_ONCE {
             if let Some(cmd) = cmd.take()
                 && let Some(remove) = self.run(cmd).await?
@@ -432,8 +445,13 @@ impl App {
     fn put(&mut self, endpoints: Vec<String>, key: String, value: String) {
         let (answer, to) = (self.answer.clone(), self.to.clone());
         let (patient, id) = self.next_call();
+        let alone = self.model.picture.as_ref().is_none_or(|picture| picture.members.len() == 1);
+        let at = match endpoints.as_slice() {
+            [one] if !alone => format!("--endpoints {} ", one.trim_start_matches("http://")),
+            _ => String::new(),
+        };
         tokio::spawn(async move {
-            drop(to.send(Report::Did { line: format!("etcdctl put {} {}", quoted(&key), quoted(&value)) }).await);
+            drop(to.send(Report::Did { line: format!("etcdctl {at}put {} {}", quoted(&key), quoted(&value)) }).await);
             let said = ask::reported_put(&to, id, &endpoints, (&key, &value), patient).await;
             let said = said.map(|revision| format!("OK: put {key} made revision {revision}"));
             let said = said.map_err(|why| format!("put {key} failed: {why}"));

@@ -194,8 +194,8 @@ pub fn code(wire: &Wire) -> String {
 pub const CODES: &[(&str, &str)] = &[
     ("hb ok", "heartbeat, and its answer"),
     ("+3 ack no", "3 new log entries; stored; refused"),
-    ("+0", "no entry, but how far all is committed"),
-    ("ask", "a follower hands its leader a request"),
+    ("+0", "no entry: how far all is committed"),
+    ("ask", "a follower hands on a request"),
     ("P? P+ P-", "could I win? (pre-vote); yes; no"),
     ("V? V+ V-", "vote for me; granted; refused"),
     ("SNAP", "a whole snapshot"),

@@ -6,6 +6,7 @@
 use crate::lab::picture::Picture;
 use crate::lab::picture::Tone;
 use crate::proto::lab::EntryKind;
+use crate::proto::lab::LogEntry;
 use crate::proto::lab::Role;
 use crate::proto::lab::State;
 use crate::proto::lab::event::Kind;
@@ -35,7 +36,7 @@ impl Picture {
             Kind::State(state) => self.state_words(member, state),
             Kind::Appended(a) if self.leads(member) => {
                 for e in a.entries.iter().filter(|e| e.kind() != EntryKind::Empty) {
-                    let what = short(&e.summary);
+                    let what = short(of_entry(e));
                     self.say(Tone::Plain, format!("{what}: leader {name} writes it at index {}", e.index));
                 }
             }
@@ -157,6 +158,14 @@ pub(super) fn role_word(role: Role) -> &'static str {
         Role::Candidate => "candidate",
         Role::Leader => "leader",
         Role::Learner => "learner",
+    }
+}
+
+/// What an entry asks for; told or not.
+pub(super) fn of_entry(entry: &LogEntry) -> &str {
+    match entry.kind() {
+        EntryKind::Normal if entry.summary.is_empty() => "one of very many",
+        _ => &entry.summary,
     }
 }
 

@@ -191,7 +191,7 @@ pub struct LogEntry {
     pub kind: i32,
     #[prost(uint32, tag = "4")]
     pub bytes: u32,
-    /// In plain words: `put a`, `lease grant 694d…`. Never a password.
+    /// In plain words: `put a`, `lease grant 694d…`. Never a password. Empty: very many came at once, and this one is told without words.
     #[prost(string, tag = "5")]
     pub summary: ::prost::alloc::string::String,
     /// CRC-32C of its data: two entries can be compared without it.

@@ -17,6 +17,9 @@ use ratatui::style::Style;
 use ratatui::widgets::Block;
 use ratatui::widgets::Widget as _;
 
+/// Columns for what a row of the help explains.
+const HEAD: usize = 14;
+
 /// The words on the screens.
 const GLOSSARY: &[(&str, &str)] = &[
     ("member", "one etcd server of the cluster: a process with its own disk"),
@@ -75,15 +78,20 @@ pub(super) fn window(page: &mut Page, area: Rect, title: &str, width: u16, heigh
 
 fn help(model: &Model, page: &mut Page, area: Rect, scroll: u16) {
     let place = model.base();
+    let inside = window(page, area, "help (arrows scroll, Esc leaves)", 78, area.height);
+    let row = |head: &str, what: &str| {
+        let room = usize::from(inside.width).saturating_sub(HEAD + 1);
+        let rows = wrap(what, room).into_iter().zip([head].into_iter().chain(std::iter::repeat("")));
+        rows.map(|(what, head)| (format!("{head:<HEAD$} {what}"), false)).collect::<Vec<_>>()
+    };
     let mut lines: Vec<(String, bool)> = vec![("Keys".into(), true)];
-    lines.extend(keys::help(place).into_iter().map(|(key, what)| (format!("{key:<13} {what}"), false)));
+    lines.extend(keys::help(place).iter().flat_map(|(key, what)| row(key, what)));
     lines.extend([(String::new(), false), ("Messages".into(), true)]);
-    lines.extend(CODES.iter().map(|(code, what)| (format!("{code:<13} {what}"), false)));
+    lines.extend(CODES.iter().flat_map(|(code, what)| row(code, what)));
     lines.push(("A dot is slower than its message, which takes less than 1 ms.".into(), false));
     lines.push(("It arrives when its receiver says so; × was dropped.".into(), false));
     lines.extend([(String::new(), false), ("Words".into(), true)]);
-    lines.extend(GLOSSARY.iter().map(|(word, what)| (format!("{word:<14} {what}"), false)));
-    let inside = window(page, area, "help (arrows scroll, Esc leaves)", 78, area.height);
+    lines.extend(GLOSSARY.iter().flat_map(|(word, what)| row(word, what)));
     // Scrolling ends with the last line in view.
     let skip = usize::from(scroll).min(lines.len().saturating_sub(usize::from(inside.height)));
     for ((text, heading), row) in lines.iter().skip(skip).zip(0..) {

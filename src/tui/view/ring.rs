@@ -60,11 +60,12 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
         let side = Rect { x: ring.right() + 1, width: INSPECTOR - 1, ..area };
         inspector(model, picture, page, side);
     } else {
-        let corner =
-            Rect { width: ((ring.width - BOX_WIDTH) / 2).saturating_sub(1), height: 5.min(ring.height), ..ring };
-        if corner.width < CORNER {
+        let width = ((ring.width - BOX_WIDTH) / 2).saturating_sub(1);
+        if width < CORNER {
             return;
         }
+        let free = boxes.iter().filter(|b| b.x < ring.x + width).map(|b| b.y - ring.y).min();
+        let corner = Rect { width, height: free.unwrap_or(5).min(5), ..ring };
         legend(page, corner);
         let right = Rect { x: ring.right() - corner.width, ..corner };
         election(picture, page, right);
