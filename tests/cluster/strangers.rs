@@ -264,6 +264,13 @@ async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) ->
         tokio::select! {
             news = watch.next() => {
                 let news = news.expect("a watch goes on").expect("for ever");
+                if news.canceled && news.cancel_reason.contains("user name is empty") {
+                    // A member that has come since knows none of the tokens of before, and etcd has no other word for that.
+                    until(READY_WITHIN, "a new token", async || client.authenticate().await).await;
+                    let next = heard.last().map_or(1, |(revision, _)| revision + 1);
+                    watch = client.watch(watch_from(LOAD, prefix_end(LOAD.as_bytes()), next));
+                    continue;
+                }
                 assert!(!news.canceled, "{}", news.cancel_reason);
                 heard.extend(news.events.into_iter().filter_map(|event| event.kv).map(|kv| {
                     (kv.mod_revision, String::from_utf8_lossy(&kv.key).into_owned())
