@@ -196,6 +196,10 @@ impl Parser<'_> {
                 return self.error(line, format!("{what} has no `{other}`; there are {}", known.join(", ")));
             }
         }
+        if head.allows("sim") && (head.cluster.machines || !head.cluster.spare.is_empty()) {
+            return self
+                .error(line, "a simulated cluster has no machines and no spare nodes; leave `sim` out of engines");
+        }
         let apart = head.cluster.nodes.iter().chain(&head.cluster.spare).all(|n| n.ip.is_some());
         let only_there = !head.network.is_empty() && head.network.iter().all(|n| n == "netns" || n == "vm");
         if head.cluster.machines && !(apart && only_there && !head.cluster.running) {

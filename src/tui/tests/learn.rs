@@ -8,6 +8,7 @@ use crate::lab::guide::Bed;
 use crate::lab::guide::Checked;
 use crate::lab::guide::Member;
 use crate::lab::guide::Output;
+use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
 use crate::lab::guide::shelved;
@@ -15,6 +16,7 @@ use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::Msg;
 use crate::tui::keys::Key;
+use crate::tui::learn;
 use crate::tui::learn::Heard;
 use crate::tui::look;
 use crate::tui::model::Overlay;
@@ -197,4 +199,38 @@ fn the_learn_screen_fits_any_terminal_and_seven_bits() {
     for c in frame(&model, 120, 60).chars().filter(|c| !c.is_ascii()) {
         assert!(look::seven_bit(&c.to_string()).is_some(), "{c:?} has no stand-in");
     }
+}
+
+/// From the top of a page to the first thing to do, from each thing to do to the next, and from the last to the end: on the smallest
+/// terminal that is a whole one.
+#[test]
+fn no_lab_has_more_than_a_screenful_before_there_is_something_to_do() {
+    let mut long = Vec::new();
+    for (name, _) in SHELF {
+        let lab = Arc::new(shelved(name).expect("it is on the shelf").expect("it can be read"));
+        for step in 0..lab.steps.len() {
+            let mut session = Session::new(Arc::clone(&lab), Arc::new(Nobody), Path::new("/"));
+            session.go(step);
+            let mut model = Script::steady(3).model;
+            update(&mut model, Msg::Learn(Heard::Opened(Box::new(session))));
+            update(&mut model, Msg::Resized { width: 80, height: 24 });
+            let page = learn::page(&model).expect("a lab is open");
+            let lines = model.learn.as_ref().expect("a lab is open").lines(usize::from(page.width));
+            let is_start = |n: &usize| lines[*n].item.is_some() && (*n == 0 || lines[n - 1].item != lines[*n].item);
+            let starts: Vec<usize> = (0..lines.len()).filter(is_start).collect();
+            assert!(!starts.is_empty(), "{name}, step {}: nothing to do", step + 1);
+            let from = [0].into_iter().chain(starts.iter().copied());
+            let to = starts.iter().copied().chain([lines.len()]);
+            for (from, to) in from.zip(to).filter(|(from, to)| to - from > usize::from(page.height)) {
+                let count = to - from;
+                long.push(format!(
+                    "{name}, step {}: {count} lines from line {from}, {:?}; there is room for {}",
+                    step + 1,
+                    lines[from].text,
+                    page.height
+                ));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
 }
