@@ -151,19 +151,21 @@ nodes = [ { name = "n1", ip = "10.0.0.1" }, { name = "n2", ip = "10.0.0.2" }, { 
 
 <!--lab run id = "lease"; expect_exit = 1 -->
 ```bash
-etcdctl lease grant 60
+echo a lease:; etcdctl lease grant 60
 ```
 <!--lab expect -->
 ```text
+a lease:
 ...
 [..]the lab's simulation has no LeaseGrant: run this lab with --engine real[..]
 ```
 <!--lab run id = "add"; expect_exit = 1 -->
 ```bash
-etcdctl member add n4 --peer-urls=http://10.0.0.4:2380
+echo a member:; etcdctl member add n4 --peer-urls=http://10.0.0.4:2380
 ```
 <!--lab expect -->
 ```text
+a member:
 ...
 [..]the lab's simulation has no MemberAdd: run this lab with --engine real[..]
 ```
@@ -186,10 +188,11 @@ done: heal
 ```
 <!--lab run id = "odd"; expect_exit = 1 -->
 ```bash
-etcd-lab fault clock-offset n1 +90s
+echo a clock:; etcd-lab fault clock-offset n1 +90s
 ```
 <!--lab expect -->
 ```text
+a clock:
 Error: the simulation has no such thing; it has kill, [..]
 ```
 "#;

@@ -3,7 +3,7 @@
 //! The one idea: a run of a seed without its harm. The replicas, the network, the disks and the judge are those of every other run; but nothing
 //! is done by chance, and nothing happens between two calls. So the same calls have the same answers, whatever the machine has to do beside.
 //!
-//! Left out: leases, users, changes of who is a member, and what the judge's model of a store does not know ([`unknown`]).
+//! Left out: leases, users, changes of who is a member, and what the judge's model of a store does not know ([`unknown_txn`]).
 
 use super::Plan;
 use super::Weather;
@@ -167,6 +167,17 @@ impl Live {
     /// Ends it. Its connections close, so the others notice.
     pub fn end(&mut self, who: usize) {
         self.act(&Act::Kill(who));
+    }
+
+    /// Has it end by itself: who leads hands over first, as a server does that is told to stop.
+    pub fn stop(&mut self, who: usize) {
+        let up = |n: &usize| *n != who && self.runs(*n) && !self.is_paused(*n);
+        let heir = (0..self.founders.len()).find(up).map(|heir| self.world.places[heir].id);
+        if let Some(heir) = heir.filter(|_| !self.is_paused(who)) {
+            // Who does not lead has nothing to hand over, and who cannot in time goes all the same.
+            let _ = self.move_leader(who, heir);
+        }
+        self.end(who);
     }
 
     /// Ends it, and starts it again after so much time.
@@ -352,17 +363,43 @@ impl Live {
         Ok(response)
     }
 
-    /// Puts a request through the log, and waits until this member has applied it. Whether its fields are right is checked here.
+    /// Writes a pair.
     ///
     /// # Errors
     /// As [`Live::range`].
-    pub fn write(&mut self, who: usize, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
-        if let Some(put) = &request.put {
-            check::put(put)?;
-        }
-        if let Some(delete) = &request.delete_range {
-            check::delete(delete)?;
-        }
+    pub fn put(&mut self, who: usize, put: pb::PutRequest) -> Result<pb::PutResponse, Error> {
+        check::put(&put)?;
+        let request = pb::InternalRaftRequest { put: Some(put), ..Default::default() };
+        let Reply::Put(mut response) = self.write(who, request)? else { return Err(Error::Stopped) };
+        self.stamp(who, response.header.get_or_insert_default());
+        Ok(response)
+    }
+
+    /// Deletes a range.
+    ///
+    /// # Errors
+    /// As [`Live::range`].
+    pub fn delete(&mut self, who: usize, delete: pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Error> {
+        check::delete(&delete)?;
+        let request = pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
+        let Reply::DeleteRange(mut response) = self.write(who, request)? else { return Err(Error::Stopped) };
+        self.stamp(who, response.header.get_or_insert_default());
+        Ok(response)
+    }
+
+    /// Throws old versions away.
+    ///
+    /// # Errors
+    /// As [`Live::range`].
+    pub fn compact(&mut self, who: usize, compact: pb::CompactionRequest) -> Result<pb::CompactionResponse, Error> {
+        let request = pb::InternalRaftRequest { compaction: Some(compact), ..Default::default() };
+        let Reply::Compaction(mut response) = self.write(who, request)? else { return Err(Error::Stopped) };
+        self.stamp(who, response.header.get_or_insert_default());
+        Ok(response)
+    }
+
+    /// Puts a request through the log, and waits until this member has applied it.
+    fn write(&mut self, who: usize, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
         match self.asked(who, Ask::Write(Box::new(request)))? {
             Told::Reply(reply) => reply,
             Told::Refused(why) => Err(why),
@@ -529,15 +566,18 @@ fn word(role: Role) -> &'static str {
     }
 }
 
-/// What of this request the simulation's judge could not hold against its own execution of the log, if anything.
+/// What of this put the simulation's judge could not hold against its own execution of the log, if anything.
 #[must_use]
-pub fn unknown(request: &pb::InternalRaftRequest) -> Option<&'static str> {
-    let put =
-        |put: &pb::PutRequest| (put.ignore_value || put.ignore_lease).then_some("a put that keeps value or lease");
-    if let Some(found) = request.put.as_ref().and_then(put) {
-        return Some(found);
+pub fn unknown_put(put: &pb::PutRequest) -> Option<&'static str> {
+    (put.ignore_value || put.ignore_lease).then_some("put that keeps value or lease")
+}
+
+/// The same of a transaction.
+#[must_use]
+pub fn unknown_txn(txn: &pb::TxnRequest) -> Option<&'static str> {
+    if check::is_read_only(txn) {
+        return None;
     }
-    let txn = request.txn.as_ref().filter(|txn| !check::is_read_only(txn))?;
     let compares = |c: &pb::Compare| {
         let is_known = matches!(
             c.target_union,
@@ -548,10 +588,10 @@ pub fn unknown(request: &pb::InternalRaftRequest) -> Option<&'static str> {
                     | TargetUnion::Value(_)
             )
         );
-        (!is_known || !c.range_end.is_empty()).then_some("a comparison of leases or of ranges")
+        (!is_known || !c.range_end.is_empty()).then_some("comparison of leases or of ranges")
     };
     let operates = |op: &pb::RequestOp| match &op.request {
-        Some(Request::RequestPut(request)) => put(request),
+        Some(Request::RequestPut(put)) => unknown_put(put),
         Some(Request::RequestRange(range)) => {
             let plain = pb::RangeRequest {
                 key: range.key.clone(),
@@ -560,9 +600,9 @@ pub fn unknown(request: &pb::InternalRaftRequest) -> Option<&'static str> {
                 serializable: range.serializable,
                 ..pb::RangeRequest::default()
             };
-            (*range != plain).then_some("a get with a limit, an order or a filter in a transaction that writes")
+            (*range != plain).then_some("get with a limit, an order or a filter in a transaction that writes")
         }
-        Some(Request::RequestTxn(_)) => Some("a transaction within a transaction"),
+        Some(Request::RequestTxn(_)) => Some("transaction within a transaction"),
         Some(Request::RequestDeleteRange(_)) | None => None,
     };
     let mut found = txn.compare.iter().filter_map(compares);
@@ -589,9 +629,8 @@ mod tests {
         live
     }
 
-    fn put(key: &str, value: &str) -> pb::InternalRaftRequest {
-        let put = pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
-        pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+    fn put(key: &str, value: &str) -> pb::PutRequest {
+        pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() }
     }
 
     fn get(key: &str, serializable: bool) -> pb::RangeRequest {
@@ -623,16 +662,16 @@ mod tests {
         live.end(4);
         live.end(3);
         assert!(live.run(5_000_000, |live| !live.seats[0].leader.is_none()));
-        live.write(0, put("a", "1")).expect("three of five");
+        live.put(0, put("a", "1")).expect("three of five");
         live.end(2);
-        assert_eq!(live.write(0, put("a", "2")), Err(Error::Timeout));
+        assert_eq!(live.put(0, put("a", "2")), Err(Error::Timeout));
         assert_eq!(live.range(0, &get("a", false)), Err(Error::Timeout));
         assert_eq!(value(live.range(0, &get("a", true))), Ok(b"1".to_vec()));
         assert_eq!(live.status(0).expect("it runs").errors, ["etcdserver: no leader"]);
         assert_eq!(live.status(4), Err(Error::Stopped));
         live.start(2);
         assert!(live.run(5_000_000, |live| live.is_ready(2)));
-        live.write(0, put("a", "3")).expect("three of five");
+        live.put(0, put("a", "3")).expect("three of five");
         assert_eq!(value(live.range(2, &get("a", false))), Ok(b"3".to_vec()));
         assert_eq!(live.broken(), None);
     }
@@ -644,7 +683,7 @@ mod tests {
         let leader = leader.expect("there is one");
         let (still, next) = ((leader + 1) % 3, live.world.places[(leader + 2) % 3].id);
         live.pause(still);
-        live.write(leader, put("a", "1")).expect("two of three");
+        live.put(leader, put("a", "1")).expect("two of three");
         live.pass(2_000_000);
         let before = live.status(still).expect("it runs").raft_applied_index;
         live.go_on(still);
@@ -664,7 +703,7 @@ mod tests {
         let union = pb::watch_request::RequestUnion::CreateRequest(create);
         live.request_watch(watch, pb::WatchRequest { request_union: Some(union) });
         assert!(live.poll_watch(watch).expect("it runs").expect("an answer").created);
-        live.write(0, put("a", "1")).expect("all run");
+        live.put(0, put("a", "1")).expect("all run");
         let told = live.poll_watch(watch).expect("it runs").expect("an event");
         assert_eq!(told.events.len(), 1);
         assert_eq!(live.poll_watch(watch), Ok(None));
@@ -676,7 +715,7 @@ mod tests {
     fn the_same_calls_have_the_same_answers_and_another_seed_others() {
         let run = |seed: u64| {
             let mut live = begun(seed, 3);
-            live.write(1, put("a", "1")).expect("all run");
+            live.put(1, put("a", "1")).expect("all run");
             live.end(0);
             live.pass(2_000_000);
             (live.now_ms(), live.take_said(), live.status(1).expect("it runs"))
@@ -689,10 +728,9 @@ mod tests {
     fn what_the_judge_does_not_know_is_named() {
         let txn = |success: Vec<Request>| {
             let ops = success.into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect();
-            let txn = pb::TxnRequest { success: ops, ..Default::default() };
-            unknown(&pb::InternalRaftRequest { txn: Some(txn), ..Default::default() })
+            unknown_txn(&pb::TxnRequest { success: ops, ..Default::default() })
         };
-        let write = || Request::RequestPut(put("a", "1").put.expect("it is one"));
+        let write = || Request::RequestPut(put("a", "1"));
         let limited = Request::RequestRange(pb::RangeRequest { limit: 1, ..get("a", false) });
         assert_eq!(txn(vec![write()]), None);
         assert_eq!(txn(vec![limited.clone()]), None, "it only reads, and reading is not the judge's");

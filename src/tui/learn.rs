@@ -198,8 +198,11 @@ impl Learn {
         let items = self.session.items();
         let is_ask = matches!(items.get(self.item), Some(Item::Ask(_)));
         match items.get(self.item) {
-            // An answer that is not right yet can be given anew here.
-            _ if self.running.is_none() && self.is_theirs() && !is_ask => "your turn: 0 a terminal, h a hint",
+            // An answer that is not right can be given anew; or it is, and the rest is to be done by hand.
+            _ if self.running.is_none() && self.is_theirs() && is_ask => {
+                "your turn: 0 a terminal, h a hint, Enter anew"
+            }
+            _ if self.running.is_none() && self.is_theirs() => "your turn: 0 a terminal, h a hint",
             None => "",
             _ if self.running.is_none() && self.goes_on() => "Tab: go on",
             Some(Item::Run(run)) if self.running.as_ref().is_some_and(|(id, _)| *id == run.id) => "it runs…",

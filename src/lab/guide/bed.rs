@@ -411,15 +411,17 @@ impl ProcessBed {
 
     /// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; `scp` to a node; and its `hostname`.
     fn write_on(&self) -> Result<(), String> {
+        // What was exported at a node, and the folder, hold where the command runs: in a machine that is another root.
+        let goes_on = "[ ! -f \\\"$node/.lab-session\\\" ] || . \\\"$node/.lab-session\\\"; $*";
         let run = match &self.machine {
-            Some(machine) => format!("exec '{}' \"$HOSTNAME\" /bin/sh -c \"$*\"", machine.display()),
-            None => "exec /bin/sh -c \"$*\"".to_owned(),
+            Some(machine) => format!("exec '{}' \"$HOSTNAME\" /bin/sh -c \"{goes_on}\"", machine.display()),
+            None => format!("exec /bin/sh -c \"{goes_on}\""),
         };
         let (nodes, var) = (self.nodes.display(), service::NODE_VAR);
         let on = format!(
             "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode='{nodes}'/\"$1\"\n\
              [ -d \"$node\" ] || {{ echo \"on: there is no node $1\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
-             export HOSTNAME {var}\nshift; cd \"$node\"\n[ ! -f .lab-session ] || . ./.lab-session\n{run}\n"
+             export HOSTNAME {var}\nshift; cd \"$node\"\n{run}\n"
         );
         let scp = format!(
             "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\

@@ -570,6 +570,12 @@ OK
                 2,
                 "machines of their own have addresses",
             ),
+            (
+                "minutes = 5",
+                "engines = ['real', 'sim']; cluster = { spare = [ { name = 'n4' } ] }",
+                2,
+                "a simulated cluster has no machines and no spare nodes; leave `sim` out",
+            ),
             ("minutes = 5", "network = ['wifi']", 2, "network has no `wifi`; there are netns, loop, ports, vm"),
             ("timeout = \"5s\"", "on = [\"n9\"]", 15, "there is no node `n9` in this lab; there are n1, n2, n3"),
             ("timeout = \"5s\"", "background = \"a b\"", 15, "is no unit's name"),

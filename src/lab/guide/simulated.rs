@@ -276,7 +276,7 @@ impl Hall {
         let who = names.iter().position(|n| n == name).ok_or_else(|| format!("there is no simulated member {name}"))?;
         match (verb, how) {
             ("start", _) => self.start(who, how == "wait")?,
-            ("stop", _) | ("signal", "TERM" | "INT") => self.with(|live| live.end(who)),
+            ("stop", _) | ("signal", "TERM" | "INT") => self.with(|live| live.stop(who)),
             ("signal", "KILL") => self.with(|live| live.crash(who, RESTART_US)),
             ("signal", "STOP") => self.with(|live| live.pause(who)),
             ("signal", "CONT") => self.with(|live| live.go_on(who)),

@@ -6,6 +6,7 @@ use super::script::Script;
 use super::text;
 use crate::lab::guide::Bed;
 use crate::lab::guide::Checked;
+use crate::lab::guide::Item;
 use crate::lab::guide::Member;
 use crate::lab::guide::Output;
 use crate::lab::guide::SHELF;
@@ -201,8 +202,8 @@ fn the_learn_screen_fits_any_terminal_and_seven_bits() {
     }
 }
 
-/// From the top of a page to the first thing to do, from each thing to do to the next, and from the last to the end: on the smallest
-/// terminal that is a whole one.
+/// What stands before the first thing to do, between two, and behind the last; and each of them, unless it is a document's own text: on the
+/// smallest terminal that is a whole one.
 #[test]
 fn no_lab_has_more_than_a_screenful_before_there_is_something_to_do() {
     let mut long = Vec::new();
@@ -214,21 +215,21 @@ fn no_lab_has_more_than_a_screenful_before_there_is_something_to_do() {
             let mut model = Script::steady(3).model;
             update(&mut model, Msg::Learn(Heard::Opened(Box::new(session))));
             update(&mut model, Msg::Resized { width: 80, height: 24 });
-            let page = learn::page(&model).expect("a lab is open");
-            let lines = model.learn.as_ref().expect("a lab is open").lines(usize::from(page.width));
-            let is_start = |n: &usize| lines[*n].item.is_some() && (*n == 0 || lines[n - 1].item != lines[*n].item);
-            let starts: Vec<usize> = (0..lines.len()).filter(is_start).collect();
-            assert!(!starts.is_empty(), "{name}, step {}: nothing to do", step + 1);
-            let from = [0].into_iter().chain(starts.iter().copied());
-            let to = starts.iter().copied().chain([lines.len()]);
-            for (from, to) in from.zip(to).filter(|(from, to)| to - from > usize::from(page.height)) {
-                let count = to - from;
-                long.push(format!(
-                    "{name}, step {}: {count} lines from line {from}, {:?}; there is room for {}",
-                    step + 1,
-                    lines[from].text,
-                    page.height
-                ));
+            let room = usize::from(learn::page(&model).expect("a lab is open").height);
+            let learn = model.learn.as_ref().expect("a lab is open");
+            let lines = learn.lines(80);
+            assert!(lines.iter().any(|line| line.item.is_some()), "{name}, step {}: nothing to do", step + 1);
+            for part in lines.chunk_by(|a, b| a.item == b.item).filter(|part| part.len() > room) {
+                let items = learn.session.items();
+                let is_quoted =
+                    |item: &Item<'_>| matches!(item, Item::Run(run) if run.seed.is_some() || run.repairs.is_some());
+                if !part[0].item.and_then(|item| items.get(item)).is_some_and(is_quoted) {
+                    let (count, first) = (part.len(), &part[0].text);
+                    long.push(format!(
+                        "{name}, step {}: {count} lines from {first:?}; there is room for {room}",
+                        step + 1
+                    ));
+                }
             }
         }
     }

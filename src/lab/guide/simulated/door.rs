@@ -4,7 +4,6 @@
 //! connections and does not answer, as one that was sent STOP.
 
 use super::Hall;
-use crate::apply::Reply;
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
@@ -16,7 +15,8 @@ use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::Watch;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::sim::live::Live;
-use crate::sim::live::unknown;
+use crate::sim::live::unknown_put;
+use crate::sim::live::unknown_txn;
 use crate::types::MemberId;
 use futures::stream::BoxStream;
 use futures::stream::StreamExt as _;
@@ -82,6 +82,10 @@ fn missing(what: &str) -> Status {
     Status::unimplemented(format!("the lab's simulation has no {what}: run this lab with --engine real"))
 }
 
+fn known(unknown: Option<&str>) -> Result<(), Status> {
+    unknown.map_or(Ok(()), |what| Err(missing(what)))
+}
+
 #[derive(Clone)]
 struct Member {
     hall: Weak<Hall>,
@@ -111,25 +115,6 @@ impl Member {
         }
         Ok(answer?)
     }
-
-    async fn write(&self, request: pb::InternalRaftRequest) -> Result<Reply, Status> {
-        if let Some(what) = unknown(&request) {
-            return Err(missing(what));
-        }
-        self.ask(|live, who| live.write(who, request)).await
-    }
-
-    async fn stamped(&self, header: &mut Option<pb::ResponseHeader>) -> Result<(), Status> {
-        self.ask(|live, who| {
-            live.stamp(who, header.get_or_insert_default());
-            Ok(())
-        })
-        .await
-    }
-}
-
-fn wrong() -> Status {
-    Status::internal("the log has an answer of another kind")
 }
 
 #[tonic::async_trait]
@@ -140,27 +125,22 @@ impl Kv for Member {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        let request = pb::InternalRaftRequest { put: Some(request.into_inner()), ..Default::default() };
-        let Reply::Put(mut response) = self.write(request).await? else { return Err(wrong()) };
-        self.stamped(&mut response.header).await?;
-        Ok(Response::new(response))
+        let put = request.into_inner();
+        known(unknown_put(&put))?;
+        self.ask(|live, who| live.put(who, put)).await.map(Response::new)
     }
 
     async fn delete_range(
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let request = pb::InternalRaftRequest { delete_range: Some(request.into_inner()), ..Default::default() };
-        let Reply::DeleteRange(mut response) = self.write(request).await? else { return Err(wrong()) };
-        self.stamped(&mut response.header).await?;
-        Ok(Response::new(response))
+        let delete = request.into_inner();
+        self.ask(|live, who| live.delete(who, delete)).await.map(Response::new)
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let txn = request.into_inner();
-        if let Some(what) = unknown(&pb::InternalRaftRequest { txn: Some(txn.clone()), ..Default::default() }) {
-            return Err(missing(what));
-        }
+        known(unknown_txn(&txn))?;
         self.ask(|live, who| live.txn(who, txn)).await.map(Response::new)
     }
 
@@ -168,10 +148,8 @@ impl Kv for Member {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
-        let request = pb::InternalRaftRequest { compaction: Some(request.into_inner()), ..Default::default() };
-        let Reply::Compaction(mut response) = self.write(request).await? else { return Err(wrong()) };
-        self.stamped(&mut response.header).await?;
-        Ok(Response::new(response))
+        let compact = request.into_inner();
+        self.ask(|live, who| live.compact(who, compact)).await.map(Response::new)
     }
 
     type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
