@@ -167,10 +167,11 @@ fn passed_on(words: &[String]) -> Vec<String> {
         match word.as_str() {
             "--all" => {}
             "--junit" | "--json" | "--seed" => drop(words.next()),
-            "--engine" => match words.next().map(String::as_str) {
-                Some("etcd") => rest.extend([word.clone(), "etcd".into()].into_iter().chain(words.next().cloned())),
-                _ => {}
-            },
+            "--engine" => {
+                if words.next().is_some_and(|engine| engine == "etcd") {
+                    rest.extend([word.clone(), "etcd".into()].into_iter().chain(words.next().cloned()));
+                }
+            }
             _ => rest.push(word.clone()),
         }
     }
