@@ -77,7 +77,7 @@ fn program(name: &str, args: &[OsString]) -> Option<u8> {
         "etcd" => Some(server::main(args.get(1..).unwrap_or_default())),
         "etcdctl" => Some(ctl::main(args.iter().skip(1).cloned().map(|word| word.into_vec()))),
         "etcdutl" => Some(utl::main(&words())),
-        "systemctl" | "systemd-run" | "journalctl" | "sudo" => {
+        "systemctl" | "systemd-run" | "journalctl" | "sudo" | "sleep" => {
             let rest = args.get(1..).unwrap_or_default();
             guide::stand_in(name, rest, &mut std::io::stdout(), &mut std::io::stderr())
         }

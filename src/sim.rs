@@ -24,6 +24,7 @@ pub mod film;
 mod hands;
 mod judge;
 mod leases;
+pub mod live;
 mod lost;
 mod member;
 mod model;

@@ -5,6 +5,7 @@
 
 use etcd_lab::lab::guide;
 use etcd_lab::lab::guide::ProcessBeds;
+use etcd_lab::lab::guide::SimBeds;
 use futures::StreamExt as _;
 use futures::stream;
 use std::collections::BTreeSet;
@@ -201,11 +202,105 @@ async fn the_lab_disk_level_copy_holds() {
     holds(&root().join("labs/E6-disk-level-copy")).await;
 }
 
+/// The labs that allow it, on members in this process with a clock of their own: the same file, the same checks.
+#[tokio::test]
+async fn labs_that_allow_it_hold_on_simulated_members() {
+    let mut tried = Vec::new();
+    for (name, _) in guide::SHELF {
+        let path = root().join("labs").join(name);
+        let lab = guide::load(&path).unwrap_or_else(|e| panic!("{e}"));
+        if lab.head.allows("sim") {
+            let report = guide::prove(Arc::new(lab), &SimBeds::new(beds(), 1)).await.expect("a cluster starts");
+            eprintln!("{}", report.text());
+            assert!(report.passed() && report.lab.contains("simulated, seed 1"), "{}", report.text());
+            tried.push(name);
+        }
+    }
+    for name in ["A1-three-strangers", "A4-a-writes-journey", "A6-majority-rules"] {
+        assert!(tried.contains(&name), "{name} allows it; these were tried: {tried:?}");
+    }
+}
+
+/// What a lab's head does not allow, and what the simulation does not have, is said in words.
+#[test]
+fn a_lab_that_does_not_allow_the_simulation_says_so() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_etcd-lab"));
+    command.args(["test", "labs/D1-your-own-ca", "--engine", "sim"]).current_dir(root());
+    let out = command.output().expect("etcd-lab starts");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("D1 does not allow the simulation"), "{said}");
+}
+
+/// A lab that asks the simulation for what it does not have, and says that it allows it.
+const TOO_MUCH: &str = r#"# Too much
+<!--lab lab
+id = "X"; engines = ["sim"]
+[cluster]
+nodes = [ { name = "n1", ip = "10.0.0.1" }, { name = "n2", ip = "10.0.0.2" }, { name = "n3", ip = "10.0.0.3" } ]
+-->
+
+<!--lab run id = "lease"; expect_exit = 1 -->
+```bash
+echo a lease:; etcdctl lease grant 60
+```
+<!--lab expect -->
+```text
+a lease:
+...
+[..]the lab's simulation has no LeaseGrant: run this lab with --engine real[..]
+```
+<!--lab run id = "add"; expect_exit = 1 -->
+```bash
+echo a member:; etcdctl member add n4 --peer-urls=http://10.0.0.4:2380
+```
+<!--lab expect -->
+```text
+a member:
+...
+[..]the lab's simulation has no MemberAdd: run this lab with --engine real[..]
+```
+<!--lab run id = "flags"; on = ["n1"]; expect_exit = 1 -->
+```bash
+systemctl stop etcd; echo '# more' >>etc/systemd/system/etcd.service; systemctl daemon-reload; systemctl start etcd
+```
+<!--lab expect -->
+```text
+the unit file of etcd is another than at the beginning, and a simulated member has no flags: run this lab with --engine real
+```
+<!--lab run id = "part" -->
+```bash
+etcd-lab fault partition n1 \| n2,n3 && etcd-lab fault heal
+```
+<!--lab expect -->
+```text
+done: partition n1 | n2,n3
+done: heal
+```
+<!--lab run id = "odd"; expect_exit = 1 -->
+```bash
+echo a clock:; etcd-lab fault clock-offset n1 +90s
+```
+<!--lab expect -->
+```text
+a clock:
+Error: the simulation has no such thing; it has kill, [..]
+```
+"#;
+
+#[tokio::test]
+async fn what_the_simulation_does_not_have_is_named() {
+    let lab = guide::parse(Path::new("much.md"), TOO_MUCH).unwrap_or_else(|e| panic!("{e}"));
+    let report = guide::prove(Arc::new(lab), &SimBeds::new(beds(), 1)).await.expect("a cluster starts");
+    assert!(report.passed(), "{}", report.text());
+}
+
 /// Labs whose nodes are machines run in a namespace that has networks for them, which is a process of its own. A system that gives none
 /// says so by `LAB_NO_NAMESPACES=1`, or these tests fail: nothing is skipped by itself.
-fn holds_on_machines(lab: &str) {
+fn holds_on_machines(lab: &str, more: &[&str]) {
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_etcd-lab"))
         .args(["test", lab])
+        .args(more)
         .current_dir(root())
         .output()
         .expect("etcd-lab starts");
@@ -220,18 +315,56 @@ fn holds_on_machines(lab: &str) {
 }
 
 #[test]
+fn a_lab_of_machines_get_the_binaries_holds() {
+    holds_on_machines("labs/B1-get-the-binaries", &[]);
+}
+
+/// Archives as the etcd project packs them, under the names that the documents download: of etcd 3.5.1 if it is there (ETCD_351), else of
+/// two scripts; to the mirror that is the same.
+fn archives(folder: &Path) {
+    let real = std::env::var_os("ETCD_351").map(PathBuf::from);
+    let mut sums = String::new();
+    for version in ["v3.3.11", "v3.4.10"] {
+        let name = format!("etcd-{version}-linux-amd64");
+        let inner = folder.join(&name);
+        std::fs::create_dir(&inner).expect("made");
+        for program in ["etcd", "etcdctl"] {
+            let to = inner.join(program);
+            match &real {
+                Some(etcd) => drop(std::fs::copy(etcd.with_file_name(program), &to).expect("copied")),
+                None => std::fs::write(&to, format!("#!/bin/sh\necho etcd Version: {version}\n")).expect("written"),
+            }
+            std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("may be run");
+        }
+        let command = format!("tar czf {name}.tar.gz {name} && rm -r {name} && sha256sum {name}.tar.gz");
+        let out = std::process::Command::new("sh").args(["-c", &command]).current_dir(folder).output().expect("sh");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        sums += &String::from_utf8_lossy(&out.stdout);
+    }
+    std::fs::write(folder.join("SHA256SUMS"), sums).expect("written");
+}
+
+#[test]
+fn the_lab_of_the_binaries_holds_with_real_archives_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    archives(folder.path());
+    let folder = folder.path().to_str().expect("a plain path");
+    holds_on_machines("labs/B1-get-the-binaries", &["--releases", folder]);
+}
+
+#[test]
 fn a_lab_of_machines_one_node_holds() {
-    holds_on_machines("labs/B2-one-node");
+    holds_on_machines("labs/B2-one-node", &[]);
 }
 
 #[test]
 fn a_lab_of_machines_the_hard_way_holds() {
-    holds_on_machines("labs/B5-the-hard-way");
+    holds_on_machines("labs/B5-the-hard-way", &[]);
 }
 
 #[test]
 fn a_lab_of_machines_is_it_healthy_holds() {
-    holds_on_machines("labs/B6-is-it-healthy");
+    holds_on_machines("labs/B6-is-it-healthy", &[]);
 }
 
 /// Where the system refuses namespaces, a lab that needs them says so, why, and what there is in their place.

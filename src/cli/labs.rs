@@ -10,11 +10,16 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
-const TEST_HELP: &str = "\
-usage: etcd-lab test LAB|--all [--engine etcd DIR] [--profile ports|loop|netns] [--releases DIR]
-                             [--junit FILE] [--json FILE]
+/// The seed, if nobody says.
+const SEED: u64 = 1;
 
-  --all              every lab of labs/course.toml, in its order (run where labs/ is)
+const TEST_HELP: &str = "\
+usage: etcd-lab test LAB|--all [--engine real|sim|etcd DIR] [--seed N] [--profile ports|loop|netns]
+                             [--releases DIR] [--junit FILE] [--json FILE]
+
+  --all              every lab of labs/course.toml, in its order (run where labs/ is): on real processes, and then on simulated
+                     members if it allows them; with --engine, on that one only
+  --engine sim       on simulated members with a clock of their own, if the lab's `engines` has sim; --seed N is another run (1)
   --engine etcd DIR  against the etcd and etcdctl in this folder; --etcd-dir DIR is the same
   --profile NAME     where the nodes are: netns (the documents' addresses), loop (127.0.x.y with standard ports), ports
   --releases DIR     the lab's release mirror gives the archives of this folder; without it, our own programs under their names
@@ -25,6 +30,9 @@ usage: etcd-lab test LAB|--all [--engine etcd DIR] [--profile ports|loop|netns] 
 struct Asked {
     path: Option<PathBuf>,
     all: bool,
+    /// The engine was named.
+    engine: Option<String>,
+    seed: Option<u64>,
     options: guide::TestOptions,
 }
 
@@ -39,7 +47,7 @@ pub(super) fn test(words: &[String]) -> u8 {
     };
     let done = match &asked.path {
         Some(path) => one(path, &asked.options, words),
-        None => all(&asked.options, words),
+        None => all(&asked, words),
     };
     done.unwrap_or_else(|why| {
         let _ = writeln!(std::io::stderr(), "etcd-lab: {why}");
@@ -65,14 +73,29 @@ fn parsed(words: &[String]) -> Result<Option<Asked>, String> {
                 asked.options.profile =
                     Some(profile.ok_or_else(|| format!("--profile is ports, loop or netns, not {name}"))?);
             }
-            "--engine" => match value()?.as_str() {
-                "real" => {}
-                "etcd" => asked.options.etcd_dir = Some(value()?.into()),
-                other => return Err(format!("--engine is real or etcd DIR, not {other}")),
-            },
+            "--seed" => {
+                let seed = value()?;
+                asked.seed = Some(seed.parse().map_err(|_| format!("--seed is a number, not {seed}"))?);
+            }
+            "--engine" => {
+                let engine = value()?;
+                match engine.as_str() {
+                    "real" | "sim" => {}
+                    "etcd" => asked.options.etcd_dir = Some(value()?.into()),
+                    other => return Err(format!("--engine is real, sim or etcd DIR, not {other}")),
+                }
+                asked.engine = Some(engine.clone());
+            }
             _ if !word.starts_with('-') && asked.path.is_none() => asked.path = Some(word.into()),
             _ => return Err(format!("etcd-lab test does not know {word}")),
         }
+    }
+    let is_sim = asked.engine.as_deref() == Some("sim");
+    match (is_sim, asked.seed, asked.options.etcd_dir.is_some()) {
+        (true, _, true) => return Err("simulated members are no etcd of a folder: --engine sim, or etcd DIR".into()),
+        (true, seed, false) => asked.options.sim = Some(seed.unwrap_or(SEED)),
+        (false, Some(_), _) if !asked.all => return Err("--seed is of simulated members: say --engine sim, too".into()),
+        _ => {}
     }
     match (&asked.path, asked.all) {
         (None, false) => Err("which lab? Name its folder, or say --all".into()),
@@ -99,24 +122,18 @@ fn code(command: &mut Command) -> Result<u8, String> {
 }
 
 /// Every lab of the course; the reports are put together, and the worst code is the answer.
-fn all(options: &guide::TestOptions, words: &[String]) -> Result<u8, String> {
+fn all(asked: &Asked, words: &[String]) -> Result<u8, String> {
+    let options = &asked.options;
     let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
-    let mut rest: Vec<String> = Vec::new();
-    let mut skip = false;
-    for word in words {
-        let report = matches!(word.as_str(), "--junit" | "--json");
-        if !skip && !report && word != "--all" {
-            rest.push(word.clone());
-        }
-        skip = report;
-    }
+    let rest = passed_on(words);
     let parts = std::env::temp_dir().join(format!("etcd-lab-all-{}", std::process::id()));
     std::fs::create_dir_all(&parts).map_err(|e| format!("{}: {e}", parts.display()))?;
     let (mut worst, mut held, mut xml, mut json) = (0, 0, Vec::new(), Vec::new());
-    for (name, _) in guide::SHELF {
+    let runs = runs(asked)?;
+    for (name, engine) in &runs {
         let (junit, told) = (parts.join("junit"), parts.join("json"));
         let mut command = Command::new(&program);
-        command.arg("test").arg(Path::new("labs").join(name)).args(&rest);
+        command.arg("test").arg(Path::new("labs").join(name)).args(&rest).args(engine);
         let done = code(command.arg("--junit").arg(&junit).arg("--json").arg(&told))?;
         worst = worst.max(done);
         held += usize::from(done == 0);
@@ -127,7 +144,7 @@ fn all(options: &guide::TestOptions, words: &[String]) -> Result<u8, String> {
     }
     let _ = std::fs::remove_dir_all(&parts);
     let mut out = std::io::stdout();
-    let _ = writeln!(out, "\n{held} of {} labs hold.", guide::SHELF.len());
+    let _ = writeln!(out, "\n{held} of {} labs hold{}.", runs.len(), simulated(&runs));
     let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
     let suites: String = xml.iter().map(|x| x.trim_start_matches(head)).collect();
     let texts = [
@@ -140,6 +157,50 @@ fn all(options: &guide::TestOptions, words: &[String]) -> Result<u8, String> {
         }
     }
     Ok(worst)
+}
+
+/// What `--all` was told that holds for each lab: not where the reports go, nor the engine, which is said for each.
+fn passed_on(words: &[String]) -> Vec<String> {
+    let mut rest = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--all" => {}
+            "--junit" | "--json" | "--seed" => drop(words.next()),
+            "--engine" => {
+                if words.next().is_some_and(|engine| engine == "etcd") {
+                    rest.extend([word.clone(), "etcd".into()].into_iter().chain(words.next().cloned()));
+                }
+            }
+            _ => rest.push(word.clone()),
+        }
+    }
+    rest
+}
+
+/// Each lab with the words that say on which engine: on both if it allows both and nobody has named one.
+fn runs(asked: &Asked) -> Result<Vec<(&'static str, Vec<String>)>, String> {
+    let sim = ["--engine", "sim", "--seed", &asked.seed.unwrap_or(SEED).to_string()].map(String::from).to_vec();
+    let is_named = asked.engine.is_some() || asked.options.etcd_dir.is_some();
+    let mut runs = Vec::new();
+    for (name, _) in guide::SHELF {
+        let lab = guide::load(&Path::new("labs").join(name)).map_err(|e| e.to_string())?;
+        if asked.options.sim.is_none() {
+            runs.push((name, Vec::new()));
+        }
+        if lab.head.allows("sim") && (asked.options.sim.is_some() || !is_named) {
+            runs.push((name, sim.clone()));
+        }
+    }
+    Ok(runs)
+}
+
+/// How many of these were on simulated members, in words.
+fn simulated(runs: &[(&str, Vec<String>)]) -> String {
+    match runs.iter().filter(|(_, engine)| !engine.is_empty()).count() {
+        0 => String::new(),
+        count => format!(" ({count} of them simulated)"),
+    }
 }
 
 /// `etcd-lab print LAB [--answers]`.

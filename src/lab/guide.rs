@@ -11,6 +11,7 @@
 //! | `expr`, `facts`, `check` | what a check may say, what it looks at, what it answers |
 //! | `expect` | an output on the page against one that came out |
 //! | `shell`, `bed`, `places`, `machine` | commands, the cluster they talk to, and where it is on this machine |
+//! | `simulated` | the same on simulated members, with a clock of their own |
 //! | `service`, `unit` | `systemctl`, `journalctl` and `sudo` of a node that has none |
 //! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
@@ -20,7 +21,7 @@
 //! | `book`, `print` | the page as mdBook wants it, and on paper |
 //! | `vocabulary` | the author's guide, made from the code |
 //!
-//! Left out so far: steps that edit files (they are read, not carried out), faults, views, and the deterministic engine.
+//! Left out so far: steps that edit files (they are read, not carried out), faults, and views.
 //!
 //! Source: our own format; the precedents are mdBook, rustlings and trycmd.
 
@@ -47,6 +48,7 @@ mod session;
 mod settings;
 mod shelf;
 mod shell;
+mod simulated;
 mod spoil;
 mod unit;
 mod vocabulary;
@@ -98,6 +100,8 @@ pub use shelf::LESSONS;
 pub use shelf::SHELF;
 pub use shelf::shelved;
 pub use shell::Output;
+pub use simulated::SimBeds;
+pub use simulated::simulated_fault;
 pub use vocabulary::guide as authors_guide;
 
 use std::fmt;

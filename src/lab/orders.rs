@@ -10,6 +10,7 @@ use crate::lab::Picture;
 use crate::lab::board::Order;
 use crate::lab::board::Undo;
 use crate::lab::deed::WORDS;
+use crate::lab::guide;
 use crate::lab::observe;
 use crate::lab::preflight;
 use crate::lab::workdir::Running;
@@ -121,6 +122,9 @@ async fn talk(stream: UnixStream, token: String, to: mpsc::Sender<Line>) {
 
 /// `etcd-lab fault [--folder PATH] WORD ARGS…`; without a word, what there is.
 pub fn fault(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    if let Some(code) = guide::simulated_fault(args, out, err) {
+        return code;
+    }
     let (folder, words) = match args {
         [flag, folder, rest @ ..] if flag == "--folder" => (Some(PathBuf::from(folder)), rest),
         all => (None, all),

@@ -8,7 +8,7 @@
 //!
 //! Left out: what is told by a server's other threads (requests that come in, connections); messages that the network loses just do not arrive.
 
-mod acts;
+pub(super) mod acts;
 mod looks;
 
 pub use acts::Act;

@@ -252,6 +252,12 @@ impl Model {
             let order = match &compare.target_union {
                 Some(TargetUnion::ModRevision(given)) => found.map_or(0, |kv| kv.mod_revision).cmp(given),
                 Some(TargetUnion::Version(given)) => found.map_or(0, |kv| kv.version).cmp(given),
+                Some(TargetUnion::CreateRevision(given)) => found.map_or(0, |kv| kv.create_revision).cmp(given),
+                // Of a key that is not there no value is anything, not even unequal.
+                Some(TargetUnion::Value(given)) => match found {
+                    Some(kv) => kv.value.cmp(given),
+                    None => return false,
+                },
                 other => panic!("the simulator's clients do not compare {other:?}"),
             };
             match compare.result() {

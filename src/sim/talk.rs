@@ -53,7 +53,24 @@ pub(super) struct Op {
     reader: (&'static str, Option<u64>),
 }
 
+/// What became of a question.
+pub(super) enum Told {
+    Reply(Result<Reply, Error>),
+    /// Up to where it is to read is applied.
+    MayRead,
+    /// raft never had it.
+    Refused(Error),
+    /// Nobody will know.
+    Nothing,
+}
+
 impl World {
+    fn tell(&mut self, number: u64, what: Told) {
+        if let Some(told) = &mut self.told {
+            told.insert(number, what);
+        }
+    }
+
     pub(super) fn new_request(&mut self) -> u64 {
         self.next_request += 1;
         self.next_request
@@ -228,6 +245,7 @@ impl World {
         let answer = crate::apply::range(&alive.machine, &ask);
         self.tape.note(self.now, who, number, || format!("answers read {number}: {}", rows(&answer)));
         self.judge.read(&ask, known, &answer)?;
+        self.tell(number, Told::MayRead);
         self.done(number);
         Ok(())
     }
@@ -313,6 +331,7 @@ impl World {
             }
         }
         self.report.writes += 1;
+        self.tell(number, Told::Reply(reply));
         self.done(number);
         Ok(())
     }
@@ -331,6 +350,7 @@ impl World {
         };
         self.report.refused += 1;
         self.tape.note(self.now, who, number, || format!("refuses {number}: {why}"));
+        self.tell(number, Told::Refused(why.clone()));
         self.done(number);
         Ok(())
     }
@@ -338,6 +358,7 @@ impl World {
     pub(super) fn give_up(&mut self, waiter: Waiter) {
         if let Waiter::Read(number) | Waiter::Renew(number, _) | Waiter::RenewSurely(number) = waiter {
             self.report.refused += 1;
+            self.tell(number, Told::Nothing);
             self.done(number);
         }
     }
@@ -346,6 +367,7 @@ impl World {
     pub(super) fn forget(&mut self, number: u64) {
         if self.ops.contains_key(&number) {
             self.report.unknown += 1;
+            self.tell(number, Told::Nothing);
             self.done(number);
         }
     }

@@ -33,6 +33,7 @@ use super::snapshots::Shelf;
 use super::talk::Client;
 use super::talk::Op;
 use super::talk::SPECIAL_CLIENTS;
+use super::talk::Told;
 use super::tape::Tape;
 use super::watcher::Watcher;
 use crate::apply::Limits;
@@ -202,16 +203,22 @@ pub(super) struct World {
     pub(super) operator: Operator,
     /// Nobody asks any more.
     pub(super) silent: bool,
+    /// What clients were told, by the number of their question, if somebody wants to know.
+    pub(super) told: Option<BTreeMap<u64, Told>>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, plan: Plan, tape: Tape) -> World {
-        let mut dice = StdRng::seed_from_u64(seed);
         let founders: Founders =
             (0..plan.members).map(|n| (format!("m{n}"), vec![format!("http://10.0.0.{n}:2380")])).collect();
         let founders = Members::bootstrap(&founders, "simulation").expect("the names differ");
-        let ids: Vec<MemberId> =
-            (0..plan.members).map(|n| founders.by_name(&format!("m{n}")).expect("a founder").id).collect();
+        let ids = (0..plan.members).map(|n| founders.by_name(&format!("m{n}")).expect("a founder").id).collect();
+        World::of(seed, plan, tape, founders, ids)
+    }
+
+    /// The same with members of somebody's choice; `ids` are theirs, by their places.
+    pub(super) fn of(seed: u64, plan: Plan, tape: Tape, founders: Members, ids: Vec<MemberId>) -> World {
+        let mut dice = StdRng::seed_from_u64(seed);
         let places = ids.iter().map(|id| Place::new(*id, &mut dice)).collect();
         let judge = Judge::new(plan.members);
         let watchers = (0..plan.watchers).map(|_| Watcher::new(&judge.model, &mut dice)).collect();
@@ -238,7 +245,23 @@ impl World {
             bout: Bout::default(),
             drill: None,
             silent: false,
+            told: None,
         }
+    }
+
+    /// When the next thing happens.
+    pub(super) fn next_at(&self) -> Option<u64> {
+        self.queue.peek().map(|queued| queued.time)
+    }
+
+    /// What was put off until then happens now, in its order.
+    pub(super) fn happens_now(&mut self, then: u64) {
+        let all = std::mem::take(&mut self.queue).into_sorted_vec();
+        let now = self.now;
+        let moved = all
+            .into_iter()
+            .map(|queued| Queued { time: if queued.time == then { now } else { queued.time }, ..queued });
+        self.queue = moved.collect();
     }
 
     pub(super) fn at(&mut self, time: u64, event: Event) {

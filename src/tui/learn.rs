@@ -174,19 +174,37 @@ impl Learn {
     fn is_theirs(&self) -> bool {
         let (passed, checks) = self.passed();
         passed < checks
-            && self.session.items().iter().all(|item| match item {
-                Item::Run(run) => self.session.output(&run.id).is_some(),
-                Item::Ask(ask) => self.session.answered(&ask.id).is_some(),
-                Item::Predict(predict) => predict.quiz || self.session.guessed(&predict.id).is_some(),
-            })
+            && self.session.items().iter().all(|item| self.is_done(item) || matches!(item, Item::Predict(p) if p.quiz))
+    }
+
+    fn is_done(&self, item: &Item<'_>) -> bool {
+        match item {
+            Item::Run(run) => self.session.output(&run.id).is_some(),
+            Item::Ask(ask) => self.session.answered(&ask.id).is_some(),
+            Item::Predict(predict) => self.session.guessed(&predict.id).is_some(),
+        }
+    }
+
+    /// Whether what is marked is done, and something below it is not.
+    fn goes_on(&self) -> bool {
+        let items = self.session.items();
+        let mut from_here = items.iter().skip(self.item);
+        from_here.next().is_some_and(|item| self.is_done(item)) && from_here.any(|item| !self.is_done(item))
     }
 
     /// What Enter does now, in words.
     #[must_use]
     pub fn action(&self) -> &'static str {
-        match self.session.items().get(self.item) {
+        let items = self.session.items();
+        let is_ask = matches!(items.get(self.item), Some(Item::Ask(_)));
+        match items.get(self.item) {
+            // An answer that is not right can be given anew; or it is, and the rest is to be done by hand.
+            _ if self.running.is_none() && self.is_theirs() && is_ask => {
+                "your turn: 0 a terminal, h a hint, Enter anew"
+            }
             _ if self.running.is_none() && self.is_theirs() => "your turn: 0 a terminal, h a hint",
             None => "",
+            _ if self.running.is_none() && self.goes_on() => "Tab: go on",
             Some(Item::Run(run)) if self.running.as_ref().is_some_and(|(id, _)| *id == run.id) => "it runs…",
             Some(Item::Run(run)) if self.session.output(&run.id).is_some() => "Enter: run it again",
             Some(Item::Run(_)) => "Enter: run it",
@@ -437,7 +455,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
 }
 
 /// Where the page is on the terminal as it is now.
-fn page(model: &Model) -> Option<Rect> {
+pub(super) fn page(model: &Model) -> Option<Rect> {
     // Header and bars, and the notice while there is one.
     let around = 1 + bars(model.area.1) + u16::from(model.notice.is_some());
     let body = Rect::new(0, 1, model.area.0, model.area.1.saturating_sub(around));

@@ -110,6 +110,16 @@ pub trait Bed: Send + Sync {
         None
     }
 
+    /// The socket of the simulation that its members live in, if they do.
+    fn simulator(&self) -> Option<&Path> {
+        None
+    }
+
+    /// So much of the members' time goes by at once, if it is not ours. False: it is, and whoever waits must wait.
+    fn pass(&self, _time: Duration) -> bool {
+        false
+    }
+
     /// Where members talk to this node, such as `127.0.0.1:2380`.
     fn peer(&self, _node: &str) -> Option<&str> {
         None
@@ -130,6 +140,11 @@ pub trait Beds {
     /// How many of them can be there at the same time.
     fn at_once(&self) -> usize {
         1
+    }
+
+    /// What they are, if that is not a matter of course: for the report.
+    fn name(&self) -> Option<String> {
+        None
     }
 }
 
@@ -311,6 +326,15 @@ impl ProcessBeds {
         self.start(cluster, None).map(|bed| -> Box<dyn Bed> { Box::new(bed) })
     }
 
+    /// A cluster that has only just been started, once there is a seat for it.
+    ///
+    /// # Errors
+    /// As [`ProcessBeds::begin`].
+    pub(super) async fn seated(&self, cluster: &Cluster) -> Result<ProcessBed, String> {
+        let seat = SEATS.acquire().await.map_err(|e| e.to_string())?;
+        self.start(cluster, Some(seat))
+    }
+
     fn start(&self, cluster: &Cluster, seat: Option<SemaphorePermit<'static>>) -> Result<ProcessBed, String> {
         if cluster.machines && !(self.profile == Profile::Netns && has_machines()) {
             return Err(machine::MISSING.into());
@@ -374,8 +398,7 @@ impl Beds for ProcessBeds {
     }
 
     async fn fresh(&self, cluster: &Cluster) -> Result<Box<dyn Bed>, String> {
-        let seat = SEATS.acquire().await.map_err(|e| e.to_string())?;
-        let bed = self.start(cluster, Some(seat))?;
+        let bed = self.seated(cluster).await?;
         let deadline = Instant::now() + READY_WITHIN;
         for member in bed.members.iter().filter(|_| cluster.running) {
             let node = bed.nodes.join(&member.name);
@@ -440,6 +463,11 @@ impl Bed for ProcessBed {
 }
 
 impl ProcessBed {
+    /// A node's folder.
+    pub(super) fn folder_of(&self, node: &str) -> PathBuf {
+        self.nodes.join(node)
+    }
+
     /// The programs by their names, the nodes' folders, and the lock.
     fn furnish(&mut self, beds: &ProcessBeds) -> Result<(), String> {
         let made = |path: &Path| fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()));
@@ -479,15 +507,17 @@ impl ProcessBed {
 
     /// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; `scp` to a node; and its `hostname`.
     fn write_on(&self) -> Result<(), String> {
+        // What was exported at a node, and the folder, hold where the command runs: in a machine that is another root.
+        let goes_on = "[ ! -f \\\"$node/.lab-session\\\" ] || . \\\"$node/.lab-session\\\"; $*";
         let run = match &self.machine {
-            Some(machine) => format!("exec '{}' \"$HOSTNAME\" /bin/sh -c \"$*\"", machine.display()),
-            None => "exec /bin/sh -c \"$*\"".to_owned(),
+            Some(machine) => format!("exec '{}' \"$HOSTNAME\" /bin/sh -c \"{goes_on}\"", machine.display()),
+            None => format!("exec /bin/sh -c \"{goes_on}\""),
         };
         let (nodes, var) = (self.nodes.display(), service::NODE_VAR);
         let on = format!(
             "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode='{nodes}'/\"$1\"\n\
              [ -d \"$node\" ] || {{ echo \"on: there is no node $1\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
-             export HOSTNAME {var}\nshift; cd \"$node\"\n[ ! -f .lab-session ] || . ./.lab-session\n{run}\n"
+             export HOSTNAME {var}\nshift; cd \"$node\"\n{run}\n"
         );
         let scp = format!(
             "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\

@@ -29,6 +29,7 @@ use crate::lab::guide::seeds::Seeds;
 use crate::lab::guide::session::Checked;
 use crate::lab::guide::session::Ran;
 use crate::lab::guide::session::Session;
+use crate::lab::guide::simulated::SimBeds;
 use crate::lab::guide::spoil::spoilt_by;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
@@ -49,6 +50,8 @@ pub(super) const COMMAND_WITHIN: Duration = Duration::from_secs(20);
 pub struct TestOptions {
     /// Run against the `etcd` and `etcdctl` in this folder, not our own: is the lesson true of real etcd?
     pub etcd_dir: Option<PathBuf>,
+    /// Run on simulated members from this seed, if the lab allows it.
+    pub sim: Option<u64>,
     /// Where the nodes are; none: as close to the documents as the lab and this machine allow.
     pub profile: Option<Profile>,
     /// Write a JUnit report here.
@@ -88,7 +91,15 @@ fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("no runtime: {e}"))?;
-    runtime.block_on(prove(Arc::new(lab), &beds.at(profile)))
+    let beds = beds.at(profile);
+    match options.sim {
+        Some(_) if !lab.head.allows("sim") => Err(format!(
+            "{} does not allow the simulation: its head would have to say engines = [\"real\", \"sim\"]",
+            lab.head.id
+        )),
+        Some(seed) => runtime.block_on(prove(Arc::new(lab), &SimBeds::new(beds, seed))),
+        None => runtime.block_on(prove(Arc::new(lab), &beds)),
+    }
 }
 
 /// The profile for this lab, and this very test again inside of a namespace if that is where it must run.
@@ -146,6 +157,7 @@ pub fn enter_for_machines(lab: &Lab, args: &[String]) -> Result<Option<Command>,
 /// the report.
 pub async fn prove<B: Beds>(lab: Arc<Lab>, beds: &B) -> Result<Report, String> {
     let name = if lab.head.id.is_empty() { lab.title.clone() } else { format!("{} {}", lab.head.id, lab.title) };
+    let name = beds.name().map_or(name.clone(), |how| format!("{name} ({how})"));
     let began = now();
     let mut notes = Notes::new();
     duties(&lab, &mut notes);

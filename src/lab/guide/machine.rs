@@ -18,6 +18,8 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
+use sha2::Digest as _;
+use sha2::Sha256;
 use std::fs;
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -31,10 +33,14 @@ use std::sync::OnceLock;
 pub(crate) const FOLDERS: [&str; 3] = ["usr/local/bin", "mnt", "etc/ssl"];
 
 /// Files of this machine's `/etc` without which its programs do not work.
-const LENT: [&str; 6] = ["passwd", "group", "ld.so.cache", "localtime", "services", "protocols"];
+const LENT: [&str; 8] =
+    ["passwd", "group", "ld.so.cache", "localtime", "services", "protocols", "os-release", "lsb-release"];
 
 /// The releases that the documents download.
 const RELEASES: [&str; 2] = ["v3.4.10", "v3.3.11"];
+
+/// The list of hashes that lies beside each release.
+const SUMS: &str = "SHA256SUMS";
 
 /// What the archives say of themselves.
 const README: &str = "These are etcd-lab's own programs, under the file name that the documents download.\n\
@@ -154,18 +160,29 @@ type Programs = Arc<[(&'static str, PathBuf); 2]>;
 
 async fn release(State(programs): State<Programs>, UrlPath((version, file)): UrlPath<(String, String)>) -> Response {
     let name = format!("etcd-{version}-linux-amd64");
-    if !RELEASES.contains(&version.as_str()) || file != format!("{name}.tar.gz") {
-        let known = RELEASES.map(|v| format!("{v}/etcd-{v}-linux-amd64.tar.gz")).join("\n");
+    let archive = format!("{name}.tar.gz");
+    if !RELEASES.contains(&version.as_str()) || (file != archive && file != SUMS) {
+        let known = RELEASES.map(|v| format!("{v}/etcd-{v}-linux-amd64.tar.gz\n{v}/{SUMS}")).join("\n");
         return (StatusCode::NOT_FOUND, format!("The lab's mirror has only:\n{known}\n")).into_response();
     }
     let (whose, archive) = match ARCHIVES.get() {
         Some(folder) => ("from --releases", fs::read(folder.join(&file)).map_err(|e| format!("{file}: {e}"))),
-        None => ("etcd-lab's own programs, not the etcd project's", packed(&name, programs.as_ref())),
+        None => {
+            let packed = packed(&name, programs.as_ref());
+            let told = packed.map(|bytes| if file == SUMS { sum(&archive, &bytes).into_bytes() } else { bytes });
+            ("etcd-lab's own programs, not the etcd project's", told)
+        }
     };
     match archive {
         Ok(bytes) => ([("X-Etcd-Lab", whose), ("Content-Type", "application/gzip")], bytes).into_response(),
         Err(why) => (StatusCode::NOT_FOUND, format!("{why}\n")).into_response(),
     }
+}
+
+/// A line as sha256sum(1) writes and reads it.
+fn sum(name: &str, bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex}  {name}\n")
 }
 
 /// An archive as the etcd project packs it. Each program in it is a script that becomes ours: a copy would be a hundred megabytes.
@@ -188,7 +205,9 @@ fn pack(folder: &Path, name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u
             format!("#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec '{}' {word} \"$@\"\n", path.display());
         crate::lab::guide::bed::executable(&inner.join(program), &script)?;
     }
-    let done = Command::new("tar").args(["-czf", "-", "-C"]).arg(folder).arg(name).output();
+    // The same programs make the same archive, byte for byte: its hash is told by another request.
+    let same = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-czf", "-", "-C"];
+    let done = Command::new("tar").args(same).arg(folder).arg(name).output();
     let done = done.map_err(|e| format!("tar: {e}"))?;
     if done.status.success() { Ok(done.stdout) } else { Err(String::from_utf8_lossy(&done.stderr).into_owned()) }
 }
@@ -201,6 +220,16 @@ mod tests {
     fn an_archive_has_both_programs_and_says_whose_they_are() {
         let programs = [("etcd", PathBuf::from("/opt/etcd")), ("etcdctl", PathBuf::from("/opt/etcd-lab"))];
         let bytes = packed("etcd-v3.4.10-linux-amd64", &programs).expect("tar is there");
+        assert_eq!(
+            bytes,
+            packed("etcd-v3.4.10-linux-amd64", &programs).expect("tar is there"),
+            "its hash is told apart"
+        );
+        assert_eq!(
+            sum("a", b""),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  a\n",
+            "of nothing, as sha256sum says it"
+        );
         let folder = crate::lab::guide::bed::scratch("release-test").expect("a folder");
         fs::write(folder.join("a.tar.gz"), bytes).expect("written");
         let done = Command::new("tar").arg("-xzf").arg(folder.join("a.tar.gz")).arg("-C").arg(&folder).status();

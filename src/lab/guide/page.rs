@@ -116,6 +116,7 @@ impl Page<'_> {
                 Block::Code(_, body) => self.verbatim(LineKind::Code, body),
                 Block::Run(run) => self.item(|page| page.run(run)),
                 Block::Ask(ask) => self.item(|page| page.ask(ask)),
+                Block::Predict(predict) if !self.session.shows(predict) => continue,
                 Block::Predict(predict) => self.item(|page| page.predict(predict)),
                 Block::Edit(edit) => {
                     self.add(LineKind::Text, format!("{}:", edit.path));

@@ -200,6 +200,10 @@ impl Parser<'_> {
                 return self.error(line, format!("{what} has no `{other}`; there are {}", known.join(", ")));
             }
         }
+        if head.allows("sim") && (head.cluster.machines || !head.cluster.spare.is_empty()) {
+            return self
+                .error(line, "a simulated cluster has no machines and no spare nodes; leave `sim` out of engines");
+        }
         let apart = head.cluster.nodes.iter().chain(&head.cluster.spare).all(|n| n.ip.is_some());
         let only_there = !head.network.is_empty() && head.network.iter().all(|n| n == "netns" || n == "vm");
         if head.cluster.machines && !(apart && only_there && !head.cluster.running) {
@@ -583,6 +587,12 @@ OK
                 "cluster = { machines = true, running = false }",
                 2,
                 "machines of their own have addresses",
+            ),
+            (
+                "minutes = 5",
+                "engines = ['real', 'sim']; cluster = { spare = [ { name = 'n4' } ] }",
+                2,
+                "a simulated cluster has no machines and no spare nodes; leave `sim` out",
             ),
             ("minutes = 5", "network = ['wifi']", 2, "network has no `wifi`; there are netns, loop, ports, vm"),
             ("timeout = \"5s\"", "on = [\"n9\"]", 15, "there is no node `n9` in this lab; there are n1, n2, n3"),

@@ -8,6 +8,7 @@
 //! Source: systemctl(1), systemd.service(5), sd_notify(3). Left out: everything of systemd that one service does not need.
 #![expect(clippy::disallowed_methods, reason = "stands in for a service manager: waits for processes, with a clock")]
 
+use crate::lab::guide::simulated;
 use crate::lab::guide::unit::Restart;
 use crate::lab::guide::unit::Unit;
 use crate::lab::member;
@@ -115,6 +116,15 @@ impl Service {
         fs::read_to_string(copy)
     }
 
+    /// Orders something of the simulation, if that is where this service runs: a verb, and what comes after the node's name.
+    fn order(&self, words: &[&str; 2]) -> Option<Result<(), String>> {
+        let node = self.node.file_name()?.to_string_lossy();
+        if self.name != "etcd" {
+            return None;
+        }
+        simulated::order(format!("{} {node} {}", words[0], words[1]).trim_end())
+    }
+
     fn has_changed(&self) -> bool {
         self.loaded().ok() != fs::read_to_string(self.unit_file()).ok()
     }
@@ -157,7 +167,7 @@ pub(crate) fn journal(node: &Path, name: &str) -> String {
 /// The program of this name, if it is one of the stand-ins and this is a node's terminal.
 #[must_use]
 pub fn stand_in(name: &str, args: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> Option<u8> {
-    if !matches!(name, "systemctl" | "systemd-run" | "journalctl" | "sudo" | "unit-guard") {
+    if !matches!(name, "systemctl" | "systemd-run" | "journalctl" | "sudo" | "sleep" | "unit-guard") {
         return None;
     }
     let Some(node) = std::env::var_os(NODE_VAR).map(PathBuf::from) else {
@@ -170,6 +180,7 @@ pub fn stand_in(name: &str, args: &[OsString], out: &mut dyn Write, err: &mut dy
         "systemd-run" => systemd_run(&node, &words),
         "journalctl" => journalctl(&node, &words, out),
         "unit-guard" => guard(&node, &words),
+        "sleep" => simulated::sleep(&words),
         _ => sudo(args),
     };
     Some(done.unwrap_or_else(|e| {
@@ -265,11 +276,16 @@ fn start(service: &Service, waits: bool, out: &mut dyn Write) -> Result<u8, Stri
     }
     Unit::parse(&text)
         .map_err(|e| format!("Failed to start {name}.service: {}: {e}", "Unit is not loaded properly"))?;
-    let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
-    command.arg("unit-guard").arg(name);
-    let mut guard = detached(service, command)?;
-    if waits {
-        settled(service, &mut guard)?;
+    match service.order(&["start", if waits { "wait" } else { "" }]) {
+        Some(done) => done?,
+        None => {
+            let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+            command.arg("unit-guard").arg(name);
+            let mut guard = detached(service, command)?;
+            if waits {
+                settled(service, &mut guard)?;
+            }
+        }
     }
     let state = service.state();
     match state.split(' ').next() {
@@ -316,6 +332,9 @@ fn systemd_run(node: &Path, words: &[String]) -> Result<u8, String> {
 }
 
 fn stop(service: &Service) -> Result<(), String> {
+    if let Some(done) = service.order(&["stop", ""]) {
+        return done;
+    }
     let text = fs::read_to_string(service.run("guard")).unwrap_or_default();
     if let Some(guard) = text.trim().parse().ok().and_then(Pid::from_raw) {
         // Not there any more: then there is nothing to stop.
@@ -356,6 +375,9 @@ fn enable(service: &Service, out: &mut dyn Write) -> Result<(), String> {
 
 fn send(service: &Service, signal: &str) -> Result<u8, String> {
     let name = signal.trim_start_matches("SIG");
+    if let Some(done) = service.order(&["signal", name]) {
+        return done.map(|()| 0);
+    }
     let signal = match name {
         "TERM" => Signal::TERM,
         "KILL" => Signal::KILL,

@@ -68,6 +68,12 @@ pub struct Head {
 }
 
 impl Head {
+    /// Whether it may run on this engine. One that names none runs on real processes.
+    #[must_use]
+    pub fn allows(&self, engine: &str) -> bool {
+        if self.engines.is_empty() { engine == "real" } else { self.engines.iter().any(|e| e == engine) }
+    }
+
     /// Whether its commands go to nodes: it cannot run on a cluster that is somebody else's.
     #[must_use]
     pub fn needs_nodes(&self) -> bool {

@@ -8,11 +8,12 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 31] = [
+pub const SHELF: [(&str, &str); 32] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
     ("A7-stale-reads", include_str!("../../../labs/A7-stale-reads/lab.md")),
+    ("B1-get-the-binaries", include_str!("../../../labs/B1-get-the-binaries/lab.md")),
     ("B2-one-node", include_str!("../../../labs/B2-one-node/lab.md")),
     ("B3-first-keys", include_str!("../../../labs/B3-first-keys/lab.md")),
     ("B4-three-nodes-by-hand", include_str!("../../../labs/B4-three-nodes-by-hand/lab.md")),

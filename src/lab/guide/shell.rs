@@ -8,6 +8,7 @@
 use crate::lab::guide::bed::Bed;
 use crate::lab::guide::service::ALIVE_VAR;
 use crate::lab::guide::service::NODE_VAR;
+use crate::lab::guide::simulated::SIM_VAR;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process_group;
@@ -61,6 +62,8 @@ pub(crate) struct Shell {
     settings: &'static [(&'static str, &'static str)],
     /// What takes a command to a node that is a machine of its own.
     machine: Option<PathBuf>,
+    /// The socket of the simulation that the members live in.
+    simulator: Option<PathBuf>,
 }
 
 /// Where, and how, a command runs.
@@ -110,6 +113,7 @@ impl Shell {
             lab: bed.lab().map(Path::to_owned),
             settings: bed.settings(),
             machine: bed.machine().map(Path::to_owned),
+            simulator: bed.simulator().map(Path::to_owned),
         }
     }
 
@@ -226,6 +230,9 @@ impl Shell {
             Some(lab) => shell.env("ETCD_LAB", lab),
             None => shell.env_remove("ETCD_LAB"),
         };
+        if let Some(simulator) = &self.simulator {
+            shell.env(SIM_VAR, simulator);
+        }
         if let Some(desk) = desk {
             shell.env(NODE_VAR, desk).env(ALIVE_VAR, self.bin_dir.with_file_name("alive"));
             shell.env("HOSTNAME", node.unwrap_or("desk"));
@@ -292,6 +299,7 @@ mod tests {
             lab: None,
             settings: &[],
             machine: None,
+            simulator: None,
         }
     }
 

@@ -48,7 +48,10 @@ const BLOCKS: &[BlockWords] = &[
             ("version", "grows when answers or checks change their meaning"),
             ("kind", "`guided`, `predict`, `break-fix`, `build`, `game-day`, `quiz` or `lesson`"),
             ("minutes", "how long it takes a learner: an estimate"),
-            ("engines", "`real`, `sim`"),
+            (
+                "engines",
+                "`real`: processes; `sim`: simulated members, too, where systemctl starts, stops and signals etcd and etcdctl reads, writes and watches; none: `real`",
+            ),
             ("network", "the profiles that it runs with: `netns`, `loop`, `ports`, `vm`; empty: all"),
             ("seeds", "the documents' commands that it covers"),
             ("sections", "the sections of document 003 that it covers"),

@@ -53,10 +53,10 @@ pub enum Act {
 }
 
 /// Who was killed, and stays so until somebody starts it, whatever the seed had ordered before.
-pub(super) type Down = BTreeSet<usize>;
+pub(in crate::sim) type Down = BTreeSet<usize>;
 
 /// Ends again whom the seed has started.
-pub(super) fn keep_down(world: &mut World, down: &Down) {
+pub(in crate::sim) fn keep_down(world: &mut World, down: &Down) {
     for who in down {
         if world.places[*who].alive.is_some() {
             world.end(*who, false);
@@ -64,7 +64,7 @@ pub(super) fn keep_down(world: &mut World, down: &Down) {
     }
 }
 
-pub(super) fn perform(world: &mut World, act: &Act, down: &mut Down) {
+pub(in crate::sim) fn perform(world: &mut World, act: &Act, down: &mut Down) {
     match act {
         Act::Kill(who) | Act::Power(who) if *who < world.places.len() => drop(down.insert(*who)),
         Act::Start(who) => drop(down.remove(who)),

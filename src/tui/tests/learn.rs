@@ -6,8 +6,10 @@ use super::script::Script;
 use super::text;
 use crate::lab::guide::Bed;
 use crate::lab::guide::Checked;
+use crate::lab::guide::Item;
 use crate::lab::guide::Member;
 use crate::lab::guide::Output;
+use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
 use crate::lab::guide::shelved;
@@ -15,6 +17,7 @@ use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::Msg;
 use crate::tui::keys::Key;
+use crate::tui::learn;
 use crate::tui::learn::Heard;
 use crate::tui::look;
 use crate::tui::model::Overlay;
@@ -197,4 +200,38 @@ fn the_learn_screen_fits_any_terminal_and_seven_bits() {
     for c in frame(&model, 120, 60).chars().filter(|c| !c.is_ascii()) {
         assert!(look::seven_bit(&c.to_string()).is_some(), "{c:?} has no stand-in");
     }
+}
+
+/// What stands before the first thing to do, between two, and behind the last; and each of them, unless it is a document's own text: on the
+/// smallest terminal that is a whole one.
+#[test]
+fn no_lab_has_more_than_a_screenful_before_there_is_something_to_do() {
+    let mut long = Vec::new();
+    for (name, _) in SHELF {
+        let lab = Arc::new(shelved(name).expect("it is on the shelf").expect("it can be read"));
+        for step in 0..lab.steps.len() {
+            let mut session = Session::new(Arc::clone(&lab), Arc::new(Nobody), Path::new("/"));
+            session.go(step);
+            let mut model = Script::steady(3).model;
+            update(&mut model, Msg::Learn(Heard::Opened(Box::new(session))));
+            update(&mut model, Msg::Resized { width: 80, height: 24 });
+            let room = usize::from(learn::page(&model).expect("a lab is open").height);
+            let learn = model.learn.as_ref().expect("a lab is open");
+            let lines = learn.lines(80);
+            assert!(lines.iter().any(|line| line.item.is_some()), "{name}, step {}: nothing to do", step + 1);
+            for part in lines.chunk_by(|a, b| a.item == b.item).filter(|part| part.len() > room) {
+                let items = learn.session.items();
+                let is_quoted =
+                    |item: &Item<'_>| matches!(item, Item::Run(run) if run.seed.is_some() || run.repairs.is_some());
+                if !part[0].item.and_then(|item| items.get(item)).is_some_and(is_quoted) {
+                    let (count, first) = (part.len(), &part[0].text);
+                    long.push(format!(
+                        "{name}, step {}: {count} lines from {first:?}; there is room for {room}",
+                        step + 1
+                    ));
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
 }
