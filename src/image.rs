@@ -46,6 +46,7 @@ use sha2::Digest;
 use sha2::Sha256;
 use std::path::Path;
 
+pub mod snap_file;
 #[cfg(test)]
 mod tests;
 

@@ -31,7 +31,6 @@ mod members;
 mod pace;
 mod raft_thread;
 mod send;
-pub(crate) mod snap_file;
 mod start;
 mod store_thread;
 mod telemetry;

@@ -11,7 +11,6 @@ use super::install::Sled;
 use super::join;
 use super::join::Plan;
 use super::lost::Lost;
-use super::snap_file;
 use crate::apply::Limits;
 use crate::apply::Machine;
 use crate::consensus::Initial;
@@ -20,6 +19,7 @@ use crate::disk::Disk;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::image;
+use crate::image::snap_file;
 use crate::membership::Founders;
 use crate::membership::Members;
 use crate::replica::install;
@@ -233,11 +233,11 @@ pub(super) fn note_for_tools(
     mark: &SnapshotMark,
     machine: &Machine,
 ) -> Result<(), Error> {
-    if snap_file::exists(disk, member, mark) {
+    if snap_file::exists(disk, &install::snap_dir(member), mark) {
         return Ok(());
     }
     let members = snap_file::members_json(machine.members(), machine.cluster_version());
-    snap_file::save(disk, member, mark, &members)
+    snap_file::save(disk, &install::snap_dir(member), mark, &members)
 }
 
 /// Makes the directory for its owner only, locks it against a second process, and checks its format.

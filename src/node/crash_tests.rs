@@ -4,7 +4,6 @@
 //! durable before anything says so.
 
 use super::boot::note_for_tools;
-use super::snap_file;
 use crate::apply::Limits;
 use crate::apply::Machine;
 use crate::consensus;
@@ -18,6 +17,7 @@ use crate::engine::Memory;
 use crate::engine::Table;
 use crate::error::Error;
 use crate::image;
+use crate::image::snap_file;
 use crate::membership::Founders;
 use crate::membership::Members;
 use crate::probe::Listeners;
@@ -215,7 +215,7 @@ impl Outside for Hands {
     }
 
     fn note(&mut self, mark: &SnapshotMark, members: &[u8]) -> Result<(), Error> {
-        snap_file::save(&self.disk, Path::new(MEMBER), mark, members)
+        snap_file::save(&self.disk, &install::snap_dir(Path::new(MEMBER)), mark, members)
     }
 
     fn release_to(&mut self, index: Index) -> Result<(), Error> {

@@ -1,13 +1,13 @@
 //! The image of this member, made while it works.
 
 use super::Node;
-use super::snap_file;
 use crate::apply::Machine;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::image;
+use crate::image::snap_file;
 use crate::meter;
 use crate::proto::raftpb::ConfState;
 use crate::types::Index;

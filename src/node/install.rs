@@ -11,7 +11,6 @@
 
 use super::Inner;
 use super::Input;
-use super::snap_file;
 use super::store_thread::Write;
 use super::telemetry;
 use crate::apply::Limits;
@@ -25,6 +24,7 @@ use crate::disk::RealDisk;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::image;
+use crate::image::snap_file;
 use crate::membership::Members;
 use crate::meter;
 use crate::peer;

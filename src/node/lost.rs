@@ -14,14 +14,15 @@ use super::boot::Boot;
 use super::boot::Booted;
 use super::install::Arriving;
 use super::join::Plan;
-use super::snap_file;
 use crate::disk::RealDisk;
 use crate::error::Error;
+use crate::image::snap_file;
 use crate::membership::Member;
 use crate::peer;
 use crate::proto::raftpb::EntryType;
 use crate::proto::walpb::ConfChange;
 use crate::proto::walpb::Snapshot as Mark;
+use crate::replica::install;
 use crate::replica::start::Held;
 use crate::replica::state;
 use crate::types::ClusterId;
@@ -128,7 +129,7 @@ impl Lost {
         let changes = changes.filter_map(|entry| ConfChange::decode(entry.data.clone()).ok());
         let logged = changes.filter_map(|change| Member::from_json(&change.context).ok());
         let mut urls: BTreeSet<String> = logged.flat_map(|member| member.peer_urls).collect();
-        urls.extend(snap_file::peer_urls(&RealDisk, &self.member));
+        urls.extend(snap_file::peer_urls(&RealDisk, &install::snap_dir(&self.member)));
         urls.extend(config.founders.values().flatten().cloned());
         urls.retain(|url| !config.peer_urls.contains(url));
         urls

@@ -15,13 +15,13 @@ use super::lab::Desk;
 use super::mailbox::Mailbox;
 use super::mailbox::duration;
 use super::send;
-use super::snap_file;
 use super::telemetry;
 use crate::consensus::Consensus;
 use crate::consensus::Refused;
 use crate::consensus::Role;
 use crate::disk::RealDisk;
 use crate::error::Error;
+use crate::image::snap_file;
 use crate::meter;
 use crate::probe::Probe;
 use crate::proto::raftpb::Entry;
@@ -32,6 +32,7 @@ use crate::replica::Outside;
 use crate::replica::Replica;
 use crate::replica::Ticker;
 use crate::replica::Ticks;
+use crate::replica::install;
 use crate::types::Index;
 use crate::types::MemberId;
 use crate::types::Millis;
@@ -332,7 +333,7 @@ impl Outside for Hands {
     }
 
     fn note(&mut self, mark: &SnapshotMark, members: &[u8]) -> Result<(), Error> {
-        snap_file::save(&RealDisk, &self.inner.member_dir(), mark, members)?;
+        snap_file::save(&RealDisk, &install::snap_dir(&self.inner.member_dir()), mark, members)?;
         tracing::info!("snapshot-index" = mark.index, "saved snapshot");
         Ok(())
     }

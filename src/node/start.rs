@@ -64,6 +64,13 @@ pub struct Network {
 /// The names of the threads that a member cannot be without.
 pub const THREADS: [&str; 3] = ["raft", "apply", "store"];
 
+/// From whatever is in the data directory to a replica that can run.
+async fn booted(config: Config, dial: Option<Arc<ClientConfig>>) -> Result<(Config, Booted), Error> {
+    let config = adopt::adopted(config).await?;
+    let plan = join::plan(&config, &dial).await?;
+    lost::boot(config, plan, dial).await
+}
+
 impl Node {
     /// Starts a member. It is not ready for clients yet: see [`Node::ready`].
     ///
@@ -72,9 +79,7 @@ impl Node {
     pub async fn start(config: Config, network: Network) -> Result<Node, Error> {
         let started = Instant::now();
         let (listening, closing) = listen(network.listeners);
-        let config = adopt::adopted(config).await?;
-        let plan = join::plan(&config, &network.dial).await?;
-        let (config, booted) = lost::boot(config, plan, network.dial.clone()).await?;
+        let (config, booted) = booted(config, network.dial.clone()).await?;
         let Booted { id, cluster, machine, engine, installs, wal, initial, reachable, lock } = booted;
         let tap = Tap::new(id, rand::random(), started);
         let (applied, _) = machine.applied();

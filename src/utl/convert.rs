@@ -22,7 +22,7 @@ use crate::disk::Disk as _;
 use crate::disk::RealDisk;
 use crate::error::Error;
 use crate::image;
-use crate::node::snap_file;
+use crate::image::snap_file;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::HardState;
 use crate::replica::install;
@@ -120,7 +120,7 @@ fn make(machine: Machine, from: Replay, to: &Path) -> Result<(u64, u64), Error> 
     log.append(&behind, Some(&HardState { commit, ..from.hard_state }))?;
     log.sync()?;
     // A mark counts only once the log says that it is committed, and the file only beside its mark.
-    snap_file::save(&RealDisk, &member, &mark, &members)?;
+    snap_file::save(&RealDisk, &install::snap_dir(&member), &mark, &members)?;
     for dir in [&member, to] {
         RealDisk.sync_dir(dir)?;
     }

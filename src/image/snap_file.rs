@@ -18,7 +18,6 @@ use crate::meter;
 use crate::proto::raftpb::Snapshot;
 use crate::proto::raftpb::SnapshotMetadata;
 use crate::proto::walpb::Snapshot as Mark;
-use crate::replica::install;
 use bytes::Bytes;
 use prost::Message;
 use serde_json::Map;
@@ -45,7 +44,8 @@ struct Checked {
 }
 
 /// The members as etcd's version-2 store has them.
-pub(crate) fn members_json(members: &Members, version: Option<&str>) -> Vec<u8> {
+#[must_use]
+pub fn members_json(members: &Members, version: Option<&str>) -> Vec<u8> {
     let mut by_id = Map::new();
     for member in members.iter() {
         let path = format!("/0/members/{}", member.id);
@@ -102,19 +102,18 @@ fn folder(path: &str, children: Map<String, Value>) -> Value {
     node(path, "", children.into())
 }
 
-/// Writes the file of `mark`, durably, and deletes those of earlier marks. The log must have the mark, durably: etcd's tools begin at the newest file.
+/// Writes the file of `mark` into a member's folder `snap`, durably, and deletes those of earlier marks. The log must have the mark, durably: etcd's tools begin at the newest file.
 ///
 /// # Errors
 /// [`Error::Storage`].
-pub(crate) fn save(disk: &dyn Disk, member: &Path, mark: &Mark, members: &[u8]) -> Result<(), Error> {
+pub fn save(disk: &dyn Disk, dir: &Path, mark: &Mark, members: &[u8]) -> Result<(), Error> {
     let began = Instant::now();
     let metadata = SnapshotMetadata { conf_state: mark.conf_state.clone(), index: mark.index, term: mark.term };
     let snapshot = Snapshot { data: Bytes::copy_from_slice(members), metadata: Some(metadata) };
     let data = Bytes::from(snapshot.encode_to_vec());
     let bytes = Checked { crc: crc32c::crc32c(&data), data: Some(data) }.encode_to_vec();
     meter::SNAP_MARSHAL.time(began.elapsed());
-    let dir = install::snap_dir(member);
-    disk.create_dir(&dir)?;
+    disk.create_dir(dir)?;
     let name = format!("{:016x}-{:016x}{SUFFIX}", mark.term, mark.index);
     let unnamed = dir.join(format!("{name}{UNFINISHED}"));
     let mut file = disk.create(&unnamed)?;
@@ -124,23 +123,24 @@ pub(crate) fn save(disk: &dyn Disk, member: &Path, mark: &Mark, members: &[u8]) 
     meter::SNAP_FSYNC.time(sync_began.elapsed());
     drop(file);
     disk.rename(&unnamed, &dir.join(&name))?;
-    disk.sync_dir(&dir)?;
+    disk.sync_dir(dir)?;
     meter::SNAP_SAVE.time(began.elapsed());
-    let names = disk.list(&dir)?;
+    let names = disk.list(dir)?;
     let is_old = |other: &&String| (other.ends_with(SUFFIX) || other.ends_with(UNFINISHED)) && **other != name;
     names.iter().filter(is_old).try_for_each(|old| disk.remove(&dir.join(old)))
 }
 
 /// Whether there is a file of `mark`.
-pub(super) fn exists(disk: &dyn Disk, member: &Path, mark: &Mark) -> bool {
+#[must_use]
+pub fn exists(disk: &dyn Disk, dir: &Path, mark: &Mark) -> bool {
     let name = format!("{:016x}-{:016x}{SUFFIX}", mark.term, mark.index);
-    disk.exists(&install::snap_dir(member).join(name))
+    disk.exists(&dir.join(name))
 }
 
 /// The peer URLs of all members in the newest file that can be read: none if there is none.
-pub(super) fn peer_urls(disk: &dyn Disk, member: &Path) -> Vec<String> {
-    let dir = install::snap_dir(member);
-    let names = if disk.exists(&dir) { disk.list(&dir).unwrap_or_default() } else { Vec::new() };
+#[must_use]
+pub fn peer_urls(disk: &dyn Disk, dir: &Path) -> Vec<String> {
+    let names = if disk.exists(dir) { disk.list(dir).unwrap_or_default() } else { Vec::new() };
     let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
     files.filter_map(|name| read_urls(disk, &dir.join(name))).next().unwrap_or_default()
 }
@@ -186,7 +186,7 @@ mod tests {
         for index in [7, 12] {
             save(&RealDisk, dir.path(), &mark(index), &json).expect("saved");
         }
-        let names = RealDisk.list(&install::snap_dir(dir.path())).expect("there");
+        let names = RealDisk.list(dir.path()).expect("there");
         assert_eq!(names, ["0000000000000002-000000000000000c.snap"]);
         assert!(exists(&RealDisk, dir.path(), &mark(12)) && !exists(&RealDisk, dir.path(), &mark(7)));
         let mut urls = peer_urls(&RealDisk, dir.path());
@@ -198,7 +198,7 @@ mod tests {
     fn a_damaged_file_tells_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         save(&RealDisk, dir.path(), &mark(7), &members_json(&members(), None)).expect("saved");
-        let path = install::snap_dir(dir.path()).join("0000000000000002-0000000000000007.snap");
+        let path = dir.path().join("0000000000000002-0000000000000007.snap");
         let mut bytes = std::fs::read(&path).expect("there");
         let at = bytes.len() / 2;
         bytes[at] ^= 1;
