@@ -202,6 +202,26 @@ async fn the_lab_disk_level_copy_holds() {
     holds(&root().join("labs/E6-disk-level-copy")).await;
 }
 
+#[tokio::test]
+async fn the_lab_restore_under_kubernetes_holds() {
+    holds(&root().join("labs/E4-restore-under-kubernetes")).await;
+}
+
+#[tokio::test]
+async fn the_lab_what_kubernetes_keeps_holds() {
+    holds(&root().join("labs/F1-what-kubernetes-keeps")).await;
+}
+
+#[tokio::test]
+async fn the_lab_desired_and_actual_holds() {
+    holds(&root().join("labs/F2-desired-and-actual")).await;
+}
+
+#[tokio::test]
+async fn the_lab_when_etcd_stops_holds() {
+    holds(&root().join("labs/F3-when-etcd-stops")).await;
+}
+
 /// The labs that allow it, on members in this process with a clock of their own: the same file, the same checks.
 #[tokio::test]
 async fn labs_that_allow_it_hold_on_simulated_members() {
