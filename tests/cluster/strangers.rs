@@ -264,8 +264,9 @@ async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) ->
         tokio::select! {
             news = watch.next() => {
                 let news = news.expect("a watch goes on").expect("for ever");
-                if news.canceled && news.cancel_reason.contains("user name is empty") {
-                    // A member that has come since knows none of the tokens of before, and etcd has no other word for that.
+                let is_unknown = |why: &str| why.contains("user name is empty") || why.contains("invalid auth token");
+                if news.canceled && is_unknown(&news.cancel_reason) {
+                    // A member that has come since knows none of the tokens of before.
                     client.authenticate().await.expect("root may");
                     let next = heard.last().map_or(1, |(revision, _)| revision + 1);
                     watch = client.watch(watch_from(LOAD, prefix_end(LOAD.as_bytes()), next));
