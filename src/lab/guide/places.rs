@@ -29,8 +29,8 @@ const MACHINES: &str = "machines";
 pub(crate) const CLOUD: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// Ports of the `ports` profile: below those that a system gives to outgoing connections, for a member that was stopped wants
-/// its port back.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// its port back; and beside those that the cluster tests take.
+const PORTS: std::ops::Range<u16> = 20_000..28_000;
 
 /// So many ports are one cluster's. The first is only listened at: by that the others are taken, also while a member is down.
 const PORTS_EACH: u16 = 32;
