@@ -86,12 +86,12 @@ fn long_work_has_a_bar_on_a_terminal_and_none_in_a_pipe() {
             assert_eq!(code, 0, "{words:?}: {shown}");
             assert!(drawn.is_sorted() && drawn.last() == Some(&100), "{words:?}: {drawn:?} in {shown:?}");
         }
-        // It ends when it is told to: the bar is there before that.
-        let script = format!(
-            "{ETCDCTL} --endpoints {endpoint} make-mirror {there} & pid=$!; while ! {ETCDCTL} --endpoints {there} get k0399 | grep -q v; do :; done; kill $pid"
-        );
-        let (_, shown) = on_a_terminal("sh", &["-c", &script], &dir);
+        // It goes on until it is told to end: that comes when its bar is full.
+        let script = format!("{ETCDCTL} --endpoints {endpoint} make-mirror {there} & pid=$!; read told; kill $pid");
+        let (_, shown) = talk_on_a_terminal("sh", &["-c", &script], &dir, ("100%", "end\n"));
         assert_eq!(percentages(&shown).last(), Some(&100), "{shown:?}");
+        let copied = other.client.get(0, "k0399").await.expect("a get");
+        assert_eq!(copied.map(|value| value.len()), Some(2000));
     });
 }
 

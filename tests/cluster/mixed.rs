@@ -19,6 +19,8 @@ use std::time::Duration;
 const MISSED_OF_ETCD: usize = 5_600;
 /// More than ours keeps.
 const MISSED: usize = 300;
+/// Between two snapshots of ours, and what it keeps behind one.
+const LOG_LEFT: u64 = 50 + 10;
 /// How long a transfer may take. Who is to lead does not campaign while a change of members is not applied, nobody asks again, and etcd waits for ever.
 const MOVED_WITHIN: Duration = Duration::from_secs(3);
 /// What etcd 3.5.1 says when it has put a leader's database in the place of its own.
@@ -58,6 +60,17 @@ async fn lead(cluster: &Cluster, to: usize) {
         let moved = client::answer(MOVED_WITHIN, maintenance.move_leader(pb::MoveLeaderRequest { target_id }));
         moved.await.map(drop).map_err(|refusal| refusal.to_string())?;
         Err("it was asked".to_owned())
+    })
+    .await;
+}
+
+/// Waits until a member of ours has saved a snapshot of an entry beyond this one.
+async fn saves_beyond(cluster: &mut Cluster, ours: usize, index: u64) {
+    until(READY_WITHIN, "it saves a snapshot", async || {
+        let log = cluster.log(ours);
+        let saved = log.lines().rfind(|line| line.contains("saved snapshot")).unwrap_or_default();
+        let line: serde_json::Value = serde_json::from_str(saved).unwrap_or_default();
+        if line["snapshot-index"].as_u64() > Some(index) { Ok(()) } else { Err(format!("{saved:?}, not {index}")) }
     })
     .await;
 }
@@ -116,8 +129,11 @@ fn etcd_behind_a_leader_of_ours_gets_our_image_and_goes_on() {
         let before = cluster.log(theirs).matches(ETCD_APPLIED).count();
         cluster.kill(theirs);
         lead(&cluster, ours).await;
+        let last = cluster.client.status(ours).await.expect("a status").raft_index;
         fill(&cluster.client, ours, "missed/", MISSED, "value").await;
         furnish(&cluster, ours, 71).await;
+        // All of this is written within the time that a member takes to start: the log must be short before the other asks for it.
+        saves_beyond(&mut cluster, ours, last + LOG_LEFT).await;
         cluster.restart(theirs).await;
         cluster.assert_equal_hashes().await;
         says(&mut cluster, ours, OURS_SENT, 1).await;
