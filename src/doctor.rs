@@ -16,7 +16,6 @@
     reason = "a doctor waits for answers in real time, and compares certificates with the clock"
 )]
 
-mod certificate;
 mod clock;
 mod cluster;
 mod elections;

@@ -28,6 +28,7 @@
 pub mod ask;
 pub mod board;
 pub mod certs;
+pub mod close;
 pub mod cluster;
 pub mod course;
 pub mod deed;
@@ -41,6 +42,7 @@ pub mod nemesis;
 pub mod observe;
 pub mod orders;
 pub mod own_watch;
+pub mod papers;
 pub mod picture;
 pub mod preflight;
 pub mod progress;

@@ -17,6 +17,7 @@
 
 mod accept;
 mod alert;
+mod certificate;
 mod config;
 mod files;
 mod names;
@@ -31,6 +32,7 @@ pub use accept::HANDSHAKES_MAX;
 pub use accept::HandshakeError;
 pub use accept::Stream;
 pub use alert::remote_error;
+pub use certificate::Certificate;
 pub use config::ClientFiles;
 pub use config::ServerFiles;
 pub use config::client_config;

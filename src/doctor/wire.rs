@@ -4,11 +4,11 @@
 use super::Cause;
 use super::Finding;
 use super::Patient;
-use super::certificate::Certificate;
 use super::machine;
 use crate::client::Address;
 use crate::client::Endpoint;
 use crate::client::TlsFiles;
+use crate::tls::Certificate;
 use rustls::AlertDescription;
 use rustls::CertificateError;
 use rustls::pki_types::ServerName;
@@ -17,6 +17,7 @@ use std::io;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWrite;
@@ -281,16 +282,16 @@ impl Probe<'_> {
             }
             error if is_over(error) => {
                 let says = format!("the member's certificate ({subject}) has expired, or this clock is wrong");
-                self.finding(Cause::OutOfDate, says, see(&Certificate::dates))
+                self.finding(Cause::OutOfDate, says, see(&|cert| cert.dates(OffsetDateTime::now_utc())))
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 let says = format!("the member's certificate ({subject}) is not valid yet, or this clock is wrong");
-                self.finding(Cause::OutOfDate, says, see(&Certificate::dates))
+                self.finding(Cause::OutOfDate, says, see(&|cert| cert.dates(OffsetDateTime::now_utc())))
             }
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 let says =
                     format!("the member's certificate ({subject}) is signed by an authority that is not trusted here");
-                let trusted = Certificate::load(&self.files.cacert);
+                let trusted = Certificate::load(self.files.cacert.as_ref());
                 let ours = trusted.map_or_else(
                     || "the system's authorities are trusted (no --cacert)".to_owned(),
                     |ca| format!("--cacert {} is {}", self.files.cacert, ca.subject),
@@ -334,13 +335,13 @@ impl Probe<'_> {
                 self.finding(Cause::TlsBroken, "the member ends the TLS handshake", words(why))
             };
         }
-        let shown = Certificate::load(&self.files.cert);
+        let shown = Certificate::load(self.files.cert.as_ref());
         let path = &self.files.cert;
         let evidence = words(why);
         let (says, evidence) = match shown {
-            Some(shown) if !shown.is_valid_now() => (
+            Some(shown) if !shown.is_valid_at(OffsetDateTime::now_utc()) => (
                 format!("the member does not take {path}: it is out of date"),
-                format!("{evidence}; {}", shown.dates()),
+                format!("{evidence}; {}", shown.dates(OffsetDateTime::now_utc())),
             ),
             Some(shown) if !shown.is_for("clientAuth") => (
                 format!("the member does not take {path}: it is not meant for clients"),

@@ -20,6 +20,7 @@ use crate::lab::member;
 use crate::lab::member::Launcher;
 use crate::lab::misfit::Misfit;
 use crate::lab::observe::Report;
+use crate::lab::papers::papers;
 use crate::lab::preflight::Plan;
 use crate::lab::workdir::Record;
 use crate::lab::workdir::WorkDir;
@@ -35,6 +36,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
+use time::OffsetDateTime;
 
 /// How often the thread looks for ended members.
 const REAP_EVERY: Duration = Duration::from_millis(50);
@@ -293,7 +295,10 @@ impl Keeper {
                 let pid = child.id();
                 self.slots[member].child = Some(child);
                 self.note_pid(member, pid);
+                let flags = self.launcher.all_flags(&self.record.members[member], self.misfits[member]);
+                let papers = papers(&self.record.members[member], &flags, OffsetDateTime::now_utc()).map(Box::new);
                 self.tell(member, Change::Started { pid });
+                self.waiting.push_back(Report::Papers { member, papers });
             }
             Err(e) => self.tell(member, Change::Failed { why: e.to_string() }),
         }
@@ -395,6 +400,7 @@ mod tests {
         loop {
             match reports.try_recv() {
                 Ok(Report::Process { change, .. }) => return change,
+                Ok(Report::Papers { papers: None, .. }) => {}
                 Ok(other) => panic!("unexpected {other:?}"),
                 Err(_) => assert!(Instant::now() < deadline, "nothing reported within 10 s"),
             }

@@ -46,6 +46,7 @@ pub fn json_lines(recording: &Recording, time: RangeInclusive<Millis>) -> impl I
             Report::Shown(shown) => (None, json!({ "shown": shown })),
             Report::Did { line } => (None, json!({ "did": line })),
             Report::Mark { text } => (None, json!({ "mark": text })),
+            Report::Papers { member, papers } => (Some(*member), json!({ "papers": papers })),
             Report::Said { member, line } => (Some(*member), json!({ "log": line })),
             Report::Nemesis { line } => (None, json!({ "nemesis": line })),
             Report::Called(call) => (None, json!({ "client": call })),

@@ -77,6 +77,13 @@ impl Launcher {
         own.chain(tls).collect()
     }
 
+    /// The same, with what a misfit adds: of two of the same flag the last one wins.
+    #[must_use]
+    pub fn all_flags(&self, m: &MemberRecord, misfit: Option<Misfit>) -> Vec<OsString> {
+        let spoilt = misfit.map(|misfit| misfit.flags(m)).unwrap_or_default();
+        self.flags(m).into_iter().chain(spoilt).collect()
+    }
+
     /// Starts the member, with this misfit if there is one. Must be called on a thread that lives as long as the member may.
     ///
     /// # Errors
@@ -91,12 +98,12 @@ impl Launcher {
         let log = fs::OpenOptions::new().create(true).append(true).open(&m.log);
         let log = log.map_err(Error::file("cannot write", &m.log))?;
         let log_too = log.try_clone().map_err(Error::file("cannot write", &m.log))?;
-        let mut words = self.guard.iter().cloned().chain([self.etcd.clone().into()]).chain(self.flags(m));
-        let spoilt = misfit.map(|misfit| misfit.flags(m)).unwrap_or_default();
+        let flags = self.all_flags(m, misfit);
+        let mut words = self.guard.iter().cloned().chain([self.etcd.clone().into()]).chain(flags);
         let program = words.next().expect("the program at least");
         let mut command = Command::new(&program);
         // A group of its own: Ctrl-C in the lab's terminal is for the lab.
-        command.args(words).args(spoilt).stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
+        command.args(words).stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
             // The user's own etcd settings would fight with our flags.
             command.env_remove(name);

@@ -8,6 +8,7 @@
 
 use crate::lab::Error;
 use crate::lab::cluster::Change;
+use crate::lab::papers::Papers;
 use crate::lab::promises::Call;
 use crate::lab::promises::Watched;
 use crate::lab::store::Shown;
@@ -64,6 +65,8 @@ pub enum Report {
     Watched { member: usize, watched: Box<Watched> },
     /// What a member has written into its log: why it ended, or what it warns of.
     Said { member: usize, line: String },
+    /// What a member was started with to show to its peers; nothing: they speak plain HTTP.
+    Papers { member: usize, papers: Option<Box<Papers>> },
     /// What the nemesis does.
     Nemesis { line: String },
     /// Something that the user should read.

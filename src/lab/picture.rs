@@ -7,6 +7,7 @@
 //! Report ──▶ learn ──▶ members   state, log, votes, progress of each       members.rs is this file
 //!                  ├─▶ flights   messages on their way                     flight.rs
 //!                  ├─▶ wires     messages as lines, and who holds which     wires.rs
+//!                  ├─▶ close     one member in detail                       close.rs
 //!                  ├─▶ reconcile what Kubernetes wants and has              reconcile.rs
 //!                  └─▶ feed      what happened, in words                   words.rs
 //! ```
@@ -14,6 +15,7 @@
 //! What must never happen is watched for in `promises`. Left out: history, but for the newest messages (wires.rs) and revisions. A recording
 //! keeps the reports themselves.
 
+pub mod close;
 pub mod flight;
 pub mod json;
 pub mod reconcile;
@@ -21,9 +23,11 @@ pub mod rights;
 pub mod wires;
 pub mod words;
 
+use crate::lab::close::Close;
 use crate::lab::cluster::Change;
 use crate::lab::observe::Report;
 use crate::lab::own_watch::OWN_WATCH;
+use crate::lab::papers::Papers;
 use crate::lab::promises::Promises;
 use crate::lab::promises::Watched;
 use crate::lab::store::Shown;
@@ -151,6 +155,12 @@ pub struct MemberView {
     pub surveyed: Option<Millis>,
     /// What its own log says of why it ended, or what it warns of: the newest lines since its last start.
     pub said: Vec<String>,
+    /// What the last close look has found.
+    pub close: Option<Box<Close>>,
+    /// What it was started with to show to its peers.
+    pub papers: Option<Box<Papers>>,
+    /// This lab has started it, so we know whether it has papers.
+    pub is_started: bool,
     /// It says what it knows only when it is asked: upstream etcd.
     pub is_polled: bool,
     /// Up to here the feed has told what was applied.
@@ -183,6 +193,9 @@ impl MemberView {
             survey: None,
             surveyed: None,
             said: Vec::new(),
+            close: None,
+            papers: None,
+            is_started: false,
             is_polled: false,
             told: 0,
             lag_ms: None,
@@ -381,11 +394,15 @@ impl Picture {
             | Report::Looked { member, .. }
             | Report::Surveyed { member, .. }
             | Report::Said { member, .. }
+            | Report::Papers { member, .. }
             | Report::Telemetry { member, .. }
                 if member >= self.members.len() => {}
             Report::Process { member, change } => self.process(member, change),
             Report::Connected { member } => self.members[member].tap = Tap::Open,
             Report::Said { member, line } => self.said(member, line),
+            Report::Papers { member, papers } => {
+                (self.members[member].papers, self.members[member].is_started) = (papers, true);
+            }
             Report::Lost { member, why } => self.lost(member, why),
             Report::Telemetry { member, event } => self.telemetry(member, *event),
             Report::Looked { member, look } => self.looked(member, *look),
@@ -393,7 +410,8 @@ impl Picture {
                 if self.is_upstream() {
                     self.polled(member, survey.standing);
                 }
-                let m = &mut self.members[member];
+                let (m, mut survey) = (&mut self.members[member], survey);
+                m.close = survey.close.take().or(m.close.take());
                 (m.survey, m.surveyed) = (Some(*survey), Some(self.now));
             }
         }
@@ -644,6 +662,7 @@ impl Picture {
             Change::Started { pid } => {
                 m.process = Process::Running { pid };
                 m.said.clear();
+                m.close = None;
                 (Tone::Plain, format!("{name} starts as process {pid}"))
             }
             Change::Paused => {

@@ -124,6 +124,7 @@ fn encode(at: Millis, report: &Report, out: &mut Vec<u8>) {
         Report::Called(call) => (10, 0, json(serde_json::json!(call))),
         Report::Mark { text } => (12, 0, text.clone().into_bytes()),
         Report::Said { member, line } => (13, *member, line.clone().into_bytes()),
+        Report::Papers { member, papers } => (15, *member, json(serde_json::json!(papers))),
         Report::Nemesis { line } => (14, 0, line.clone().into_bytes()),
         Report::Watched { member, watched } => (11, *member, json(serde_json::json!(watched))),
     };
@@ -195,6 +196,7 @@ fn decode(from: &mut &[u8]) -> Option<(Millis, Report)> {
         12 => Report::Mark { text: text() },
         13 => Report::Said { member, line: text() },
         14 => Report::Nemesis { line: text() },
+        15 => Report::Papers { member, papers: serde_json::from_slice(payload).ok()? },
         10 => Report::Called(Box::new(serde_json::from_slice(payload).ok()?)),
         11 => Report::Watched { member, watched: Box::new(serde_json::from_slice(payload).ok()?) },
         _ => return None,
@@ -418,6 +420,8 @@ mod tests {
             Report::Mark { text: "here".into() },
             Report::Note { text: "note".into() },
             Report::Lost { member: 0, why: "gone".into() },
+            Report::Papers { member: 0, papers: Some(Box::default()) },
+            Report::Papers { member: 0, papers: None },
         ];
         all.extend((1..3_000).map(term));
         all
@@ -438,7 +442,7 @@ mod tests {
         let path = folder.path().join("a.labrec");
         written(&path);
         let recording = Recording::read(&path).expect("read");
-        assert_eq!((recording.len(), recording.end()), (reports().len(), Millis(30_090)));
+        assert_eq!((recording.len(), recording.end()), (reports().len(), Millis(30_110)));
         let mut replay = Replay::new(recording.clone());
         let mut direct = Picture::new(&Record::sample(1));
         let mut pictures = Vec::new();

@@ -3,6 +3,8 @@
 //!
 //! All of it is asked of the member itself. What it does not answer is absent, and the screens say since when.
 
+use crate::lab::close;
+use crate::lab::close::Close;
 use crate::lab::observe::Report;
 use crate::lab::observe::connect;
 use crate::lab::observe::with_token;
@@ -60,6 +62,9 @@ pub struct Survey {
     /// Of its whole store, if it was asked for just now.
     #[serde(default)]
     pub hash: Option<StateHash>,
+    /// What a close look has found, in the rounds that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close: Option<Box<Close>>,
 }
 
 /// etcd's `Status`, as far as raft goes.
@@ -188,7 +193,7 @@ pub async fn ask(member: usize, m: &MemberRecord, token: &str, since: &mut Since
         name_clients(&mut look.watchers, &mut since.clients).await;
         reports.push(Report::Looked { member, look: Box::new(look) });
     }
-    if let Ok(Some(survey)) = timeout(ANSWER, status(&m.client_url, since)).await {
+    if let Ok(Some(survey)) = timeout(ANSWER, status(m, since)).await {
         reports.push(Report::Surveyed { member, survey: Box::new(survey) });
     }
     reports
@@ -214,7 +219,8 @@ async fn name_clients(all: &mut [Watcher], known: &mut BTreeMap<String, String>)
     }
 }
 
-async fn status(url: &str, since: &mut Since) -> Option<Survey> {
+async fn status(m: &MemberRecord, since: &mut Since) -> Option<Survey> {
+    let url = &*m.client_url;
     let mut client = match since.maintenance.take() {
         Some(client) => client,
         None => {
@@ -235,9 +241,11 @@ async fn status(url: &str, since: &mut Since) -> Option<Survey> {
         false => None,
     };
     since.maintenance = Some(client);
+    let mut close = None;
     if since.metrics_wait == 0 {
-        since.metrics = metrics(url).await.map(|text| chosen(&text)).unwrap_or_default();
-        since.metrics_wait = METRICS_EVERY;
+        let text = metrics(url).await.unwrap_or_default();
+        (since.metrics, since.metrics_wait) = (chosen(&text), METRICS_EVERY);
+        close = Some(Box::new(Close { files: close::files(&m.data_dir), ..close::of_metrics(&text) }));
     }
     since.metrics_wait -= 1;
     let header = status.header.unwrap_or_default();
@@ -261,6 +269,7 @@ async fn status(url: &str, since: &mut Since) -> Option<Survey> {
         errors: status.errors,
         alarms,
         metrics: since.metrics.clone(),
+        close,
     })
 }
 

@@ -108,6 +108,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         }
         Does::RunBack => model.notify(Tone::Plain, "that is for recordings: , shows what was recorded"),
         Does::Rights => model.overlay = Some(Overlay::Rights { scroll: 0 }),
+        Does::CloseUp => model.overlay = Some(Overlay::CloseUp { scroll: 0 }),
         Does::Why => model.overlay = why(model),
         Does::Promises => model.overlay = promises(model),
         Does::Compare => return data::compare(model),

@@ -32,6 +32,7 @@ const OWN: &[(&str, &str, &str)] = &[
     ("undo", "", "take the last fault back"),
     ("why", "", "why is it not …?"),
     ("users", "", "users and roles: who may do what"),
+    ("close-up", "", "the selected member: certificates, files, peers, disk"),
     ("promises", "", "what must never happen, and whether it has"),
     ("mark", "TEXT", "put a marker into the recording"),
     ("copy", "", "the line of the last action to the clipboard"),
@@ -112,6 +113,7 @@ pub(super) fn run(model: &mut Model, line: &str) -> Option<Cmd> {
         }
         "why" => model.overlay = act::why(model),
         "users" => model.overlay = Some(Overlay::Rights { scroll: 0 }),
+        "close-up" => model.overlay = Some(Overlay::CloseUp { scroll: 0 }),
         "promises" => model.overlay = act::promises(model),
         "mark" => return act::mark(model, rest),
         "copy" => return act::copy(model),

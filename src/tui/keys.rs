@@ -124,6 +124,7 @@ pub enum Does {
     Compare,
     /// Users and roles.
     Rights,
+    CloseUp,
     Quit,
     End,
     Rub,
@@ -250,6 +251,7 @@ pub const KEYS: &[Binding] = &[
     c('u',            SCREENS,         "undo",    "undo the last fault", Does::Undo),
     c(',',            PICTURES,        "rewind",  "back: shows what was recorded, one event earlier", Does::StepBack),
     c('y',            &[Ring, Wire, Logs, Watch, Cluster], "why…", "why is it not …? computed from what is reported", Does::Why),
+    k(Key::Enter,     &[Cluster],      "closer", "the selected member: certificates as a chain, files, peers, how long its disk takes", Does::CloseUp),
     c('p',            &[Cluster],      "promises", "what must never happen, and who broke it if it did", Does::Promises),
     c('p',            &[Ring, Wire, Logs, Watch, Data], "", "what must never happen, and who broke it if it did", Does::Promises),
     c('M',            PICTURES,        "",        "put a marker into the recording", Does::Mark),

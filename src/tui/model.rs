@@ -133,6 +133,10 @@ pub enum Overlay {
     Rights {
         scroll: u16,
     },
+    /// The selected member closely, as it is told of now.
+    CloseUp {
+        scroll: u16,
+    },
     Menu {
         title: String,
         items: Vec<Item>,
@@ -325,7 +329,7 @@ impl Model {
         match (&self.overlay, self.ending || self.starting) {
             (_, true) => Place::Ending,
             (Some(Overlay::Help { .. }), _) => Place::Help,
-            (Some(Overlay::Why { .. } | Overlay::Rights { .. }), _) => Place::Why,
+            (Some(Overlay::Why { .. } | Overlay::Rights { .. } | Overlay::CloseUp { .. }), _) => Place::Why,
             (Some(Overlay::Menu { .. }), _) => Place::Menu,
             (Some(Overlay::Prompt { .. } | Overlay::Answer { .. }), _) => Place::Prompt,
             (Some(Overlay::Command { .. }), _) => Place::Command,
@@ -553,9 +557,12 @@ fn step(model: &mut Model, by: isize) {
     let members = model.members().len();
     let (options, base) = (learn::options(model), model.base());
     match &mut model.overlay {
-        Some(Overlay::Help { scroll } | Overlay::Why { scroll, .. } | Overlay::Rights { scroll }) => {
-            *scroll = scroll.saturating_add_signed(by as i16)
-        }
+        Some(
+            Overlay::Help { scroll }
+            | Overlay::Why { scroll, .. }
+            | Overlay::Rights { scroll }
+            | Overlay::CloseUp { scroll },
+        ) => *scroll = scroll.saturating_add_signed(by as i16),
         Some(Overlay::Menu { choice, items, .. }) => *choice = cycle(*choice, items.len()),
         Some(Overlay::Quit { choice }) => *choice = cycle(*choice, QUIT.len()),
         Some(Overlay::Guess { choice }) => *choice = cycle(*choice, options),
@@ -639,7 +646,9 @@ fn accept(model: &mut Model) -> Option<Cmd> {
             model.overlay = act::message_menu(model);
             None
         }
-        None | Some(Overlay::Help { .. } | Overlay::Why { .. } | Overlay::Rights { .. }) => None,
+        None | Some(Overlay::Help { .. } | Overlay::Why { .. } | Overlay::Rights { .. } | Overlay::CloseUp { .. }) => {
+            None
+        }
         Some(Overlay::Answer { text }) => learn::answer(model, text),
         Some(Overlay::Guess { choice }) => learn::guess(model, choice),
         Some(Overlay::Menu { items, choice, .. }) => act::choose(model, items.into_iter().nth(choice)?),

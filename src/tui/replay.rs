@@ -180,6 +180,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Write if model.twin.is_some() => act::ask_what_to_write(model),
         Does::Break if model.twin.is_some() => model.overlay = act::break_menu(model),
         Does::Undo if model.twin.is_some() => return undo(model),
+        Does::CloseUp => model.overlay = Some(Overlay::CloseUp { scroll: 0 }),
         Does::Why => model.overlay = act::why(model),
         Does::Promises => model.overlay = act::promises(model),
         Does::Rights => model.overlay = Some(Overlay::Rights { scroll: 0 }),

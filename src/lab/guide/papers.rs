@@ -5,17 +5,10 @@
 use crate::lab::guide::expr::FileProperty;
 use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Shell;
-use crate::tls::AltName;
-use crate::tls::alt_names;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::UnixTime;
-use rustls::pki_types::pem::PemObject as _;
+use crate::tls::Certificate;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
 
 /// How much of a file a check reads.
 const READ_MAX: usize = 1 << 20;
@@ -47,8 +40,10 @@ pub(crate) async fn look(shell: &Shell, name: &str, property: &FileProperty) -> 
         FileProperty::SnapshotOk | FileProperty::SnapshotRevision | FileProperty::SnapshotKeys => {
             snapshot(shell, &path, property).await
         }
-        FileProperty::CertSignedBy(other) => signed(&path, &shell.file(other)).map(Found::Bool),
-        FileProperty::CertMatches(other) => matches(&path, &shell.file(other)).map(Found::Bool),
+        FileProperty::CertSignedBy(other) => Certificate::load(&path)
+            .zip(Certificate::load(&shell.file(other)))
+            .map(|(cert, authority)| Found::Bool(cert.is_signed_by(&authority))),
+        FileProperty::CertMatches(other) => Certificate::load(&path)?.is_of_key(&shell.file(other)).map(Found::Bool),
         FileProperty::CertNames | FileProperty::CertUsages | FileProperty::CertAuthority | FileProperty::CertDays => {
             certificate(&path, property)
         }
@@ -71,49 +66,16 @@ async fn snapshot(shell: &Shell, path: &Path, property: &FileProperty) -> Option
 }
 
 fn certificate(path: &Path, property: &FileProperty) -> Option<Found> {
-    let der = CertificateDer::from_pem_file(path).ok()?;
-    let (_, read) = X509Certificate::from_der(&der).ok()?;
+    let read = Certificate::load(path)?;
     Some(match property {
-        FileProperty::CertNames => {
-            let names: Vec<String> = alt_names(&read).iter().map(AltName::to_string).collect();
-            Found::Text(names.join(","))
-        }
+        FileProperty::CertNames => Found::Text(read.names.join(",")),
         FileProperty::CertUsages => {
-            let usage = read.extended_key_usage().ok().flatten();
-            let has = usage.map_or([false; 2], |u| [u.value.server_auth, u.value.client_auth]);
+            let known = [("serverAuth", "server"), ("clientAuth", "client")];
             let words: Vec<&str> =
-                ["server", "client"].into_iter().zip(has).filter(|(_, h)| *h).map(|(w, _)| w).collect();
+                known.into_iter().filter(|(usage, _)| read.usages.contains(usage)).map(|(_, word)| word).collect();
             Found::Text(words.join(","))
         }
-        FileProperty::CertAuthority => Found::Bool(read.is_ca()),
-        _ => {
-            let validity = read.validity();
-            Found::Number((validity.not_after.timestamp() - validity.not_before.timestamp()) / 86_400)
-        }
+        FileProperty::CertAuthority => Found::Bool(read.is_authority),
+        _ => Found::Number((read.until - read.from).whole_days()),
     })
-}
-
-/// Whether the authority's key has signed this certificate, at a time when it was good.
-fn signed(path: &Path, authority: &Path) -> Option<bool> {
-    let (der, root) = (CertificateDer::from_pem_file(path).ok()?, CertificateDer::from_pem_file(authority).ok()?);
-    let (_, read) = X509Certificate::from_der(&der).ok()?;
-    let since = u64::try_from(read.validity().not_before.timestamp()).ok()?;
-    let root_since = X509Certificate::from_der(&root).ok()?.1.validity().not_before.timestamp();
-    let at = UnixTime::since_unix_epoch(Duration::from_secs(since.max(u64::try_from(root_since).ok()?)));
-    let Ok(anchor) = webpki::anchor_from_trusted_cert(&root) else { return Some(false) };
-    let Ok(leaf) = webpki::EndEntityCert::try_from(&der) else { return Some(false) };
-    let usages = [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()];
-    Some(usages.into_iter().any(|usage| {
-        let anchors = std::slice::from_ref(&anchor);
-        leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, anchors, &[], at, usage, None, None).is_ok()
-    }))
-}
-
-/// Whether certificate and key have the same public half.
-fn matches(path: &Path, key: &Path) -> Option<bool> {
-    let der = CertificateDer::from_pem_file(path).ok()?;
-    let (_, read) = X509Certificate::from_der(&der).ok()?;
-    let key = PrivateKeyDer::from_pem_file(key).ok()?;
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).ok()?;
-    Some(key.public_key().is_some_and(|public| public.as_ref() == read.public_key().raw))
 }

@@ -143,7 +143,8 @@ impl Picture {
             json!({
                 "name": m.name, "id": m.id.map(|id| format!("{id:x}")), "role": m.role(self.now).map(role_word),
                 "process": process_json(&m.process), "survey": m.survey,
-                "wall_clock_ahead_ms": m.look.as_ref().map(|l| l.wall_offset_ms), "own_log": m.said, "why_not_serving": self.why_unstarted(i),
+                "wall_clock_ahead_ms": m.look.as_ref().map(|l| l.wall_offset_ms), "own_log": m.said,
+                "papers": m.papers, "close": m.close, "why_not_serving": self.why_unstarted(i),
             })
         };
         json!({

@@ -8,9 +8,13 @@ use super::text;
 use crate::lab::Board;
 use crate::lab::Report;
 use crate::lab::board::Order;
+use crate::lab::close;
+use crate::lab::close::Close;
+use crate::lab::close::Files;
 use crate::lab::cluster::Change;
 use crate::lab::files::Job;
 use crate::lab::files::Part;
+use crate::lab::papers::Papers;
 use crate::lab::recording::Recorder;
 use crate::lab::recording::Recording;
 use crate::lab::recording::Replay;
@@ -352,4 +356,45 @@ fn what_upstream_etcd_does_not_tell_is_said_to_be_invisible() {
     assert!(frame(&model, 80, 24).contains("LIVE upstream etcd"));
     update(&mut model, Msg::Tick(Millis(7_500)));
     assert!(frame(&model, 80, 24).contains("NO DATA"));
+}
+
+#[test]
+fn a_member_is_looked_at_closely() {
+    let mut script = Script::watched();
+    let papers = Papers {
+        authority: "CN=etcd-lab".into(),
+        subject: "CN=n1".into(),
+        issuer: "CN=an authority that nobody trusts".into(),
+        names: vec!["127.0.0.1".into(), "localhost".into()],
+        usages: vec!["serverAuth".into(), "clientAuth".into()],
+        from: "2026-11-21".into(),
+        until: "2036-11-19".into(),
+        faults: vec!["the authority that the members trust has not signed it".into()],
+    };
+    script.report(Report::Papers { member: 0, papers: Some(Box::new(papers)) });
+    script.report(Report::Papers { member: 1, papers: None });
+    let text = "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.001\"} 60\n\
+                etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.002\"} 90\n\
+                etcd_disk_wal_fsync_duration_seconds_bucket{le=\"+Inf\"} 100\n\
+                etcd_network_peer_round_trip_time_seconds_sum{To=\"2\"} 0.5\n\
+                etcd_network_peer_round_trip_time_seconds_count{To=\"2\"} 100\n";
+    let files = Files { snapshots: 1, newest_index: 10_000, segments: 2, segment_bytes: 8 << 20 };
+    let close = Some(Box::new(Close { files, ..close::of_metrics(text) }));
+    let survey = Survey { version: "3.6.14".into(), close, ..Survey::default() };
+    script.report(Report::Surveyed { member: 0, survey: Box::new(survey.clone()) });
+    // A round without a close look takes nothing away.
+    script.report(Report::Surveyed { member: 0, survey: Box::new(Survey { close: None, ..survey }) });
+    press(&mut script.model, &[Key::Char('6')]);
+    insta::assert_snapshot!("closely_120x40", frame(&script.model, 120, 40));
+    press(&mut script.model, &[Key::Enter]);
+    assert!(matches!(script.model.overlay, Some(Overlay::CloseUp { .. })));
+    insta::assert_snapshot!("closely_80x24", frame(&script.model, 80, 24));
+    press(&mut script.model, &[Key::Esc, Key::Down]);
+    assert!(frame(&script.model, 120, 40).contains("n2 closely"), "the selected member");
+    assert!(frame(&script.model, 120, 40).contains("certificates: none"));
+    // It starts anew: what it measured before is not drawn as if it were of now.
+    script.report(Report::Process { member: 0, change: Change::Started { pid: 5 } });
+    press(&mut script.model, &[Key::Up, Key::Enter]);
+    let shown = frame(&script.model, 80, 24);
+    assert!(shown.contains("nothing is known yet") && shown.contains("BROKEN"), "{shown}");
 }

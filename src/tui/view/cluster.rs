@@ -10,6 +10,7 @@
 
 use super::Page;
 use super::data;
+use super::overlay::folded;
 use super::standing;
 use super::wrap;
 use crate::lab::Picture;
@@ -52,7 +53,27 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     if let Some(found) = &picture.shown.compared {
         data::compared(picture, found, page, rest);
     } else {
-        page.line(rest, 0, " m compares the members' data;  y says why one does not serve", page.theme.faint());
+        page.line(
+            rest,
+            0,
+            " Enter looks closely at one;  m compares their data;  y: why one does not serve",
+            page.theme.faint(),
+        );
+        let rest = Rect { y: rest.y + 2, height: rest.height.saturating_sub(2), ..rest };
+        closely(model, picture, page, rest);
+    }
+}
+
+/// The selected member in detail, as far as there is room; Enter shows all of it.
+fn closely(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    let Some(m) = picture.members.get(model.selected).filter(|_| area.height > 2) else { return };
+    page.rule(area, &format!("{} closely (Enter: all of it)", m.name));
+    let width = usize::from(area.width.saturating_sub(2));
+    let lines = picture.close_lines(model.selected);
+    let lines = lines.iter().flat_map(|line| folded(line, width));
+    for (line, row) in lines.zip(1..area.height) {
+        let style = if line.contains("BROKEN") { page.theme.bad() } else { Style::new() };
+        page.line(area, row, &format!(" {line}"), style);
     }
 }
 

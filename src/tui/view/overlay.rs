@@ -53,6 +53,11 @@ pub(super) fn draw(model: &Model, page: &mut Page, area: Rect) {
             let lines = model.shown().map(|picture| picture.rights_lines()).unwrap_or_default();
             why(page, area, "users and roles", &lines, *scroll);
         }
+        Some(Overlay::CloseUp { scroll }) => {
+            let name = model.shown().and_then(|p| p.members.get(model.selected)).map_or("a member", |m| &m.name);
+            let lines = model.shown().map(|picture| picture.close_lines(model.selected)).unwrap_or_default();
+            why(page, area, &format!("{name} closely"), &lines, *scroll);
+        }
         Some(Overlay::Menu { title, items, choice, of_member }) => {
             menu(page, area, title, (items, *choice), *of_member)
         }
@@ -115,7 +120,7 @@ fn why(page: &mut Page, area: Rect, title: &str, lines: &[String], scroll: u16) 
 }
 
 /// Wrapped, and what goes on stands further in.
-fn folded(line: &str, width: usize) -> Vec<String> {
+pub(super) fn folded(line: &str, width: usize) -> Vec<String> {
     let indent = line.len() - line.trim_start().len();
     let mut lines = wrap(line.trim_start(), width.saturating_sub(indent + 2));
     for (i, line) in lines.iter_mut().enumerate() {
