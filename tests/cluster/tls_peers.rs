@@ -102,6 +102,16 @@ fn who_gets_in_at_the_peers_port() {
     });
 }
 
+fn speaks_tls_to_peers(spec: &mut Spec, cert: &Path, key: &Path, ca: &Path) {
+    spec.peer_url = spec.peer_url.replace("http:", "https:");
+    spec.more = vec![
+        format!("--peer-cert-file={}", cert.display()),
+        format!("--peer-key-file={}", key.display()),
+        format!("--peer-trusted-ca-file={}", ca.display()),
+        "--peer-client-cert-auth".to_owned(),
+    ];
+}
+
 #[test]
 fn members_whose_certificate_is_its_own_authority_find_each_other() {
     turn(Duration::from_secs(90), async {
@@ -112,15 +122,7 @@ fn members_whose_certificate_is_its_own_authority_find_each_other() {
         let request = Request::new(Usage::Peer, "all", &["127.0.0.1", "localhost"]);
         let (cert, key) = self_signed(&request).expect("made").write(scratch.path(), "all").expect("written");
         let mut specs: Vec<Spec> = (0..3).map(|n| Spec::new(&format!("m{n}"), scratch.path())).collect();
-        for spec in &mut specs {
-            spec.peer_url = spec.peer_url.replace("http:", "https:");
-            spec.more = vec![
-                format!("--peer-cert-file={}", cert.display()),
-                format!("--peer-key-file={}", key.display()),
-                format!("--peer-trusted-ca-file={}", cert.display()),
-                "--peer-client-cert-auth".to_owned(),
-            ];
-        }
+        specs.iter_mut().for_each(|spec| speaks_tls_to_peers(spec, &cert, &key, &cert));
         let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
         let cluster = Cluster::from_specs(&etcd_bin(), specs, client, scratch).await;
         cluster.client.put(0, "k", "v").await.expect("a put that all members have");
@@ -146,15 +148,7 @@ fn a_member_may_call_its_peers_under_another_certificate_than_it_answers_with() 
         };
         let ((cert, key), (own, own_key)) = (write("answers", Usage::Server), write("calls", Usage::Client));
         let mut specs: Vec<Spec> = (0..3).map(|n| Spec::new(&format!("m{n}"), &dir)).collect();
-        for spec in &mut specs {
-            spec.peer_url = spec.peer_url.replace("http:", "https:");
-            spec.more = vec![
-                format!("--peer-cert-file={}", cert.display()),
-                format!("--peer-key-file={}", key.display()),
-                format!("--peer-trusted-ca-file={}", ca.display()),
-                "--peer-client-cert-auth".to_owned(),
-            ];
-        }
+        specs.iter_mut().for_each(|spec| speaks_tls_to_peers(spec, &cert, &key, &ca));
         let client = Client::plain(specs.iter().map(|spec| spec.client_url.clone()).collect());
         let mut cluster = Cluster::prepared(&etcd_bin(), specs, client, scratch);
         // A certificate for servers only is no caller's.
