@@ -27,6 +27,7 @@
 
 mod bed;
 mod book;
+pub mod budget;
 mod check;
 mod expect;
 mod expr;
@@ -50,6 +51,7 @@ mod shelf;
 mod shell;
 mod simulated;
 mod spoil;
+pub mod syllabus;
 mod unit;
 mod vocabulary;
 

@@ -12,6 +12,7 @@ use crate::lab::guide::bed::Bed;
 use crate::lab::guide::bed::Beds;
 use crate::lab::guide::bed::ProcessBeds;
 use crate::lab::guide::bed::scratch;
+use crate::lab::guide::budget;
 use crate::lab::guide::check::Verdict;
 use crate::lab::guide::expect::Bound;
 use crate::lab::guide::expect::compare;
@@ -83,6 +84,7 @@ pub fn test(path: &Path, options: &TestOptions, out: &mut dyn Write) -> u8 {
 
 fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
     let lab = load(path).map_err(|e| e.to_string())?;
+    budget::check(&lab.head)?;
     let profile = options.profile.unwrap_or(Profile::Ports);
     let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
     let beds = match &options.etcd_dir {
@@ -338,8 +340,19 @@ impl<B: Beds> Gate<'_, B> {
             }
         }
         swaps(&lab, &results, notes);
+        self.weighed(&trial, notes);
         trial.end().await;
         Ok(())
+    }
+
+    /// The disk that the lab has taken by its end. Another etcd, and members that are simulated, have figures of their own.
+    fn weighed(&self, trial: &Trial, notes: &mut Notes) {
+        let head = &self.lab.head;
+        if head.disk > 0 && self.beds.are_ours() && self.beds.name().is_none() {
+            let folders: Vec<&Path> = trial.session.nodes_folder().into_iter().chain([trial.folder.as_path()]).collect();
+            let took = budget::disk_mib(&folders);
+            notes.case("author", format!("its disk is enough: {} MiB", head.disk), budget::overdrawn(head, took));
+        }
     }
 
     /// What is run before the first step: all of a lesson. Blocks that tell of our own programs are for those only.
