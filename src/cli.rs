@@ -4,10 +4,12 @@
 //! enough for the lab, which starts its members from its own executable.
 
 mod book;
+mod coverage;
 mod doctor;
 #[doc(hidden)]
 pub mod example;
 mod labs;
+mod matrix;
 
 use crate::bench;
 use crate::ctl;

@@ -143,7 +143,8 @@ impl Progress {
     #[must_use]
     pub fn missing(&self, lab: &Lab) -> Option<String> {
         let done = |id: &&String| {
-            let needed = SHELF.iter().find(|(name, _)| short(name) == id.as_str()).and_then(|(name, _)| shelved(name)?.ok());
+            let needed =
+                SHELF.iter().find(|(name, _)| short(name) == id.as_str()).and_then(|(name, _)| shelved(name)?.ok());
             needed.is_none_or(|lab| self.steps(&lab) == lab.steps.len())
         };
         let course = Syllabus::ours().ok()?;
@@ -168,7 +169,13 @@ impl Progress {
             let _ = writeln!(out, "{id:<4}{steps} of {all}  {word:<6}{day:<7}{minutes:>3} min  {title}{needs}");
         }
         let _ = match self.next(None) {
-            Some(lab) => writeln!(out, "\nNext: {} {}, {}. Begin it with: etcd-lab {0}", lab.head.id, lab.title, words(&lab.head)),
+            Some(lab) => writeln!(
+                out,
+                "\nNext: {} {}, {}. Begin it with: etcd-lab {0}",
+                lab.head.id,
+                lab.title,
+                words(&lab.head)
+            ),
             None => writeln!(out, "\nAll labs are done."),
         };
         out

@@ -145,7 +145,11 @@ impl Learn {
                 Some(Verdict::NotYet { .. }) => ("not yet", None),
                 Some(Verdict::Error(_)) => ("error", Some(false)),
             };
-            lines.push((tone, format!(" {word:<VERDICT$}{}", check.title)));
+            let mut word = word;
+            for line in filled(&check.title, width.saturating_sub(VERDICT + 2)) {
+                lines.push((tone, format!(" {word:<VERDICT$}{line}")));
+                word = "";
+            }
             match verdict {
                 None | Some(Verdict::Pass) => {}
                 Some(Verdict::Error(why)) => below(&mut lines, Some(false), "it could not be looked at: ", why, width),
@@ -512,7 +516,8 @@ pub(super) fn begin_at(model: &mut Model, step: usize) {
     let Some(learn) = &mut model.learn else { return };
     learn.session.go(step);
     learn.running = Some((String::new(), now));
-    model.notify(Tone::Plain, format!("step {} is being set up: a fresh cluster, and the steps before on it", step + 1));
+    model
+        .notify(Tone::Plain, format!("step {} is being set up: a fresh cluster, and the steps before on it", step + 1));
 }
 
 /// Asked twice, the step is set up anew.

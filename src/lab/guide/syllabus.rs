@@ -130,11 +130,8 @@ impl Syllabus {
             }
         }
         core(&source, &written.day, &places, &needs)?;
-        let tracks = written.track.iter().map(|t| Track {
-            id: t.id.clone(),
-            title: t.title.clone(),
-            labs: plain(&t.labs),
-        });
+        let tracks =
+            written.track.iter().map(|t| Track { id: t.id.clone(), title: t.title.clone(), labs: plain(&t.labs) });
         let days = written.day.iter().map(|d| Day { title: d.title.clone(), labs: plain(&d.labs) });
         Ok(Syllabus { tracks: tracks.collect(), days: days.collect(), needs })
     }
@@ -235,10 +232,7 @@ mod tests {
         assert_eq!(refused("A3 = ['A2']", "B1 = ['A2']"), "course.toml:8: no track has a lab B1");
         let circle = refused("A2 = ['A1']", "A1 = ['A3']\nA2 = ['A1']");
         assert_eq!(circle, "course.toml:7: labs wait for each other: A1 needs A3 needs A2 needs A1");
-        assert_eq!(
-            refused("A2 = ['A1']", "A2 = ['A2']"),
-            "course.toml:7: labs wait for each other: A2 needs A2"
-        );
+        assert_eq!(refused("A2 = ['A1']", "A2 = ['A2']"), "course.toml:7: labs wait for each other: A2 needs A2");
         assert_eq!(
             refused("'A1', 'A2']", "'A1', 'A7']"),
             "course.toml:12: the core path has A7, and no track has a lab A7"

@@ -48,7 +48,10 @@ const BLOCKS: &[BlockWords] = &[
             ("version", "grows when answers or checks change their meaning"),
             ("kind", "`guided`, `predict`, `break-fix`, `build`, `game-day`, `quiz` or `lesson`"),
             ("minutes", "how long it takes a learner: an estimate"),
-            ("disk", "the most disk that its cluster takes, in MiB: looked for before it starts, and weighed by the gate"),
+            (
+                "disk",
+                "the most disk that its cluster takes, in MiB: looked for before it starts, and weighed by the gate",
+            ),
             ("memory", "the most memory that its processes take, in MiB: looked for before it starts"),
             (
                 "engines",
