@@ -20,6 +20,7 @@ use crate::lab::guide::Verdict;
 use crate::lab::guide::budget;
 use crate::lab::guide::shelved;
 use crate::lab::guide::syllabus::short;
+use crate::lab::picture::words::counted;
 use crate::lab::progress::Progress;
 use crate::lab::workdir::Record;
 use serde_json::Value;
@@ -161,7 +162,8 @@ impl Course {
         match fresh {
             Ok(session) => {
                 self.session = session;
-                [format!("A fresh cluster, on which {step} steps are done.")].into_iter().chain(self.page()).collect()
+                let done = counted(step as u64, "step is done", "steps are done");
+                [format!("A fresh cluster, on which {done}.")].into_iter().chain(self.page()).collect()
             }
             Err(why) => vec![format!("No: {why}")],
         }
