@@ -4,10 +4,12 @@
 //! enough for the lab, which starts its members from its own executable.
 
 mod book;
+mod coverage;
 mod doctor;
 #[doc(hidden)]
 pub mod example;
 mod labs;
+mod matrix;
 
 use crate::bench;
 use crate::ctl;
@@ -27,7 +29,8 @@ etcd-lab: learn etcd by running it
 
 Usage:
   etcd-lab                          open the lab: a real cluster, drawn while it works
-  etcd-lab --lab E3                 the same, with another lab on its Learn screen (1); B3 if you do not say
+  etcd-lab E7                       the same, with this lab on its Learn screen (1); B3 if you do not say
+  etcd-lab E7 --step 5              begin at that step: the steps before are done for you, on a fresh cluster
   etcd-lab --sim --seed 7           the same screens on a simulated cluster: one seed, one run; step back, and :fork it
   etcd-lab up --nodes 3             start a cluster without a screen; it says what to type elsewhere
   etcd-lab down                     end the cluster that `up` started
@@ -40,7 +43,7 @@ Usage:
   etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes; --all: every lab
   etcd-lab lesson 3                 read a chapter of the book; --shell: with the cluster that it is about
   etcd-lab book                     the built book, for a browser on this machine
-  etcd-lab progress                 which steps of which labs are done; --json: the file itself, to keep
+  etcd-lab progress                 the course: what is done, what needs what, what comes next; --json: the file, to keep
   etcd-lab print labs/B3-first-keys a lab on paper; --answers: the key to it
   etcd-lab author                   the author's guide: what a lab file may hold
   etcd-lab mdbook                   the preprocessor of the book (see book/book.toml)
@@ -124,6 +127,10 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "--help" | "-h" | "help" => say(HELP),
         "" => tui::run::run(&words, &mut out, &mut err),
         option if option.starts_with('-') => tui::run::run(&words, &mut out, &mut err),
+        lab if lab::course::named(lab).is_some() => {
+            let words: Vec<String> = ["--lab".to_owned()].into_iter().chain(words.iter().cloned()).collect();
+            tui::run::run(&words, &mut out, &mut err)
+        }
         unknown => {
             let _ = write!(err, "Error: unknown command {unknown:?}\n\n{HELP}");
             2

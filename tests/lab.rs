@@ -194,6 +194,33 @@ fn a_first_walk_hold_step_break_and_go_back() {
     lab.ended();
 }
 
+/// `etcd-lab E7 --step 4`: the steps before are done on a cluster of the lab's own, which the learner's terminal reaches.
+#[test]
+fn a_lab_begins_at_any_step() {
+    let mut lab = Lab::open(&["E7", "--step", "4"], 40, 120);
+    lab.live();
+    lab.until("it is set up", |text| text.contains("step 4 of 5") && !text.contains("is being set up"));
+    lab.press("0");
+    lab.shows("Your desk in E7");
+    lab.press("etcdctl member list\r");
+    let list =
+        lab.until("the members", |text| text.contains("started, member2,") && text.contains("started, member3,"));
+    assert!(!list.contains("member1,"), "step 3 has removed it, and step 4 has announced nobody yet: {list}");
+    lab.press("exit\r");
+    lab.shows("back from the shell");
+    lab.press("q");
+    lab.shows("leave the lab?");
+    lab.press("\r");
+    lab.ended();
+    // What cannot be meant is said before there is a screen.
+    let refused = |args: &[&str]| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_etcd-lab")).args(args).output().expect("it runs");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    assert_eq!(refused(&["E7", "--step", "9"]), (Some(2), "Error: --step is 9, and E7 has 5 steps\n".into()));
+    assert_eq!(refused(&["--step", "2"]).0, Some(2), "a step of which lab?");
+}
+
 #[test]
 fn a_partition_from_another_terminal_is_shown_and_undone() {
     let mut lab = Lab::open(&["--ascii", "--theme", "mono"], 24, 80);

@@ -387,6 +387,39 @@ fn a_lab_of_machines_is_it_healthy_holds() {
     holds_on_machines("labs/B6-is-it-healthy", &[]);
 }
 
+fn told(folder: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_etcd-lab"));
+    let out = command.args(words).current_dir(folder).output().expect("etcd-lab starts");
+    (out.status.code(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+}
+
+/// In one run, at the documents' addresses; what a system without namespaces cannot run stands in `labs/exceptions.toml`.
+#[test]
+fn every_command_of_the_documents_runs() {
+    let (code, said) = told(root(), &["test", "--seeds"]);
+    eprintln!("{said}");
+    assert_eq!(code, Some(0), "{said}");
+    let excepted = !said.contains("; 0 are exceptions");
+    assert_eq!(excepted, std::env::var_os("LAB_NO_NAMESPACES").is_some(), "{said}");
+}
+
+/// The gate before can fail: a list with a command that no lab runs, and one that a lab runs otherwise.
+#[test]
+fn a_command_that_did_not_run_fails_the_gate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lab = folder.path().join("labs/B3-first-keys");
+    std::fs::create_dir_all(&lab).expect("made");
+    std::fs::copy(root().join("labs/B3-first-keys/lab.md"), lab.join("lab.md")).expect("copied");
+    let seed = |id: &str, text: &str| format!("[[seed]]\nid = '{id}'\nlab = 'B3'\ntext = '{text}'\nkind = 'runs'\n");
+    let list =
+        seed("001#10", "etcdctl get key") + &seed("001#14", "etcdctl get  key2") + &seed("001#99", "etcdctl del key");
+    std::fs::write(folder.path().join("labs/seeds.toml"), list).expect("written");
+    let (code, said) = told(folder.path(), &["test", "--seeds"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("ok    001#10") && said.contains("FAIL  001#14") && said.contains("FAIL  001#99"), "{said}");
+    assert!(said.contains("1 of 3 commands of the documents ran; 0 are exceptions, 2 are missing."), "{said}");
+}
+
 /// Where the system refuses namespaces, a lab that needs them says so, why, and what there is in their place.
 #[test]
 fn a_lab_of_machines_says_what_it_needs_where_namespaces_are_refused() {

@@ -2,6 +2,8 @@
 //!
 //! `--all` runs each lab in a process of its own, so that one that needs a namespace can have it and the next need not.
 
+use super::coverage;
+use super::matrix;
 use super::say;
 use crate::lab::guide;
 use crate::lab::guide::Profile;
@@ -15,12 +17,19 @@ const SEED: u64 = 1;
 
 const TEST_HELP: &str = "\
 usage: etcd-lab test LAB|--all [--engine real|sim|etcd DIR] [--seed N] [--profile ports|loop|netns]
-                             [--releases DIR] [--junit FILE] [--json FILE]
+                             [--solution] [--releases DIR] [--junit FILE] [--json FILE]
+       etcd-lab test --all --matrix [--engine etcd DIR] [--seed N] --json FILE
+       etcd-lab test --seeds
 
   --all              every lab of labs/course.toml, in its order (run where labs/ is): on real processes, and then on simulated
                      members if it allows them; with --engine, on that one only
   --engine sim       on simulated members with a clock of their own, if the lab's `engines` has sim; --seed N is another run (1)
   --engine etcd DIR  against the etcd and etcdctl in this folder; --etcd-dir DIR is the same
+  --matrix           every lab with every profile that it declares, on our etcd, on simulated members if it allows them, and on the
+                     etcd of DIR; FILE gets a line of JSON for each, and what it has already and holds is not run again
+  --seeds            every command of the documents (labs/seeds.toml), in one run, at the documents' addresses: one that did not run
+                     as printed or repaired, and is no exception (labs/exceptions.toml), is told, and the exit code is 1
+  --solution         only solve it: no mutations, no wrong paths
   --profile NAME     where the nodes are: netns (the documents' addresses), loop (127.0.x.y with standard ports), ports
   --releases DIR     the lab's release mirror gives the archives of this folder; without it, our own programs under their names
 ";
@@ -30,6 +39,8 @@ usage: etcd-lab test LAB|--all [--engine real|sim|etcd DIR] [--seed N] [--profil
 struct Asked {
     path: Option<PathBuf>,
     all: bool,
+    matrix: bool,
+    seeds: bool,
     /// The engine was named.
     engine: Option<String>,
     seed: Option<u64>,
@@ -47,6 +58,8 @@ pub(super) fn test(words: &[String]) -> u8 {
     };
     let done = match &asked.path {
         Some(path) => one(path, &asked.options, words),
+        None if asked.seeds => coverage::run(),
+        None if asked.matrix => matrix::run(&asked.options, asked.seed.unwrap_or(SEED)),
         None => all(&asked, words),
     };
     done.unwrap_or_else(|why| {
@@ -63,6 +76,9 @@ fn parsed(words: &[String]) -> Result<Option<Asked>, String> {
         match word.as_str() {
             "--help" | "-h" => return Ok(None),
             "--all" => asked.all = true,
+            "--matrix" => asked.matrix = true,
+            "--seeds" => asked.seeds = true,
+            "--solution" => asked.options.solution = true,
             "--etcd-dir" => asked.options.etcd_dir = Some(value()?.into()),
             "--junit" => asked.options.junit = Some(value()?.into()),
             "--json" => asked.options.json = Some(value()?.into()),
@@ -97,7 +113,10 @@ fn parsed(words: &[String]) -> Result<Option<Asked>, String> {
         (false, Some(_), _) if !asked.all => return Err("--seed is of simulated members: say --engine sim, too".into()),
         _ => {}
     }
-    match (&asked.path, asked.all) {
+    if asked.matrix && !(asked.all && asked.options.json.is_some()) {
+        return Err("--matrix goes with --all and --json FILE".into());
+    }
+    match (&asked.path, asked.all || asked.seeds) {
         (None, false) => Err("which lab? Name its folder, or say --all".into()),
         (Some(_), true) => Err("a lab or --all, not both".into()),
         _ => Ok(Some(asked)),

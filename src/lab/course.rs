@@ -3,6 +3,7 @@
 //! For screen readers, dumb terminals and logs: no boxes, nothing that moves, one sentence for each change. What is typed is a number of the
 //! list, a letter, or any fault by its line.
 
+use crate::lab::Error;
 use crate::lab::guide::Ask;
 use crate::lab::guide::AskKind;
 use crate::lab::guide::Checked;
@@ -16,7 +17,10 @@ use crate::lab::guide::Run;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
+use crate::lab::guide::budget;
 use crate::lab::guide::shelved;
+use crate::lab::guide::syllabus::short;
+use crate::lab::picture::words::counted;
 use crate::lab::progress::Progress;
 use crate::lab::workdir::Record;
 use serde_json::Value;
@@ -38,13 +42,37 @@ const FIRST_LAB: &str = "B3";
 /// If there is none: a sentence with all names.
 pub fn chosen(wanted: Option<&str>) -> Result<Lab, String> {
     let wanted = wanted.unwrap_or(FIRST_LAB);
-    let short = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
-    let found = SHELF.iter().find(|(name, _)| *name == wanted || short(name) == wanted).and_then(|(n, _)| shelved(n));
-    let lab = found.ok_or_else(|| {
-        let all: Vec<String> = SHELF.iter().map(|(name, _)| short(name)).collect();
+    let lab = named(wanted).and_then(shelved).ok_or_else(|| {
+        let all: Vec<&str> = SHELF.iter().map(|(name, _)| short(name)).collect();
         format!("there is no lab {wanted:?}; there are {}", all.join(", "))
     })?;
     lab.map_err(|e| e.to_string())
+}
+
+/// The folder of the lab that is called so, in small letters or large.
+#[must_use]
+pub fn named(wanted: &str) -> Option<&'static str> {
+    SHELF.iter().map(|(name, _)| *name).find(|name| *name == wanted || short(name).eq_ignore_ascii_case(wanted))
+}
+
+/// The lab that was asked for, if it has this step, from 1, and this machine has room for it. Asked before there is a screen or a folder.
+///
+/// # Errors
+/// As [`chosen`]; there is no such step; what is lacking, and what to do.
+pub fn can_begin(wanted: Option<&str>, step: Option<usize>) -> Result<Lab, Error> {
+    let lab = chosen(wanted).map_err(Error::Usage)?;
+    let steps = lab.steps.len();
+    match step {
+        Some(_) if wanted.is_none() => return Err(Error::Usage("--step goes with a lab: etcd-lab E7 --step 5".into())),
+        Some(step) if step > steps => {
+            return Err(Error::Usage(format!("--step is {step}, and {} has {steps} steps", lab.head.id)));
+        }
+        _ => {}
+    }
+    if wanted.is_some() {
+        budget::check(&lab.head).map_err(Error::Refused)?;
+    }
+    Ok(lab)
 }
 
 /// A lab: on the cluster that runs in this folder, or, if it stops members and changes their files, on nodes of its own. Its
@@ -57,6 +85,7 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record) -> Result<Sess
     let work = folder.join("work");
     fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
     if lab.head.needs_nodes() {
+        budget::check(&lab.head)?;
         let bed = own_beds(&lab)?.begin(&lab.head.cluster)?;
         return Ok(Session::new(Arc::new(lab), bed.into(), &work));
     }
@@ -117,6 +146,12 @@ impl Course {
         }
     }
 
+    /// Goes to a step, from 1, on a fresh cluster on which the steps before are done. What there is to say of it.
+    pub async fn begin_at(&mut self, step: usize) -> Vec<String> {
+        self.session.go(step.saturating_sub(1));
+        self.anew().await
+    }
+
     /// The step once more, on a fresh cluster on which the steps before are done.
     async fn anew(&mut self) -> Vec<String> {
         let step = self.session.at();
@@ -127,7 +162,8 @@ impl Course {
         match fresh {
             Ok(session) => {
                 self.session = session;
-                [format!("A fresh cluster, on which {step} steps are done.")].into_iter().chain(self.page()).collect()
+                let done = counted(step as u64, "step is done", "steps are done");
+                [format!("A fresh cluster, on which {done}.")].into_iter().chain(self.page()).collect()
             }
             Err(why) => vec![format!("No: {why}")],
         }
@@ -186,8 +222,10 @@ impl Course {
                 } else {
                     at.saturating_sub(1)
                 };
-                if to == at {
-                    vec![format!("This is the {} step.", if word == "n" { "last" } else { "first" })]
+                if to == at && word == "n" {
+                    vec![format!("This is the last step. {}", self.offer())]
+                } else if to == at {
+                    vec!["This is the first step.".into()]
                 } else {
                     self.session.go(to);
                     self.page()
@@ -196,12 +234,13 @@ impl Course {
             "c" => self.look().await,
             "h" => self.hint(),
             "x" => self.anew().await,
-            "labs" => SHELF.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            "labs" => self.progress.text().lines().map(str::to_owned).collect(),
             "lab" => match open(Some(rest), &self.folder, &self.record) {
                 Ok(session) => {
                     self.session = session;
+                    let missing = self.progress.missing(self.session.lab());
                     let said = self.progress.recall(&mut self.session);
-                    said.into_iter().chain(self.page()).collect()
+                    said.into_iter().chain(missing).chain(self.page()).collect()
                 }
                 Err(why) => vec![format!("No: {why}.")],
             },
@@ -210,6 +249,14 @@ impl Course {
                 None => return Typed::Other(line.to_owned()),
             },
         })
+    }
+
+    /// The next lab of the course.
+    fn offer(&self) -> String {
+        match self.progress.next(Some(&self.session.lab().head.id)) {
+            Some(lab) => format!("The course goes on with {} {}: lab {0}", lab.head.id, lab.title),
+            None => "All labs of the course are done.".into(),
+        }
     }
 
     async fn look(&mut self) -> Vec<String> {

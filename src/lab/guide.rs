@@ -27,7 +27,10 @@
 
 mod bed;
 mod book;
+pub mod budget;
 mod check;
+pub mod coverage;
+pub mod exceptions;
 mod expect;
 mod expr;
 mod facts;
@@ -50,6 +53,7 @@ mod shelf;
 mod shell;
 mod simulated;
 mod spoil;
+pub mod syllabus;
 mod unit;
 mod vocabulary;
 
@@ -63,6 +67,7 @@ pub use book::broken_includes;
 pub use book::mdbook;
 pub use check::Verdict;
 pub use gate::TestOptions;
+pub use gate::closest;
 pub use gate::enter_for_machines;
 pub use gate::enter_if_needed;
 pub use gate::prove;

@@ -5,9 +5,13 @@
 //! `etcd-lab progress --json` is the export: the file as it is.
 
 use crate::lab::Error;
+use crate::lab::guide::Lab;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
+use crate::lab::guide::budget::words;
 use crate::lab::guide::shelved;
+use crate::lab::guide::syllabus::Syllabus;
+use crate::lab::guide::syllabus::short;
 use crate::lab::preflight;
 use serde::Deserialize;
 use serde::Serialize;
@@ -119,17 +123,61 @@ impl Progress {
         ))
     }
 
-    /// For a terminal.
+    /// How many steps of this lab are done.
+    fn steps(&self, lab: &Lab) -> usize {
+        let done = self.labs.get(&lab.head.id).filter(|d| d.version == lab.head.version);
+        lab.steps.iter().filter(|s| done.is_some_and(|d| d.steps.contains(&s.id))).count()
+    }
+
+    /// The lab that the course offers after this one, or to a learner who begins; all are done: nothing.
+    #[must_use]
+    pub fn next(&self, after: Option<&str>) -> Option<Lab> {
+        let labs: Vec<Lab> = SHELF.iter().filter_map(|(name, _)| shelved(name)?.ok()).collect();
+        let is_done = |id: &str| labs.iter().any(|lab| lab.head.id == id && self.steps(lab) == lab.steps.len());
+        let course = Syllabus::ours().ok()?;
+        let next = course.next(after, is_done)?;
+        labs.iter().find(|lab| lab.head.id == next).cloned()
+    }
+
+    /// What this lab builds on and this learner has not done: a sentence; nothing if there is nothing to say.
+    #[must_use]
+    pub fn missing(&self, lab: &Lab) -> Option<String> {
+        let done = |id: &&String| {
+            let needed =
+                SHELF.iter().find(|(name, _)| short(name) == id.as_str()).and_then(|(name, _)| shelved(name)?.ok());
+            needed.is_none_or(|lab| self.steps(&lab) == lab.steps.len())
+        };
+        let course = Syllabus::ours().ok()?;
+        let open: Vec<&str> = course.needs(&lab.head.id).iter().filter(|id| !done(id)).map(String::as_str).collect();
+        let id = &lab.head.id;
+        (!open.is_empty()).then(|| format!("{id} builds on {}, which you have not done here", open.join(" and ")))
+    }
+
+    /// For a terminal: the course, what is done of it, and what comes next.
     #[must_use]
     pub fn text(&self) -> String {
         let mut out = String::new();
+        let course = Syllabus::ours().unwrap_or_default();
         for lab in SHELF.iter().filter_map(|(name, _)| shelved(name)?.ok()) {
-            let done = self.labs.get(&lab.head.id).filter(|d| d.version == lab.head.version);
-            let steps = lab.steps.iter().filter(|s| done.is_some_and(|d| d.steps.contains(&s.id))).count();
-            let (all, title) = (lab.steps.len(), &lab.title);
+            let (steps, all, title) = (self.steps(&lab), lab.steps.len(), &lab.title);
             let word = if steps == all { "done" } else { "" };
-            let _ = writeln!(out, "{:<4}{steps} of {all}  {word:<6}{title}", lab.head.id);
+            let id = &lab.head.id;
+            let day = course.day(id).map_or(String::new(), |day| format!("day {day}"));
+            let minutes = lab.head.minutes;
+            let needs = course.needs(id);
+            let needs = if needs.is_empty() { String::new() } else { format!("  (needs {})", needs.join(", ")) };
+            let _ = writeln!(out, "{id:<4}{steps} of {all}  {word:<6}{day:<7}{minutes:>3} min  {title}{needs}");
         }
+        let _ = match self.next(None) {
+            Some(lab) => writeln!(
+                out,
+                "\nNext: {} {}, {}. Begin it with: etcd-lab {0}",
+                lab.head.id,
+                lab.title,
+                words(&lab.head)
+            ),
+            None => writeln!(out, "\nAll labs are done."),
+        };
         out
     }
 }
@@ -200,6 +248,22 @@ mod tests {
         assert_eq!((second.at(), second.guessed(&id)), (0, Some(option.as_str())));
         assert!(second.predict(&id, &option).is_err(), "a guess is made once");
         assert!(again.text().contains("B3  1 of "), "{}", again.text());
+        assert!(again.text().contains("Next: A1 ") && again.text().contains("etcd-lab A1"), "{}", again.text());
+    }
+
+    #[test]
+    fn the_course_offers_the_next_lab_and_says_what_one_builds_on() {
+        let mut progress = Progress::default();
+        let offered = |progress: &Progress, after| progress.next(after).map(|lab: Lab| lab.head.id);
+        assert_eq!(offered(&progress, None).as_deref(), Some("A1"));
+        let lab = shelved("B3-first-keys").expect("it is there").unwrap_or_else(|e| panic!("{e}"));
+        let steps = lab.steps.iter().map(|s| s.id.clone()).collect();
+        progress.labs.insert("B3".into(), Done { version: lab.head.version, steps, ..Done::default() });
+        assert_eq!(offered(&progress, Some("B3")).as_deref(), Some("B5"), "behind it on the core path, and open");
+        let e7 = shelved("E7-replace-a-member").expect("it is there").unwrap_or_else(|e| panic!("{e}"));
+        let said = progress.missing(&e7).expect("E2 is not done");
+        assert!(said.starts_with("E7 builds on E2,"), "{said}");
+        assert_eq!(progress.missing(&lab), None);
     }
 
     #[test]

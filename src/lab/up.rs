@@ -94,6 +94,8 @@ pub struct Options {
     pub theme: Option<String>,
     /// `--lab NAME`: which lab the Learn screen has.
     pub lab: Option<String>,
+    /// `--step N`: at which of its steps the learner begins.
+    pub step: Option<usize>,
     /// What stands after `--`.
     pub command: Vec<String>,
 }
@@ -122,6 +124,7 @@ impl Options {
                 "--folder" => options.folder = Some(value("a path")?.into()),
                 "--theme" => options.theme = Some(value("dark, light, contrast or mono")?),
                 "--lab" => options.lab = Some(value("a lab's name, such as E3")?),
+                "--step" => options.step = Some(number(name, &value("a step's number")?, 1..=99)? as usize),
                 "--sim" => options.sim = true,
                 "--seed" => options.seed = Some(number(name, &value("a number")?, 0..=u64::MAX)?),
                 "--seconds" => options.seconds = Some(number(name, &value("a number")?, 1..=600)?),
@@ -258,7 +261,11 @@ pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
         .course
         .then(|| Course::new(options.lab.as_deref(), cluster.folder(), &cluster.record, Some(Progress::file())));
     let course = course.transpose();
-    let course = course.map_err(Error::Refused)?;
+    let mut course = course.map_err(Error::Refused)?;
+    if let (Some(course), Some(step)) = (&mut course, options.step.filter(|step| *step > 1)) {
+        print(out, &format!("step {step} is being set up: a fresh cluster, and the steps before on it"))?;
+        runtime.block_on(course.begin_at(step)).into_iter().take(1).try_for_each(|line| print(out, &line))?;
+    }
     let watched = runtime.block_on(watch(&cluster, &token, (to, reports), options.feed, course, out));
     drop(print(out, "shutting the members down"));
     let folder = cluster.folder().to_path_buf();

@@ -145,7 +145,11 @@ impl Learn {
                 Some(Verdict::NotYet { .. }) => ("not yet", None),
                 Some(Verdict::Error(_)) => ("error", Some(false)),
             };
-            lines.push((tone, format!(" {word:<VERDICT$}{}", check.title)));
+            let mut word = word;
+            for line in filled(&check.title, width.saturating_sub(VERDICT + 2)) {
+                lines.push((tone, format!(" {word:<VERDICT$}{line}")));
+                word = "";
+            }
             match verdict {
                 None | Some(Verdict::Pass) => {}
                 Some(Verdict::Error(why)) => below(&mut lines, Some(false), "it could not be looked at: ", why, width),
@@ -477,6 +481,9 @@ fn go(model: &mut Model, by: isize) -> Option<Cmd> {
     let at = learn.session.at();
     let last = learn.session.lab().steps.len().saturating_sub(1);
     let to = at.saturating_add_signed(by).min(last);
+    if to == at && by > 0 && checks > 0 && passed == checks {
+        return Some(Cmd::NextLab);
+    }
     if to == at {
         model.notify(Tone::Plain, if by > 0 { "this is the last step" } else { "this is the first step" });
         return None;
@@ -501,6 +508,16 @@ fn run(model: &mut Model) -> Option<Cmd> {
     }
     model.notify(Tone::Plain, "what is marked is no command: Tab marks the next one");
     None
+}
+
+/// The lab is to begin at this step, and is being set up.
+pub(super) fn begin_at(model: &mut Model, step: usize) {
+    let now = model.now();
+    let Some(learn) = &mut model.learn else { return };
+    learn.session.go(step);
+    learn.running = Some((String::new(), now));
+    model
+        .notify(Tone::Plain, format!("step {} is being set up: a fresh cluster, and the steps before on it", step + 1));
 }
 
 /// Asked twice, the step is set up anew.

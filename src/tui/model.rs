@@ -92,6 +92,8 @@ pub enum Cmd {
     Check { seq: u64 },
     /// Set this step of the lab up anew.
     Redo { step: usize },
+    /// Open the lab that the course has next.
+    NextLab,
     /// Note a marker in the recording.
     Mark { text: String },
     /// Put a text on the clipboard, by way of the terminal.

@@ -43,6 +43,7 @@ use crate::tui::Msg;
 use crate::tui::act;
 use crate::tui::keyboard::Keyboard;
 use crate::tui::keys::Key;
+use crate::tui::learn;
 use crate::tui::learn::Heard;
 use crate::tui::look::Theme;
 use crate::tui::update;
@@ -132,10 +133,10 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
             "--plain",
             "--tls",
             "--lab",
+            "--step",
         ],
     )?;
-    // Before there is a screen.
-    let lab = course::chosen(options.lab.as_deref()).map_err(Error::Usage)?;
+    let lab = course::can_begin(options.lab.as_deref(), options.step)?;
     if let Some(code) = elsewhere(&lab)? {
         return code;
     }
@@ -413,6 +414,7 @@ impl App {
             (Cmd::RunBlock { id }, Some(_)) => self.run_block(id),
             (Cmd::Check { seq }, Some(_)) => self.check(seq),
             (Cmd::Redo { step }, Some(_)) => self.redo(step),
+            (Cmd::NextLab, Some(_)) => self.next_lab(),
             (Cmd::Mark { text }, Some(_)) => {
                 // It may wait for room behind what members report.
                 let to = self.to.clone();
@@ -604,25 +606,55 @@ impl App {
             Err(e) => Msg::Refused(e.to_string()),
         };
         update(&mut self.model, msg);
-        if let Some(live) = &self.live {
-            let wanted = self.options.lab.as_deref();
-            let mut said = None;
-            let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record) {
-                Ok(mut session) => {
-                    said = self.progress.as_ref().and_then(|(progress, _)| progress.recall(&mut session));
-                    Heard::Opened(Box::new(session))
-                }
-                Err(why) => Heard::NotOpened(why),
-            };
-            update(&mut self.model, Msg::Learn(heard));
-            // Who names a lab wants to see it.
-            if wanted.is_some() && self.model.learn.is_some() {
-                self.model.screen = crate::tui::model::Screen::Learn;
+        self.open_lab();
+    }
+
+    /// Opens the lab that was asked for on the cluster that runs, at the step that was asked for.
+    fn open_lab(&mut self) {
+        let Some(live) = &self.live else { return };
+        let wanted = self.options.lab.as_deref();
+        let mut said = None;
+        let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record) {
+            Ok(mut session) => {
+                let known = self.progress.as_ref().map(|(progress, _)| progress);
+                said = known.and_then(|p| p.recall(&mut session).or_else(|| p.missing(session.lab())));
+                Heard::Opened(Box::new(session))
             }
-            if let Some(said) = said {
-                update(&mut self.model, Msg::Answer(Ok(said)));
-            }
+            Err(why) => Heard::NotOpened(why),
+        };
+        update(&mut self.model, Msg::Learn(heard));
+        // Who names a lab wants to see it.
+        if wanted.is_some() && self.model.learn.is_some() {
+            self.model.screen = crate::tui::model::Screen::Learn;
         }
+        if let Some(said) = said {
+            update(&mut self.model, Msg::Answer(Ok(said)));
+        }
+        if let Some(step) = self.options.step.take().filter(|step| *step > 1) {
+            learn::begin_at(&mut self.model, step - 1);
+            self.redo(step - 1);
+        }
+    }
+
+    /// Goes on with the lab that the course has next, in the place of the one that is open.
+    fn next_lab(&mut self) {
+        let here = self.model.learn.as_ref().map(|l| l.session.lab().head.id.clone());
+        let next = self.progress.as_ref().and_then(|(progress, _)| progress.next(here.as_deref()));
+        let said = match next {
+            None => "no lab of the course is left: all are done".to_owned(),
+            Some(lab) if lab.head.cluster.machines => {
+                let id = &lab.head.id;
+                format!("next is {id} {}, whose nodes are machines: leave (q), then etcd-lab {id}", lab.title)
+            }
+            Some(lab) => {
+                // Its members take their time to end, and nobody waits for them.
+                let old = self.model.learn.take();
+                tokio::task::spawn_blocking(move || drop(old));
+                self.options.lab = Some(lab.head.id);
+                return self.open_lab();
+            }
+        };
+        update(&mut self.model, Msg::Answer(Ok(said)));
     }
 
     fn try_start(&mut self, nodes: usize, kept: Option<PathBuf>) -> Result<Msg, Error> {

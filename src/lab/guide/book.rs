@@ -7,6 +7,7 @@
 //! Source: the mdBook guide, "Preprocessors"; version 0.5 calls the chapters `items`, earlier ones `sections`.
 
 use crate::lab::guide::LabError;
+use crate::lab::guide::budget;
 use crate::lab::guide::model::letter;
 use crate::lab::guide::parse;
 use crate::lab::guide::settings;
@@ -121,7 +122,7 @@ fn said(file: &Path, line: usize, kind: &str, text: &str, project: &Path) -> Res
             if head.minutes == 0 {
                 String::new()
             } else {
-                format!("*{} minutes, {} members.*\n", head.minutes, head.cluster.nodes.len())
+                format!("*{}, {} members.*\n", budget::words(&head), head.cluster.nodes.len())
             }
         }
         "step" => {

@@ -12,6 +12,7 @@ use crate::lab::guide::bed::Bed;
 use crate::lab::guide::bed::Beds;
 use crate::lab::guide::bed::ProcessBeds;
 use crate::lab::guide::bed::scratch;
+use crate::lab::guide::budget;
 use crate::lab::guide::check::Verdict;
 use crate::lab::guide::expect::Bound;
 use crate::lab::guide::expect::compare;
@@ -23,6 +24,7 @@ use crate::lab::guide::model::Run;
 use crate::lab::guide::model::Wrong;
 use crate::lab::guide::places;
 use crate::lab::guide::places::Profile;
+use crate::lab::guide::report::BlockCase;
 use crate::lab::guide::report::Case;
 use crate::lab::guide::report::Report;
 use crate::lab::guide::seeds::Seeds;
@@ -54,6 +56,8 @@ pub struct TestOptions {
     pub sim: Option<u64>,
     /// Where the nodes are; none: as close to the documents as the lab and this machine allow.
     pub profile: Option<Profile>,
+    /// Only solve it: one cluster, and no more than what the page and its solutions run.
+    pub solution: bool,
     /// Write a JUnit report here.
     pub junit: Option<PathBuf>,
     /// Write a JSON report here.
@@ -83,6 +87,7 @@ pub fn test(path: &Path, options: &TestOptions, out: &mut dyn Write) -> u8 {
 
 fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
     let lab = load(path).map_err(|e| e.to_string())?;
+    budget::check(&lab.head)?;
     let profile = options.profile.unwrap_or(Profile::Ports);
     let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
     let beds = match &options.etcd_dir {
@@ -97,8 +102,23 @@ fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
             "{} does not allow the simulation: its head would have to say engines = [\"real\", \"sim\"]",
             lab.head.id
         )),
-        Some(seed) => runtime.block_on(prove(Arc::new(lab), &SimBeds::new(beds, seed))),
-        None => runtime.block_on(prove(Arc::new(lab), &beds)),
+        Some(seed) => runtime.block_on(proven(Arc::new(lab), &SimBeds::new(beds, seed), options.solution)),
+        None => runtime.block_on(proven(Arc::new(lab), &beds, options.solution)),
+    }
+}
+
+/// The profile that is closest to the documents, of those that the lab allows and this system gives. The refusal, if a lab whose nodes are
+/// machines can have none.
+///
+/// # Errors
+/// As said.
+pub fn closest(lab: &Lab) -> Result<Profile, String> {
+    let head = &lab.head;
+    let allows = |p: &Profile| head.network.is_empty() || head.network.iter().any(|n| n == p.word());
+    let refused = if places::inside() { None } else { places::refused(head.cluster.machines) };
+    match Profile::ALL.into_iter().find(|p| allows(p) && (*p != Profile::Netns || refused.is_none())) {
+        Some(profile) => Ok(profile),
+        None => Err(refused.unwrap_or_else(|| format!("{} allows no profile", head.id))),
     }
 }
 
@@ -156,6 +176,11 @@ pub fn enter_for_machines(lab: &Lab, args: &[String]) -> Result<Option<Command>,
 /// No cluster could be started, no folder made, or the list of seeds cannot be read. What is wrong with the lab stands in
 /// the report.
 pub async fn prove<B: Beds>(lab: Arc<Lab>, beds: &B) -> Result<Report, String> {
+    proven(lab, beds, false).await
+}
+
+/// The same, or no more than its solution.
+async fn proven<B: Beds>(lab: Arc<Lab>, beds: &B, solution: bool) -> Result<Report, String> {
     let name = if lab.head.id.is_empty() { lab.title.clone() } else { format!("{} {}", lab.head.id, lab.title) };
     let name = beds.name().map_or(name.clone(), |how| format!("{name} ({how})"));
     let began = now();
@@ -163,16 +188,18 @@ pub async fn prove<B: Beds>(lab: Arc<Lab>, beds: &B) -> Result<Report, String> {
     duties(&lab, &mut notes);
     seeds(&lab, &mut notes).map_err(|e| e.to_string())?;
     let mut cases = notes.cases;
+    let id = lab.head.id.clone();
     let gate = Gate { lab, beds };
     // Each trial has a cluster of its own and waits for most of its time, so they go beside each other.
-    let trials: Vec<_> = trials(&gate.lab).into_iter().map(|what| gate.tried(what).boxed_local()).collect();
+    let all = if solution { vec![What::Solution] } else { trials(&gate.lab) };
+    let trials: Vec<_> = all.into_iter().map(|what| gate.tried(what).boxed_local()).collect();
     let mut told = stream::iter(trials).buffered(beds.at_once());
     while let Some(found) = told.next().await {
         cases.extend(found?);
     }
     // Part by part; within a part in the order of the page.
     cases.sort_by_key(|case| PARTS.iter().position(|part| *part == case.group));
-    Ok(Report { lab: name, cases, took: began.elapsed() })
+    Ok(Report { id, lab: name, cases, took: began.elapsed() })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the report says how long things took")]
@@ -219,7 +246,7 @@ impl Notes {
     fn case(&mut self, group: &'static str, name: impl Into<String>, failure: Option<String>) {
         let took = self.since.elapsed();
         self.since = now();
-        self.cases.push(Case { group, name: name.into(), failure, took });
+        self.cases.push(Case { group, name: name.into(), failure, took, block: None });
     }
 }
 
@@ -317,7 +344,7 @@ impl<B: Beds> Gate<'_, B> {
         let mut results = Vec::new();
         for id in self.intro_runs(&lab) {
             let ran = trial.session.run_block(&id).await?;
-            self.ran("page", &ran, notes);
+            self.ran("page", &ran, &trial.session, notes);
             results.push(ran);
         }
         for check in lab.steps.iter().flat_map(|s| &s.checks) {
@@ -327,7 +354,7 @@ impl<B: Beds> Gate<'_, B> {
         for (n, step) in lab.steps.iter().enumerate() {
             match trial.session.solve(n).await {
                 Ok(ran) => {
-                    ran.iter().for_each(|ran| self.ran("solution", ran, notes));
+                    ran.iter().for_each(|ran| self.ran("solution", ran, &trial.session, notes));
                     results.extend(ran);
                 }
                 Err(e) => notes.case("solution", format!("step `{}` can be solved", step.id), Some(e)),
@@ -338,8 +365,20 @@ impl<B: Beds> Gate<'_, B> {
             }
         }
         swaps(&lab, &results, notes);
+        self.weighed(&trial, notes);
         trial.end().await;
         Ok(())
+    }
+
+    /// The disk that the lab has taken by its end. Another etcd, and members that are simulated, have figures of their own.
+    fn weighed(&self, trial: &Trial, notes: &mut Notes) {
+        let head = &self.lab.head;
+        if head.disk > 0 && self.beds.are_ours() && self.beds.name().is_none() {
+            let folders: Vec<&Path> =
+                trial.session.nodes_folder().into_iter().chain([trial.folder.as_path()]).collect();
+            let took = budget::disk_mib(&folders);
+            notes.case("author", format!("its disk is enough: {} MiB", head.disk), budget::overdrawn(head, took));
+        }
     }
 
     /// What is run before the first step: all of a lesson. Blocks that tell of our own programs are for those only.
@@ -348,10 +387,15 @@ impl<B: Beds> Gate<'_, B> {
         runs.filter(|run| self.beds.are_ours() || !run.ours).map(|run| run.id.clone()).collect()
     }
 
-    fn ran(&self, group: &'static str, ran: &Ran, notes: &mut Notes) {
+    fn ran(&self, group: &'static str, ran: &Ran, session: &Session, notes: &mut Notes) {
         let command = self.lab.runs().find(|r| r.id == ran.id).map_or("", |r| r.command.as_str());
         let first = command.lines().next().unwrap_or_default().to_owned();
         notes.case(group, format!("block `{}`: {first}", ran.id), ran.differs.clone());
+        let here = session.lab().runs().find(|r| r.id == ran.id);
+        let verbatim = here.is_some_and(|run| session.as_printed(run).is_empty());
+        if let Some(case) = notes.cases.last_mut() {
+            case.block = Some(BlockCase { id: ran.id.clone(), verbatim });
+        }
     }
 
     /// At the beginning of a step its checks say *not yet*, also to wrong answers; and each notices when the step's end state
@@ -462,11 +506,41 @@ fn not_passed(checked: &Checked) -> Option<String> {
     }
 }
 
+/// What etcd's programs say when etcd could not answer in time. On a machine that is busy with other things a lab's cluster elects anew, and a
+/// write is lost: who reads this types it again.
+const UNAVAILABLE: [&str; 4] = [
+    "context deadline exceeded",
+    "etcdserver: request timed out",
+    "etcdserver: leader changed",
+    "etcdserver: no leader",
+];
+
+/// How often a wrong path is typed at most.
+const TYPED_AT_MOST: usize = 3;
+
 /// Goes a wrong path; the answer says what the lab did not recognise.
 async fn gone_wrong(session: &mut Session, wrong: &Wrong) -> Result<Option<String>, String> {
-    if let Some(command) = &wrong.command {
-        session.shell(command, COMMAND_WITHIN).await?;
+    let mut failure = None;
+    for _ in 0..TYPED_AT_MOST {
+        let typed = match &wrong.command {
+            Some(command) => Some(session.shell(command, COMMAND_WITHIN).await?),
+            None => None,
+        };
+        failure = misread(session, wrong).await?;
+        let Some(why) = &mut failure else { return Ok(None) };
+        let Some(typed) = typed else { break };
+        // Many a wrong path fails, as it should. Whether this one went where it was to go, its words tell.
+        *why +=
+            &format!("\nwhat was typed ended with exit code {}, and printed:\n{}", typed.exit, typed.text.trim_end());
+        if !UNAVAILABLE.iter().any(|words| typed.text.contains(words)) {
+            break;
+        }
     }
+    Ok(failure)
+}
+
+/// What the check says to the learner who has just gone a wrong path, if it is not what the lab's author says.
+async fn misread(session: &mut Session, wrong: &Wrong) -> Result<Option<String>, String> {
     for (ask, answer) in &wrong.answers {
         session.answer(ask, answer)?;
     }

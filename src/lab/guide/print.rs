@@ -3,6 +3,7 @@
 //! Both are Markdown: pages that any tool turns into paper. The handout keeps text, commands, questions with lines to write on,
 //! and hints; it has no output, no solution, no answer. The key has those, and the causes that a teacher will be asked about.
 
+use crate::lab::guide::budget;
 use crate::lab::guide::expr::Source;
 use crate::lab::guide::model::Ask;
 use crate::lab::guide::model::AskKind;
@@ -20,7 +21,7 @@ use std::fmt::Write as _;
 pub fn handout(lab: &Lab) -> String {
     let mut out = format!("# {} {}\n\n", lab.head.id, lab.title);
     if lab.head.minutes > 0 {
-        let _ = writeln!(out, "About {} minutes (an estimate). Name: ______________________\n", lab.head.minutes);
+        let _ = writeln!(out, "About {} (an estimate). Name: ______________________\n", budget::words(&lab.head));
     }
     lab.intro.iter().for_each(|block| asked(block, &mut out));
     for (n, step) in lab.steps.iter().enumerate() {

@@ -15,11 +15,24 @@ pub struct Case {
     pub failure: Option<String>,
     /// How long it took.
     pub took: Duration,
+    /// The run block that this is about.
+    pub block: Option<BlockCase>,
+}
+
+/// A run block that has run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockCase {
+    /// Its id.
+    pub id: String,
+    /// What ran is what is printed, to the letter: no address of it is another here.
+    pub verbatim: bool,
 }
 
 /// All that was tried with one lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
+    /// The lab's short name.
+    pub id: String,
     /// The lab's short name and title.
     pub lab: String,
     /// Part by part.
@@ -63,10 +76,16 @@ impl Report {
     pub fn json(&self) -> String {
         let cases = self.cases.iter().map(|c| {
             let ms = u64::try_from(c.took.as_millis()).unwrap_or(u64::MAX);
-            json!({ "group": c.group, "name": c.name, "passed": c.failure.is_none(), "failure": c.failure, "took_ms": ms })
+            let mut case = json!({
+                "group": c.group, "name": c.name, "passed": c.failure.is_none(), "failure": c.failure, "took_ms": ms,
+            });
+            if let Some(block) = &c.block {
+                (case["block"], case["verbatim"]) = (json!(block.id), json!(block.verbatim));
+            }
+            case
         });
         let cases: Vec<_> = cases.collect();
-        format!("{:#}\n", json!({ "lab": self.lab, "passed": self.passed(), "cases": cases }))
+        format!("{:#}\n", json!({ "id": self.id, "lab": self.lab, "passed": self.passed(), "cases": cases }))
     }
 
     /// For continuous integration: one test suite.
@@ -135,8 +154,10 @@ mod tests {
             name: name.into(),
             failure: failure.map(str::to_owned),
             took: Duration::from_millis(20),
+            block: None,
         };
         Report {
+            id: "B3".into(),
             lab: "B3 First keys".into(),
             cases: vec![case("a & b", None), case("c", Some("it is <passed>\u{1b}"))],
             took: Duration::ZERO,
@@ -160,6 +181,6 @@ mod tests {
 
     #[test]
     fn nothing_tried_is_nothing_proved() {
-        assert!(!Report { lab: "x".into(), cases: Vec::new(), took: Duration::ZERO }.passed());
+        assert!(!Report { id: "x".into(), lab: "x".into(), cases: Vec::new(), took: Duration::ZERO }.passed());
     }
 }

@@ -379,9 +379,23 @@ impl Session {
         }
         for before in 0..step {
             fresh.solve(before).await?;
+            fresh.stands(before).await?;
         }
         fresh.go(step);
         Ok(fresh)
+    }
+
+    /// Whether a step that its solution has done is done: the next one would begin on sand.
+    async fn stands(&self, step: usize) -> Result<(), String> {
+        for check in self.lab.steps.get(step).map_or(&[][..], |s| &s.checks) {
+            let why = match self.checked_within(check).await.verdict {
+                Verdict::Pass => continue,
+                Verdict::NotYet { got, .. } => got.join("; "),
+                Verdict::Error(why) => why,
+            };
+            return Err(format!("step {} could not be done: \"{}\" is not true: {why}", step + 1, check.title));
+        }
+        Ok(())
     }
 
     /// A shell at the learner's desk, if there is anything that only the desk has; nothing if the shell of the cluster on the screen will do.
@@ -396,6 +410,11 @@ impl Session {
     #[must_use]
     pub fn keeps_units(&self) -> bool {
         self.bed.desk().is_some_and(|desk| service::has_guard(&desk))
+    }
+
+    /// The folder of its nodes' folders, if it has any.
+    pub(super) fn nodes_folder(&self) -> Option<&Path> {
+        self.bed.nodes()
     }
 
     /// Whether its cluster is another than the one on the screen.

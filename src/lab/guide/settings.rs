@@ -47,6 +47,12 @@ pub struct Head {
     /// How long it takes a learner; 0 if nobody has said.
     #[serde(default)]
     pub minutes: u32,
+    /// The most disk that its cluster takes, in MiB; 0 if nobody has said.
+    #[serde(default)]
+    pub disk: u32,
+    /// The most memory that its processes take, in MiB; 0 if nobody has said.
+    #[serde(default)]
+    pub memory: u32,
     /// What it runs on: `real` processes, and `sim` where the lab allows it.
     #[serde(default)]
     pub engines: Vec<String>,
@@ -59,9 +65,6 @@ pub struct Head {
     /// The sections of seed 003 that it covers.
     #[serde(default)]
     pub sections: Vec<String>,
-    /// Labs to do before.
-    #[serde(default)]
-    pub needs: Vec<String>,
     /// What it starts with.
     #[serde(default)]
     pub cluster: Cluster,

@@ -49,13 +49,17 @@ const BLOCKS: &[BlockWords] = &[
             ("kind", "`guided`, `predict`, `break-fix`, `build`, `game-day`, `quiz` or `lesson`"),
             ("minutes", "how long it takes a learner: an estimate"),
             (
+                "disk",
+                "the most disk that its cluster takes, in MiB: looked for before it starts, and weighed by the gate",
+            ),
+            ("memory", "the most memory that its processes take, in MiB: looked for before it starts"),
+            (
                 "engines",
                 "`real`: processes; `sim`: simulated members, too, where systemctl starts, stops and signals etcd and etcdctl reads, writes and watches; none: `real`",
             ),
             ("network", "the profiles that it runs with: `netns`, `loop`, `ports`, `vm`; empty: all"),
             ("seeds", "the documents' commands that it covers"),
             ("sections", "the sections of document 003 that it covers"),
-            ("needs", "labs to do before"),
             (
                 "cluster",
                 "a table: `nodes` (1, 3 or 5, or a list of { name, ip }), `spare` (nodes that are no members yet), `running = false` (the members are down when it begins), `machines = true` (each node has a network and a root of its own; only with `netns`, and with `running = false`)",

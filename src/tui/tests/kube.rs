@@ -55,6 +55,7 @@ fn a_missing_pod_is_seen_from_revision_to_revision() {
     for (width, height) in [(60, 20), (80, 24), (120, 40)] {
         let screen = frame(&script.model, width, height);
         assert!(screen.contains("reconcile: web wants 2, has 2, 1 run"), "{screen}");
+        insta::assert_snapshot!(format!("reconcile_{width}x{height}"), screen);
         // The newest is seen on every screen that is wide enough for it, below what came before.
         let line = |what: &str| screen.lines().position(|line| line.contains(what));
         let (gone, made) = (line("web-5d8f0a91c2-x1b2c is deleted"), line("web-5d8f0a91c2-m3n4p is made"));

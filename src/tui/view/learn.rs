@@ -121,7 +121,7 @@ fn checks(learn: &Learn, page: &mut Page, area: Rect, body: Rect, lines: usize) 
     let (passed, count) = learn.passed();
     let last = learn.session.at() + 1 >= learn.session.lab().steps.len();
     let state = match (passed == count && count > 0, last) {
-        (true, true) => format!("checks: {passed} of {count} pass, the lab is done"),
+        (true, true) => format!("checks: {passed} of {count} pass, lab done, n: next"),
         (true, false) => format!("checks: {passed} of {count} pass, n goes on"),
         (false, _) => format!("checks: {passed} of {count} pass"),
     };
