@@ -111,6 +111,7 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "author" => say(&guide::authors_guide()),
         "unit-guard" => guide::stand_in(first, &args[1..], &mut out, &mut err).unwrap_or(2),
         "node" => lab::up::own_program().map_or(1, |program| lab::setup::node(rest, &program, &mut out, &mut err)),
+        "agent" => lab::agent::serve(std::io::BufReader::new(std::io::stdin()), &mut out),
         "mdbook" => guide::mdbook(rest, &mut std::io::stdin(), &mut out, &mut err),
         "bench" if rest.first().is_some_and(|word| word == "lab") => tui::bench::main(&rest[1..]),
         "bench" => bench::main(&args[1..]),

@@ -20,11 +20,13 @@
 //! export      a recording as JSON lines and space-time diagrams
 //! twin        a simulated cluster in place of a real one
 //! upstream    another etcd in place of our own, and what cannot be seen of it
+//! setup, agent a machine of the classroom made ready, and asked from another one
 //! up, shell   the commands without a screen; course: a lab as text
 //! ```
 //!
 //! Left out for now: more than one cluster at once on one screen, members on other machines, TLS for clients (`certs` is for members).
 
+pub mod agent;
 pub mod ask;
 pub mod board;
 pub mod certs;
