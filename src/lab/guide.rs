@@ -16,7 +16,8 @@
 //! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
 //! | `shelf` | the labs and chapters that are in this program |
-//! | `lesson` | a chapter in the terminal, and its cluster |
+//! | `lesson`, `quiz` | a chapter in the terminal, its cluster, and its questions |
+//! | `built` | the built book, in this program |
 //! | `gate`, `spoil`, `report`, `seeds` | is this lab true? |
 //! | `book`, `print` | the page as mdBook wants it, and on paper |
 //! | `vocabulary` | the author's guide, made from the code |
@@ -27,6 +28,7 @@
 
 mod bed;
 mod book;
+mod built;
 mod check;
 mod expect;
 mod expr;
@@ -40,6 +42,7 @@ mod papers;
 mod parse;
 mod places;
 mod print;
+mod quiz;
 mod report;
 mod scan;
 mod seeds;
@@ -61,6 +64,7 @@ pub use bed::ProcessBed;
 pub use bed::ProcessBeds;
 pub use book::broken_includes;
 pub use book::mdbook;
+pub use built::BOOK;
 pub use check::Verdict;
 pub use gate::TestOptions;
 pub use gate::enter_for_machines;
@@ -85,6 +89,8 @@ pub use page::Line;
 pub use page::LineKind;
 pub use parse::parse;
 pub use places::Profile;
+pub use quiz::quiz;
+pub use quiz::told as quizzes_told;
 pub use print::answer_key;
 pub use print::handout;
 pub use report::Case;
@@ -136,6 +142,12 @@ impl fmt::Display for LabError {
 }
 
 impl std::error::Error for LabError {}
+
+/// Why this machine gives a lab no networks of its own; nothing if it does.
+#[must_use]
+pub fn no_networks_of_its_own() -> Option<String> {
+    places::refused(false)
+}
 
 /// Reads `DIR/lab.md`, or the file itself if `path` names one.
 ///
