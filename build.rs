@@ -2,7 +2,6 @@
 //!
 //! mdBook needs this program to build the book, so the book comes second: build, `mdbook build book`, and build again with `ETCD_LAB_BOOK`
 //! naming the folder that came out. `packaging/static` does so. Without the variable there is no book inside, and nothing else changes.
-#![expect(clippy::disallowed_methods, reason = "a build script reads files")]
 
 use std::env;
 use std::fmt::Write as _;
@@ -21,7 +20,9 @@ fn main() {
         collect(book, &mut files);
         files.sort();
     }
-    let mut code = String::from("/// Each file's path below the book's folder, and its bytes.\npub static BOOK: &[(&str, &[u8])] = &[\n");
+    let mut code = String::from(
+        "/// Each file's path below the book's folder, and its bytes.\npub static BOOK: &[(&str, &[u8])] = &[\n",
+    );
     for (file, book) in files.iter().zip(book.iter().cycle()) {
         let name = file.strip_prefix(book).expect("it is below the book").to_string_lossy().into_owned();
         let path = fs::canonicalize(file).expect("it was listed").to_string_lossy().into_owned();

@@ -21,6 +21,7 @@
 //! twin        a simulated cluster in place of a real one
 //! upstream    another etcd in place of our own, and what cannot be seen of it
 //! setup, agent a machine of the classroom made ready, and asked from another one
+//! class, ready   what a teacher takes along and gets back; will this machine do
 //! up, shell   the commands without a screen; course: a lab as text
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod agent;
 pub mod ask;
 pub mod board;
 pub mod certs;
+pub mod class;
 pub mod cluster;
 pub mod course;
 pub mod deed;
@@ -47,6 +49,7 @@ pub mod picture;
 pub mod preflight;
 pub mod progress;
 pub mod promises;
+pub mod ready;
 pub mod recording;
 pub mod setup;
 pub mod shell;

@@ -47,13 +47,32 @@ pub enum Ask {
 #[serde(rename_all = "kebab-case", tag = "is", deny_unknown_fields)]
 pub enum Answer {
     /// The first line of all.
-    Agent { version: String, host: String },
-    Ran { exit: i32, out: String, err: String },
-    File { exists: bool, dir: bool, mode: String, size: u64, text: String },
-    Unit { load: String, active: String, enabled: String },
+    Agent {
+        version: String,
+        host: String,
+    },
+    Ran {
+        exit: i32,
+        out: String,
+        err: String,
+    },
+    File {
+        exists: bool,
+        dir: bool,
+        mode: String,
+        size: u64,
+        text: String,
+    },
+    Unit {
+        load: String,
+        active: String,
+        enabled: String,
+    },
     Opened,
     /// It could not be done, and why.
-    Error { why: String },
+    Error {
+        why: String,
+    },
 }
 
 /// Answers until there are no more questions. Returns the exit code.

@@ -96,7 +96,9 @@ fn graded(have: u64, enough: u64, least: u64, said: String) -> Seen {
 fn system() -> Seen {
     match env::consts::OS {
         "linux" => good("Linux: every lab"),
-        "macos" => less("macOS: no labs with machines or the documents' addresses; the VMs of the Vagrantfile have them"),
+        "macos" => {
+            less("macOS: no labs with machines or the documents' addresses; the VMs of the Vagrantfile have them")
+        }
         other => bad(format!("{other}: use Linux, macOS, or a VM of the Vagrantfile")),
     }
 }
@@ -118,9 +120,12 @@ fn memory() -> Seen {
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
     match line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()) {
         None => less("not known here; 1 GiB should be free"),
-        Some(kib) => {
-            graded(kib >> 10, 1024, 400, format!("{} MiB free; 400 for the lab, 1024 to be at ease, 3072 for five VMs", kib >> 10))
-        }
+        Some(kib) => graded(
+            kib >> 10,
+            1024,
+            256,
+            format!("{} MiB free; 256 for the lab, 1024 to be at ease, 3072 for five VMs", kib >> 10),
+        ),
     }
 }
 
@@ -146,7 +151,9 @@ fn folder() -> Seen {
     let name = place.join(format!(".etcd-lab-preflight-{}", std::process::id()));
     match fs::create_dir(&name).and_then(|()| fs::remove_dir(&name)) {
         Ok(()) => good(format!("can be made below {}", place.display())),
-        Err(e) => less(format!("cannot be made below {} ({e}): the lab uses {}", place.display(), env::temp_dir().display())),
+        Err(e) => {
+            less(format!("cannot be made below {} ({e}): the lab uses {}", place.display(), env::temp_dir().display()))
+        }
     }
 }
 
@@ -176,7 +183,11 @@ fn speed() -> Seen {
         Err(e) => less(format!("not measured: {e}")),
         Ok(took) => {
             let said = format!("a write is on the disk after {} ms", took.as_millis());
-            if took < Duration::from_millis(50) { good(said) } else { less(format!("{said}: elections may come by themselves")) }
+            if took < Duration::from_millis(50) {
+                good(said)
+            } else {
+                less(format!("{said}: elections may come by themselves"))
+            }
         }
     }
 }
@@ -203,7 +214,8 @@ fn letters() -> Seen {
 }
 
 fn variables() -> Seen {
-    let set = |name: &String| name.starts_with("ETCDCTL_") || (name.starts_with("ETCD_") && !name.starts_with("ETCD_LAB"));
+    let set =
+        |name: &String| name.starts_with("ETCDCTL_") || (name.starts_with("ETCD_") && !name.starts_with("ETCD_LAB"));
     let mut names: Vec<String> = env::vars().map(|(name, _)| name).filter(set).collect();
     names.retain(|name| name != "ETCDCTL_API");
     match names.is_empty() {
@@ -248,7 +260,9 @@ fn virtualisation() -> Seen {
 fn hypervisors() -> Seen {
     let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
     match loaded("vboxdrv") && (loaded("kvm_intel") || loaded("kvm_amd")) {
-        true => less("VirtualBox and KVM are both loaded, and may take the processor from each other: unload one for VMs"),
+        true => {
+            less("VirtualBox and KVM are both loaded, and may take the processor from each other: unload one for VMs")
+        }
         false => good("no two that are in each other's way"),
     }
 }
@@ -287,14 +301,18 @@ fn tunnels() -> Seen {
     let up: Vec<String> = names.map(|n| n.to_string_lossy().into_owned()).filter(is_tunnel).collect();
     match up.is_empty() {
         true => good("no VPN"),
-        false => less(format!("{}: a VPN may take the documents' addresses. Leave it off in the course", up.join(", "))),
+        false => {
+            less(format!("{}: a VPN may take the documents' addresses. Leave it off in the course", up.join(", ")))
+        }
     }
 }
 
 fn clock() -> Seen {
     let made = env::current_exe().and_then(fs::metadata).and_then(|m| m.modified());
     match made {
-        Ok(made) if SystemTime::now() < made => bad("it is set before the day on which this program was made: certificates will not be valid yet"),
+        Ok(made) if SystemTime::now() < made => {
+            bad("it is set before the day on which this program was made: certificates will not be valid yet")
+        }
         _ => good("not before this program was made"),
     }
 }
@@ -314,7 +332,8 @@ fn code(grades: &[Grade]) -> String {
 
 /// The grades of a code.
 fn read(code: &str) -> Result<Vec<Grade>, String> {
-    let wrong = || format!("{code:?} is no code of a preflight: nine letters, such as {}", self::code(&[Grade::Good; 20]));
+    let wrong =
+        || format!("{code:?} is no code of a preflight: nine letters, such as {}", self::code(&[Grade::Good; 20]));
     let letters = code.chars().filter(|c| *c != '-' && !c.is_whitespace());
     let numbers: Option<Vec<usize>> =
         letters.map(|c| LETTERS.iter().position(|l| char::from(*l) == c.to_ascii_uppercase())).collect();
@@ -359,7 +378,8 @@ fn looked() -> (String, Grade) {
         grades.push(grade);
     }
     let worst = worst(&grades);
-    let verdict = ["All is well.", "The course works here, with less where it says so.", "Not like this: see NO above."];
+    let verdict =
+        ["All is well.", "The course works here, with less where it says so.", "Not like this: see NO above."];
     let _ = writeln!(text, "\n{} Send this to your teacher: {}", verdict[worst as usize], code(&grades));
     (text, worst)
 }

@@ -81,13 +81,8 @@ struct Machine {
 impl Machine {
     fn parse(args: &[String]) -> Result<Machine, String> {
         let mut words = args.iter();
-        let mut machine = Machine {
-            mode: String::new(),
-            name: String::new(),
-            ips: Vec::new(),
-            key: None,
-            root: PathBuf::from("/"),
-        };
+        let mut machine =
+            Machine { mode: String::new(), name: String::new(), ips: Vec::new(), key: None, root: PathBuf::from("/") };
         while let Some(word) = words.next() {
             let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
             match word.as_str() {
@@ -224,7 +219,9 @@ pub fn node(args: &[String], program: &Path, out: &mut dyn Write, err: &mut dyn 
             drop(write!(out, "{USAGE}"));
             return 0;
         }
-        Some(word @ ("on" | "status")) => return usage(&format!("`etcd-lab node {word}` has other words behind it"), err),
+        Some(word @ ("on" | "status")) => {
+            return usage(&format!("`etcd-lab node {word}` has other words behind it"), err);
+        }
         _ => return usage("`etcd-lab node` knows setup, cloud, on and status", err),
     };
     done.unwrap_or_else(|why| {

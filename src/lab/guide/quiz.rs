@@ -125,7 +125,10 @@ mod tests {
         let wrong = if right == 0 { "b" } else { "a" };
         let (code, said) = ran(&format!("something else\n{wrong}\n"));
         assert_eq!(code, 1, "one is left: {said}");
-        assert!(said.contains(&format!("No: {}", first.answer)) && said.contains("1 of 2 answered, 0 rightly"), "{said}");
+        assert!(
+            said.contains(&format!("No: {}", first.answer)) && said.contains("1 of 2 answered, 0 rightly"),
+            "{said}"
+        );
         let (code, said) = ran("a\n");
         assert_eq!(code, 0, "{said}");
         assert!(said.contains("You said: ") && said.contains("2 of 2 answered"), "{said}");
