@@ -2,6 +2,7 @@
 //!
 //! Twenty looks, each with what to do about it. They start nothing and leave nothing. The answers fit into nine letters, which a learner sends
 //! to the teacher; `--read CODE` says on the teacher's machine what they mean.
+#![expect(clippy::disallowed_methods, reason = "the disk's speed and the clock are what is looked at")]
 
 use crate::lab::guide;
 use crate::lab::preflight;

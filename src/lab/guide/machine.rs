@@ -196,6 +196,7 @@ pub fn stand_in_for_the_cloud(own: IpAddr, program: &Path, (cert, key): (PathBuf
 }
 
 /// Serves these pages over TLS, for ever.
+#[expect(clippy::disallowed_methods, reason = "with no more files there is nothing to wait for but time")]
 async fn over_tls(listener: tokio::net::TcpListener, acceptor: Acceptor, app: Router) {
     loop {
         // A caller that is gone again, or no more files: the next one may fare better.
