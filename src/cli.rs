@@ -41,9 +41,13 @@ Usage:
   etcd-lab export FILE WHAT         of a recording: cast (asciinema), svg of a screen, spacetime diagram, jsonl; --help tells more
   etcd-lab show SCREEN [--json]     a screen as plain lines or as JSON: learn, ring, wire, logs, watch, data, cluster, promises
   etcd-lab test labs/B3-first-keys  run a lab without a screen: its start fails, its solution passes; --all: every lab
-  etcd-lab lesson 3                 read a chapter of the book; --shell: with the cluster that it is about
+  etcd-lab lesson 3                 read a chapter of the book; --shell: with its cluster; --quiz: its questions
   etcd-lab book                     the built book, for a browser on this machine
   etcd-lab progress                 the course: what is done, what needs what, what comes next; --json: the file, to keep
+  etcd-lab progress export          the same in a file for your teacher
+  etcd-lab preflight                will this machine do for the course? 20 looks, and a code for your teacher
+  etcd-lab font-test                the signs that the screens draw with: is this font right for the projector?
+  etcd-lab class bundle --to DIR    all that a class needs in one folder; `class import DIR`: who is where
   etcd-lab print labs/B3-first-keys a lab on paper; --answers: the key to it
   etcd-lab author                   the author's guide: what a lab file may hold
   etcd-lab mdbook                   the preprocessor of the book (see book/book.toml)
@@ -114,6 +118,10 @@ fn etcd_lab(first: &str, args: &[OsString]) -> u8 {
         "author" => say(&guide::authors_guide()),
         "unit-guard" => guide::stand_in(first, &args[1..], &mut out, &mut err).unwrap_or(2),
         "node" => lab::up::own_program().map_or(1, |program| lab::setup::node(rest, &program, &mut out, &mut err)),
+        "class" => lab::class::run(rest, &mut out, &mut err),
+        "preflight" => lab::ready::run(rest, &mut out, &mut err),
+        "font-test" => say(tui::FONT_TEST),
+        "agent" => lab::agent::serve(std::io::BufReader::new(std::io::stdin()), &mut out),
         "mdbook" => guide::mdbook(rest, &mut std::io::stdin(), &mut out, &mut err),
         "bench" if rest.first().is_some_and(|word| word == "lab") => tui::bench::main(&rest[1..]),
         "bench" => bench::main(&args[1..]),

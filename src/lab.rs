@@ -20,14 +20,18 @@
 //! export      a recording as JSON lines and space-time diagrams
 //! twin        a simulated cluster in place of a real one
 //! upstream    another etcd in place of our own, and what cannot be seen of it
+//! setup, agent a machine of the classroom made ready, and asked from another one
+//! class, ready   what a teacher takes along and gets back; will this machine do
 //! up, shell   the commands without a screen; course: a lab as text
 //! ```
 //!
 //! Left out for now: more than one cluster at once on one screen, members on other machines, TLS for clients (`certs` is for members).
 
+pub mod agent;
 pub mod ask;
 pub mod board;
 pub mod certs;
+pub mod class;
 pub mod close;
 pub mod cluster;
 pub mod course;
@@ -47,6 +51,7 @@ pub mod picture;
 pub mod preflight;
 pub mod progress;
 pub mod promises;
+pub mod ready;
 pub mod recording;
 pub mod setup;
 pub mod shell;

@@ -32,6 +32,24 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
+/// Every sign that the screens draw with, so that a font can be judged on the projector before the course.
+pub const FONT_TEST: &str = "\
+Look at this on the projector, from the last row of the room.
+
+  ┌──────────┬──────────╮     ╔══════════╗     ┏━━━━━━━━━━┓
+  │ signs of │ one wide │     ║ the same ║     ┃ and here ┃
+  ├──────────┼──────────┤     ╚══════════╝     ┗━━━━━━━━━━┛
+  │ ● ○ ◐ ▸· │ ░░▒▒▓▓██ │     ← ↑ → ↓ ◀ ▶     … × ┄ ┄ ┊ ┊ ▁▂▃▄▅▆▇█
+  └──────────┴──────────╯
+  0O 1lI 8B 5S  {}[]()<>  'straight' \"quotes\" -- two minus signs, no dash
+  |--------- the line above and this one end in the same column ---------|
+
+The right edges of the boxes are straight, no sign is a small square or a question mark, and 0 is not O: this font will do.
+If not, take another one (DejaVu Sans Mono has all of it), or `etcd-lab --ascii`. 80 columns and 24 rows must fit: the ruler is 80 wide.
+
+12345678901234567890123456789012345678901234567890123456789012345678901234567890
+";
+
 pub use model::Cmd;
 pub use model::Model;
 pub use model::Msg;

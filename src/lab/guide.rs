@@ -16,7 +16,8 @@
 //! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
 //! | `shelf` | the labs and chapters that are in this program |
-//! | `lesson` | a chapter in the terminal, and its cluster |
+//! | `lesson`, `quiz` | a chapter in the terminal, its cluster, and its questions |
+//! | `built` | the built book, in this program |
 //! | `gate`, `spoil`, `report`, `seeds` | is this lab true? |
 //! | `book`, `print` | the page as mdBook wants it, and on paper |
 //! | `vocabulary` | the author's guide, made from the code |
@@ -28,6 +29,7 @@
 mod bed;
 mod book;
 pub mod budget;
+mod built;
 mod check;
 pub mod coverage;
 pub mod exceptions;
@@ -43,6 +45,7 @@ mod papers;
 mod parse;
 mod places;
 mod print;
+mod quiz;
 mod report;
 mod scan;
 mod seeds;
@@ -65,6 +68,7 @@ pub use bed::ProcessBed;
 pub use bed::ProcessBeds;
 pub use book::broken_includes;
 pub use book::mdbook;
+pub use built::BOOK;
 pub use check::Verdict;
 pub use gate::TestOptions;
 pub use gate::closest;
@@ -74,6 +78,7 @@ pub use gate::prove;
 pub use gate::test;
 pub use lesson::lesson;
 pub use machine::mirror_from;
+pub use machine::stand_in_for_the_cloud;
 pub use model::Answer;
 pub use model::Ask;
 pub use model::AskKind;
@@ -91,6 +96,8 @@ pub use parse::parse;
 pub use places::Profile;
 pub use print::answer_key;
 pub use print::handout;
+pub use quiz::quiz;
+pub use quiz::told as quizzes_told;
 pub use report::Case;
 pub use report::Report;
 pub use seeds::Seeds;
@@ -140,6 +147,12 @@ impl fmt::Display for LabError {
 }
 
 impl std::error::Error for LabError {}
+
+/// Why this machine gives a lab no networks of its own; nothing if it does.
+#[must_use]
+pub fn no_networks_of_its_own() -> Option<String> {
+    places::refused(false)
+}
 
 /// Reads `DIR/lab.md`, or the file itself if `path` names one.
 ///

@@ -5,10 +5,12 @@
 //! `etcd-lab progress --json` is the export: the file as it is.
 
 use crate::lab::Error;
+use crate::lab::class;
 use crate::lab::guide::Lab;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
 use crate::lab::guide::budget::words;
+use crate::lab::guide::quizzes_told;
 use crate::lab::guide::shelved;
 use crate::lab::guide::syllabus::Syllabus;
 use crate::lab::guide::syllabus::short;
@@ -29,6 +31,7 @@ const FILE: &str = "progress.json";
 
 const HELP: &str = "\
 usage: etcd-lab progress [--json]
+       etcd-lab progress export [--name NAME] [--to DIR]   a file for your teacher: NAME.etcd-lab.json
 
   --json   the file itself: to keep, to send, or to put back on another machine
 ";
@@ -37,6 +40,9 @@ usage: etcd-lab progress [--json]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
+    /// The lab in which something was done last.
+    #[serde(default)]
+    pub last: Option<String>,
     /// By their short names.
     pub labs: BTreeMap<String, Done>,
 }
@@ -53,6 +59,12 @@ pub struct Done {
     pub steps: BTreeSet<String>,
     /// What was guessed.
     pub guesses: BTreeMap<String, String>,
+    /// What the checks of that step waited for.
+    #[serde(default)]
+    pub waits: Option<String>,
+    /// How many of its hints were open.
+    #[serde(default)]
+    pub hints: usize,
 }
 
 impl Progress {
@@ -97,12 +109,13 @@ impl Progress {
     /// Notes where this learner is. True if that is news.
     pub fn note(&mut self, session: &Session) -> bool {
         let now = session.done();
-        let untouched = Done { version: now.version, at: now.at.clone(), ..Done::default() };
+        let untouched = Done { version: now.version, at: now.at.clone(), waits: now.waits.clone(), ..Done::default() };
         let id = &session.lab().head.id;
         if self.labs.get(id) == Some(&now) || (now == untouched && !self.labs.contains_key(id)) {
             return false;
         }
         self.labs.insert(id.clone(), now);
+        self.last = Some(id.clone());
         true
     }
 
@@ -184,6 +197,11 @@ impl Progress {
 
 /// `etcd-lab progress [--json]`.
 pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    if let [word, rest @ ..] = args
+        && word == "export"
+    {
+        return class::export(rest, &Progress::file(), out, err);
+    }
     let json = match args {
         [] => false,
         [word] if word == "--json" => true,
@@ -192,7 +210,7 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
             return 0;
         }
         _ => {
-            drop(write!(err, "Error: etcd-lab progress knows only --json\n{HELP}"));
+            drop(write!(err, "Error: etcd-lab progress knows --json and export\n{HELP}"));
             return 2;
         }
     };
@@ -202,7 +220,7 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
             0
         }
         Ok(progress) => {
-            drop(write!(out, "{}", progress.text()));
+            drop(write!(out, "{}{}", progress.text(), quizzes_told(&progress)));
             0
         }
         Err(e) => {

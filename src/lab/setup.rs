@@ -1,46 +1,101 @@
-//! `etcd-lab node setup`: makes a machine of the classroom ready. The Vagrantfile's one provisioning line.
+//! `etcd-lab node`: a machine of the classroom is made ready, and asked from another one. The Vagrantfile's one provisioning line.
 //!
-//! Installs this very executable as `etcd-lab`, `etcd`, `etcdctl` and `etcdutl` in /usr/local/bin, and writes down which machine this is. Needs no network, may
-//! be run again, and takes `--root DIR` so that a test needs no machine. Left out: units, certificates and the release mirror, which are
-//! steps of the labs themselves or come with the classroom's issue.
+//! `node setup` installs this very executable under its four names, writes down which machine this is and who the others are, and has
+//! systemd run what a cloud would give: an answer to "which address do I have?", and the releases that the documents download. It needs no
+//! network, says first what is missing, may be run again, and takes `--root DIR` so that a test needs no machine.
+//!
+//! ```text
+//! table    the machines of each mode and their addresses: the same table as the Vagrantfile's, which a test compares
+//! mirror   the certificate by which this machine alone believes that its mirror is github.com
+//! reach    `node on NAME COMMAND`, `node status`: by ssh, with a key that starts `etcd-lab agent` there and nothing else
+//! ```
+//!
+//! Left out: units and certificates of etcd, which are steps of the labs themselves.
 
+mod mirror;
+mod reach;
+mod table;
+
+use crate::lab::guide;
 use std::fs;
 use std::io;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 
-const USAGE: &str = "usage: etcd-lab node setup --mode one|three|five --name NAME --ips IP[,IP] [--root DIR]\n";
+const USAGE: &str = "\
+usage: etcd-lab node setup --mode one|three|five --name NAME --ips IP[,IP] [--key FILE] [--root DIR]
+       etcd-lab node cloud               what a cloud would answer, until it is ended (the unit etcd-lab-cloud runs it)
+       etcd-lab node on NAME COMMAND...  a command on another machine
+       etcd-lab node status              how etcd is on every machine
+
+  --key FILE   a key for ssh, with its FILE.pub beside it: the first machine reaches the others with it
+";
+
+/// What a machine of the course needs, and Debian's package that has it.
+const TOOLS: [(&str, &str); 11] = [
+    ("systemctl", "systemd"),
+    ("sudo", "sudo"),
+    ("curl", "curl"),
+    ("wget", "wget"),
+    ("tar", "tar"),
+    ("openssl", "openssl"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ssh", "openssh-client"),
+    ("unshare", "util-linux"),
+    ("update-ca-certificates", "ca-certificates"),
+];
+
+/// Where this machine's own notes are.
+const NOTES: &str = "etc/etcd-lab";
+
+/// Runs the cloud's answers.
+const UNIT: &str = "\
+# Written by `etcd-lab node setup`.
+[Unit]
+Description=etcd-lab: what a cloud answers, and the release mirror, for this machine alone
+After=network.target
+
+[Service]
+ExecStartPre=ip address replace 169.254.169.254/32 dev lo
+ExecStart=/usr/local/bin/etcd-lab node cloud
+Restart=on-failure
+
+[Install]
+WantedBy=multi-user.target
+";
 
 /// The machine that `node setup` is told to be.
 struct Machine {
     mode: String,
     name: String,
     ips: Vec<String>,
+    key: Option<PathBuf>,
     root: PathBuf,
 }
 
 impl Machine {
     fn parse(args: &[String]) -> Result<Machine, String> {
         let mut words = args.iter();
-        if words.next().is_none_or(|word| word != "setup") {
-            return Err("`etcd-lab node` knows one command, setup".into());
-        }
         let mut machine =
-            Machine { mode: String::new(), name: String::new(), ips: Vec::new(), root: PathBuf::from("/") };
+            Machine { mode: String::new(), name: String::new(), ips: Vec::new(), key: None, root: PathBuf::from("/") };
         while let Some(word) = words.next() {
             let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
             match word.as_str() {
-                "--mode" if ["one", "three", "five"].contains(&value.as_str()) => machine.mode.clone_from(value),
+                "--mode" if table::MODES.contains(&value.as_str()) => machine.mode.clone_from(value),
                 "--mode" => return Err(format!("--mode is {value}; it can be one, three or five")),
                 "--name" => machine.name.clone_from(value),
                 "--ips" => machine.ips = value.split(',').map(str::to_owned).collect(),
+                "--key" => machine.key = Some(PathBuf::from(value)),
                 "--root" => machine.root = PathBuf::from(value),
                 _ => return Err(format!("`etcd-lab node setup` does not know {word}")),
             }
         }
-        match machine.ips.iter().find(|ip| ip.parse::<std::net::IpAddr>().is_err()) {
+        match machine.ips.iter().find(|ip| ip.parse::<IpAddr>().is_err()) {
             Some(bad) => Err(format!("{bad:?} is not an address")),
             None if machine.mode.is_empty() || machine.name.is_empty() || machine.ips.is_empty() => {
                 Err("--mode, --name and --ips are needed".into())
@@ -49,53 +104,164 @@ impl Machine {
         }
     }
 
-    /// Does it; a second time changes nothing.
-    fn set_up(&self, program: &Path) -> io::Result<()> {
+    /// What is not here, each with where it comes from; asked before anything is changed.
+    fn missing(&self) -> Vec<String> {
+        let places = ["usr/bin", "bin", "usr/sbin", "sbin", "usr/local/bin"];
+        let is_there = |tool: &str| places.iter().any(|place| self.root.join(place).join(tool).exists());
+        let tools = TOOLS.iter().filter(|(tool, _)| !is_there(tool));
+        let mut missing: Vec<String> = tools.map(|(tool, package)| format!("{tool} (package {package})")).collect();
+        if let Some(key) = &self.key {
+            let files = [key.clone(), reach::public(key)];
+            missing.extend(files.iter().filter(|f| !f.is_file()).map(|f| f.display().to_string()));
+        }
+        missing
+    }
+
+    /// Does it; a second time changes nothing. Returns a line for each thing that was not yet so.
+    fn set_up(&self, program: &Path) -> io::Result<Vec<String>> {
+        let mut done = self.programs(program)?;
+        done.extend(written(&self.root.join(NOTES).join("machine"), &self.note())?);
+        done.extend(table::hosts(&self.root.join("etc/hosts"), &self.mode)?);
+        let papers = mirror::papers(&self.root)?;
+        if !papers.is_empty() {
+            self.order("update-ca-certificates", &[])?;
+        }
+        done.extend(papers);
+        if let Some(key) = &self.key {
+            done.extend(reach::lend(key, &self.root, self.name == table::FIRST)?);
+        }
+        let unit = written(&self.root.join("etc/systemd/system/etcd-lab-cloud.service"), UNIT)?;
+        if unit.is_some() {
+            self.order("systemctl", &["daemon-reload"])?;
+            self.order("systemctl", &["enable", "-q", "etcd-lab-cloud"])?;
+        }
+        let changed = unit.is_some() || !done.is_empty();
+        self.order("systemctl", &[if changed { "restart" } else { "start" }, "etcd-lab-cloud"])?;
+        done.extend(unit);
+        Ok(done)
+    }
+
+    fn note(&self) -> String {
+        format!("MODE={}\nNAME={}\nIPS={}\n", self.mode, self.name, self.ips.join(","))
+    }
+
+    /// This program, and its other names. What a learner has put in a name's place stays.
+    fn programs(&self, program: &Path) -> io::Result<Vec<String>> {
+        let mut done = Vec::new();
         let bin = self.root.join("usr/local/bin");
         fs::create_dir_all(&bin)?;
         let installed = bin.join("etcd-lab");
-        if fs::canonicalize(program)? != fs::canonicalize(&installed).unwrap_or_default() {
+        if !same(program, &installed)? {
             // Beside it and renamed: a program that runs cannot be written to.
             let beside = bin.join(".etcd-lab.new");
             fs::copy(program, &beside)?;
             fs::set_permissions(&beside, fs::Permissions::from_mode(0o755))?;
             fs::rename(&beside, &installed)?;
+            done.push("installed /usr/local/bin/etcd-lab".into());
         }
         for name in ["etcd", "etcdctl", "etcdutl"] {
             let link = bin.join(name);
-            match fs::remove_file(&link) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => std::os::unix::fs::symlink("etcd-lab", &link)?,
+            if fs::symlink_metadata(&link).is_err() {
+                std::os::unix::fs::symlink("etcd-lab", &link)?;
+                done.push(format!("installed /usr/local/bin/{name}"));
             }
         }
-        let notes = self.root.join("etc/etcd-lab");
-        fs::create_dir_all(&notes)?;
-        fs::write(
-            notes.join("machine"),
-            format!("MODE={}\nNAME={}\nIPS={}\n", self.mode, self.name, self.ips.join(",")),
-        )
+        Ok(done)
     }
+
+    /// An order to the machine itself; a root that is only a folder takes none.
+    fn order(&self, program: &str, args: &[&str]) -> io::Result<()> {
+        if self.root != Path::new("/") {
+            return Ok(());
+        }
+        let done = Command::new(program).args(args).output()?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        Err(io::Error::other(format!("{program} {}: {said}", args.join(" "))))
+    }
+}
+
+/// Whether the second file is the first, or the same byte for byte.
+fn same(a: &Path, b: &Path) -> io::Result<bool> {
+    let (Ok(a_path), Ok(b_path)) = (fs::canonicalize(a), fs::canonicalize(b)) else { return Ok(false) };
+    if a_path == b_path {
+        return Ok(true);
+    }
+    Ok(fs::metadata(&a_path)?.len() == fs::metadata(&b_path)?.len() && fs::read(a_path)? == fs::read(b_path)?)
+}
+
+/// Writes a file, if it does not say that already. Says so if it was news.
+fn written(path: &Path, text: &str) -> io::Result<Option<String>> {
+    if fs::read_to_string(path).is_ok_and(|there| there == text) {
+        return Ok(None);
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, text)?;
+    Ok(Some(format!("wrote {}", path.display())))
 }
 
 /// Runs `etcd-lab node …` and returns its exit code.
 pub fn node(args: &[String], program: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let machine = match Machine::parse(args) {
-        Ok(machine) => machine,
-        Err(why) => {
-            drop(write!(err, "Error: {why}\n{USAGE}"));
-            return 2;
+    let rest = args.get(1..).unwrap_or_default();
+    let done = match args.first().map(String::as_str) {
+        Some("setup") => match Machine::parse(rest) {
+            Ok(machine) => set_up(&machine, program, out),
+            Err(why) => return usage(&why, err),
+        },
+        Some("cloud") => cloud(Path::new("/")),
+        Some("on") if rest.len() >= 2 => reach::on(Path::new("/"), &rest[0], &rest[1..], out, err),
+        Some("status") if rest.is_empty() => reach::status(Path::new("/"), out),
+        Some("--help" | "-h") => {
+            drop(write!(out, "{USAGE}"));
+            return 0;
         }
+        Some(word @ ("on" | "status")) => {
+            return usage(&format!("`etcd-lab node {word}` has other words behind it"), err);
+        }
+        _ => return usage("`etcd-lab node` knows setup, cloud, on and status", err),
     };
-    match machine.set_up(program) {
-        Ok(()) => {
-            drop(writeln!(out, "{} is ready: etcd-lab, etcd, etcdctl and etcdutl are in /usr/local/bin", machine.name));
-            0
-        }
-        Err(e) => {
-            drop(writeln!(err, "Error: cannot set up {}: {e}", machine.root.display()));
-            1
-        }
+    done.unwrap_or_else(|why| {
+        drop(writeln!(err, "Error: {why}"));
+        1
+    })
+}
+
+fn usage(why: &str, err: &mut dyn Write) -> u8 {
+    drop(write!(err, "Error: {why}\n{USAGE}"));
+    2
+}
+
+fn set_up(machine: &Machine, program: &Path, out: &mut dyn Write) -> Result<u8, String> {
+    let missing = machine.missing();
+    if !missing.is_empty() {
+        let what = missing.join(", ");
+        return Err(format!("this machine has no {what}. A box of packaging/box has all of it; nothing was changed"));
     }
+    let done = machine.set_up(program).map_err(|e| format!("cannot set up {}: {e}", machine.root.display()))?;
+    // A reader that is gone is no failure.
+    done.iter().for_each(|line| drop(writeln!(out, "{line}")));
+    drop(writeln!(out, "{} is ready: etcd-lab, etcd, etcdctl and etcdutl are in /usr/local/bin", machine.name));
+    Ok(0)
+}
+
+/// A line of this machine's note, such as `IPS`.
+fn noted(root: &Path, word: &str) -> Result<String, String> {
+    let path = root.join(NOTES).join("machine");
+    let text = fs::read_to_string(&path)
+        .map_err(|e| format!("{}: {e}. `etcd-lab node setup` writes it on a machine of the course", path.display()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix('='));
+    line.map(str::to_owned).ok_or_else(|| format!("{}: it has no line {word}=", path.display()))
+}
+
+fn cloud(root: &Path) -> Result<u8, String> {
+    let first = noted(root, "IPS")?.split(',').next().unwrap_or_default().to_owned();
+    let own: IpAddr = first.parse().map_err(|_| format!("IPS begins with {first:?}, which is no address"))?;
+    guide::stand_in_for_the_cloud(own, &root.join("usr/local/bin/etcd-lab"), mirror::files(root))?;
+    Ok(0)
 }
 
 #[cfg(test)]
@@ -110,17 +276,52 @@ mod tests {
         (code, String::from_utf8([out, err].concat()).expect("text"))
     }
 
-    #[test]
-    fn a_machine_is_set_up_twice_with_the_same_end() {
+    /// A folder with the tools of a machine, all empty.
+    fn machine() -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a directory");
-        let line = format!("setup --mode three --name c-0 --ips 10.240.0.10,10.0.0.5 --root {}", root.path().display());
-        for _ in 0..2 {
-            assert_eq!(ran(&line).0, 0);
-            let link = fs::read_link(root.path().join("usr/local/bin/etcdctl")).expect("a link");
-            assert_eq!(link, Path::new("etcd-lab"));
-            let note = fs::read_to_string(root.path().join("etc/etcd-lab/machine")).expect("written");
-            assert_eq!(note, "MODE=three\nNAME=c-0\nIPS=10.240.0.10,10.0.0.5\n");
-        }
+        fs::create_dir_all(root.path().join("usr/bin")).expect("made");
+        TOOLS.iter().for_each(|(tool, _)| fs::write(root.path().join("usr/bin").join(tool), "").expect("written"));
+        root
+    }
+
+    fn line(root: &Path, more: &str) -> String {
+        format!("setup --mode three --name controller-0 --ips 10.240.0.10,10.0.0.5 --root {} {more}", root.display())
+    }
+
+    #[test]
+    fn a_machine_is_set_up_and_a_second_time_changes_nothing() {
+        let root = machine();
+        let there = |path: &str| fs::read_to_string(root.path().join(path)).expect(path);
+        fs::create_dir_all(root.path().join("etc")).expect("made");
+        fs::write(root.path().join("etc/hosts"), "127.0.0.1 localhost\n").expect("written");
+        let key = root.path().join("key");
+        fs::write(&key, "private\n").expect("written");
+        fs::write(reach::public(&key), "ssh-ed25519 AAAA class\n").expect("written");
+        let line = line(root.path(), &format!("--key {}", key.display()));
+        let (code, said) = ran(&line);
+        assert!(code == 0 && said.contains("installed /usr/local/bin/etcdctl"), "{said}");
+        let link = fs::read_link(root.path().join("usr/local/bin/etcdctl")).expect("a link");
+        assert_eq!(link, Path::new("etcd-lab"));
+        assert_eq!(there("etc/etcd-lab/machine"), "MODE=three\nNAME=controller-0\nIPS=10.240.0.10,10.0.0.5\n");
+        let hosts = there("etc/hosts");
+        assert!(hosts.starts_with("127.0.0.1 localhost\n") && hosts.contains("10.240.0.11 controller-1\n"), "{hosts}");
+        assert!(there("root/.ssh/authorized_keys").contains("etcd-lab agent\",restrict ssh-ed25519 AAAA class\n"));
+        // What a learner has put in the place of a name.
+        let own = root.path().join("usr/local/bin/etcdctl");
+        fs::remove_file(&own).and_then(|()| fs::write(&own, "theirs")).expect("written");
+        let again = ran(&line);
+        assert_eq!(again.1.lines().count(), 1, "{}", again.1);
+        assert_eq!((there("etc/hosts"), there("usr/local/bin/etcdctl").as_str()), (hosts, "theirs"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_before_anything_is_changed() {
+        let root = machine();
+        fs::remove_file(root.path().join("usr/bin/nft")).expect("it was there");
+        let (code, said) = ran(&line(root.path(), "--key /nowhere/key"));
+        assert_eq!(code, 1);
+        assert!(said.contains("no nft (package nftables), /nowhere/key, /nowhere/key.pub. A box"), "{said}");
+        assert!(!root.path().join("usr/local").exists());
     }
 
     #[test]

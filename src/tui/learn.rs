@@ -373,6 +373,7 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
             // What was asked before the learner's last action is no news.
             if step == learn.session.at() && seq == learn.seq {
                 let seen = learn.is_seen(before);
+                learn.session.waits_for(&checked);
                 (learn.answered, learn.checked) = (seq, checked);
                 let (passed, all) = learn.passed();
                 if all > 0 && passed == all {

@@ -10,9 +10,11 @@ use crate::lab::guide::bed::scratch;
 use crate::lab::guide::model::Block;
 use crate::lab::guide::model::Fold;
 use crate::lab::guide::model::Lab;
+use crate::lab::guide::quiz::quiz;
 use crate::lab::guide::session::Session;
 use crate::lab::guide::shelf::LESSONS;
 use crate::lab::guide::shelf::lesson_named;
+use crate::lab::progress::Progress;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ const HELP: &str = "\
 usage: etcd-lab lesson              all chapters
        etcd-lab lesson 3            read a chapter
        etcd-lab lesson 3 --answers  the same, with the answers to its questions
+       etcd-lab lesson 3 --quiz     its questions; the answers are kept with your progress
        etcd-lab lesson 3 --shell    start the cluster of this chapter, and a shell in which its commands work as printed
 ";
 
@@ -32,6 +35,7 @@ struct Asked {
     name: String,
     answers: bool,
     shell: bool,
+    quiz: bool,
 }
 
 /// `etcd-lab lesson …`. Returns the exit code; with `--shell`, the shell's.
@@ -56,12 +60,13 @@ fn said(out: &mut dyn Write, text: &str) -> u8 {
 }
 
 fn asked(args: &[String]) -> Result<Option<Asked>, String> {
-    let mut found = Asked { name: String::new(), answers: false, shell: false };
+    let mut found = Asked { name: String::new(), answers: false, shell: false, quiz: false };
     for arg in args {
         match arg.as_str() {
             "--help" | "-h" => return Ok(None),
             "--answers" => found.answers = true,
             "--shell" => found.shell = true,
+            "--quiz" => found.quiz = true,
             name if !name.starts_with('-') && found.name.is_empty() => name.clone_into(&mut found.name),
             other => return Err(format!("etcd-lab lesson does not know {other}")),
         }
@@ -88,6 +93,9 @@ fn told(asked: &Asked, out: &mut dyn Write) -> Result<u8, String> {
         let last = LESSONS.last().map_or("", |(file, _)| file.split('-').next().unwrap_or_default());
         format!("there is no chapter {:?}; there are 0 to {last}", asked.name)
     })?;
+    if asked.quiz {
+        return quiz(&lab, &mut std::io::stdin().lock(), out, &Progress::file());
+    }
     if asked.answers {
         lab.intro = unfolded(std::mem::take(&mut lab.intro));
     }

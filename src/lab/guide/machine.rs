@@ -9,6 +9,9 @@
 //! Source: ip-netns(8), unshare(1), chroot(1); Google's metadata server, as document 004 asks it.
 
 use crate::lab::guide::places::CLOUD;
+use crate::tls::Acceptor;
+use crate::tls::ServerFiles;
+use axum::Extension;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::extract::Path as UrlPath;
@@ -18,9 +21,13 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use sha2::Digest as _;
 use sha2::Sha256;
 use std::fs;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::path::Path;
@@ -28,6 +35,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Folders of a node besides those that all have.
 pub(crate) const FOLDERS: [&str; 3] = ["usr/local/bin", "mnt", "etc/ssl"];
@@ -128,14 +136,9 @@ pub(crate) fn cloud(bin_dir: &Path) -> Result<(), String> {
 }
 
 fn serve(bin_dir: &Path) -> Result<(), String> {
-    let address = SocketAddr::from((CLOUD, 80));
-    let listener = TcpListener::bind(address).map_err(|e| format!("the metadata server: {address}: {e}"))?;
-    listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+    let listener = bound(80)?;
     let programs = ["etcd", "etcdctl"].map(|name| (name, bin_dir.join(name).canonicalize().unwrap_or_default()));
-    let app = Router::new()
-        .route("/computeMetadata/v1/instance/network-interfaces/0/ip", get(own_address))
-        .route("/etcd-io/etcd/releases/download/{version}/{file}", get(release))
-        .with_state(Arc::new(programs));
+    let app = router(Cloud { programs, own: None });
     // A runtime of its own: the labs' goes when they do, and somebody may wait for an answer while they work.
     std::thread::spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
@@ -148,17 +151,82 @@ fn serve(bin_dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
+fn bound(port: u16) -> Result<TcpListener, String> {
+    let address = SocketAddr::from((CLOUD, port));
+    let listener = TcpListener::bind(address).map_err(|e| format!("the metadata server: {address}: {e}"))?;
+    listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+    Ok(listener)
+}
+
+/// What the cloud's answers are made of.
+struct Cloud {
+    programs: [(&'static str, PathBuf); 2],
+    /// On a machine that asks itself, the sender's address says nothing: its own.
+    own: Option<IpAddr>,
+}
+
+fn router(cloud: Cloud) -> Router {
+    Router::new()
+        .route("/computeMetadata/v1/instance/network-interfaces/0/ip", get(own_address))
+        .route("/etcd-io/etcd/releases/download/{version}/{file}", get(release))
+        .with_state(Arc::new(cloud))
+}
+
+/// The same server on a machine of a classroom, for that machine alone, until the process ends: it has this address, its programs are this one
+/// under their names, and with this certificate and key the mirror is reached by https, too.
+///
+/// # Errors
+/// The address is not there, or the certificate is none.
+pub fn stand_in_for_the_cloud(own: IpAddr, program: &Path, (cert, key): (PathBuf, PathBuf)) -> Result<(), String> {
+    let programs = ["etcd", "etcdctl"].map(|name| (name, program.to_owned()));
+    let app = router(Cloud { programs, own: Some(own) });
+    let files = ServerFiles { cert, key, ..ServerFiles::default() };
+    let acceptor = Acceptor::tls(&files).map_err(|e| e.to_string())?;
+    let (plain, encrypted) = (bound(80)?, bound(443)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let plain = tokio::net::TcpListener::from_std(plain).map_err(|e| e.to_string())?;
+        let encrypted = tokio::net::TcpListener::from_std(encrypted).map_err(|e| e.to_string())?;
+        let plain = axum::serve(plain, app.clone().into_make_service_with_connect_info::<SocketAddr>());
+        tokio::select! {
+            done = plain => done.map_err(|e| e.to_string()),
+            () = over_tls(encrypted, acceptor, app) => Ok(()),
+        }
+    })
+}
+
+/// Serves these pages over TLS, for ever.
+#[expect(clippy::disallowed_methods, reason = "with no more files there is nothing to wait for but time")]
+async fn over_tls(listener: tokio::net::TcpListener, acceptor: Acceptor, app: Router) {
+    loop {
+        // A caller that is gone again, or no more files: the next one may fare better.
+        let Ok((tcp, from)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (acceptor, app) = (acceptor.clone(), app.clone().layer(Extension(ConnectInfo(from))));
+        tokio::spawn(async move {
+            let Ok(stream) = acceptor.accept(tcp, Some(from)).await else { return };
+            // Who breaks off has what they wanted.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
+        });
+    }
+}
+
 /// The address of whoever asks, as it is seen from here. Like the cloud's, it wants to see that a program meant to ask.
-async fn own_address(ConnectInfo(from): ConnectInfo<SocketAddr>, headers: HeaderMap) -> Response {
+async fn own_address(
+    State(cloud): State<Arc<Cloud>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    let ip = cloud.own.unwrap_or(from.ip());
     match headers.get("Metadata-Flavor").is_some_and(|v| v == "Google") {
-        true => ([("Metadata-Flavor", "Google")], from.ip().to_string()).into_response(),
+        true => ([("Metadata-Flavor", "Google")], ip.to_string()).into_response(),
         false => (StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.\n").into_response(),
     }
 }
 
-type Programs = Arc<[(&'static str, PathBuf); 2]>;
-
-async fn release(State(programs): State<Programs>, UrlPath((version, file)): UrlPath<(String, String)>) -> Response {
+async fn release(State(cloud): State<Arc<Cloud>>, UrlPath((version, file)): UrlPath<(String, String)>) -> Response {
     let name = format!("etcd-{version}-linux-amd64");
     let archive = format!("{name}.tar.gz");
     if !RELEASES.contains(&version.as_str()) || (file != archive && file != SUMS) {
@@ -168,7 +236,7 @@ async fn release(State(programs): State<Programs>, UrlPath((version, file)): Url
     let (whose, archive) = match ARCHIVES.get() {
         Some(folder) => ("from --releases", fs::read(folder.join(&file)).map_err(|e| format!("{file}: {e}"))),
         None => {
-            let packed = packed(&name, programs.as_ref());
+            let packed = packed(&name, &cloud.programs);
             let told = packed.map(|bytes| if file == SUMS { sum(&archive, &bytes).into_bytes() } else { bytes });
             ("etcd-lab's own programs, not the etcd project's", told)
         }

@@ -93,6 +93,8 @@ pub struct Session {
     differences: BTreeMap<String, String>,
     /// The steps whose checks have all passed.
     done: BTreeSet<String>,
+    /// What the checks of this step wait for, when they were looked at last.
+    waits: Option<String>,
     /// How many folds of each step are open: hints 1 to 3, then the solution.
     opened: BTreeMap<usize, usize>,
     bound: Bound,
@@ -131,6 +133,7 @@ impl Session {
             outputs: BTreeMap::new(),
             differences: BTreeMap::new(),
             done: BTreeSet::new(),
+            waits: None,
             opened: BTreeMap::new(),
             bound: Bound::new(),
         }
@@ -337,6 +340,15 @@ impl Session {
         self.done.extend(id);
     }
 
+    /// Notes the first check that is not true yet, with why if that is known: what a teacher wants to hear of a learner.
+    pub fn waits_for(&mut self, checked: &[Checked]) {
+        self.waits = checked.iter().find_map(|c| match &c.verdict {
+            Verdict::NotYet { cause: Some((_, say)), .. } => Some(format!("{}: {say}", c.title)),
+            Verdict::NotYet { .. } => Some(c.title.clone()),
+            Verdict::Pass | Verdict::Error(_) => None,
+        });
+    }
+
     /// What is kept of this learner.
     #[must_use]
     pub fn done(&self) -> Done {
@@ -345,6 +357,8 @@ impl Session {
             at: self.step().map_or_else(String::new, |s| s.id.clone()),
             steps: self.done.clone(),
             guesses: self.guesses.clone(),
+            waits: self.waits.clone(),
+            hints: self.opened(),
         }
     }
 

@@ -1,0 +1,150 @@
+//! `etcd-lab lesson N --quiz`: a chapter's questions, one after the other. An answer is given once, and kept with the learner's progress.
+
+use crate::lab::guide::model::Block;
+use crate::lab::guide::model::Fold;
+use crate::lab::guide::model::Lab;
+use crate::lab::guide::model::Predict;
+use crate::lab::guide::model::pick;
+use crate::lab::guide::shelf::LESSONS;
+use crate::lab::guide::shelf::lesson_named;
+use crate::lab::progress::Progress;
+use std::fmt::Write as _;
+use std::io::BufRead;
+use std::io::Write;
+use std::path::Path;
+
+/// Where a chapter's answers are kept, among the labs.
+fn key(lesson: &Lab) -> String {
+    format!("chapter {}", lesson.head.id)
+}
+
+/// Everything that a page asks with options, from its top to its bottom.
+fn questions(blocks: &[Block]) -> Vec<&Predict> {
+    let all = blocks.iter().flat_map(|block| match block {
+        Block::Predict(predict) => vec![predict],
+        Block::Fold(Fold::Other(_, inner)) => questions(inner),
+        _ => Vec::new(),
+    });
+    all.collect()
+}
+
+/// How many of a chapter's questions were answered, how many of them rightly, and how many there are.
+fn score(lesson: &Lab, progress: &Progress) -> (usize, usize, usize) {
+    let all = questions(&lesson.intro);
+    let given = progress.labs.get(&key(lesson)).map(|done| &done.guesses);
+    let answers: Vec<bool> = all.iter().filter_map(|q| Some(given?.get(&q.id)? == &q.answer)).collect();
+    (answers.len(), answers.iter().filter(|right| **right).count(), all.len())
+}
+
+/// Asks what is still open, and keeps each answer in this file. Returns the exit code: 0 when nothing is open any more.
+///
+/// # Errors
+/// The chapter asks nothing, or the file cannot be read or written.
+pub fn quiz(lesson: &Lab, input: &mut dyn BufRead, out: &mut dyn Write, file: &Path) -> Result<u8, String> {
+    let all = questions(&lesson.intro);
+    if all.is_empty() {
+        return Err(format!("chapter {} has no quiz", lesson.head.id));
+    }
+    let mut progress = Progress::load(file).map_err(|e| e.to_string())?;
+    let failed = |e: std::io::Error| format!("cannot ask: {e}");
+    for (n, question) in all.iter().enumerate() {
+        let kept = progress.labs.entry(key(lesson)).or_default();
+        kept.version = lesson.head.version;
+        writeln!(out, "\n{} of {}  {}", n + 1, all.len(), question.ask).map_err(failed)?;
+        let known = kept.guesses.get(&question.id).cloned();
+        let given = match known {
+            Some(given) => {
+                writeln!(out, "You said: {given}").map_err(failed)?;
+                given
+            }
+            None => {
+                let Some(given) = asked(question, input, out).map_err(failed)? else { break };
+                kept.guesses.insert(question.id.clone(), given.clone());
+                progress.save(file).map_err(|e| e.to_string())?;
+                given
+            }
+        };
+        let word = if given == question.answer { "Right" } else { "No" };
+        writeln!(out, "{word}: {}. {}", question.answer, question.why).map_err(failed)?;
+    }
+    let (answered, right, count) = score(lesson, &progress);
+    writeln!(out, "\n{answered} of {count} answered, {right} rightly.").map_err(failed)?;
+    Ok(u8::from(answered < count))
+}
+
+/// Asks until one of the options is named. Nothing: the input has ended.
+fn asked(question: &Predict, input: &mut dyn BufRead, out: &mut dyn Write) -> std::io::Result<Option<String>> {
+    for (letter, option) in ('a'..='z').zip(&question.options) {
+        writeln!(out, "  {letter}  {option}")?;
+    }
+    loop {
+        write!(out, "> ")?;
+        out.flush()?;
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            writeln!(out)?;
+            return Ok(None);
+        }
+        match pick(&question.options, line.trim()) {
+            Ok(option) => return Ok(Some(option)),
+            Err(why) => writeln!(out, "{why}")?,
+        }
+    }
+}
+
+/// The chapters of which something was answered, for a terminal.
+#[must_use]
+pub fn told(progress: &Progress) -> String {
+    let mut out = String::new();
+    for number in 0..LESSONS.len() {
+        let Ok(Some(lesson)) = lesson_named(&number.to_string()) else { continue };
+        let (answered, right, count) = score(&lesson, progress);
+        if answered > 0 {
+            let _ = writeln!(out, "chapter {number}: {answered} of {count} questions answered, {right} rightly");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_given_once_and_is_there_the_next_time() {
+        let lesson = lesson_named("4").unwrap_or_else(|e| panic!("{e}")).expect("there is a chapter 4");
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("progress.json");
+        let ran = |typed: &str| {
+            let mut out = Vec::new();
+            let code = quiz(&lesson, &mut typed.as_bytes(), &mut out, &file).expect("asked");
+            (code, String::from_utf8(out).expect("text"))
+        };
+        let first = questions(&lesson.intro)[0];
+        let right = first.options.iter().position(|o| *o == first.answer).expect("one is right");
+        let wrong = if right == 0 { "b" } else { "a" };
+        let (code, said) = ran(&format!("something else\n{wrong}\n"));
+        assert_eq!(code, 1, "one is left: {said}");
+        assert!(
+            said.contains(&format!("No: {}", first.answer)) && said.contains("1 of 2 answered, 0 rightly"),
+            "{said}"
+        );
+        let (code, said) = ran("a\n");
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("You said: ") && said.contains("2 of 2 answered"), "{said}");
+        let progress = Progress::load(&file).expect("kept");
+        assert!(told(&progress).starts_with("chapter 4: 2 of 2 questions answered, "), "{}", told(&progress));
+        assert!(ran("").1.contains("2 of 2 answered"), "nothing is asked any more");
+    }
+
+    #[test]
+    fn every_chapter_asks_something_and_no_two_questions_have_one_name() {
+        for number in 0..LESSONS.len() {
+            let lesson = lesson_named(&number.to_string()).unwrap_or_else(|e| panic!("{e}")).expect("it is there");
+            let all = questions(&lesson.intro);
+            assert!(!all.is_empty(), "chapter {number} asks nothing");
+            let names: std::collections::BTreeSet<&str> = all.iter().map(|q| q.id.as_str()).collect();
+            assert_eq!(names.len(), all.len(), "chapter {number}");
+        }
+    }
+}
