@@ -152,10 +152,7 @@ impl Replacement {
         // What `member add` prints.
         let mut flags = member.spec.flags(std::slice::from_ref(&member.spec));
         flags.extend(["--initial-cluster".to_owned(), known.join(",")]);
-        flags.extend(["--initial-cluster-state", "existing", "--snapshot-count", "50"].map(str::to_owned));
-        if member.program == etcd_bin() {
-            flags.extend(["--snapshot-catchup-entries", "10"].map(str::to_owned));
-        }
+        flags.extend(["--initial-cluster-state", "existing"].map(str::to_owned));
         let log = self.scratch.path().join(format!("{}.log", member.spec.name));
         member.process = Some(Process::start(&member.program, &flags, &[], &log));
         until(READY_WITHIN, "promoted", async || {
@@ -192,10 +189,6 @@ impl Replacement {
         until(READY_WITHIN, "a downgrade", async || self.client.call(enable.clone()).await).await;
         until(READY_WITHIN, "and 3.5 again", async || told("3.5.0").await).await;
         self.downgrades = true;
-        // Nor does one start that reads of 3.6 in the log: a few snapshots later a newcomer gets the state instead.
-        for n in 0..200 {
-            until(READY_WITHIN, "a put", async || self.client.put(format!("later/{n}"), "x").await).await;
-        }
     }
 
     /// The members that run agree on every byte of history, and the lease has the time that it should have.
