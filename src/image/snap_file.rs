@@ -18,6 +18,7 @@ use crate::meter;
 use crate::proto::raftpb::Snapshot;
 use crate::proto::raftpb::SnapshotMetadata;
 use crate::proto::walpb::Snapshot as Mark;
+use crate::types::Index;
 use bytes::Bytes;
 use prost::Message;
 use serde_json::Map;
@@ -145,14 +146,32 @@ pub fn peer_urls(disk: &dyn Disk, dir: &Path) -> Vec<String> {
     files.filter_map(|name| read_urls(disk, &dir.join(name))).next().unwrap_or_default()
 }
 
-fn read_urls(disk: &dyn Disk, path: &Path) -> Option<Vec<String>> {
+/// The entry at which the newest file was written, and how many keys beside the members etcd's version-2 store had then; nothing without a file that can be
+/// read.
+#[must_use]
+pub fn newest_v2(disk: &dyn Disk, dir: &Path) -> Option<(Index, usize)> {
+    let names = if disk.exists(dir) { disk.list(dir).ok()? } else { Vec::new() };
+    let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
+    let (metadata, store) = files.filter_map(|name| read(disk, &dir.join(name))).next()?;
+    let folders = store.pointer("/Root/Children").and_then(Value::as_object).into_iter().flatten();
+    let keys = folders.filter(|(name, _)| *name != "0").filter_map(|(_, folder)| folder["Children"].as_object());
+    Some((Index(metadata.index), keys.map(Map::len).sum()))
+}
+
+/// What a whole file holds.
+fn read(disk: &dyn Disk, path: &Path) -> Option<(SnapshotMetadata, Value)> {
     let file = disk.open(path).ok()?;
     let len = file.len().ok().filter(|len| *len <= FILE_BYTES_MAX)?;
     let mut bytes = vec![0; usize::try_from(len).ok()?];
     file.read_at(0, &mut bytes).ok()?;
     let checked = Checked::decode(bytes.as_slice()).ok()?;
     let data = checked.data.filter(|data| crc32c::crc32c(data) == checked.crc)?;
-    let store: Value = serde_json::from_slice(&Snapshot::decode(data).ok()?.data).ok()?;
+    let snapshot = Snapshot::decode(data).ok()?;
+    Some((snapshot.metadata?, serde_json::from_slice(&snapshot.data).ok()?))
+}
+
+fn read_urls(disk: &dyn Disk, path: &Path) -> Option<Vec<String>> {
+    let (_, store) = read(disk, path)?;
     let members = store.pointer("/Root/Children/0/Children/members/Children")?.as_object()?;
     let mut urls = Vec::new();
     for member in members.values() {
