@@ -566,9 +566,10 @@ impl App {
     /// Sets a step up on a fresh cluster.
     fn redo(&self, step: usize) {
         let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
+        let Some(record) = self.live.as_ref().map(|live| live.cluster.record.clone()) else { return };
         let answer = self.answer.clone();
         tokio::spawn(async move {
-            let redone = match course::own_beds(session.lab()) {
+            let redone = match course::own_beds(session.lab(), &record) {
                 Ok(beds) => session.anew(step, &beds).await.map(Box::new),
                 Err(why) => Err(why),
             };

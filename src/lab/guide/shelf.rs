@@ -38,6 +38,7 @@ pub const SHELF: [(&str, &str); 32] = [
     ("E9-majority-gone", include_str!("../../../labs/E9-majority-gone/lab.md")),
     ("E10-watch-the-gauges", include_str!("../../../labs/E10-watch-the-gauges/lab.md")),
     ("E14-full-store", include_str!("../../../labs/E14-full-store/lab.md")),
+    ("E18-a-stranger-joins", include_str!("../../../labs/E18-a-stranger-joins/lab.md")),
     ("F1-what-kubernetes-keeps", include_str!("../../../labs/F1-what-kubernetes-keeps/lab.md")),
     ("F2-desired-and-actual", include_str!("../../../labs/F2-desired-and-actual/lab.md")),
     ("F3-when-etcd-stops", include_str!("../../../labs/F3-when-etcd-stops/lab.md")),
