@@ -494,6 +494,7 @@ impl App {
                 Order::Process { member, action } => live.cluster.act(member, action),
                 Order::Control { member, control } => controls.push((member, control)),
                 Order::Config { member, misfit } => live.cluster.configure(member, misfit),
+                Order::Program { member, ours } => live.cluster.change_program(member, ours),
                 Order::Files { member, job } => {
                     let done = files::run(&live.cluster.record.members[member], job);
                     let said = done.map_err(|e| format!("not done: {e}"));

@@ -406,7 +406,7 @@ impl SmallDisk {
         output.status.success().then(|| SmallDisk(scratch))
     }
 
-    pub(crate) fn grow(&self, megabytes: u32) {
+    fn grow(&self, megabytes: u32) {
         let size = format!("remount,size={megabytes}m");
         let status = Command::new("mount").args(["-o", &size]).arg(self.0.path()).status().expect("mount runs");
         assert!(status.success(), "{status}");
