@@ -18,6 +18,7 @@ use crate::harness::etcd_bin;
 use crate::harness::is_ours;
 use crate::harness::turn;
 use crate::harness::until;
+use crate::ports;
 use etcd_lab::bbolt::Item;
 use etcd_lab::bbolt::Reader;
 use etcd_lab::bbolt::Writer;
@@ -108,6 +109,10 @@ impl Left {
     }
 }
 
+fn a_url() -> String {
+    format!("http://127.0.0.1:{}", ports::free())
+}
+
 /// All files below a folder, with what is in them.
 fn files(dir: &Path) -> BTreeMap<PathBuf, u32> {
     let mut all = BTreeMap::new();
@@ -168,6 +173,7 @@ fn a_directory_that_is_being_converted_is_left_alone() {
             })
             .await;
             spec.env.clear();
+            (spec.client_url, spec.peer_url) = (a_url(), a_url());
             let mut second = left.start(&spec);
             assert_eq!(second.ended(ENDS_WITHIN).await.code(), Some(1));
             assert!(second.log().contains("another etcd runs in it, stop it first"), "{}", second.log());

@@ -265,7 +265,9 @@ async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) ->
         tokio::select! {
             news = watch.next() => {
                 let news = news.expect("a watch goes on").expect("for ever");
-                let is_unknown = |why: &str| why.contains("user name is empty") || why.contains("invalid auth token");
+                // Of a token that it does not know etcd 3.5.1 says no more than the last of these; root itself may all.
+                let unknown = ["user name is empty", "invalid auth token", "permission denied"];
+                let is_unknown = |why: &str| unknown.iter().any(|words| why.contains(words));
                 if news.canceled && is_unknown(&news.cancel_reason) {
                     // A member that has come since knows none of the tokens of before.
                     while client.authenticate().await.is_err() {
