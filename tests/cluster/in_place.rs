@@ -159,6 +159,15 @@ fn a_running_etcd_keeps_its_directory() {
     });
 }
 
+/// The names and client URLs of the others have come along: nobody tells them again.
+async fn assert_all_have_told_where_they_are(cluster: &Cluster, member: usize) {
+    let listed = cluster.client.members(member, false).await.expect("a list").members;
+    for one in (0..cluster.len()).filter(|other| *other != member).map(|other| cluster.spec(other)) {
+        let found = listed.iter().find(|about| about.peer_ur_ls == [one.peer_url.as_str()]).expect("a member");
+        assert_eq!((&found.name, &found.client_ur_ls[..]), (&one.name, &[one.client_url.clone()][..]));
+    }
+}
+
 /// Replaces the members' program one after the other, under load: by ours in place, and back by etcd's.
 #[test]
 fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_write() {
@@ -176,6 +185,7 @@ fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_
             cluster.spec_mut(member).program = Some(etcd_bin());
             cluster.restart(member).await;
             assert!(cluster.log(member).contains(CONVERTED));
+            assert_all_have_told_where_they_are(&cluster, member).await;
             writers.acknowledged(writers.so_far_count() + 10, READY_WITHIN).await;
         }
         agreed(&cluster, 0, "3.6.0").await;
@@ -184,6 +194,7 @@ fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_
             cluster.terminate(member).await;
             hand_back(&mut cluster, member, &etcd);
             cluster.restart(member).await;
+            assert_all_have_told_where_they_are(&cluster, member).await;
             writers.acknowledged(writers.so_far_count() + 10, READY_WITHIN).await;
         }
         writers.stop_and_check(&cluster.client).await;
