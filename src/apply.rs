@@ -142,12 +142,15 @@ pub struct Outcome {
     pub members: Option<Changed>,
     /// What it means for those who have logged in.
     pub auth: Option<Change>,
+    /// What the cluster's version was, if it has fallen: a downgrade.
+    pub fallen_from: Option<String>,
 }
 
 impl Outcome {
     fn new(revision: Revision) -> Outcome {
         let (events, leases) = (Vec::new(), Vec::new());
-        Outcome { reply: Ok(Reply::Done), revision, events, compacted: None, leases, members: None, auth: None }
+        let (compacted, members, auth, fallen_from) = (None, None, None, None);
+        Outcome { reply: Ok(Reply::Done), revision, events, compacted, leases, members, auth, fallen_from }
     }
 }
 
@@ -336,7 +339,7 @@ impl Machine {
             return Ok(Reply::Done);
         }
         if let Some(version) = request.cluster_version_set {
-            self.versions.set_cluster(version.ver, &mut self.rows)?;
+            out.fallen_from = self.versions.set_cluster(version.ver, &mut self.rows)?;
             return Ok(Reply::Done);
         }
         if let Some(attributes) = request.cluster_member_attr_set {

@@ -238,6 +238,8 @@ struct Published {
     slow_read_ms: AtomicU64,
     leader: AtomicU64,
     committed: AtomicU64,
+    /// The last entry that has taken the cluster's version down; 0 if there was none.
+    fallen_at: AtomicU64,
     is_learner: AtomicBool,
     /// Counts leaders lost and leaders found: even without a leader, odd with one. What is proposed while it is even waits here for a leader;
     /// what was proposed before may have gone to one that is lost.

@@ -133,16 +133,18 @@ impl Versions {
         serde_json::to_vec(&self.downgrade).expect("text and a yes or no")
     }
 
-    /// Sets the cluster's version. A member that does not know it must not go on: it could not read what the others write.
-    pub(super) fn set_cluster(&mut self, version: String, batch: &mut Batch) -> Result<(), Error> {
+    /// Sets the cluster's version; what it was before comes back if that was a later one. A member that does not know the new one must not go on: it could
+    /// not read what the others write.
+    pub(super) fn set_cluster(&mut self, version: String, batch: &mut Batch) -> Result<Option<String>, Error> {
         if Version::parse(&version).is_some_and(|cluster| cluster > Version::own()) {
             return Err(Error::Start(format!(
                 "invalid downgrade; server version is lower than determined cluster version: {ETCD_VERSION} is older than {version}"
             )));
         }
         batch.put(Table::Cluster, CLUSTER_VERSION, version.clone().into_bytes());
-        self.cluster = Some(version);
-        Ok(())
+        let before = self.cluster.replace(version);
+        let is_fallen = before.as_deref().and_then(Version::parse) > self.cluster.as_deref().and_then(Version::parse);
+        Ok(before.filter(|_| is_fallen))
     }
 
     pub(super) fn set_downgrade(&mut self, request: membershippb::DowngradeInfoSetRequest, batch: &mut Batch) {

@@ -175,6 +175,11 @@ impl ApplyThread {
                 if entry.index > machine.applied().0.0 {
                     self.marks.count(entry.data.len());
                     let applied = self.apply_entry(&mut machine, entry)?;
+                    if let Some(from) = &applied.outcome.fallen_from {
+                        tell_fallen(from, machine.cluster_version());
+                        self.inner.published.fallen_at.store(entry.index, Ordering::Release);
+                        self.marks.force();
+                    }
                     let end = self.inner.started.elapsed();
                     self.times.count(entry, applied.outcome.reply.is_ok(), end - last_end);
                     if self.is_slow(end - last_end) {
@@ -323,6 +328,16 @@ fn tell_version(inner: &Inner, told: &mut Option<String>, now: Option<&str>) {
         ),
     }
     tracing::info!("cluster-version" = short, "enabled capabilities for version");
+}
+
+/// Says that the cluster has gone back to an earlier release's language. Its members must not read what was written before, so the log is released at
+/// once. Source: etcd `apply/apply.go` (`ClusterVersionSet`).
+fn tell_fallen(from: &str, to: Option<&str>) {
+    tracing::info!(
+        "prev-cluster-version" = from,
+        "new-cluster-version" = to,
+        "Cluster version downgrade detected, forcing snapshot"
+    );
 }
 
 /// `3.6` of `3.6.0`.

@@ -222,6 +222,7 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
         force_alone(&mut wal, &mut held, id, &machine)?;
     }
     let reachable = if machine.members().is_empty() { reachable } else { machine.members().clone() };
+    held.leave_out_later_releases(machine.applied().0);
     let initial = held.into_initial(machine.conf_state().clone());
     Ok(Boot::Ready(Booted { id, cluster, machine, engine, installs, wal, initial, reachable, lock }))
 }

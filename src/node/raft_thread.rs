@@ -190,7 +190,9 @@ impl RaftThread {
                     0 => (self.inner.config.snapshot_catchup_entries, send::LOG_BYTES),
                     _ => (u64::MAX, send::LOG_BYTES_HELD),
                 };
-                self.replica.release(&mark, &members, keep, &mut self.hands)?;
+                // Nobody is given entries from before a downgrade: an earlier release, which may come now, ends when it reads them.
+                let since = mark.index.saturating_sub(self.inner.published.fallen_at.load(Ordering::Acquire));
+                self.replica.release(&mark, &members, (keep.0.min(since), keep.1), &mut self.hands)?;
             }
             Input::Received(message, verdict) => {
                 // Told when the round is over: raft's use for it is on disk then.

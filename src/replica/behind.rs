@@ -89,13 +89,14 @@ const MARK_BYTES: u64 = 64 << 20;
 pub struct Marks {
     last: Index,
     bytes: u64,
+    forced: bool,
 }
 
 impl Marks {
     /// `applied` is where the store is.
     #[must_use]
     pub fn new(applied: Index) -> Marks {
-        Marks { last: applied, bytes: 0 }
+        Marks { last: applied, bytes: 0, forced: false }
     }
 
     /// One more entry of so many bytes was applied.
@@ -103,8 +104,14 @@ impl Marks {
         self.bytes += bytes as u64;
     }
 
+    /// The next one comes at once. Source: etcd `server.go` (`ForceSnapshot`).
+    pub fn force(&mut self) {
+        self.forced = true;
+    }
+
     /// Whether it is time: `every` entries were applied since the last time, or many bytes of them; or it is asked for `now`.
     pub fn are_due(&mut self, applied: Index, every: u64, now: bool) -> bool {
+        let now = now || self.forced;
         let due = now || applied.0 >= self.last.0 + every || self.bytes >= MARK_BYTES;
         if due {
             *self = Marks::new(applied);
@@ -126,5 +133,7 @@ mod tests {
         marks.count(64 << 20);
         assert!(marks.are_due(Index(31), 10, false));
         assert!(!marks.are_due(Index(32), 10, false));
+        marks.force();
+        assert_eq!([32, 33].map(|index| marks.are_due(Index(index), 10, false)), [true, false]);
     }
 }

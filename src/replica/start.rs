@@ -1,11 +1,13 @@
 //! How a member begins: what a new log says first, and whether a store goes with a log.
 
+use crate::apply::version::Version;
 use crate::consensus::Initial;
 use crate::error::Error;
 use crate::membership::Member;
 use crate::membership::Members;
 use crate::planted::Bug;
 use crate::planted::is_planted;
+use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::Entry;
 use crate::proto::raftpb::EntryType;
@@ -17,6 +19,9 @@ use crate::types::MemberId;
 use crate::types::Term;
 use prost::Message as _;
 use std::collections::BTreeSet;
+
+/// An entry that sets the cluster's version is a number and a few words.
+const VERSION_BYTES_MAX: usize = 128;
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug, Default)]
@@ -165,6 +170,17 @@ impl Held {
         Ok(forced)
     }
 
+    /// Moves the base behind the last downgrade that the store has: an earlier release, which may join now, ends when it reads what was agreed on before.
+    pub fn leave_out_later_releases(&mut self, applied: Index) {
+        let mut before = None;
+        for entry in self.entries.iter().take_while(|entry| entry.index <= applied.0) {
+            let Some(version) = version_set_by(entry) else { continue };
+            if before.replace(version).is_some_and(|before| version < before) {
+                self.base = self.base.max(Index(entry.index));
+            }
+        }
+    }
+
     /// What raft starts from; `conf_state` is the store's. Entries up to the base are left out: they do not make the state, so nobody may be given
     /// them in its place, as a new member would be; it gets a snapshot.
     #[must_use]
@@ -178,9 +194,19 @@ impl Held {
     }
 }
 
+/// The cluster's version that an entry sets, if it does. Most do not, and are too long for it.
+fn version_set_by(entry: &Entry) -> Option<Version> {
+    if entry.entry_type() != EntryType::EntryNormal || entry.data.len() > VERSION_BYTES_MAX {
+        return None;
+    }
+    let set = pb::InternalRaftRequest::decode(entry.data.clone()).ok()?.cluster_version_set?;
+    Version::parse(&set.ver)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::membershippb;
 
     fn entry(index: u64, change: Option<ConfChange>) -> Entry {
         let entry_type = if change.is_some() { EntryType::EntryConfChange } else { EntryType::EntryNormal } as i32;
@@ -248,6 +274,26 @@ mod tests {
         assert_eq!(begins(4), begins(0));
         assert_eq!(begins(6), ((Index(6), Term(3)), Some(7), 2));
         assert_eq!(begins(8), ((Index(8), Term(3)), None, 0));
+    }
+
+    #[test]
+    fn what_was_agreed_on_before_a_downgrade_is_not_handed_on() {
+        let set = |(index, minor): (u64, u32)| {
+            let ver = format!("3.{minor}.0");
+            let cluster_version_set = Some(membershippb::ClusterVersionSetRequest { ver });
+            let request = pb::InternalRaftRequest { cluster_version_set, ..Default::default() };
+            Entry { data: request.encode_to_vec().into(), ..entry(index, None) }
+        };
+        let base = |versions: [u32; 4], applied| {
+            let entries = (5..).zip(versions).map(set).collect();
+            let mut held = Held { entries, ..held() };
+            held.leave_out_later_releases(Index(applied));
+            held.base.0
+        };
+        assert_eq!(base([5, 6, 5, 5], 8), 7);
+        assert_eq!(base([5, 6, 5, 5], 6), 0, "the store does not have it");
+        assert_eq!(base([6, 5, 6, 5], 8), 8);
+        assert_eq!(base([5, 5, 6, 6], 8), 0);
     }
 
     fn cut_log() -> Held {
