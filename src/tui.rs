@@ -42,7 +42,6 @@ Look at this on the projector, from the last row of the room.
   │ ● ○ ◐ ▸· │ ░░▒▒▓▓██ │     ← ↑ → ↓ ◀ ▶     … × ┄ ┄ ┊ ┊ ▁▂▃▄▅▆▇█
   └──────────┴──────────╯
   0O 1lI 8B 5S  {}[]()<>  'straight' \"quotes\" -- two minus signs, no dash
-  |--------- the line above and this one end in the same column ---------|
 
 The right edges of the boxes are straight, no sign is a small square or a question mark, and 0 is not O: this font will do.
 If not, take another one (DejaVu Sans Mono has all of it), or `etcd-lab --ascii`. 80 columns and 24 rows must fit: the ruler is 80 wide.
