@@ -108,6 +108,18 @@ points! {
     DefragBetweenRenames = "defragBetweenRenames",
     /// A returned text is the error with which copying fails.
     DefragOpenFileError = "defragOpenFileError",
+    /// Before anything is made of a data directory of etcd's own.
+    AdoptBeforeMake = "adoptBeforeMake",
+    /// After its database was made into a store.
+    AdoptAfterStore = "adoptAfterStore",
+    /// After its log was copied, before what is made says that it is whole.
+    AdoptBeforeFormat = "adoptBeforeFormat",
+    /// Before the old folder is moved away.
+    AdoptBeforeRenames = "adoptBeforeRenames",
+    /// Before the new folder takes its place.
+    AdoptBetweenRenames = "adoptBetweenRenames",
+    /// After it has, before the data directory is synced.
+    AdoptAfterRenames = "adoptAfterRenames",
     /// Before a watch response is handed to its stream.
     BeforeSendWatchResponse = "beforeSendWatchResponse",
     /// Before a leader renews a lease.

@@ -18,11 +18,14 @@ use crate::meter;
 use crate::proto::raftpb::Snapshot;
 use crate::proto::raftpb::SnapshotMetadata;
 use crate::proto::walpb::Snapshot as Mark;
+use crate::types::Index;
+use crate::types::MemberId;
 use bytes::Bytes;
 use prost::Message;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -145,14 +148,51 @@ pub fn peer_urls(disk: &dyn Disk, dir: &Path) -> Vec<String> {
     files.filter_map(|name| read_urls(disk, &dir.join(name))).next().unwrap_or_default()
 }
 
-fn read_urls(disk: &dyn Disk, path: &Path) -> Option<Vec<String>> {
+/// The entry at which the newest file was written, and how many keys beside the members etcd's version-2 store had then; nothing without a file that can be
+/// read.
+#[must_use]
+pub fn newest_v2(disk: &dyn Disk, dir: &Path) -> Option<(Index, usize)> {
+    let names = if disk.exists(dir) { disk.list(dir).ok()? } else { Vec::new() };
+    let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
+    let (metadata, store) = files.filter_map(|name| read(disk, &dir.join(name))).next()?;
+    let folders = store.pointer("/Root/Children").and_then(Value::as_object).into_iter().flatten();
+    let keys = folders.filter(|(name, _)| *name != "0").filter_map(|(_, folder)| folder["Children"].as_object());
+    Some((Index(metadata.index), keys.map(Map::len).sum()))
+}
+
+/// What members had told of themselves when the newest file was written: names and client URLs by id, and the entry of then; nothing without a file that
+/// can be read.
+#[must_use]
+pub fn newest_attributes(disk: &dyn Disk, dir: &Path) -> Option<(Index, BTreeMap<MemberId, (String, Vec<String>)>)> {
+    let names = if disk.exists(dir) { disk.list(dir).ok()? } else { Vec::new() };
+    let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
+    let (metadata, store) = files.filter_map(|name| read(disk, &dir.join(name))).next()?;
+    let members = store.pointer("/Root/Children/0/Children/members/Children").and_then(Value::as_object);
+    let told = members.into_iter().flatten().filter_map(|(id, member)| {
+        let text = member.pointer("/Children/attributes/Value")?.as_str()?;
+        let about: Value = serde_json::from_str(text).ok()?;
+        let urls = about["clientURLs"].as_array().into_iter().flatten();
+        let urls = urls.filter_map(|url| Some(url.as_str()?.to_owned())).collect();
+        let name = about["name"].as_str().unwrap_or_default().to_owned();
+        Some((MemberId(u64::from_str_radix(id, 16).ok()?), (name, urls)))
+    });
+    Some((Index(metadata.index), told.collect()))
+}
+
+/// What a whole file holds.
+fn read(disk: &dyn Disk, path: &Path) -> Option<(SnapshotMetadata, Value)> {
     let file = disk.open(path).ok()?;
     let len = file.len().ok().filter(|len| *len <= FILE_BYTES_MAX)?;
     let mut bytes = vec![0; usize::try_from(len).ok()?];
     file.read_at(0, &mut bytes).ok()?;
     let checked = Checked::decode(bytes.as_slice()).ok()?;
     let data = checked.data.filter(|data| crc32c::crc32c(data) == checked.crc)?;
-    let store: Value = serde_json::from_slice(&Snapshot::decode(data).ok()?.data).ok()?;
+    let snapshot = Snapshot::decode(data).ok()?;
+    Some((snapshot.metadata?, serde_json::from_slice(&snapshot.data).ok()?))
+}
+
+fn read_urls(disk: &dyn Disk, path: &Path) -> Option<Vec<String>> {
+    let (_, store) = read(disk, path)?;
     let members = store.pointer("/Root/Children/0/Children/members/Children")?.as_object()?;
     let mut urls = Vec::new();
     for member in members.values() {
@@ -192,6 +232,10 @@ mod tests {
         let mut urls = peer_urls(&RealDisk, dir.path());
         urls.sort();
         assert_eq!(urls, ["http://a:2380", "http://b:2380"]);
+        let (at, told) = newest_attributes(&RealDisk, dir.path()).expect("a file");
+        let names: Vec<&str> = told.values().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((at, names.len()), (Index(12), 2));
+        assert_eq!(newest_v2(&RealDisk, dir.path()), Some((Index(12), 0)));
     }
 
     #[test]

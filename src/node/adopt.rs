@@ -8,25 +8,36 @@
 //! ```
 //!
 //! Member and cluster are those of the log, so the others notice nothing but a restart. The new folder is made beside the old one; `format`, its last
-//! file, says that it is whole. Then two renames: a crash before them leaves etcd's directory, one between them is mended at the next start.
+//! file, says that it is whole. Then two renames: a crash before them leaves etcd's directory, one between them is mended at the next start. Whoever does any
+//! of this holds the lock of etcd's database, which goes with it through the renames.
 //!
-//! Left out: a log outside the data directory, and databases from before etcd 3.5, which do not say who votes. Source: etcd
-//! `server/storage/schema/{cindex,confstate}.go`, `server/etcdserver/bootstrap.go`.
+//! What cannot be had is refused before anything is written: a database that is damaged or in use, a form or an entry of a later release, keys of the v2
+//! store, a disk without room. Left out: a log outside the data directory, and databases from before etcd 3.5, which do not say who votes. Source: etcd
+//! `server/storage/schema/{cindex,confstate}.go`, `server/etcdserver/bootstrap.go`, `api/membership/store.go` (`IsMetaStoreOnly`).
 
 use super::boot::Config;
 use super::boot::FORMAT;
 use super::install::Built;
 use super::install::Making;
 use crate::apply;
+use crate::apply::version::Version;
 use crate::bbolt::Item;
 use crate::disk;
 use crate::disk::Disk as _;
 use crate::disk::RealDisk;
+use crate::engine::Batch;
+use crate::engine::Engine as _;
 use crate::error::Error;
+use crate::failpoint;
+use crate::failpoint::Point;
 use crate::image;
+use crate::image::snap_file;
+use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::ConfState;
+use crate::proto::raftpb::EntryType;
 use crate::replica::install;
 use crate::types::Index;
+use crate::types::MemberId;
 use crate::types::Revision;
 use crate::wal;
 use crate::wal::Replay;
@@ -57,7 +68,7 @@ impl Places {
     }
 
     fn database(&self) -> PathBuf {
-        self.member.join("snap").join("db")
+        database_in(&self.member)
     }
 
     fn holds_etcds_own(&self) -> bool {
@@ -66,18 +77,26 @@ impl Places {
 
     /// Finishes or removes what a conversion left that was cut short.
     fn mend(&self) -> Result<(), Error> {
-        let is_whole = self.new.join("format").exists();
-        if is_whole && !self.member.exists() && self.kept.exists() {
+        if !self.new.exists() {
+            return Ok(());
+        }
+        // Or another process is at it still.
+        let databases = [self.database(), database_in(&self.kept)];
+        let _alone = databases.iter().find(|path| path.exists()).map(|path| lock(self, path)).transpose()?;
+        if self.new.join("format").exists() && !self.member.exists() {
             RealDisk.rename(&self.new, &self.member)?;
             return RealDisk.sync_dir(&self.data_dir);
         }
-        if self.new.exists() { fs::remove_dir_all(&self.new).map_err(Error::from) } else { Ok(()) }
+        fs::remove_dir_all(&self.new).map_err(Error::from)
     }
 
     /// Puts the new folder in the old one's place.
     fn swap(&self) -> Result<(), Error> {
+        failpoint::hit(Point::AdoptBeforeRenames);
         RealDisk.rename(&self.member, &self.kept)?;
+        failpoint::hit(Point::AdoptBetweenRenames);
         RealDisk.rename(&self.new, &self.member)?;
+        failpoint::hit(Point::AdoptAfterRenames);
         RealDisk.sync_dir(&self.data_dir)
     }
 
@@ -87,6 +106,10 @@ impl Places {
             self.data_dir.display()
         ))
     }
+}
+
+fn database_in(member: &Path) -> PathBuf {
+    member.join("snap").join("db")
 }
 
 /// See [`adopt`]; for those who must not block.
@@ -124,7 +147,7 @@ fn adopt(config: &Config) -> Result<(), Error> {
         Err(why) => {
             // The failure itself is told; a rest that stays is removed at the next start.
             let _tried = fs::remove_dir_all(&places.new);
-            return Err(why);
+            return Err(places.refused(&why.to_string()));
         }
     };
     places.swap()?;
@@ -182,12 +205,15 @@ impl Found {
                 database.display()
             )));
         }
-        let log = wal::read(&RealDisk, &wal_dir, None)?;
-        let reader = image::Snapshot::new(RealDisk.open_to_read(&database)?)?.into_reader()?;
-        let told = Told::of(&reader)?;
+        let log = wal::read(&RealDisk, &wal_dir, None).map_err(|why| places.refused(&why.to_string()))?;
+        let damaged = |why: Error| places.refused(&format!("{}: {why}", database.display()));
+        let snapshot = image::Snapshot::new(RealDisk.open_to_read(&database)?).map_err(damaged)?;
+        let reader = snapshot.into_reader().map_err(damaged)?;
+        let told = Told::of(&reader).map_err(damaged)?;
         if let Some(version) = &told.version {
-            image::check_form(version.as_bytes())?;
+            image::check_form(version.as_bytes()).map_err(damaged)?;
         }
+        check_v2(places, &log)?;
         let (index, conf_state) = match (told.index, told.conf_state) {
             (Some(index), Some(conf_state)) => (index, conf_state),
             _ => return Err(places.refused("its database is of a release before etcd 3.5; start etcd 3.5 on it once")),
@@ -199,6 +225,7 @@ impl Found {
                 log.start.index
             )));
         };
+        check_room(places, reader.bytes(), &wal_dir)?;
         let mark = SnapshotMark { index, term, conf_state: Some(conf_state) };
         Ok(Found { log, last, mark, bytes: reader.bytes(), rows: told.rows, _lock: lock })
     }
@@ -206,21 +233,96 @@ impl Found {
     /// Makes the new folder, whole and durable.
     fn make(&self, config: &Config, places: &Places) -> Result<Revision, Error> {
         let new = &places.new;
+        failpoint::hit(Point::AdoptBeforeMake);
         RealDisk.create_dir(new)?;
         let making =
             Making { cache_bytes: config.store_cache_bytes, cluster: self.log.metadata.cluster, limits: config.limits };
         let image = RealDisk.open_to_read(&places.database())?;
         let built = Built::make(&making, &new.join("store"), image, &self.mark)?;
         let revision = built.machine.store().revision();
+        self.add_attributes(places, &built)?;
         drop(built);
+        failpoint::hit(Point::AdoptAfterStore);
         // Entries of before are in another release's words; the store has what they did.
         image::save_base(&RealDisk, new, Index(self.mark.index))?;
         disk::copy_folder(&places.member.join("wal"), &new.join("wal"), &|name| name.ends_with(".wal"))?;
         disk::copy_folder(&places.member.join("snap"), &install::snap_dir(new), &|name| name.ends_with(".snap"))?;
+        failpoint::hit(Point::AdoptBeforeFormat);
         disk::replace(&RealDisk, &new.join("format"), format!("{FORMAT}\n").as_bytes())?;
         RealDisk.sync_dir(&places.data_dir)?;
         Ok(revision)
     }
+}
+
+impl Found {
+    /// Adds what members have told of themselves, names and client URLs: up to 3.5 that is in the v2 store, so in its last note and in the log since, and
+    /// in the database it is of none. What comes behind the mark is applied from the log.
+    fn add_attributes(&self, places: &Places, built: &Built) -> Result<(), Error> {
+        let noted = snap_file::newest_attributes(&RealDisk, &install::snap_dir(&places.member));
+        let (from, mut told) = noted.unwrap_or_default();
+        let since = self.log.entries.iter().filter(|entry| entry.index > from.0 && entry.index <= self.mark.index);
+        let normal = since.filter(|entry| entry.entry_type() == EntryType::EntryNormal);
+        for set in normal.filter_map(|entry| apply::entry::read(&entry.data).ok()?.cluster_member_attr_set) {
+            let about = set.member_attributes.unwrap_or_default();
+            told.insert(MemberId(set.member_id), (about.name, about.client_urls));
+        }
+        let (mut members, mut rows) = (built.machine.members().clone(), Batch::default());
+        for (id, (name, client_urls)) in told {
+            if members.get(id).is_some() {
+                members.set_attributes(id, &name, &client_urls, &mut rows)?;
+            }
+        }
+        built.engine.write(&rows)?;
+        built.engine.sync()
+    }
+}
+
+/// The room that the store and the copy of the log take: about what they take now.
+fn check_room(places: &Places, database_bytes: u64, wal_dir: &Path) -> Result<(), Error> {
+    let Some(free) = RealDisk.free(&places.data_dir) else { return Ok(()) };
+    let names = RealDisk.list(wal_dir)?;
+    let lengths = names.iter().map(|name| fs::metadata(wal_dir.join(name)).map(|about| about.len()));
+    let needed = database_bytes + lengths.sum::<Result<u64, _>>()?;
+    if needed <= free {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    Err(places.refused(&format!(
+        "to convert it takes {} MiB beside it, and the disk has {}: make room, or move it to a larger disk",
+        mib(needed),
+        mib(free)
+    )))
+}
+
+/// Looks for what only the v2 store of etcd before 3.6 has: keys in its last note, or written since; and for entries of later releases.
+fn check_v2(places: &Places, log: &Replay) -> Result<(), Error> {
+    let (noted, keys) = snap_file::newest_v2(&RealDisk, &install::snap_dir(&places.member)).unwrap_or_default();
+    if keys > 0 {
+        return Err(places.refused(&format!(
+            "its v2 store holds {keys} entries, which no etcd since 3.6 reads: move them to v3 keys, or delete them, with the etcd that wrote them"
+        )));
+    }
+    let since = log.entries.iter().filter(|entry| entry.index > noted.0);
+    for entry in since.filter(|entry| entry.entry_type() == EntryType::EntryNormal && !entry.data.is_empty()) {
+        let strange = |why: &str| places.refused(&format!("its log's entry {} {why}", entry.index));
+        let request = apply::entry::read(&entry.data).map_err(|_| {
+            strange(
+                "is of the v2 store or of a later release; start the etcd that wrote it, and have it take a snapshot",
+            )
+        })?;
+        let version = request.cluster_version_set.as_ref().map(|set| set.ver.as_str());
+        if version.and_then(Version::parse) > Some(Version::own()) {
+            return Err(strange(&format!(
+                "says that the cluster speaks {}, a later release's language",
+                version.unwrap_or_default()
+            )));
+        }
+        let (id, header) = (request.id, request.header.clone());
+        if request == (pb::InternalRaftRequest { id, header, ..Default::default() }) {
+            return Err(strange("asks for what only a later release knows"));
+        }
+    }
+    Ok(())
 }
 
 fn lock(places: &Places, database: &Path) -> Result<File, Error> {

@@ -394,11 +394,11 @@ fn a_message_that_contradicts_what_is_committed_is_told_in_the_log() {
 }
 
 /// A file system of a few megabytes, in memory, that can grow.
-struct SmallDisk(Scratch);
+pub(crate) struct SmallDisk(Scratch);
 
 impl SmallDisk {
     /// `None` without the right to mount.
-    fn mount(megabytes: u32) -> Option<SmallDisk> {
+    pub(crate) fn mount(megabytes: u32) -> Option<SmallDisk> {
         let scratch = Scratch::new();
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "etcd-lab"]).arg(scratch.path());
@@ -410,6 +410,10 @@ impl SmallDisk {
         let size = format!("remount,size={megabytes}m");
         let status = Command::new("mount").args(["-o", &size]).arg(self.0.path()).status().expect("mount runs");
         assert!(status.success(), "{status}");
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// A cluster of one, whose data is here and whose log of lines is not.

@@ -56,6 +56,8 @@ enum Way {
     Sending,
     /// It gives the error that a caller hears.
     Failing,
+    /// At the first start on a directory that etcd has left: see [`crate::conversions`].
+    Converting,
 }
 
 const WAYS: &[(Point, Way)] = &[
@@ -94,6 +96,12 @@ const WAYS: &[(Point, Way)] = &[
     (Point::DefragBeforeRename, Way::Defragmenting),
     (Point::DefragBetweenRenames, Way::Defragmenting),
     (Point::DefragOpenFileError, Way::Failing),
+    (Point::AdoptBeforeMake, Way::Converting),
+    (Point::AdoptAfterStore, Way::Converting),
+    (Point::AdoptBeforeFormat, Way::Converting),
+    (Point::AdoptBeforeRenames, Way::Converting),
+    (Point::AdoptBetweenRenames, Way::Converting),
+    (Point::AdoptAfterRenames, Way::Converting),
     (Point::BeforeSendWatchResponse, Way::Watching),
     (Point::BeforeCheckpointInLeaseRenew, Way::Renewing),
     (Point::BeforePublishing, Way::FirstStart),
@@ -102,7 +110,7 @@ const WAYS: &[(Point, Way)] = &[
 /// Go's exit code after a panic.
 pub(crate) const PANICKED: i32 = 2;
 const DOOR: &str = "GOFAIL_HTTP";
-const AT_START: &str = "GOFAIL_FAILPOINTS";
+pub(crate) const AT_START: &str = "GOFAIL_FAILPOINTS";
 
 #[test]
 fn every_point_has_a_way_to_it() {
@@ -120,8 +128,13 @@ pub(crate) fn a_door() -> (&'static str, String) {
     (DOOR, format!("127.0.0.1:{}", ports::free()))
 }
 
+/// The points to which a member comes when it converts a directory of etcd's.
+pub(crate) fn of_conversion() -> impl Iterator<Item = Point> {
+    WAYS.iter().filter(|(_, way)| *way == Way::Converting).map(|(point, _)| *point)
+}
+
 /// Our server, if it has failpoints.
-fn program(test: &str) -> Option<PathBuf> {
+pub(crate) fn program(test: &str) -> Option<PathBuf> {
     let has_them = are_there();
     if !has_them {
         foreign::not_possible(

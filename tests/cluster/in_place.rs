@@ -90,10 +90,11 @@ fn hand_back(cluster: &mut Cluster, member: usize, etcd: &Path) {
 
 #[test]
 fn a_member_of_etcd_becomes_ours_in_place_and_etcds_again() {
-    let Some(etcd) = foreign::etcd_351("a_member_of_etcd_becomes_ours_in_place_and_etcds_again") else { return };
+    let Some(etcds) = foreign::etcds("a_member_of_etcd_becomes_ours_in_place_and_etcds_again") else { return };
     turn(Duration::from_secs(180), async {
-        for signal in [Signal::TERM, Signal::KILL] {
-            let mut cluster = Cluster::start_with(&etcd, 1, &FLAGS).await;
+        // The newest two; the oldest one is in the test of a cluster.
+        for (signal, etcd) in [Signal::TERM, Signal::KILL].into_iter().zip(etcds.iter().rev().cycle()) {
+            let mut cluster = Cluster::start_with(etcd, 1, &FLAGS).await;
             fill(&cluster.client, 0, "first/", 120, "written to etcd").await;
             furnish(&cluster, 0, LEASE).await;
             let before = state(&cluster, 0).await;
@@ -123,7 +124,7 @@ fn a_member_of_etcd_becomes_ours_in_place_and_etcds_again() {
             cluster.restart(0).await;
             downgrade(&cluster).await;
             cluster.terminate(0).await;
-            hand_back(&mut cluster, 0, &etcd);
+            hand_back(&mut cluster, 0, etcd);
             cluster.restart(0).await;
             assert_eq!(state(&cluster, 0).await, at_the_end);
             assert_lease(&cluster, 0, LEASE).await;
@@ -158,6 +159,15 @@ fn a_running_etcd_keeps_its_directory() {
     });
 }
 
+/// The names and client URLs of the others have come along: nobody tells them again.
+async fn assert_all_have_told_where_they_are(cluster: &Cluster, member: usize) {
+    let listed = cluster.client.members(member, false).await.expect("a list").members;
+    for one in (0..cluster.len()).filter(|other| *other != member).map(|other| cluster.spec(other)) {
+        let found = listed.iter().find(|about| about.peer_ur_ls == [one.peer_url.as_str()]).expect("a member");
+        assert_eq!((&found.name, &found.client_ur_ls[..]), (&one.name, &[one.client_url.clone()][..]));
+    }
+}
+
 /// Replaces the members' program one after the other, under load: by ours in place, and back by etcd's.
 #[test]
 fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_write() {
@@ -175,6 +185,7 @@ fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_
             cluster.spec_mut(member).program = Some(etcd_bin());
             cluster.restart(member).await;
             assert!(cluster.log(member).contains(CONVERTED));
+            assert_all_have_told_where_they_are(&cluster, member).await;
             writers.acknowledged(writers.so_far_count() + 10, READY_WITHIN).await;
         }
         agreed(&cluster, 0, "3.6.0").await;
@@ -183,6 +194,7 @@ fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_
             cluster.terminate(member).await;
             hand_back(&mut cluster, member, &etcd);
             cluster.restart(member).await;
+            assert_all_have_told_where_they_are(&cluster, member).await;
             writers.acknowledged(writers.so_far_count() + 10, READY_WITHIN).await;
         }
         writers.stop_and_check(&cluster.client).await;
