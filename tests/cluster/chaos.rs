@@ -52,6 +52,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
+use tokio::task::JoinHandle;
 use tonic::transport::Endpoint;
 
 /// After this a client gives up on an answer.
@@ -63,7 +64,7 @@ const KEYS: u64 = 4;
 /// Fewer answers than this are no history to judge.
 const ANSWERED_LEAST: usize = 200;
 /// How much longer a run may take for that.
-const BUSY: Duration = Duration::from_secs(60);
+pub(crate) const BUSY: Duration = Duration::from_secs(60);
 pub(crate) const TOKEN: &str = "chaos";
 
 /// What a client asked.
@@ -88,7 +89,7 @@ struct Heard {
 }
 
 #[derive(Clone, Debug)]
-struct Operation {
+pub(crate) struct Operation {
     asked: Asked,
     began: Instant,
     /// Nothing if no answer came.
@@ -437,7 +438,7 @@ impl Nemesis {
     }
 }
 
-fn from_env(name: &str, default: u64) -> u64 {
+pub(crate) fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }
 
@@ -468,13 +469,85 @@ async fn events(client: &Client, member: usize, until: i64) -> Vec<Event> {
     told.events.iter().filter(|event| event.kv.as_ref().is_some_and(|kv| kv.mod_revision <= until)).cloned().collect()
 }
 
+/// The clients of a run.
+pub(crate) struct Load {
+    run: Arc<Running>,
+    clients: Vec<JoinHandle<Vec<Operation>>>,
+}
+
+impl Load {
+    pub(crate) fn start(client: &Client, seed: u64) -> Load {
+        let run = Arc::new(Running::default());
+        let start = |number| tokio::spawn(work(client.clone(), number, seed, Arc::clone(&run)));
+        Load { clients: (0..CLIENTS).map(start).collect(), run }
+    }
+
+    /// Ends them once there is enough to judge, and returns what they did.
+    pub(crate) async fn end(self) -> Vec<Operation> {
+        // A machine that is busy with other things takes longer until there is.
+        until(BUSY, "answers", async || match self.run.answered.load(Ordering::Relaxed) {
+            answered if answered < ANSWERED_LEAST => Err(format!("{answered}, which proves little")),
+            _ => Ok(()),
+        })
+        .await;
+        self.run.stop.store(true, Ordering::Relaxed);
+        let mut history = Vec::new();
+        for client in self.clients {
+            history.append(&mut client.await.expect("no client panics"));
+        }
+        history
+    }
+}
+
+/// What all members tell of the run, once they tell the same: the last revision, and all events.
+pub(crate) async fn agreed(cluster: &Cluster) -> (i64, Vec<Event>) {
+    // A last write of its own, so that there is an end to read up to.
+    until(READY_WITHIN, "a last write", async || cluster.client.put(0, "key0", "the end").await).await;
+    let revision = until(READY_WITHIN, "a linearizable read", async || cluster.client.revision().await).await;
+    let told = events(&cluster.client, 0, revision).await;
+    for member in 1..cluster.len() {
+        assert_eq!(events(&cluster.client, member, revision).await, told, "member {member} tells another history");
+    }
+    cluster.assert_equal_hashes().await;
+    let list = pb::AlarmRequest::default();
+    let alarms = cluster.client.maintenance(0).alarm(list).await.expect("a list").into_inner().alarms;
+    assert_eq!(alarms, [], "no alarm was raised");
+    (revision, told)
+}
+
+/// Panics unless what the clients heard, what the members tell and what their logs hold go together. Kills the members. `run` names it.
+pub(crate) async fn judge(cluster: &mut Cluster, history: &[Operation], (revision, told): (i64, &[Event]), run: &str) {
+    // What is committed is written down with what comes next.
+    for _ in 0..3 {
+        until(READY_WITHIN, "a write behind the end", async || cluster.client.put(0, "after", "the end").await).await;
+    }
+    cluster.kill_all();
+    let log = Log::of(cluster);
+    let answered = history.iter().filter(|op| op.heard.is_some()).count();
+    foreign::tell(&format!("{run}: {} operations, {answered} answered, {revision} revisions", history.len()));
+    let truth = Truth::of(told);
+    assert_eq!(truth.fault_of(history), None, "{run}");
+    let twice = log.values().into_iter().find(|(value, times)| value.contains('/') && *times > 1);
+    assert_eq!(twice, None, "{run}: the log has a write twice");
+    match log.until(revision) {
+        Some((log, changes)) => {
+            assert!(changes == changes_of(told), "{run}: the log leads to other events: {changes:?}, not {told:?}");
+            assert_eq!(truth.fault_in_log(history, &log.values()), None, "{run}");
+        }
+        // After some hours; the same was true of every shorter run.
+        None => {
+            foreign::tell("the beginning of the log is released on all members: it is no evidence of what was first")
+        }
+    }
+    // Not a share: a member that is down refuses as fast as it is asked.
+    assert!(answered >= ANSWERED_LEAST, "only {answered} operations were answered");
+}
+
 async fn chaos(members: usize, seed: u64, lasts: Duration) {
     // Snapshots, released logs and checks happen all the time.
     let more = ["--snapshot-count=200", "--snapshot-catchup-entries=50", "--corrupt-check-time=1s"];
     let (mut cluster, labs) = with_doors(members, &more).await;
-    let run = Arc::new(Running::default());
-    let start = |number| tokio::spawn(work(cluster.client.clone(), number, seed, Arc::clone(&run)));
-    let clients: Vec<_> = (0..CLIENTS).map(start).collect();
+    let load = Load::start(&cluster.client, seed);
     let mut ids = Vec::new();
     for member in 0..members {
         ids.push(cluster.ready(member).await.header.expect("a header").member_id);
@@ -490,57 +563,10 @@ async fn chaos(members: usize, seed: u64, lasts: Duration) {
             nemesis.replace(&mut cluster, member).await;
         }
     }
-    // A machine that is busy with other things takes longer until there is enough to judge.
-    until(BUSY, "answers", async || match run.answered.load(Ordering::Relaxed) {
-        answered if answered < ANSWERED_LEAST => Err(format!("{answered}, which proves little")),
-        _ => Ok(()),
-    })
-    .await;
-    run.stop.store(true, Ordering::Relaxed);
-    let mut history = Vec::new();
-    for client in clients {
-        history.append(&mut client.await.expect("no client panics"));
-    }
-    // A last write of its own, so that there is an end to read up to.
-    until(READY_WITHIN, "a last write", async || cluster.client.put(0, "key0", "the end").await).await;
-    let revision = until(READY_WITHIN, "a linearizable read", async || cluster.client.revision().await).await;
-    let told = events(&cluster.client, 0, revision).await;
-    for member in 1..members {
-        assert_eq!(events(&cluster.client, member, revision).await, told, "member {member} tells another history");
-    }
-    cluster.assert_equal_hashes().await;
-    let list = pb::AlarmRequest::default();
-    let alarms = cluster.client.maintenance(0).alarm(list).await.expect("a list").into_inner().alarms;
-    assert_eq!(alarms, [], "no alarm was raised");
-    // What is committed is written down with what comes next.
-    for _ in 0..3 {
-        until(READY_WITHIN, "a write behind the end", async || cluster.client.put(0, "after", "the end").await).await;
-    }
-    cluster.kill_all();
-    let log = Log::of(&cluster);
-    let answered = history.iter().filter(|op| op.heard.is_some()).count();
-    eprintln!(
-        "{members} members, seed {seed}: {} operations, {answered} answered, {revision} revisions, faults {:?}",
-        history.len(),
-        nemesis.faults
-    );
-    let truth = Truth::of(&told);
-    assert_eq!(truth.fault_of(&history), None, "seed {seed}");
-    let twice = log.values().into_iter().find(|(value, times)| value.contains('/') && *times > 1);
-    assert_eq!(twice, None, "seed {seed}: the log has a write twice");
-    match log.until(revision) {
-        Some((log, changes)) => {
-            assert!(
-                changes == changes_of(&told),
-                "seed {seed}: the log leads to other events: {changes:?}, not {told:?}"
-            );
-            assert_eq!(truth.fault_in_log(&history, &log.values()), None, "seed {seed}");
-        }
-        // After some hours; the same was true of every shorter run.
-        None => eprintln!("the beginning of the log is released on all members: it is no evidence of what was first"),
-    }
-    // Not a share: a member that is down refuses as fast as it is asked.
-    assert!(answered >= ANSWERED_LEAST, "only {answered} operations were answered");
+    let history = load.end().await;
+    let (revision, told) = agreed(&cluster).await;
+    let run = format!("{members} members, seed {seed}, faults {:?}", nemesis.faults);
+    judge(&mut cluster, &history, (revision, &told), &run).await;
 }
 
 #[test]

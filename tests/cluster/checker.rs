@@ -48,7 +48,7 @@ pub(crate) struct Watched {
     /// The first revision of interest.
     start: i64,
     /// Nothing at or below it may come any more.
-    done: i64,
+    pub(crate) done: i64,
     pub(crate) events: Vec<Event>,
     /// Pieces of a response that is not complete.
     pieces: Vec<Event>,

@@ -10,6 +10,28 @@ pub(crate) fn etcd_351(test: &str) -> Option<PathBuf> {
     found(test, "etcd 3.5.1 (ETCD_351)", std::env::var_os("ETCD_351").map(PathBuf::from))
 }
 
+/// The etcds that can be had here, oldest first: 3.5.1, and of Debian's suites 3.5.16 (`ETCD_3516`) and a newer one (`ETCD_PEER`). `None` after saying that
+/// the test is skipped; without one of the newer ones it says so and the test goes on.
+pub(crate) fn etcds(test: &str) -> Option<Vec<PathBuf>> {
+    let mut found = vec![etcd_351(test)?];
+    for name in ["ETCD_3516", "ETCD_PEER"] {
+        match std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_file()) {
+            Some(path) => found.push(path),
+            None => not_possible(test, &format!("a part of it: {name} names no etcd")),
+        }
+    }
+    let versions: Vec<String> = found.iter().map(|etcd| version(etcd)).collect();
+    tell(&format!("{test}: etcd {}", versions.join(", ")));
+    Some(found)
+}
+
+/// What an etcd says that it is, such as `3.5.16`.
+pub(crate) fn version(etcd: &Path) -> String {
+    let out = Command::new(etcd).arg("--version").output().expect("it runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.lines().find_map(|line| line.strip_prefix("etcd Version: ")).expect("a version").to_owned()
+}
+
 /// A program of the 3.5.1 release that lies beside its etcd: etcdctl or etcdutl. `None` after saying that the test is skipped.
 pub(crate) fn beside_351(test: &str, name: &str) -> Option<PathBuf> {
     let etcd = etcd_351(test)?;
@@ -32,8 +54,12 @@ pub(crate) fn skipped(test: &str, why: &str) {
 
 /// Says that this machine cannot run a test, for a reason other than a foreign program.
 pub(crate) fn not_possible(test: &str, why: &str) {
-    // To the process's own stderr: what libtest captures is shown for failures only.
-    drop(std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {test}: {why}\n").as_bytes()));
+    tell(&format!("skipped: {test}: {why}"));
+}
+
+/// Says something to the process's own stderr: what libtest captures is shown for failures only.
+pub(crate) fn tell(line: &str) {
+    drop(std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes()));
 }
 
 fn found(test: &str, what: &str, path: Option<PathBuf>) -> Option<PathBuf> {

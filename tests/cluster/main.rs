@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `ETCD_BIN` | members run this program instead of ours: the harness against real etcd |
 //! | `ETCD_351` | etcd 3.5.1, for comparisons; its etcdctl and etcdutl lie beside it |
+//! | `ETCD_3516` | etcd 3.5.16, for clusters of etcd's members and ours |
 //! | `ETCD_PEER` | any other etcd for the differ, which has more variables of its own ([`differ`]) |
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
@@ -20,10 +21,13 @@ mod bench;
 mod bounds;
 mod catchup;
 mod chaos;
+mod chaos_mixed;
 mod checker;
 mod client;
 mod commands;
+mod conversions;
 mod corruption;
+mod cuts;
 mod differ;
 mod discovery;
 mod doctor;

@@ -49,7 +49,7 @@ async fn mixed(etcd: &Path) -> Cluster {
 }
 
 /// Hands the lead to this member.
-async fn lead(cluster: &Cluster, to: usize) {
+pub(crate) async fn lead(cluster: &Cluster, to: usize) {
     let target_id = cluster.id(to).await;
     until(READY_WITHIN, "it leads", async || {
         let leader = cluster.leader().await;

@@ -1,7 +1,7 @@
 //! Members of etcd are replaced by ours, and ours by etcd's, one at a time, while clients write, watch and hold a lease, and authentication is on.
 //!
 //! ```text
-//! etcd 3.5.1 ×3 ──add, promote, remove──▶ ours ×3 ──the same──▶ the newest etcd 3.5 ×3      equal hashes after each step
+//! etcd 3.5.1, 3.5.16, 3.5.30 ──add, promote, remove──▶ ours ×3 ──the same──▶ etcd 3.5.30, 3.5.16, 3.5.1      equal hashes after each step
 //! ```
 
 #![expect(clippy::disallowed_methods, reason = "a writer that takes a breath, and a lease whose time passes")]
@@ -32,6 +32,8 @@ use tokio::task::JoinHandle;
 
 const LEASE: i64 = 4711;
 const TTL: i64 = 3000;
+/// How many members are there at a time.
+const FOUNDERS: usize = 3;
 const LOAD: &str = "load/";
 const BREATH: Duration = Duration::from_millis(5);
 
@@ -67,8 +69,8 @@ impl Replacement {
             Member { spec, program: program.to_path_buf(), id: 0, process: None }
         };
         let mut members: Vec<Member> = programs.iter().enumerate().map(new).collect();
-        let founders: Vec<Spec> = members[..3].iter().map(|member| member.spec.clone()).collect();
-        for member in &mut members[..3] {
+        let founders: Vec<Spec> = members[..FOUNDERS].iter().map(|member| member.spec.clone()).collect();
+        for member in &mut members[..FOUNDERS] {
             let log = scratch.path().join(format!("{}.log", member.spec.name));
             member.process = Some(Process::start(&member.program, &member.spec.flags(&founders), &[], &log));
         }
@@ -164,6 +166,12 @@ impl Replacement {
             if is_learner { Err(format!("{asked:?}")) } else { Ok(()) }
         })
         .await;
+        let member = &mut self.members[new];
+        if foreign::version(&member.program) == "3.5.1" {
+            // It forgets to take tokens when its state comes by a snapshot: `Recover` of its auth store enables no provider of tokens.
+            member.process = None;
+            member.process = Some(Process::start(&member.program, &flags, &[], &log));
+        }
         let gone = self.members[old].id;
         until(READY_WITHIN, "removed", async || {
             if self.listed().await.iter().all(|(_, id)| *id != gone) {
@@ -257,10 +265,15 @@ async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) ->
         tokio::select! {
             news = watch.next() => {
                 let news = news.expect("a watch goes on").expect("for ever");
-                let is_unknown = |why: &str| why.contains("user name is empty") || why.contains("invalid auth token");
+                // Of a token that it does not know etcd 3.5.1 says no more than the last of these; root itself may all.
+                let unknown = ["user name is empty", "invalid auth token", "permission denied"];
+                let is_unknown = |why: &str| unknown.iter().any(|words| why.contains(words));
                 if news.canceled && is_unknown(&news.cancel_reason) {
                     // A member that has come since knows none of the tokens of before.
-                    client.authenticate().await.expect("root may");
+                    while client.authenticate().await.is_err() {
+                        // Between two leaders; the test's limit is this one's, too.
+                        tokio::time::sleep(BREATH).await;
+                    }
                     let next = heard.last().map_or(1, |(revision, _)| revision + 1);
                     watch = client.watch(watch_from(LOAD, prefix_end(LOAD.as_bytes()), next));
                     continue;
@@ -279,11 +292,11 @@ async fn replace_all(programs: &[&Path]) {
     let mut all = Replacement::begin(programs).await;
     let (stop, (tell, told)) = (Arc::new(AtomicBool::new(false)), tokio::sync::watch::channel(0));
     let (writer, watcher) = (write(&all.client, &stop), tokio::spawn(watched(all.client.clone(), told)));
-    for new in 3..programs.len() {
-        if new == 6 {
+    for new in FOUNDERS..programs.len() {
+        if new == 2 * FOUNDERS {
             all.speak_35_again().await;
         }
-        all.replace(new - 3, new).await;
+        all.replace(new - FOUNDERS, new).await;
         all.assert_agreement().await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -300,14 +313,14 @@ async fn replace_all(programs: &[&Path]) {
 }
 
 #[test]
-fn all_members_of_etcd_are_replaced_by_ours_and_ours_by_a_newer_etcds() {
-    let name = "all_members_of_etcd_are_replaced_by_ours_and_ours_by_a_newer_etcds";
-    let Some(old) = foreign::etcd_351(name) else { return };
-    // Debian's newest 3.5, where it can be had.
-    let newer = std::env::var_os("ETCD_PEER").map_or_else(|| old.clone(), PathBuf::from);
+fn all_members_of_etcd_are_replaced_by_ours_and_ours_by_etcds() {
+    let Some(etcds) = foreign::etcds("all_members_of_etcd_are_replaced_by_ours_and_ours_by_etcds") else { return };
     turn(Duration::from_secs(300), async {
+        // Of each release one, where it can be had: the first of them leads, or another.
+        let theirs: Vec<&Path> = etcds.iter().map(PathBuf::as_path).cycle().take(FOUNDERS).collect();
         let ours = etcd_bin();
-        let programs: [&Path; 9] = [&old, &old, &old, &ours, &ours, &ours, &newer, &newer, &newer];
+        let programs: Vec<&Path> =
+            theirs.iter().copied().chain([&*ours; FOUNDERS]).chain(theirs.iter().rev().copied()).collect();
         replace_all(&programs).await;
     });
 }
