@@ -395,6 +395,37 @@ fn upstream_etcd_is_drawn_as_far_as_it_can_be_seen() {
     lab.ended();
 }
 
+/// A member of etcd's becomes ours and etcd's again, on the data that it has: the Ring shows both kinds side by side.
+#[test]
+fn a_member_of_upstream_etcd_is_replaced_by_ours_and_back_in_sight() {
+    let Some(etcd) = std::env::var_os("ETCD_351") else {
+        let required = std::env::var("CI_REQUIRE_FOREIGN").is_ok_and(|value| value == "1");
+        assert!(!required, "no etcd 3.5.1 here (ETCD_351), and it cannot be skipped (CI_REQUIRE_FOREIGN=1)");
+        drop(writeln!(std::io::stderr(), "skipped: no etcd 3.5.1 (ETCD_351) is here"));
+        return;
+    };
+    let mut lab = Lab::open(&["--etcd", etcd.to_str().expect("a path")], 40, 120);
+    lab.shows("Press Enter to start");
+    lab.press("\r");
+    lab.until("a leader", |text| text.contains("LIVE upstream etcd") && text.contains(" L leader"));
+    lab.press("wcolour blue\r");
+    lab.shows("OK: put colour made revision");
+    let hidden = |text: &str| text.matches("not visible").count();
+    let all = hidden(&lab.text());
+    assert!(all >= 3, "{}", lab.text());
+    lab.press(":ours n3\r");
+    lab.until("n3 is seen whole, the others are not", |text| hidden(text) < all && hidden(text) > 0);
+    lab.press(":ours n3\r");
+    lab.shows("n3 is our server already");
+    // It takes part.
+    lab.press("wcolour red\r");
+    lab.shows("OK: put colour made revision 3");
+    lab.press("u");
+    lab.until("n3 is etcd again", |text| hidden(text) == all && !text.contains("DOWN"));
+    lab.press("\x03");
+    lab.ended();
+}
+
 #[test]
 fn a_message_is_lost_by_hand_and_sent_again() {
     let mut lab = Lab::open(&[], 40, 120);

@@ -222,6 +222,27 @@ async fn the_lab_when_etcd_stops_holds() {
     holds(&root().join("labs/F3-when-etcd-stops")).await;
 }
 
+/// Its members are etcd's own program: 3.5.1, where it is (ETCD_351).
+#[tokio::test]
+async fn the_lab_a_stranger_joins_holds() {
+    let lab = root().join("labs/E18-a-stranger-joins");
+    let Some(etcd) = std::env::var_os("ETCD_351").map(PathBuf::from) else {
+        assert!(std::env::var_os("CI_REQUIRE_FOREIGN").is_none(), "ETCD_351 names no etcd 3.5.1");
+        return eprintln!("skipped: the lab a stranger joins: ETCD_351 names no etcd 3.5.1");
+    };
+    holds_on(&lab, &beds_of(etcd.parent().expect("a program lies in a folder"))).await;
+}
+
+#[test]
+fn a_lab_about_etcd_says_where_to_get_it() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_etcd-lab"));
+    command.args(["test", "labs/E18-a-stranger-joins"]).current_dir(root());
+    let out = command.output().expect("etcd-lab starts");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("apt-get download etcd-server") && said.contains("--engine etcd DIR"), "{said}");
+}
+
 /// The labs that allow it, on members in this process with a clock of their own: the same file, the same checks.
 #[tokio::test]
 async fn labs_that_allow_it_hold_on_simulated_members() {

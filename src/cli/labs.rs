@@ -5,6 +5,7 @@
 use super::say;
 use crate::lab::guide;
 use crate::lab::guide::Profile;
+use crate::lab::upstream;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -185,7 +186,9 @@ fn runs(asked: &Asked) -> Result<Vec<(&'static str, Vec<String>)>, String> {
     let mut runs = Vec::new();
     for (name, _) in guide::SHELF {
         let lab = guide::load(&Path::new("labs").join(name)).map_err(|e| e.to_string())?;
-        if asked.options.sim.is_none() {
+        if lab.head.wants_etcd() && asked.options.etcd_dir.is_none() {
+            let _ = writeln!(std::io::stderr(), "{name} is left out: {}", upstream::WANTED);
+        } else if asked.options.sim.is_none() {
             runs.push((name, Vec::new()));
         }
         if lab.head.allows("sim") && (asked.options.sim.is_some() || !is_named) {

@@ -25,6 +25,7 @@ pub enum Order {
     Control { member: usize, control: Control },
     Files { member: usize, job: Job },
     Config { member: usize, misfit: Option<Misfit> },
+    Program { member: usize, ours: bool },
 }
 
 /// What takes a deed back.
@@ -146,6 +147,7 @@ impl Board {
             Deed::Clients { member, cut } => self.set_clients(*member, *cut, picture),
             Deed::Files { member, job } => files(picture, *member, *job),
             Deed::Config { member, misfit } => self.configure(*member, *misfit, picture),
+            Deed::Program { member, ours } => program(picture, *member, *ours),
             Deed::Wall { member, seconds } => self.set_wall(*member, *seconds, picture),
             Deed::Nemesis { seed, seconds } => self.begin(*seed, *seconds, picture),
             Deed::Calm => {
@@ -520,6 +522,18 @@ fn lose_power(member: usize, picture: &Picture) -> Decided {
     runs(picture, member)?;
     let undo = Undo::Do(Deed::Process { member, action: Action::Restart });
     Ok((vec![Order::Control { member, control: Control::PowerLoss(lab::PowerLoss {}) }], Some(undo)))
+}
+
+/// Which program a member is, in a lab of upstream etcd.
+fn program(picture: &Picture, member: usize, ours: bool) -> Decided {
+    let m = picture.members.get(member).ok_or("there is no such member")?;
+    if !picture.has_upstream {
+        return Err("all members are our own server here: start the lab with --etcd PATH".into());
+    }
+    if m.is_polled != ours {
+        return Err(format!("{} is {} already", m.name, if ours { "our server" } else { "etcd" }));
+    }
+    Ok((vec![Order::Program { member, ours }], Some(Undo::Do(Deed::Program { member, ours: !ours }))))
 }
 
 fn step(what: lab::step::What) -> Control {

@@ -15,6 +15,7 @@
 #![expect(clippy::disallowed_methods, reason = "gives members real time to shut down")]
 
 use crate::lab::Error;
+use crate::lab::files;
 use crate::lab::journal::Journal;
 use crate::lab::member;
 use crate::lab::member::Launcher;
@@ -76,6 +77,7 @@ pub enum Change {
 enum Order {
     Act(usize, Action),
     Configure(usize, Option<Misfit>),
+    Program(usize, bool),
     Shutdown,
 }
 
@@ -142,6 +144,13 @@ impl Cluster {
         }
     }
 
+    /// Has a member of a lab with another etcd run our server from now on, or etcd again, on the data that it has.
+    pub fn change_program(&self, member: usize, ours: bool) {
+        if let Some(orders) = &self.orders {
+            drop(orders.send(Order::Program(member, ours)));
+        }
+    }
+
     /// The work folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -194,6 +203,8 @@ struct Keeper {
     /// What each member's own log says, from its last start on.
     journals: Vec<Journal>,
     misfits: Vec<Option<Misfit>>,
+    /// Which members run our server in a lab of another etcd.
+    are_ours: Vec<bool>,
     began: Instant,
     read: Instant,
     reports: tokio::sync::mpsc::Sender<Report>,
@@ -206,8 +217,21 @@ impl Keeper {
         let slots = record.members.iter().map(|_| Slot::default()).collect();
         let journals = record.members.iter().map(|m| Journal::from_end(&m.log)).collect();
         let (misfits, now) = (vec![None; record.members.len()], Instant::now());
+        let are_ours = vec![false; record.members.len()];
         let waiting = VecDeque::new();
-        Keeper { launcher: l, work, record, slots, journals, misfits, began: now, read: now, reports, waiting }
+        Keeper {
+            launcher: l,
+            work,
+            record,
+            slots,
+            journals,
+            misfits,
+            are_ours,
+            began: now,
+            read: now,
+            reports,
+            waiting,
+        }
     }
 
     fn run(&mut self, orders: &mpsc::Receiver<Order>) {
@@ -221,7 +245,11 @@ impl Keeper {
                     self.misfits[member] = misfit;
                     self.act(member, Action::Restart);
                 }
-                Ok(Order::Act(..) | Order::Configure(..)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Order::Program(member, ours)) if member < self.slots.len() => {
+                    self.are_ours[member] = ours;
+                    self.act(member, Action::Restart);
+                }
+                Ok(Order::Act(..) | Order::Configure(..) | Order::Program(..)) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Order::Shutdown) => return self.shutdown(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -288,7 +316,14 @@ impl Keeper {
         self.slots[member] = Slot::default();
         let m = &self.record.members[member];
         self.journals[member] = Journal::from_end(&m.log);
-        match self.launcher.start(m, self.misfits[member]) {
+        let started = match (self.are_ours[member], &self.record.upstream) {
+            (true, Some(_)) => self.launcher.of_ours(self.work.our_etcd()).start(m, self.misfits[member]),
+            // What our server has left etcd cannot read.
+            (false, Some(_)) => files::hand_back(m, &self.work.bin().join("etcdutl"))
+                .and_then(|()| self.launcher.start(m, self.misfits[member])),
+            (_, None) => self.launcher.start(m, self.misfits[member]),
+        };
+        match started {
             Ok(child) => {
                 let pid = child.id();
                 self.slots[member].child = Some(child);

@@ -18,6 +18,7 @@ use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
 use crate::lab::guide::shelved;
 use crate::lab::progress::Progress;
+use crate::lab::upstream;
 use crate::lab::workdir::Record;
 use serde_json::Value;
 use serde_json::json;
@@ -57,7 +58,7 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record) -> Result<Sess
     let work = folder.join("work");
     fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
     if lab.head.needs_nodes() {
-        let bed = own_beds(&lab)?.begin(&lab.head.cluster)?;
+        let bed = own_beds(&lab, record)?.begin(&lab.head.cluster)?;
         return Ok(Session::new(Arc::new(lab), bed.into(), &work));
     }
     let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
@@ -66,12 +67,17 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record) -> Result<Sess
     Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 
-/// Where this lab's own clusters come from.
+/// Where this lab's own clusters come from, beside the cluster of `record`.
 ///
 /// # Errors
-/// This program's path is not known.
-pub fn own_beds(lab: &Lab) -> Result<ProcessBeds, String> {
-    Ok(ProcessBeds::ours()?.at(if lab.head.cluster.machines { Profile::Netns } else { Profile::Ports }))
+/// This program's path is not known; or the lab is about upstream etcd, and nobody has named one.
+pub fn own_beds(lab: &Lab, record: &Record) -> Result<ProcessBeds, String> {
+    let beds = ProcessBeds::ours()?.at(if lab.head.cluster.machines { Profile::Netns } else { Profile::Ports });
+    match &record.upstream {
+        _ if !lab.head.wants_etcd() => Ok(beds),
+        Some(etcd) => Ok(beds.with_etcd(etcd)),
+        None => Err(upstream::WANTED.into()),
+    }
 }
 
 /// What to do with a line that was typed.
@@ -120,7 +126,7 @@ impl Course {
     /// The step once more, on a fresh cluster on which the steps before are done.
     async fn anew(&mut self) -> Vec<String> {
         let step = self.session.at();
-        let fresh = match own_beds(self.session.lab()) {
+        let fresh = match own_beds(self.session.lab(), &self.record) {
             Ok(beds) => self.session.anew(step, &beds).await,
             Err(why) => Err(why),
         };

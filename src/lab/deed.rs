@@ -46,6 +46,8 @@ pub enum Deed {
     Files { member: usize, job: Job },
     /// It starts anew with a configuration that does not do; `None`: with its own.
     Config { member: usize, misfit: Option<Misfit> },
+    /// Of a lab with `--etcd`: from now on it runs our server, or etcd again, on the data that it has.
+    Program { member: usize, ours: bool },
     /// Its clock on the wall is so many seconds ahead; 0: right.
     Wall { member: usize, seconds: i64 },
     /// Faults from a seed, one after the other.
@@ -112,6 +114,8 @@ pub const WORDS: &[(&str, &str, &str)] = &[
         "it starts anew with a bad configuration (Tab lists them), or with --tls a bad certificate",
     ),
     ("good-config", "n1", "it starts anew with its own configuration"),
+    ("ours", "n1", "with --etcd: our server takes etcd's place there, on its data; it is seen whole"),
+    ("theirs", "n1", "with --etcd: etcd goes on with it again"),
     ("clock-offset", "n1 +90s", "its clock on the wall is so far ahead (-: behind); 0s: right again"),
     ("nemesis", "7 for 60s", "faults from this seed, alone or two at once, each mended; then all is whole"),
     ("calm", "", "the nemesis ends now, and all is mended"),
@@ -166,7 +170,7 @@ impl Deed {
                 _ => Err(wrong()),
             },
             "full-disk" | "failing-disk" | "good-disk" | "cut-clients" | "let-clients" | "rot" | "mend" | "wipe"
-            | "unwipe" | "bad-config" | "good-config" | "clock-offset" => {
+            | "unwipe" | "bad-config" | "good-config" | "ours" | "theirs" | "clock-offset" => {
                 inside(word, &args, names).ok_or_else(wrong)?
             }
             "tick" if args.is_empty() => Ok(Deed::Tick { member: None }),
@@ -232,6 +236,8 @@ impl Deed {
             },
             Deed::Config { member, misfit: Some(misfit) } => format!("bad-config {} {}", name(member), misfit.word()),
             Deed::Config { member, misfit: None } => format!("good-config {}", name(member)),
+            Deed::Program { member, ours: true } => format!("ours {}", name(member)),
+            Deed::Program { member, ours: false } => format!("theirs {}", name(member)),
             Deed::Wall { member, seconds: 0 } => format!("clock-offset {} 0s", name(member)),
             Deed::Wall { member, seconds } => format!("clock-offset {} {seconds:+}s", name(member)),
             Deed::Nemesis { seed, seconds } => format!("nemesis {seed} for {seconds}s"),
@@ -362,6 +368,10 @@ fn inside(word: &str, args: &[&str], names: &[String]) -> Option<Result<Deed, St
             (name, Box::new(move |member| Deed::Config { member, misfit }))
         }
         ("good-config", [name]) => (name, Box::new(|member| Deed::Config { member, misfit: None })),
+        ("ours" | "theirs", [name]) => {
+            let ours = word == "ours";
+            (name, Box::new(move |member| Deed::Program { member, ours }))
+        }
         ("clock-offset", [name, off]) => {
             let seconds = offset(off)?;
             (name, Box::new(move |member| Deed::Wall { member, seconds }))

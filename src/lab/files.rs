@@ -12,6 +12,8 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
 
 /// Where the turned bit is written down.
 const NOTE: &str = "rot.json";
@@ -83,6 +85,36 @@ pub fn run(member: &MemberRecord, job: Job) -> Result<String, Error> {
 
 fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(Error::file("cannot move", from))
+}
+
+/// Makes the data of our server etcd's again, if that is what a member has that is down: `etcdutl convert`, and the folders change places. Blocks for as
+/// long as that takes.
+///
+/// # Errors
+/// What `etcdutl` says, or the disk.
+pub fn hand_back(m: &MemberRecord, etcdutl: &Path) -> Result<(), Error> {
+    let member = m.data_dir.join("member");
+    if !member.join("format").exists() {
+        return Ok(());
+    }
+    let (made, ours) = (m.data_dir.with_extension("back"), m.data_dir.join("member.ours"));
+    let kept = m.data_dir.join("member.etcd");
+    for rest in [&made, &ours] {
+        drop(fs::remove_dir_all(rest));
+    }
+    let mut convert = Command::new(etcdutl);
+    convert.arg("convert").arg("--data-dir").arg(&m.data_dir).arg("--output-dir").arg(&made).stdin(Stdio::null());
+    let done = convert.output().map_err(Error::file("cannot run", etcdutl))?;
+    if !done.status.success() {
+        return Err(Error::Refused(String::from_utf8_lossy(&done.stderr).trim().to_owned()));
+    }
+    fs::rename(&member, &ours).map_err(Error::file("cannot move", &member))?;
+    fs::rename(made.join("member"), &member).map_err(Error::file("cannot move", &made))?;
+    for rest in [&made, &ours, &kept] {
+        // The next time begins by removing what stays.
+        drop(fs::remove_dir_all(rest));
+    }
+    Ok(())
 }
 
 fn rot(member: &MemberRecord, home: &Path, part: Part) -> Result<String, Error> {

@@ -55,6 +55,12 @@ impl Launcher {
         vec![program.into(), "member-guard".into(), std::process::id().to_string().into()]
     }
 
+    /// How a member is started that runs our own server, found at `etcd`, among others that do not.
+    #[must_use]
+    pub fn of_ours(&self, etcd: PathBuf) -> Launcher {
+        Launcher { etcd, has_door: true, ..self.clone() }
+    }
+
     /// A member's command line: real etcd flags, plus the lab's three if it has a door for the lab.
     #[must_use]
     pub fn flags(&self, m: &MemberRecord) -> Vec<OsString> {

@@ -74,18 +74,16 @@ pub enum Report {
 #[must_use]
 pub fn observe(record: &Record, token: &str, to: &mpsc::Sender<Report>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    if record.upstream.is_some() {
-        // Nobody would answer; what it says of itself the survey asks for.
-        return tasks;
-    }
     for (member, m) in record.members.iter().enumerate() {
-        tasks.spawn(follow(member, m.lab_socket.clone(), token.to_string(), to.clone()));
+        // Of upstream etcd nobody answers, and nobody is missed: what it says of itself the survey asks for. Our server may take its place.
+        let lost = record.upstream.is_some();
+        tasks.spawn(follow(member, m.lab_socket.clone(), token.to_string(), to.clone(), lost));
     }
     tasks
 }
 
-async fn follow(member: usize, socket: PathBuf, token: String, to: mpsc::Sender<Report>) {
-    let mut lost = false;
+/// `lost`: nobody was there so far, as everybody knows.
+async fn follow(member: usize, socket: PathBuf, token: String, to: mpsc::Sender<Report>, mut lost: bool) {
     loop {
         let why = match listen(member, &socket, &token, &to, &mut lost).await {
             Ok(()) => "it closed the stream".to_string(),

@@ -322,6 +322,8 @@ pub struct Picture {
     names: BTreeMap<u64, String>,
     /// Its members speak TLS to each other.
     pub is_tls: bool,
+    /// It was begun with another etcd; any member of it may be our server by now.
+    pub has_upstream: bool,
     /// The cluster of which the first member to speak was. 0: none has said.
     cluster: u64,
 }
@@ -330,11 +332,12 @@ impl Picture {
     /// A picture of members that have said nothing yet.
     #[must_use]
     pub fn new(record: &Record) -> Picture {
-        let is_polled = record.upstream.is_some();
+        let has_upstream = record.upstream.is_some();
+        let is_polled = has_upstream;
         let view = |m: &MemberRecord| MemberView { is_polled, ..MemberView::new(&m.name, &m.client_url) };
         let members = record.members.iter().map(view).collect();
         let promises = Promises::new(record.members.iter().map(|m| m.name.clone()).collect());
-        Picture { members, promises, is_tls: record.tls, ..Picture::default() }
+        Picture { members, promises, is_tls: record.tls, has_upstream, ..Picture::default() }
     }
 
     /// Lets time pass.
@@ -384,13 +387,16 @@ impl Picture {
             | Report::Telemetry { member, .. }
                 if member >= self.members.len() => {}
             Report::Process { member, change } => self.process(member, change),
-            Report::Connected { member } => self.members[member].tap = Tap::Open,
+            Report::Connected { member } => {
+                let m = &mut self.members[member];
+                (m.tap, m.is_polled) = (Tap::Open, false);
+            }
             Report::Said { member, line } => self.said(member, line),
             Report::Lost { member, why } => self.lost(member, why),
             Report::Telemetry { member, event } => self.telemetry(member, *event),
             Report::Looked { member, look } => self.looked(member, *look),
             Report::Surveyed { member, survey } => {
-                if self.is_upstream() {
+                if self.members[member].is_polled {
                     self.polled(member, survey.standing);
                 }
                 let m = &mut self.members[member];
@@ -399,7 +405,7 @@ impl Picture {
         }
     }
 
-    /// Whether the members are upstream etcd, of which much is not visible.
+    /// Whether any member is upstream etcd, of which much is not visible.
     #[must_use]
     pub fn is_upstream(&self) -> bool {
         self.members.iter().any(|m| m.is_polled)
@@ -531,6 +537,10 @@ impl Picture {
 
     fn lost(&mut self, member: usize, why: String) {
         let m = &mut self.members[member];
+        if self.has_upstream {
+            // Until it has a door again, it is seen as etcd is.
+            (m.is_polled, m.timer, m.clock) = (true, None, None);
+        }
         if m.tap != Tap::Open {
             m.tap = Tap::Never { why };
             return;

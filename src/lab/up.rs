@@ -459,6 +459,7 @@ async fn carry_out(cluster: &Cluster, token: &str, list: Vec<Order>) -> Result<(
             Order::Process { member, action } => cluster.act(member, action),
             Order::Control { member, control } => controls.push((member, control)),
             Order::Config { member, misfit } => cluster.configure(member, misfit),
+            Order::Program { member, ours } => cluster.change_program(member, ours),
             Order::Files { member, job } => {
                 files::run(&cluster.record.members[member], job).map(drop).map_err(|e| e.to_string())?;
             }

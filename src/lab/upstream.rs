@@ -13,6 +13,11 @@ use std::process::Stdio;
 /// What a screen says where it would need what upstream etcd does not tell.
 pub const NOT_VISIBLE: &str = "Not visible on this server: upstream etcd does not tell";
 
+/// Why a lab about upstream etcd cannot begin.
+pub const WANTED: &str = "this lab's members are the etcd project's own program, which is not a part of this one: name it with --etcd PATH \
+    (etcd-lab test: --engine etcd DIR). Debian and Ubuntu have it: `apt-get download etcd-server`, then `dpkg -x etcd-server_*.deb etcd`; it is \
+    etcd/usr/bin/etcd";
+
 /// Why a fault inside a member is refused.
 pub const NO_DOOR: &str =
     "upstream etcd has no door for that; kill, stop, cont, term, start, bad-config, rot, mend, wipe and unwipe work";

@@ -9,6 +9,7 @@
 //!   n1/              data/, lab.sock, etcd.log
 //! ```
 
+use crate::disk;
 use crate::lab::Error;
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
@@ -190,8 +191,14 @@ impl WorkDir {
         self.path.join("bin")
     }
 
+    /// Where the link named `etcd` to our own server is, if the one in [`WorkDir::bin`] is to another.
+    #[must_use]
+    pub fn our_etcd(&self) -> PathBuf {
+        self.bin().join("ours").join("etcd")
+    }
+
     /// Puts links named `etcd`, `etcdctl`, `etcdutl`, `etcd-lab` and as Kubernetes's programs to `program` into `bin/`; `etcd` to another
-    /// one, if it is given.
+    /// one, if it is given: then ours is [`WorkDir::our_etcd`].
     ///
     /// # Errors
     /// If they cannot be made.
@@ -202,6 +209,12 @@ impl WorkDir {
             let link = bin.join(name);
             drop(fs::remove_file(&link));
             let program = etcd.filter(|_| name == "etcd").unwrap_or(program);
+            std::os::unix::fs::symlink(program, &link).map_err(Error::file("cannot make the link", &link))?;
+        }
+        if etcd.is_some() {
+            let link = self.our_etcd();
+            private_dirs(disk::folder_of(&link)).map_err(Error::file("cannot make the folder", &link))?;
+            drop(fs::remove_file(&link));
             std::os::unix::fs::symlink(program, &link).map_err(Error::file("cannot make the link", &link))?;
         }
         Ok(())

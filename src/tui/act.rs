@@ -339,6 +339,10 @@ pub(super) fn break_menu(model: &Model) -> Option<Overlay> {
         let text = format!("a bad configuration: which of {}…", misfits(picture).count());
         lines.push((format!("bad-config {n}"), text, Then::Configs));
     }
+    if picture.has_upstream {
+        lines.push((format!("ours {n}"), "our server takes its place, on its data: it is seen whole".into(), Then::Do));
+        lines.push((format!("theirs {n}"), "etcd goes on with it again".into(), Then::Do));
+    }
     lines.push((format!("clock-offset {n} +90s"), "its clock on the wall is 90 s ahead… (edit)".into(), Then::Edit));
     lines.push(("nemesis 7 for 60s".into(), "nemesis: a minute of faults from seed 7… (edit)".into(), Then::Edit));
     lines.push(("align".into(), "all election timers run out together".into(), Then::Do));

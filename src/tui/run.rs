@@ -494,6 +494,7 @@ impl App {
                 Order::Process { member, action } => live.cluster.act(member, action),
                 Order::Control { member, control } => controls.push((member, control)),
                 Order::Config { member, misfit } => live.cluster.configure(member, misfit),
+                Order::Program { member, ours } => live.cluster.change_program(member, ours),
                 Order::Files { member, job } => {
                     let done = files::run(&live.cluster.record.members[member], job);
                     let said = done.map_err(|e| format!("not done: {e}"));
@@ -566,9 +567,10 @@ impl App {
     /// Sets a step up on a fresh cluster.
     fn redo(&self, step: usize) {
         let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
+        let Some(record) = self.live.as_ref().map(|live| live.cluster.record.clone()) else { return };
         let answer = self.answer.clone();
         tokio::spawn(async move {
-            let redone = match course::own_beds(session.lab()) {
+            let redone = match course::own_beds(session.lab(), &record) {
                 Ok(beds) => session.anew(step, &beds).await.map(Box::new),
                 Err(why) => Err(why),
             };

@@ -312,6 +312,14 @@ impl ProcessBeds {
         Ok(ProcessBeds { programs, tools, profile: Profile::Ports, are_ours: true })
     }
 
+    /// The same with another etcd as the members. `etcd-lab etcd` is ours there.
+    #[must_use]
+    pub fn with_etcd(mut self, etcd: &Path) -> ProcessBeds {
+        self.programs.retain(|(name, _)| *name != "etcd");
+        self.programs.push(("etcd", etcd.to_owned()));
+        ProcessBeds { are_ours: false, ..self }
+    }
+
     /// The same, with nodes where this profile says.
     #[must_use]
     pub fn at(self, profile: Profile) -> ProcessBeds {

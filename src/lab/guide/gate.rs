@@ -31,6 +31,7 @@ use crate::lab::guide::session::Ran;
 use crate::lab::guide::session::Session;
 use crate::lab::guide::simulated::SimBeds;
 use crate::lab::guide::spoil::spoilt_by;
+use crate::lab::upstream;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::stream;
@@ -86,7 +87,10 @@ fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
     let profile = options.profile.unwrap_or(Profile::Ports);
     let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
     let beds = match &options.etcd_dir {
-        Some(dir) => ProcessBeds::new(dir, &tools)?,
+        Some(dir) if dir.join("etcdctl").exists() => ProcessBeds::new(dir, &tools)?,
+        // Debian's package of the server has no client in it; ours does.
+        Some(dir) => ProcessBeds::ours()?.with_etcd(&upstream::check(&dir.join("etcd")).map_err(|e| e.to_string())?.0),
+        None if lab.head.wants_etcd() => return Err(upstream::WANTED.into()),
         None => ProcessBeds::ours()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -194,7 +194,7 @@ impl Parser<'_> {
         }
         for (what, given, known) in [
             ("network", &head.network, &["netns", "loop", "ports", "vm"][..]),
-            ("engines", &head.engines, &["real", "sim"][..]),
+            ("engines", &head.engines, &["real", "sim", "etcd"][..]),
         ] {
             if let Some(other) = given.iter().find(|g| !known.contains(&g.as_str())) {
                 return self.error(line, format!("{what} has no `{other}`; there are {}", known.join(", ")));

@@ -47,7 +47,7 @@ pub struct Head {
     /// How long it takes a learner; 0 if nobody has said.
     #[serde(default)]
     pub minutes: u32,
-    /// What it runs on: `real` processes, and `sim` where the lab allows it.
+    /// What it runs on: `real` processes, and `sim` where the lab allows it; or `etcd`: the etcd project's own program.
     #[serde(default)]
     pub engines: Vec<String>,
     /// Which network profiles it allows: `netns`, `loop`, `ports`.
@@ -72,6 +72,12 @@ impl Head {
     #[must_use]
     pub fn allows(&self, engine: &str) -> bool {
         if self.engines.is_empty() { engine == "real" } else { self.engines.iter().any(|e| e == engine) }
+    }
+
+    /// Whether its members are the etcd project's own program: it says nothing about ours alone.
+    #[must_use]
+    pub fn wants_etcd(&self) -> bool {
+        self.allows("etcd") && !self.allows("real")
     }
 
     /// Whether its commands go to nodes: it cannot run on a cluster that is somebody else's.

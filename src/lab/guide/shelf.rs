@@ -8,7 +8,7 @@ use crate::lab::guide::parse::parse;
 use std::path::Path;
 
 /// Each lab's folder below `labs/`, and its `lab.md`, in the order of the course.
-pub const SHELF: [(&str, &str); 32] = [
+pub const SHELF: [(&str, &str); 33] = [
     ("A1-three-strangers", include_str!("../../../labs/A1-three-strangers/lab.md")),
     ("A4-a-writes-journey", include_str!("../../../labs/A4-a-writes-journey/lab.md")),
     ("A6-majority-rules", include_str!("../../../labs/A6-majority-rules/lab.md")),
@@ -38,6 +38,7 @@ pub const SHELF: [(&str, &str); 32] = [
     ("E9-majority-gone", include_str!("../../../labs/E9-majority-gone/lab.md")),
     ("E10-watch-the-gauges", include_str!("../../../labs/E10-watch-the-gauges/lab.md")),
     ("E14-full-store", include_str!("../../../labs/E14-full-store/lab.md")),
+    ("E18-a-stranger-joins", include_str!("../../../labs/E18-a-stranger-joins/lab.md")),
     ("F1-what-kubernetes-keeps", include_str!("../../../labs/F1-what-kubernetes-keeps/lab.md")),
     ("F2-desired-and-actual", include_str!("../../../labs/F2-desired-and-actual/lab.md")),
     ("F3-when-etcd-stops", include_str!("../../../labs/F3-when-etcd-stops/lab.md")),

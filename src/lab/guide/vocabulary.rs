@@ -50,7 +50,7 @@ const BLOCKS: &[BlockWords] = &[
             ("minutes", "how long it takes a learner: an estimate"),
             (
                 "engines",
-                "`real`: processes; `sim`: simulated members, too, where systemctl starts, stops and signals etcd and etcdctl reads, writes and watches; none: `real`",
+                "`real`: processes; `sim`: simulated members, too, where systemctl starts, stops and signals etcd and etcdctl reads, writes and watches; `etcd` alone: members of the etcd project's own program, which somebody has to bring; none: `real`",
             ),
             ("network", "the profiles that it runs with: `netns`, `loop`, `ports`, `vm`; empty: all"),
             ("seeds", "the documents' commands that it covers"),
