@@ -95,7 +95,8 @@ fn solved(labs: &[(&str, Lab)]) -> Result<(Coverage, bool), String> {
     };
     let namespaces = thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|w| w.join().unwrap_or(false)).fold(true, |all, one| all && one)
+        let told: Vec<bool> = workers.into_iter().map(|w| w.join().unwrap_or(false)).collect();
+        told.into_iter().all(|one| one)
     });
     let mut coverage = Coverage::default();
     for (name, _) in labs {
