@@ -115,6 +115,8 @@ pub struct Seen {
     pub watch_id: i64,
     pub range: KeyRange,
     pub start: Revision,
+    /// The first revision that it may be told.
+    pub first: Revision,
     /// It has been told everything below.
     pub next: Revision,
     /// It gets what happens as it happens; else it reads history.
@@ -151,6 +153,7 @@ impl Seen {
             progress_notify: self.progress_notify,
             queued: u32::try_from(self.queued).unwrap_or(u32::MAX),
             client: self.client,
+            first_revision: self.first.0,
         }
     }
 }

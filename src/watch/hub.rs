@@ -35,6 +35,7 @@ fn overtaken(stream: u64, watch_id: i64, floor: Revision, client: String) -> See
         watch_id,
         range: KeyRange::Single(Bytes::new()),
         start: Revision(0),
+        first: Revision(0),
         next: floor,
         synced: false,
         cancelled: true,
@@ -129,6 +130,7 @@ impl Hub {
                 watch_id: *id,
                 range: watcher.range.clone(),
                 start: watcher.start,
+                first: watcher.first,
                 next: if watcher.live { watcher.next.max(current.next()) } else { watcher.next },
                 synced: watcher.live,
                 cancelled: false,
@@ -255,6 +257,7 @@ impl Hub {
             quiet: true,
             live,
             start,
+            first: next,
             next,
             last_item: queue.pushed(),
         };

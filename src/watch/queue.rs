@@ -79,6 +79,8 @@ pub(super) struct Watcher {
     pub(super) live: bool,
     /// Where it was asked to begin; 0 if at the time of asking.
     pub(super) start: Revision,
+    /// The first revision that it may be told: its start, or what came next when it began. For those who look.
+    pub(super) first: Revision,
     /// The first revision that it may still want. While it is live, only what is above the hub's revision counts.
     pub(super) next: Revision,
     /// Its last entry in the queue, counted over the stream's life.

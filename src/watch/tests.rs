@@ -143,6 +143,20 @@ fn a_new_watcher_is_told_so_and_then_of_what_happens() {
 }
 
 #[test]
+fn who_looks_sees_from_where_each_watcher_may_be_told() {
+    let world = World::new();
+    world.write(&["a"]);
+    let stream = world.hub.open_stream();
+    for start in [0, 2, 9] {
+        send(&stream, create("a", "", start));
+    }
+    world.write(&["a"]);
+    let (seen, total) = world.hub.look(10);
+    let told: Vec<(u64, u64)> = seen.iter().map(|seen| (seen.start.0, seen.first.0)).collect();
+    assert_eq!((told, total), (vec![(0, 3), (2, 2), (9, 9)], 3));
+}
+
+#[test]
 fn ids_are_counted_from_zero_past_those_in_use() {
     let world = World::new();
     let stream = world.hub.open_stream();

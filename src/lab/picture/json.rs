@@ -93,7 +93,7 @@ impl Picture {
         let watcher = |(member, w): (usize, &Watcher)| {
             json!({
                 "id": w.watch_id, "member": self.members[member].name, "key": text(&w.key), "range_end": text(&w.range_end),
-                "from": w.start_revision, "next": w.next_revision, "synced": w.synced, "cancelled": w.cancelled,
+                "from": w.start_revision, "first": w.first_revision, "next": w.next_revision, "synced": w.synced, "cancelled": w.cancelled,
                 "queued": w.queued, "client": w.client, "why": self.why_watcher_behind(member, w),
             })
         };

@@ -468,6 +468,9 @@ pub struct Watcher {
     /// in its place, if that runs on the same machine.
     #[prost(string, tag = "14")]
     pub client: ::prost::alloc::string::String,
+    /// The first revision that it may be told: its start or, if that is 0, what came next when it began. 0: not known.
+    #[prost(uint64, tag = "15")]
+    pub first_revision: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaseView {

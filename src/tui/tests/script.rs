@@ -180,15 +180,21 @@ impl Script {
             key: key.as_bytes().into(),
             range_end: if key == "c" { b"d".as_slice().into() } else { "".into() },
             start_revision: 2,
+            first_revision: 2,
             next_revision: next,
             synced,
             queued: u32::from(!synced) * 12,
             client: if synced { String::new() } else { "etcdctl (pid 4121)".into() },
             ..Default::default()
         };
+        // Another client's, which began with what was to come.
+        let late = lab::Watcher { stream: 2, start_revision: 0, first_revision: 6, ..watcher(0, "c", 8, true) };
         for member in 0..s.nodes {
-            let watchers =
-                if member == 1 { vec![watcher(0, "c", 8, true), watcher(1, "name", 4, false)] } else { vec![] };
+            let watchers = if member == 1 {
+                vec![watcher(0, "c", 8, true), watcher(1, "name", 4, false), late.clone()]
+            } else {
+                vec![]
+            };
             let left_ms = if member == 1 { 6_100 } else { -1 };
             let lease = lab::LeaseView { id: 0x694d, ttl_s: 10, left_ms, keys_total: 1, keys: vec!["colour".into()] };
             let look = lab::LookResponse {

@@ -103,7 +103,7 @@ fn fans(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers:
         };
         let told = |w: &Watcher| match fate(w, revision, picture.tape.get(&revision)) {
             "" => None,
-            fate => Some(format!("w{} {fate}", w.watch_id)),
+            fate => Some(format!("{} {fate}", name_of(member, w, watchers))),
         };
         let told: Vec<String> = watchers.iter().filter(|(of, _)| *of == member).filter_map(|(_, w)| told(w)).collect();
         let style = if at.is_some() { Style::new() } else { page.theme.busy() };
@@ -117,13 +117,23 @@ fn fans(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers:
     }
 }
 
+/// `w0`; where several clients of a member have one with that id, as each counts its own, `w0a`, `w0b`...
+fn name_of(member: usize, w: &Watcher, watchers: &[(usize, &Watcher)]) -> String {
+    let is_namesake = |(of, other): &&(usize, &Watcher)| *of == member && other.watch_id == w.watch_id;
+    let namesakes: Vec<u64> = watchers.iter().filter(is_namesake).map(|(_, other)| other.stream).collect();
+    let letter = match namesakes.iter().position(|stream| *stream == w.stream) {
+        Some(at) if namesakes.len() > 1 => ('a'..='z').cycle().nth(at).map(String::from),
+        _ => None,
+    };
+    format!("w{}{}", w.watch_id, letter.unwrap_or_default())
+}
+
 /// What a revision is to a watcher.
 fn fate(w: &Watcher, revision: u64, changes: Option<&Vec<Change>>) -> &'static str {
     let range = KeyRange::parse(&w.key, &w.range_end);
     match lane(w, &range, revision, changes) {
         "X" => "cancelled",
         "●" => "told",
-        "·" if w.start_revision == 0 && w.next_revision > revision => "has passed it",
         "·" => "not its keys",
         ">" => "comes next",
         _ if revision > w.next_revision => "waits",
@@ -164,7 +174,7 @@ fn tape(
     for ((i, (member, w)), row) in watchers.iter().enumerate().take(lanes).zip(2..) {
         let mark = if i == m.watcher { "▸" } else { " " };
         let name = &picture.members[*member].name;
-        page.line(area, row, &format!("{mark}w{} on {name}", w.watch_id), Style::new());
+        page.line(area, row, &format!("{mark}{} on {name}", name_of(*member, w, watchers)), Style::new());
         let range = KeyRange::parse(&w.key, &w.range_end);
         for revision in from..=newest + 1 {
             let cell = lane(w, &range, revision, picture.tape.get(&revision));
@@ -185,13 +195,11 @@ fn lane(w: &Watcher, range: &KeyRange, revision: u64, changes: Option<&Vec<Chang
     if revision == w.next_revision {
         return ">";
     }
-    if revision < w.start_revision || revision > w.next_revision {
+    if revision < w.first_revision || revision > w.next_revision {
         return "";
     }
     let wanted = |c: &Change| range.contains(&c.key) && if c.deleted { !w.no_delete } else { !w.no_put };
     match changes {
-        // A watcher that began with what was to come has no start to compare with.
-        _ if w.start_revision == 0 => "·",
         Some(changes) if changes.iter().any(wanted) => "●",
         _ => "·",
     }
@@ -236,7 +244,7 @@ fn table(model: &Model, picture: &Picture, page: &mut Page, area: Rect, watchers
         let client = if w.client.is_empty() { String::new() } else { format!(" for {}", w.client) };
         let line = format!(
             "{mark}{:>4} {:<7} {state:<9} {from:>5} {:>6} {behind:>7}  {}{waits}{}{client}",
-            w.watch_id,
+            name_of(*member, w, watchers),
             m.name,
             w.next_revision,
             range_words(&w.key, &w.range_end).chars().take(RANGE).collect::<String>(),
