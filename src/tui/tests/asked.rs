@@ -179,7 +179,7 @@ fn a_revision_fans_out_to_members_and_watchers() {
     insta::assert_snapshot!("fan_120x40", screen);
     assert!(screen.contains("fan-out of revision 7: b c") && screen.contains("n2   applied +0 ms"), "{screen}");
     assert!(screen.contains("n1   applied +30 ms") && screen.contains("n3   has it (it caught up)"), "{screen}");
-    assert!(screen.contains("w0 told") && screen.contains("w1 waits"), "{screen}");
+    assert!(screen.contains("w0a told") && screen.contains("w0b told") && screen.contains("w1 waits"), "{screen}");
     press(&mut script.model, &[Key::Left]);
     assert!(frame(&script.model, 120, 40).contains("fan-out of revision 6"));
     press(&mut script.model, &[Key::End]);
