@@ -160,10 +160,13 @@ pub fn newest_v2(disk: &dyn Disk, dir: &Path) -> Option<(Index, usize)> {
     Some((Index(metadata.index), keys.map(Map::len).sum()))
 }
 
+/// What members have told of themselves: their names and client URLs.
+pub type Attributes = BTreeMap<MemberId, (String, Vec<String>)>;
+
 /// What members had told of themselves when the newest file was written: names and client URLs by id, and the entry of then; nothing without a file that
 /// can be read.
 #[must_use]
-pub fn newest_attributes(disk: &dyn Disk, dir: &Path) -> Option<(Index, BTreeMap<MemberId, (String, Vec<String>)>)> {
+pub fn newest_attributes(disk: &dyn Disk, dir: &Path) -> Option<(Index, Attributes)> {
     let names = if disk.exists(dir) { disk.list(dir).ok()? } else { Vec::new() };
     let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
     let (metadata, store) = files.filter_map(|name| read(disk, &dir.join(name))).next()?;
