@@ -74,13 +74,17 @@ fn reason(pages: &[(String, String)], beside: &[Process], often: &str) -> Findin
         let evidence = format!("{often}; {stopped} is stopped (state {})", stopped.state);
         return Finding::new(Cause::Stopped, "elections are frequent, and a member stands still", evidence);
     }
-    if let Some((seconds, endpoint)) = slowest("etcd_disk_wal_fsync_duration_seconds") {
-        let says = "elections are frequent, and syncing the log takes longer than a heartbeat may be late";
-        return Finding::new(Cause::SlowDisk, says, shown("sync", seconds, &endpoint));
-    }
-    if let Some((seconds, endpoint)) = slowest("etcd_network_peer_round_trip_time_seconds") {
+    // Where both are slow, the slower one is what a heartbeat waits for.
+    let disk = slowest("etcd_disk_wal_fsync_duration_seconds");
+    let network = slowest("etcd_network_peer_round_trip_time_seconds");
+    let is_network = |(far, _): &(f64, String)| disk.as_ref().is_none_or(|(seconds, _)| far > seconds);
+    if let Some((seconds, endpoint)) = network.filter(is_network) {
         let says = "elections are frequent, and members take long to answer each other";
         return Finding::new(Cause::SlowNetwork, says, shown("round trip", seconds, &endpoint));
+    }
+    if let Some((seconds, endpoint)) = disk {
+        let says = "elections are frequent, and syncing the log takes longer than a heartbeat may be late";
+        return Finding::new(Cause::SlowDisk, says, shown("sync", seconds, &endpoint));
     }
     match machine::steal_percent().filter(|percent| *percent >= STEAL_PERCENT_MAX) {
         Some(percent) => {
