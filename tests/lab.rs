@@ -381,6 +381,17 @@ fn a_nemesis_breaks_and_mends_and_no_promise_is_broken() {
     lab.ended();
 }
 
+/// A lab of three members of this program, with a leader and a key.
+fn led_by_upstream(etcd: &Path) -> Lab {
+    let mut lab = Lab::open(&["--etcd", etcd.to_str().expect("a path")], 40, 120);
+    lab.shows("Press Enter to start");
+    lab.press("\r");
+    lab.until("a leader", |text| text.contains("LIVE upstream etcd") && text.contains(" L leader"));
+    lab.press("wcolour blue\r");
+    lab.shows("OK: put colour made revision");
+    lab
+}
+
 #[test]
 fn upstream_etcd_is_drawn_as_far_as_it_can_be_seen() {
     let Some(etcd) = std::env::var_os("ETCD_PEER").or_else(|| std::env::var_os("ETCD_351")) else {
@@ -389,12 +400,7 @@ fn upstream_etcd_is_drawn_as_far_as_it_can_be_seen() {
         drop(writeln!(std::io::stderr(), "skipped: no upstream etcd (ETCD_PEER) is here"));
         return;
     };
-    let mut lab = Lab::open(&["--etcd", etcd.to_str().expect("a path")], 40, 120);
-    lab.shows("Press Enter to start");
-    lab.press("\r");
-    lab.until("a leader", |text| text.contains("LIVE upstream etcd") && text.contains(" L leader"));
-    lab.press("wcolour blue\r");
-    lab.shows("OK: put colour made revision");
+    let mut lab = led_by_upstream(Path::new(&etcd));
     // What it does not tell is said to be so, on every screen that would need it.
     for (key, words) in [("\t", "of its messages"), ("3", "of its log"), ("4", "of its watchers and leases")] {
         lab.press(key);
@@ -431,12 +437,7 @@ fn a_member_of_upstream_etcd_is_replaced_by_ours_and_back_in_sight() {
         drop(writeln!(std::io::stderr(), "skipped: no etcd 3.5.1 (ETCD_351) is here"));
         return;
     };
-    let mut lab = Lab::open(&["--etcd", etcd.to_str().expect("a path")], 40, 120);
-    lab.shows("Press Enter to start");
-    lab.press("\r");
-    lab.until("a leader", |text| text.contains("LIVE upstream etcd") && text.contains(" L leader"));
-    lab.press("wcolour blue\r");
-    lab.shows("OK: put colour made revision");
+    let mut lab = led_by_upstream(Path::new(&etcd));
     let hidden = |text: &str| text.matches("not visible").count();
     let all = hidden(&lab.text());
     assert!(all >= 3, "{}", lab.text());

@@ -320,6 +320,20 @@ pub(crate) async fn set_links(door: &str, rules: impl Iterator<Item = lab::SetLi
     }
 }
 
+/// Ends a member without a word, and starts it again after so long. That it is away for a time is the fault.
+pub(crate) async fn killed(cluster: &mut Cluster, member: usize, away: Duration) {
+    cluster.kill(member);
+    tokio::time::sleep(away).await;
+    cluster.restart(member).await;
+}
+
+/// Has a member stand still for so long.
+pub(crate) async fn stopped(cluster: &mut Cluster, member: usize, lasts: Duration) {
+    cluster.pause(member);
+    tokio::time::sleep(lasts).await;
+    cluster.resume(member);
+}
+
 /// Breaks members, one fault at a time, and mends each.
 struct Nemesis {
     dice: Seeded,
@@ -385,15 +399,11 @@ impl Nemesis {
         }
         let fault = match self.dice.below(if members == 1 { 3 } else { 8 }) {
             0 => {
-                cluster.kill(member);
-                tokio::time::sleep(lasts / 4).await;
-                cluster.restart(member).await;
+                killed(cluster, member, lasts / 4).await;
                 "kill"
             }
             1 => {
-                cluster.pause(member);
-                tokio::time::sleep(lasts).await;
-                cluster.resume(member);
+                stopped(cluster, member, lasts).await;
                 "stop"
             }
             2 => {

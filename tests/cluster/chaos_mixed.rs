@@ -8,6 +8,8 @@
 use crate::chaos;
 use crate::chaos::Load;
 use crate::chaos::from_env;
+use crate::chaos::killed;
+use crate::chaos::stopped;
 use crate::checker::Watching;
 use crate::checker::watch;
 use crate::client::Client;
@@ -113,15 +115,11 @@ impl Nemesis {
                 "cut the leader off"
             }
             1 => {
-                cluster.kill(leader);
-                tokio::time::sleep(lasts / 4).await;
-                cluster.restart(leader).await;
+                killed(cluster, leader, lasts / 4).await;
                 "kill the leader"
             }
             2 => {
-                cluster.pause(leader);
-                tokio::time::sleep(lasts).await;
-                cluster.resume(leader);
+                stopped(cluster, leader, lasts).await;
                 "stop the leader"
             }
             3 => {
@@ -129,15 +127,11 @@ impl Nemesis {
                 "cut one way"
             }
             4 => {
-                cluster.kill(member);
-                tokio::time::sleep(lasts / 4).await;
-                cluster.restart(member).await;
+                killed(cluster, member, lasts / 4).await;
                 "kill"
             }
             5 => {
-                cluster.pause(member);
-                tokio::time::sleep(lasts).await;
-                cluster.resume(member);
+                stopped(cluster, member, lasts).await;
                 "stop"
             }
             6 => {
