@@ -86,6 +86,16 @@ impl Front {
             Need::Nothing | Need::Message => return Ok(()),
             Need::User | Need::Keys | Need::Root => self.judge(need, request.headers(), request.extensions()).await,
         };
+        let judged = match judged {
+            // Users and roles are read as this member has them, and it may be behind: others may know that authentication is off again, or of a role.
+            Err(Error::UserEmpty | Error::PermissionDenied) if self.node.read_barrier().await.is_ok() => {
+                if !self.node.auth_is_on() {
+                    return Ok(());
+                }
+                self.judge(need, request.headers(), request.extensions()).await
+            }
+            judged => judged,
+        };
         match judged {
             Ok(who) => {
                 if self.security.tokens.are_signed() {
@@ -288,8 +298,11 @@ impl Front {
     /// # Errors
     /// [`Error::InvalidAuthToken`], [`Error::UserEmpty`].
     pub(super) async fn require_user(&self, service: &str, caller: &Caller) -> Result<(), Error> {
-        let refused = self.user(caller).await.err();
-        refused.map_or(Ok(()), |e| {
+        let mut user = self.user(caller).await;
+        if matches!(user, Err(Error::UserEmpty)) && self.node.read_barrier().await.is_ok() {
+            user = self.user(caller).await;
+        }
+        user.err().map_or(Ok(()), |e| {
             self.tell_refused(service, (&caller.headers, &caller.extensions), &e);
             Err(e)
         })

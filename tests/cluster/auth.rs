@@ -1,7 +1,9 @@
 //! Users and permissions with etcd's own etcdctl, beside a real etcd; certificates as users; and where passwords must not be found.
 
+use crate::chaos::with_doors;
 use crate::client::Client;
 use crate::client::answer;
+use crate::failpoints;
 use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::READY_WITHIN;
@@ -11,6 +13,7 @@ use crate::harness::etcd_bin;
 use crate::harness::turn;
 use crate::harness::until;
 use etcd_lab::client;
+use etcd_lab::failpoint::Point;
 use etcd_lab::proto::authpb;
 use etcd_lab::proto::authpb::permission::Type;
 use etcd_lab::proto::etcdserverpb as pb;
@@ -162,6 +165,13 @@ async fn script(program: &Path, cluster: &Cluster) -> Vec<Outcome> {
     outcomes
 }
 
+/// A member's disk takes its time, so that it knows later than the others what has changed.
+async fn slow_down(cluster: &Cluster, member: usize, terms: &str) {
+    if failpoints::are_there() {
+        failpoints::set(cluster, member, Point::WalBeforeSync, terms).await;
+    }
+}
+
 /// Runs the script with one etcdctl on our members and on etcd 3.5.1, and compares.
 fn compare(name: &str, etcdctl: PathBuf) {
     let Some(etcd) = foreign::etcd_351(name) else { return };
@@ -169,7 +179,9 @@ fn compare(name: &str, etcdctl: PathBuf) {
         let cluster = Cluster::start_with(&etcd, 1, &[QUICK]).await;
         let theirs = script(&etcdctl, &cluster).await;
         drop(cluster);
-        let cluster = Cluster::start_with(&etcd_bin(), 3, &[QUICK]).await;
+        let (cluster, _doors) = with_doors(3, &[QUICK]).await;
+        // Who asks a follower that is behind must not notice.
+        slow_down(&cluster, (cluster.leader().await + 1) % cluster.len(), "sleep(100)").await;
         let ours = script(&etcdctl, &cluster).await;
         let list: Vec<String> = theirs
             .iter()
@@ -201,6 +213,21 @@ fn etcdctl_35_manages_users_on_our_members_as_on_etcd() {
     let test = "users with etcdctl 3.5";
     let Some(etcdctl) = foreign::beside_351(test, "etcdctl") else { return };
     compare(test, etcdctl);
+}
+
+#[test]
+fn a_member_that_is_behind_refuses_nobody_by_what_used_to_be() {
+    turn(Duration::from_secs(120), async {
+        let (cluster, _doors) = with_doors(3, &[QUICK]).await;
+        let ahead = cluster.leader().await;
+        furnish(cluster.client.auth(ahead)).await;
+        let token = login(cluster.client.auth(ahead), "root", "rootpw-3141").await.expect("a token");
+        let behind = (ahead + 1) % cluster.len();
+        slow_down(&cluster, behind, "sleep(1000)").await;
+        put_as(&cluster.client, behind, "a", None).await.expect_err("nobody");
+        cluster.client.auth(ahead).auth_disable(with(Some(&token), pb::AuthDisableRequest {})).await.expect("done");
+        put_as(&cluster.client, behind, "a", None).await.expect("anybody may");
+    });
 }
 
 pub(crate) fn with<T>(token: Option<&str>, message: T) -> Request<T> {
