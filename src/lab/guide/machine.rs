@@ -1,9 +1,9 @@
 //! A machine for each node: its own network, its own root, and what a cloud would give it.
 //!
 //! The documents write to `/etc/etcd`, listen at 127.0.0.1 on three machines at once, and ask the cloud for their address. In the lab's
-//! namespace all of that is true: a command at a node runs in that node's network, with the node's folder as its root. The
-//! programs of this machine are lent to it (`/usr`, `/bin` and the others are mounted there); `/etc`, `/var`, `/run` and
-//! `/usr/local/bin` are its own. At [`CLOUD`] a small server answers as a cloud's does: who asks is told its own address. It also has
+//! namespace all of that is true: a command at a node runs in that node's network, with the node's folder as its root. This
+//! machine's programs are lent to it, with what they need ([`PROGRAMS`] is mounted there); all else is its own, `/usr/local/bin`, too, so
+//! that nothing that a learner writes at a node lands on this machine. At [`CLOUD`] a small server answers as a cloud's does: who asks is told its own address. It also has
 //! the release archives, under the names that the documents download: our programs, and it says so.
 //!
 //! Source: ip-netns(8), unshare(1), chroot(1); Google's metadata server, as document 004 asks it.
@@ -26,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use sha2::Digest as _;
 use sha2::Sha256;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -38,7 +39,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Folders of a node besides those that all have.
-pub(crate) const FOLDERS: [&str; 3] = ["usr/local/bin", "mnt", "etc/ssl"];
+pub(crate) const FOLDERS: [&str; 8] = ["usr/local/bin", "mnt", "etc/ssl", "opt", "root", "home", "srv", "tmp"];
+
+/// Where programs and what they need lie on this machine; what of this it has not is left out.
+const PROGRAMS: &str = "/usr /bin /sbin /lib /lib32 /lib64 /libx32 /dev /proc /sys /nix /gnu";
 
 /// Files of this machine's `/etc` without which its programs do not work.
 const LENT: [&str; 8] =
@@ -86,13 +90,13 @@ pub(crate) fn scripts(bin_dir: &Path, nodes: &Path) -> [(&'static str, String); 
         bin_dir.join("machine-root").display(),
     );
     // What holds the roots themselves goes first: later it would bring along what has been mounted in them.
+    let mut lent = bin_dir.parent().map(|folder| format!("'{}'", folder.display())).unwrap_or_default();
+    for folder in homes(bin_dir) {
+        lent += &format!(" '{}'", folder.display());
+    }
     let root = "#!/bin/sh\n# machine-root FOLDER COMMAND...: the command with this folder as its root.\nroot=$1; shift\nset -e\n\
-        first=${root#/}; first=/${first%%/*}\n\
         mount --bind \"$root/usr/local/bin\" \"$root/mnt\"\n\
-        for from in \"$first\" /*; do\n\
-        \x20 case $from in /etc|/var|/run|/mnt) continue ;; esac\n\
-        \x20 [ \"$from\" != \"$first\" ] || [ -z \"$seen\" ] || continue\n\
-        \x20 seen=yes\n\
+        for from in LENT PROGRAMS; do\n\
         \x20 if [ -L \"$from\" ]; then [ -L \"$root$from\" ] || ln -s \"$(readlink \"$from\")\" \"$root$from\" || :; continue; fi\n\
         \x20 [ -d \"$from\" ] || continue\n\
         \x20 mkdir -p \"$root$from\"; mount --rbind \"$from\" \"$root$from\"\n\
@@ -102,7 +106,17 @@ pub(crate) fn scripts(bin_dir: &Path, nodes: &Path) -> [(&'static str, String); 
         \x20 [ ! -d \"$from\" ] || { mkdir -p \"$root$from\"; mount --bind \"$from\" \"$root$from\"; }\n\
         done\n\
         exec chroot \"$root\" \"$@\"\n";
-    [("machine", machine), ("machine-root", root.to_owned())]
+    [("machine", machine), ("machine-root", root.replace("LENT", &lent).replace("PROGRAMS", PROGRAMS))]
+}
+
+/// The folders in which the programs lie that this folder's links name, without those that are lent anyway.
+fn homes(bin_dir: &Path) -> BTreeSet<PathBuf> {
+    let links = fs::read_dir(bin_dir).into_iter().flatten().flatten();
+    let programs = links.filter_map(|link| fs::canonicalize(link.path()).ok());
+    let folders = programs.filter_map(|program| Some(program.parent()?.to_owned()));
+    let is_lent =
+        |folder: &Path| PROGRAMS.split(' ').any(|lent| folder.starts_with(lent)) || folder.starts_with(bin_dir);
+    folders.filter(|folder| !is_lent(folder)).collect()
 }
 
 /// Gives a node's root what it needs of this machine, and the names of the others.
