@@ -447,6 +447,12 @@ impl Node {
         self.read_barrier_as(Rank::Usual).await
     }
 
+    /// Whether this member is sure to know what was committed when the call began: waits for [`Node::read_barrier`], unless it knows no leader
+    /// whom it could ask.
+    pub async fn catches_up(&self) -> bool {
+        !self.inner.leader().is_none() && self.read_barrier().await.is_ok()
+    }
+
     async fn read_barrier_as(&self, rank: Rank) -> Result<(), Error> {
         let inner = &self.inner;
         let (answer, confirmed) = oneshot::channel();

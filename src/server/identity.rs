@@ -88,7 +88,7 @@ impl Front {
         };
         let judged = match judged {
             // Users and roles are read as this member has them, and it may be behind: others may know that authentication is off again, or of a role.
-            Err(Error::UserEmpty | Error::PermissionDenied) if self.node.read_barrier().await.is_ok() => {
+            Err(Error::UserEmpty | Error::PermissionDenied) if self.node.catches_up().await => {
                 if !self.node.auth_is_on() {
                     return Ok(());
                 }
@@ -299,7 +299,7 @@ impl Front {
     /// [`Error::InvalidAuthToken`], [`Error::UserEmpty`].
     pub(super) async fn require_user(&self, service: &str, caller: &Caller) -> Result<(), Error> {
         let mut user = self.user(caller).await;
-        if matches!(user, Err(Error::UserEmpty)) && self.node.read_barrier().await.is_ok() {
+        if matches!(user, Err(Error::UserEmpty)) && self.node.catches_up().await {
             user = self.user(caller).await;
         }
         user.err().map_or(Ok(()), |e| {
