@@ -48,6 +48,8 @@ pub(super) enum Order {
 pub(super) struct Desk {
     waiting: VecDeque<(u64, Millis, Message)>,
     last: u64,
+    /// Peers whose process is gone, and the last message that had come by then: what they sent is heard before it is known that they are gone.
+    lost: Vec<(MemberId, u64)>,
 }
 
 impl Desk {
@@ -58,6 +60,13 @@ impl Desk {
     /// When the first may go on, if the clock goes.
     pub(super) fn due(&self) -> Option<Millis> {
         self.waiting.front().map(|(_, due, _)| *due)
+    }
+
+    /// The first of the lost peers of which nothing waits any more that came before it was lost.
+    fn next_lost(&mut self) -> Option<MemberId> {
+        let waits = |peer: MemberId, last: u64| self.waiting.iter().any(|(id, _, m)| m.from == peer.0 && *id <= last);
+        let place = self.lost.iter().position(|(peer, last)| !waits(*peer, *last))?;
+        Some(self.lost.remove(place).0)
     }
 
     fn take(&mut self, id: u64) -> Option<Message> {
@@ -96,6 +105,20 @@ impl RaftThread {
         self.replica.consensus.probe.tell(|| Kind::Freed(lab::Freed { id, dropped: message.is_none() }));
         if let Some(message) = message {
             self.hear(message);
+        }
+        self.tell_lost();
+    }
+
+    /// The process of `peer` is gone. On a slow or held wire its last messages come first, as they do on a real one.
+    pub(super) fn lose(&mut self, peer: MemberId) {
+        self.desk.lost.retain(|(lost, _)| *lost != peer);
+        self.desk.lost.push((peer, self.desk.last));
+        self.tell_lost();
+    }
+
+    fn tell_lost(&mut self) {
+        while let Some(peer) = self.desk.next_lost() {
+            self.replica.peer_lost(peer, self.inner.now());
         }
     }
 

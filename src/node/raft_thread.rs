@@ -160,7 +160,7 @@ impl RaftThread {
             Input::Peer(message) => self.hear(*message),
             Input::Lab(order) => self.obey(order),
             Input::Unreachable(member) => consensus.report_unreachable(member),
-            Input::Lost(member) => self.replica.peer_lost(member, self.inner.now()),
+            Input::Lost(member) => self.lose(member),
             Input::ConfChange(index, change, answer) => {
                 let _waits = answer.send(self.replica.count(index, &change));
             }

@@ -184,6 +184,37 @@ fn a_slow_clock_slows_raft_and_not_the_world() {
 }
 
 #[test]
+fn a_leader_that_dies_in_slow_motion_is_heard_out_and_then_replaced_in_turns() {
+    if !is_ours() {
+        return;
+    }
+    turn(LIMIT, async {
+        let (mut cluster, doors) = with_doors(3, &[]).await;
+        let mut doors = Doors::open(&doors).await;
+        until(READY_WITHIN, "a first write", async || cluster.client.put(0, "a", "0").await).await;
+        let leader = cluster.leader().await;
+        let follower = (leader + 1) % 3;
+        let id = cluster.client.status(leader).await.expect("it answers").leader;
+        doors.clock(false, 20).await;
+        // It is on its way when its sender dies.
+        doors.held(follower, |wire| wire.from == id).await;
+        let from = doors.look(follower).await.clock.expect("told").lab_ms;
+        cluster.kill(leader);
+        let other = until(READY_WITHIN, "another leader", async || {
+            let status = cluster.client.status(follower).await.map_err(|e| e.to_string())?;
+            if status.leader != 0 && status.leader != id { Ok(status.leader) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+        let to = doors.look(follower).await.clock.expect("told").lab_ms;
+        assert!(
+            to - from < 800,
+            "{other:x} leads after {} ms by the lab's clock: the election time-out has a second",
+            to - from
+        );
+    });
+}
+
+#[test]
 fn a_look_tells_of_watchers_leases_and_changes() {
     if !is_ours() {
         return;
