@@ -129,6 +129,13 @@ impl Progress {
         if at == 0 && count == 0 {
             return None;
         }
+        if count == lab.steps.len() {
+            let id = &lab.head.id;
+            return Some(match self.next(Some(id)).map(|next| (next.head.id, next.title)) {
+                Some((next, title)) => format!("{id} is done. Next in the course is {next} {title}: etcd-lab {next}"),
+                None => format!("{id} is done, and so is the whole course"),
+            });
+        }
         Some(format!(
             "last time: {count} of {} steps done, and you were at step {}. The cluster is new: go there with n, and x sets it up",
             lab.steps.len(),
@@ -276,8 +283,11 @@ mod tests {
         assert_eq!(offered(&progress, None).as_deref(), Some("A1"));
         let lab = shelved("B3-first-keys").expect("it is there").unwrap_or_else(|e| panic!("{e}"));
         let steps = lab.steps.iter().map(|s| s.id.clone()).collect();
-        progress.labs.insert("B3".into(), Done { version: lab.head.version, steps, ..Done::default() });
+        let at = lab.steps[0].id.clone();
+        progress.labs.insert("B3".into(), Done { version: lab.head.version, steps, at, ..Done::default() });
         assert_eq!(offered(&progress, Some("B3")).as_deref(), Some("B5"), "behind it on the core path, and open");
+        let said = progress.recall(&mut session()).expect("all is done");
+        assert!(said.starts_with("B3 is done. Next in the course is B5 ") && said.ends_with(": etcd-lab B5"), "{said}");
         let e7 = shelved("E7-replace-a-member").expect("it is there").unwrap_or_else(|e| panic!("{e}"));
         let said = progress.missing(&e7).expect("E2 is not done");
         assert!(said.starts_with("E7 builds on E2,"), "{said}");

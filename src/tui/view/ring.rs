@@ -141,6 +141,8 @@ fn marks(s: &crate::proto::lab::State, room: usize) -> String {
 /// The election timer as a bar that shrinks; for a leader how often it sends heartbeats.
 fn timer(m: &MemberView) -> String {
     const CELLS: u32 = 10;
+    // With three, the longest wait fits into a member's box.
+    const SLOW_CELLS: u32 = 3;
     let Some(t) = &m.timer else {
         return if m.is_polled { "timer, vote: not visible".into() } else { String::new() };
     };
@@ -153,7 +155,7 @@ fn timer(m: &MemberView) -> String {
     let slower = m.clock.filter(|c| !c.held).map_or(1, |c| c.slower.max(1));
     let (cells, wait) = match slower {
         1 => (CELLS, String::new()),
-        slower => (CELLS / 2, format!(" = {} s", u64::from(ms) * u64::from(slower) / 1000)),
+        slower => (SLOW_CELLS, format!(" = {} s", u64::from(ms) * u64::from(slower) / 1000)),
     };
     let full = (left * cells).div_ceil(t.election_timeout_ticks.max(1)).min(cells);
     let bar = "█".repeat(full as usize) + &"·".repeat((cells - full) as usize);
