@@ -44,6 +44,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use sha2::Digest;
 use sha2::Sha256;
+use snap_file::Attributes;
 use std::path::Path;
 
 pub mod snap_file;
@@ -233,6 +234,19 @@ fn tell_learners(engine: &dyn Engine, conf_state: &ConfState) -> Result<(), Erro
         let (voter, learner) = (conf_state.voters.contains(&member.id.0), conf_state.learners.contains(&member.id.0));
         if (voter || learner) && member.is_learner != learner {
             member.is_learner = learner;
+            batch.put(Table::Members, key, member.to_json());
+        }
+    }
+    engine.write(&batch)
+}
+
+/// Gives members what they have told of themselves, if their rows have no client URLs: etcd up to 3.5 keeps those in its v2 store only.
+pub fn tell_attributes(engine: &dyn Engine, told: &Attributes) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    for (key, row) in engine.scan(Table::Members, &[], usize::MAX)? {
+        let mut member = Member::from_json(&row)?;
+        if let Some((name, urls)) = told.get(&member.id).filter(|_| member.client_urls.is_empty()) {
+            (member.name, member.client_urls) = (name.clone(), urls.clone());
             batch.put(Table::Members, key, member.to_json());
         }
     }

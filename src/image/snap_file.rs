@@ -170,6 +170,16 @@ pub fn newest_attributes(disk: &dyn Disk, dir: &Path) -> Option<(Index, Attribut
     let names = if disk.exists(dir) { disk.list(dir).ok()? } else { Vec::new() };
     let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
     let (metadata, store) = files.filter_map(|name| read(disk, &dir.join(name))).next()?;
+    Some((Index(metadata.index), told_in(&store)))
+}
+
+/// The same of what a leader's message says of a snapshot; nothing if that is no note of etcd's.
+#[must_use]
+pub fn attributes(data: &[u8]) -> Attributes {
+    serde_json::from_slice(data).map(|store| told_in(&store)).unwrap_or_default()
+}
+
+fn told_in(store: &Value) -> Attributes {
     let members = store.pointer("/Root/Children/0/Children/members/Children").and_then(Value::as_object);
     let told = members.into_iter().flatten().filter_map(|(id, member)| {
         let text = member.pointer("/Children/attributes/Value")?.as_str()?;
@@ -179,7 +189,7 @@ pub fn newest_attributes(disk: &dyn Disk, dir: &Path) -> Option<(Index, Attribut
         let name = about["name"].as_str().unwrap_or_default().to_owned();
         Some((MemberId(u64::from_str_radix(id, 16).ok()?), (name, urls)))
     });
-    Some((Index(metadata.index), told.collect()))
+    told.collect()
 }
 
 /// What a whole file holds.

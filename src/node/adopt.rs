@@ -25,13 +25,12 @@ use crate::bbolt::Item;
 use crate::disk;
 use crate::disk::Disk as _;
 use crate::disk::RealDisk;
-use crate::engine::Batch;
-use crate::engine::Engine as _;
 use crate::error::Error;
 use crate::failpoint;
 use crate::failpoint::Point;
 use crate::image;
 use crate::image::snap_file;
+use crate::image::snap_file::Attributes;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::EntryType;
@@ -238,9 +237,8 @@ impl Found {
         let making =
             Making { cache_bytes: config.store_cache_bytes, cluster: self.log.metadata.cluster, limits: config.limits };
         let image = RealDisk.open_to_read(&places.database())?;
-        let built = Built::make(&making, &new.join("store"), image, &self.mark)?;
+        let built = Built::make(&making, &new.join("store"), image, &self.mark, &self.attributes(places))?;
         let revision = built.machine.store().revision();
-        self.add_attributes(places, &built)?;
         drop(built);
         failpoint::hit(Point::AdoptAfterStore);
         // Entries of before are in another release's words; the store has what they did.
@@ -255,9 +253,9 @@ impl Found {
 }
 
 impl Found {
-    /// Adds what members have told of themselves, names and client URLs: up to 3.5 that is in the v2 store, so in its last note and in the log since, and
+    /// What members have told of themselves, names and client URLs: up to 3.5 that is in the v2 store, so in its last note and in the log since, and
     /// in the database it is of none. What comes behind the mark is applied from the log.
-    fn add_attributes(&self, places: &Places, built: &Built) -> Result<(), Error> {
+    fn attributes(&self, places: &Places) -> Attributes {
         let noted = snap_file::newest_attributes(&RealDisk, &install::snap_dir(&places.member));
         let (from, mut told) = noted.unwrap_or_default();
         let since = self.log.entries.iter().filter(|entry| entry.index > from.0 && entry.index <= self.mark.index);
@@ -266,14 +264,7 @@ impl Found {
             let about = set.member_attributes.unwrap_or_default();
             told.insert(MemberId(set.member_id), (about.name, about.client_urls));
         }
-        let (mut members, mut rows) = (built.machine.members().clone(), Batch::default());
-        for (id, (name, client_urls)) in told {
-            if members.get(id).is_some() {
-                members.set_attributes(id, &name, &client_urls, &mut rows)?;
-            }
-        }
-        built.engine.write(&rows)?;
-        built.engine.sync()
+        told
     }
 }
 

@@ -25,6 +25,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::image;
 use crate::image::snap_file;
+use crate::image::snap_file::Attributes;
 use crate::membership::Members;
 use crate::meter;
 use crate::peer;
@@ -35,6 +36,7 @@ use crate::proto::walpb::Snapshot as Mark;
 use crate::replica::install::Installs;
 use crate::replica::install::Intake;
 use crate::replica::install::Stores;
+use crate::replica::install::snap_dir;
 use crate::store;
 use crate::store::Renewable;
 use crate::types::ClusterId;
@@ -112,13 +114,21 @@ pub(super) struct Built {
 }
 
 impl Built {
-    /// Makes a store in `dir`, durably. Reads the image once: index and leases are built while sled is filled.
-    pub(super) fn make(making: &Making, dir: &Path, image: Box<dyn DiskFile>, mark: &Mark) -> Result<Built, Error> {
+    /// Makes a store in `dir`, durably. Reads the image once: index and leases are built while sled is filled. `told` is what members have told of
+    /// themselves, where the image does not say it.
+    pub(super) fn make(
+        making: &Making,
+        dir: &Path,
+        image: Box<dyn DiskFile>,
+        mark: &Mark,
+        told: &Attributes,
+    ) -> Result<Built, Error> {
         store::delete(dir)?;
         let reader = image::Snapshot::new(image)?.into_reader()?;
         let engine = Arc::new(Renewable::open(dir, making.cache_bytes)?);
         let filled = store::pour(&*engine, |behind| image::fill_from(&reader, behind, mark));
         let machine = filled.and_then(|loaded| {
+            image::tell_attributes(&*engine, told)?;
             engine.sync()?;
             RealDisk.sync_dir(disk::folder_of(dir))?;
             Machine::of(engine.clone(), making.cluster, making.limits, loaded)
@@ -159,7 +169,11 @@ impl Stores for Sled {
     fn build(&mut self, dir: &Path, image: &Path, mark: &Mark) -> Result<(), Error> {
         let built = match self.ahead.take() {
             Some(ahead) => ahead,
-            None => Built::make(&self.making, dir, RealDisk.open_to_read(image)?, mark)?,
+            None => {
+                let noted = snap_file::newest_attributes(&RealDisk, &snap_dir(disk::folder_of(dir)));
+                let told = noted.filter(|(index, _)| index.0 == mark.index).unwrap_or_default().1;
+                Built::make(&self.making, dir, RealDisk.open_to_read(image)?, mark, &told)?
+            }
         };
         self.built = Some(built);
         Ok(())
@@ -245,12 +259,13 @@ impl Arriving {
             return self.keep();
         }
         let (image, mut same) = (self.intake.open()?, self.intake.open()?);
+        let told = self.message.snapshot.as_ref().map(|note| snap_file::attributes(&note.data)).unwrap_or_default();
         let (built, synced) = thread::scope(|scope| {
             let syncing = scope.spawn(move || {
                 let sync_began = Instant::now();
                 same.sync().inspect(|()| meter::SNAP_DB_FSYNC.time(sync_began.elapsed()))
             });
-            let built = Built::make(making, &dir, image, &self.mark);
+            let built = Built::make(making, &dir, image, &self.mark, &told);
             (built, syncing.join().unwrap_or_else(|_| Err(Error::Damaged("a sync panicked".into()))))
         });
         let built = built.inspect_err(|why| {

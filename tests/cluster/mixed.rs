@@ -96,6 +96,12 @@ pub(crate) async fn assert_lease(cluster: &Cluster, member: usize, lease: i64) {
     assert_eq!(found.keys, [format!("leased/{lease}").as_str()]);
 }
 
+/// This member knows where clients reach all three: etcd up to 3.5 has that in its v2 store only, which comes in front of the database.
+async fn assert_addresses(cluster: &Cluster, member: usize) {
+    let members = cluster.client.member_list(member, false).await.expect("a list").members;
+    assert!(members.len() == 3 && members.iter().all(|it| !it.client_ur_ls.is_empty()), "{members:?}");
+}
+
 #[test]
 fn ours_behind_a_leader_of_etcd_gets_its_database_and_goes_on() {
     let Some(etcd) = foreign::etcd_351("ours_behind_a_leader_of_etcd…") else { return };
@@ -109,6 +115,7 @@ fn ours_behind_a_leader_of_etcd_gets_its_database_and_goes_on() {
         cluster.restart(ours).await;
         cluster.assert_equal_hashes().await;
         says(&mut cluster, ours, OURS_APPLIED, 1).await;
+        assert_addresses(&cluster, ours).await;
         assert_lease(&cluster, ours, 71).await;
         // It goes on: it leads, and a restart finds the same.
         lead(&cluster, ours).await;
@@ -117,6 +124,7 @@ fn ours_behind_a_leader_of_etcd_gets_its_database_and_goes_on() {
         cluster.kill(ours);
         cluster.restart(ours).await;
         cluster.assert_equal_hashes().await;
+        assert_addresses(&cluster, ours).await;
     });
 }
 
