@@ -98,7 +98,7 @@ pub(crate) async fn assert_lease(cluster: &Cluster, member: usize, lease: i64) {
 
 /// This member knows where clients reach all three: etcd up to 3.5 has that in its v2 store only, which comes in front of the database.
 async fn assert_addresses(cluster: &Cluster, member: usize) {
-    let members = cluster.client.member_list(member, false).await.expect("a list").members;
+    let members = cluster.client.members(member, false).await.expect("a list").members;
     assert!(members.len() == 3 && members.iter().all(|it| !it.client_ur_ls.is_empty()), "{members:?}");
 }
 
