@@ -45,10 +45,11 @@ impl Picture {
                 let text = format!("{name} drops its entries above {}: a newer leader has others there", t.last_kept);
                 self.say(Tone::Bad, text);
             }
-            Kind::Received(r) => {
-                if let Some(w) = r.wire.as_ref().filter(|w| w.r#type == 4 && w.reject) {
-                    let (name, index) = (self.name(w.from), w.index);
-                    let end = self.place(w.from).and_then(|m| self.members[m].log.last_key_value().map(|(i, _)| *i));
+            // As its sender tells it: what that has in its log by now may be newer when the leader hears of it.
+            Kind::Sent(s) => {
+                if let Some(w) = s.wire.as_ref().filter(|w| w.r#type == 4 && w.reject) {
+                    let index = w.index;
+                    let end = self.members[member].log.last_key_value().map(|(i, _)| *i);
                     // The index is that of the entry before those that were offered.
                     let why = match end {
                         Some(end) if end < index => format!("its log ends at {end}, so the leader goes back"),

@@ -276,3 +276,17 @@ fn the_break_menu_of_a_simulated_cluster_has_what_it_can_do() {
     let bar = frame(&model, 120, 40);
     assert!(bar.contains("w write  ! break…  u undo"), "{bar}");
 }
+
+#[test]
+fn a_follower_that_lacks_entries_is_not_said_to_have_others() {
+    let mut script = Script::put();
+    let refusal = lab::Wire { reject: true, ..wire(3, 2, 4, 3, 4) };
+    script.tell(2, Kind::Sent(lab::Sent { wire: Some(refusal) }));
+    // By the time at which the leader tells of the refusal, the follower has told that it has the entry.
+    let entry = lab::LogEntry { index: 4, term: 3, ..Default::default() };
+    script.tell(2, Kind::Appended(lab::Appended { entries: vec![entry] }));
+    script.tell(1, Kind::Received(lab::Received { wire: Some(refusal) }));
+    let feed = &script.model.picture.as_ref().expect("started").feed;
+    let told: Vec<&str> = feed.iter().map(|l| &*l.text).filter(|text| text.contains("cannot take")).collect();
+    assert_eq!(told, ["n3 cannot take what comes after 4: its log ends at 3, so the leader goes back"]);
+}
