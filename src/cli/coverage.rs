@@ -65,8 +65,7 @@ pub(super) fn run() -> Result<u8, String> {
 /// Solves these labs. What ran, and whether all had the profile that they wanted most.
 fn solved(labs: &[(&str, Lab)]) -> Result<(Coverage, bool), String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
-    let parts = std::env::temp_dir().join(format!("etcd-lab-seeds-{}", std::process::id()));
-    fs::create_dir_all(&parts).map_err(|e| format!("{}: {e}", parts.display()))?;
+    let parts = guide::scratch("seeds")?;
     let next = AtomicUsize::new(0);
     let work = || {
         let mut namespaces = true;
@@ -95,8 +94,9 @@ fn solved(labs: &[(&str, Lab)]) -> Result<(Coverage, bool), String> {
     };
     let namespaces = thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let told: Vec<bool> = workers.into_iter().map(|w| w.join().unwrap_or(false)).collect();
-        told.into_iter().all(|one| one)
+        // One that panicked says nothing of namespaces: taken for "there are none", it would excuse labs.
+        let told = workers.into_iter().map(|w| w.join().map_err(|_| "a thread that ran labs panicked".to_owned()));
+        told.collect::<Result<Vec<bool>, String>>().map(|told| told.into_iter().all(|one| one))
     });
     let mut coverage = Coverage::default();
     for (name, _) in labs {
@@ -105,5 +105,5 @@ fn solved(labs: &[(&str, Lab)]) -> Result<(Coverage, bool), String> {
     }
     // Reports that have been read; there is nobody to tell if some stay.
     let _ = fs::remove_dir_all(&parts);
-    Ok((coverage, namespaces))
+    Ok((coverage, namespaces?))
 }

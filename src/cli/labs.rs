@@ -27,7 +27,8 @@ usage: etcd-lab test LAB|--all [--engine real|sim|etcd DIR] [--seed N] [--profil
   --engine sim       on simulated members with a clock of their own, if the lab's `engines` has sim; --seed N is another run (1)
   --engine etcd DIR  against the etcd and etcdctl in this folder; --etcd-dir DIR is the same
   --matrix           every lab with every profile that it declares, on our etcd, on simulated members if it allows them, and on the
-                     etcd of DIR; FILE gets a line of JSON for each, and what it has already and holds is not run again
+                     etcd of DIR; FILE gets a line of JSON for each, and what it has already and holds is not run again, unless
+                     the program, the lab or that etcd has changed. A lab that is tried nowhere is told, and the exit code is 1
   --seeds            every command of the documents (labs/seeds.toml), in one run, at the documents' addresses: one that did not run
                      as printed or repaired, and is no exception (labs/exceptions.toml), is told, and the exit code is 1
   --solution         only solve it: no mutations, no wrong paths
@@ -146,8 +147,7 @@ fn all(asked: &Asked, words: &[String]) -> Result<u8, String> {
     let options = &asked.options;
     let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
     let rest = passed_on(words);
-    let parts = std::env::temp_dir().join(format!("etcd-lab-all-{}", std::process::id()));
-    std::fs::create_dir_all(&parts).map_err(|e| format!("{}: {e}", parts.display()))?;
+    let parts = guide::scratch("all")?;
     let (mut worst, mut held, mut xml, mut json) = (0, 0, Vec::new(), Vec::new());
     let runs = runs(asked)?;
     for (name, engine) in &runs {

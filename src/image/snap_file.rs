@@ -143,34 +143,63 @@ pub fn exists(disk: &dyn Disk, dir: &Path, mark: &Mark) -> bool {
 /// The peer URLs of all members in the newest file that can be read: none if there is none.
 #[must_use]
 pub fn peer_urls(disk: &dyn Disk, dir: &Path) -> Vec<String> {
-    let names = if disk.exists(dir) { disk.list(dir).unwrap_or_default() } else { Vec::new() };
-    let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
-    files.filter_map(|name| read_urls(disk, &dir.join(name))).next().unwrap_or_default()
+    let names = names(disk, dir).unwrap_or_default();
+    names.iter().find_map(|name| urls(&read(disk, &dir.join(name)).ok()?.store)).unwrap_or_default()
 }
 
-/// The entry at which the newest file was written, and how many keys beside the members etcd's version-2 store had then; nothing without a file that can be
-/// read.
-#[must_use]
-pub fn newest_v2(disk: &dyn Disk, dir: &Path) -> Option<(Index, usize)> {
-    let names = if disk.exists(dir) { disk.list(dir).ok()? } else { Vec::new() };
-    let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
-    let (metadata, store) = files.filter_map(|name| read(disk, &dir.join(name))).next()?;
-    let folders = store.pointer("/Root/Children").and_then(Value::as_object).into_iter().flatten();
-    let keys = folders.filter(|(name, _)| *name != "0").filter_map(|(_, folder)| folder["Children"].as_object());
-    Some((Index(metadata.index), keys.map(Map::len).sum()))
+/// The files' names, the newest first.
+fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, Error> {
+    let mut names = if disk.exists(dir) { disk.list(dir)? } else { Vec::new() };
+    names.retain(|name| name.ends_with(SUFFIX));
+    names.reverse();
+    Ok(names)
+}
+
+/// What a file holds: the point in the log, and etcd's version-2 store there.
+pub struct Note {
+    metadata: SnapshotMetadata,
+    store: Value,
+}
+
+/// The newest file of an entry up to the log's newest mark; nothing if there is none. A later one has been left by an etcd that was cut short before it
+/// marked its log, and may be torn. An older one is no substitute: it does not know what happened since.
+///
+/// # Errors
+/// [`Error::Damaged`] with the file's path if it cannot be read whole; [`Error::Storage`].
+pub fn newest(disk: &dyn Disk, dir: &Path, mark: Index) -> Result<Option<Note>, Error> {
+    let is_marked = |name: &&String| index_of(name).is_some_and(|index| index <= mark);
+    names(disk, dir)?.iter().find(is_marked).map(|name| read(disk, &dir.join(name))).transpose()
+}
+
+/// The entry that a file's name tells.
+fn index_of(name: &str) -> Option<Index> {
+    let (_term, index) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+    u64::from_str_radix(index, 16).ok().map(Index)
 }
 
 /// What members have told of themselves: their names and client URLs.
 pub type Attributes = BTreeMap<MemberId, (String, Vec<String>)>;
 
-/// What members had told of themselves when the newest file was written: names and client URLs by id, and the entry of then; nothing without a file that
-/// can be read.
-#[must_use]
-pub fn newest_attributes(disk: &dyn Disk, dir: &Path) -> Option<(Index, Attributes)> {
-    let names = if disk.exists(dir) { disk.list(dir).ok()? } else { Vec::new() };
-    let files = names.iter().rev().filter(|name| name.ends_with(SUFFIX));
-    let (metadata, store) = files.filter_map(|name| read(disk, &dir.join(name))).next()?;
-    Some((Index(metadata.index), told_in(&store)))
+impl Note {
+    /// The entry at which it was written.
+    #[must_use]
+    pub fn index(&self) -> Index {
+        Index(self.metadata.index)
+    }
+
+    /// How many keys beside the members the version-2 store had then.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        let folders = self.store.pointer("/Root/Children").and_then(Value::as_object).into_iter().flatten();
+        let keys = folders.filter(|(name, _)| *name != "0").filter_map(|(_, folder)| folder["Children"].as_object());
+        keys.map(Map::len).sum()
+    }
+
+    /// What members had told of themselves then: names and client URLs by id.
+    #[must_use]
+    pub fn attributes(&self) -> Attributes {
+        told_in(&self.store)
+    }
 }
 
 /// The same of what a leader's message says of a snapshot; nothing if that is no note of etcd's.
@@ -193,19 +222,25 @@ fn told_in(store: &Value) -> Attributes {
 }
 
 /// What a whole file holds.
-fn read(disk: &dyn Disk, path: &Path) -> Option<(SnapshotMetadata, Value)> {
-    let file = disk.open(path).ok()?;
-    let len = file.len().ok().filter(|len| *len <= FILE_BYTES_MAX)?;
-    let mut bytes = vec![0; usize::try_from(len).ok()?];
-    file.read_at(0, &mut bytes).ok()?;
-    let checked = Checked::decode(bytes.as_slice()).ok()?;
-    let data = checked.data.filter(|data| crc32c::crc32c(data) == checked.crc)?;
-    let snapshot = Snapshot::decode(data).ok()?;
-    Some((snapshot.metadata?, serde_json::from_slice(&snapshot.data).ok()?))
+fn read(disk: &dyn Disk, path: &Path) -> Result<Note, Error> {
+    let damaged = |why: &str| Error::Damaged(format!("{}: {why}", path.display()));
+    let file = disk.open(path)?;
+    let len = file.len()?;
+    if len > FILE_BYTES_MAX {
+        return Err(damaged(&format!("it has {} MiB, and {} are read at most", len >> 20, FILE_BYTES_MAX >> 20)));
+    }
+    let mut bytes = vec![0; usize::try_from(len).map_err(|_| damaged("it is too large"))?];
+    file.read_at(0, &mut bytes)?;
+    let checked = Checked::decode(bytes.as_slice()).map_err(|_| damaged("it is no snapshot file"))?;
+    let data = checked.data.filter(|data| crc32c::crc32c(data) == checked.crc);
+    let data = data.ok_or_else(|| damaged("its checksum is wrong"))?;
+    let snapshot = Snapshot::decode(data).map_err(|_| damaged("it holds no snapshot"))?;
+    let metadata = snapshot.metadata.ok_or_else(|| damaged("it does not say of which entry it is"))?;
+    let store = serde_json::from_slice(&snapshot.data).map_err(|_| damaged("it holds no v2 store"))?;
+    Ok(Note { metadata, store })
 }
 
-fn read_urls(disk: &dyn Disk, path: &Path) -> Option<Vec<String>> {
-    let (_, store) = read(disk, path)?;
+fn urls(store: &Value) -> Option<Vec<String>> {
     let members = store.pointer("/Root/Children/0/Children/members/Children")?.as_object()?;
     let mut urls = Vec::new();
     for member in members.values() {
@@ -232,6 +267,14 @@ mod tests {
         Members::bootstrap(&Founders::from(founders), "t").expect("two founders")
     }
 
+    /// Saves one, and leaves those that are there.
+    fn save_beside(dir: &Path, index: u64) {
+        let elsewhere = tempfile::tempdir().expect("a directory");
+        save(&RealDisk, elsewhere.path(), &mark(index), &members_json(&members(), None)).expect("saved");
+        let name = format!("0000000000000002-{index:016x}.snap");
+        std::fs::copy(elsewhere.path().join(&name), dir.join(&name)).expect("copied");
+    }
+
     #[test]
     fn the_newest_file_stays_and_tells_where_the_members_are() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -245,14 +288,14 @@ mod tests {
         let mut urls = peer_urls(&RealDisk, dir.path());
         urls.sort();
         assert_eq!(urls, ["http://a:2380", "http://b:2380"]);
-        let (at, told) = newest_attributes(&RealDisk, dir.path()).expect("a file");
-        let names: Vec<&str> = told.values().map(|(name, _)| name.as_str()).collect();
-        assert_eq!((at, names.len()), (Index(12), 2));
-        assert_eq!(newest_v2(&RealDisk, dir.path()), Some((Index(12), 0)));
+        let note = newest(&RealDisk, dir.path(), Index(12)).expect("it can be read").expect("a file");
+        assert_eq!((note.index(), note.keys(), note.attributes().len()), (Index(12), 0, 2));
+        assert!(newest(&RealDisk, dir.path(), Index(11)).is_ok_and(|note| note.is_none()), "the log has no mark of it");
+        assert!(newest(&RealDisk, &dir.path().join("no-folder"), Index(12)).is_ok_and(|note| note.is_none()));
     }
 
     #[test]
-    fn a_damaged_file_tells_nothing() {
+    fn of_a_damaged_file_it_is_said_that_it_is() {
         let dir = tempfile::tempdir().expect("a directory");
         save(&RealDisk, dir.path(), &mark(7), &members_json(&members(), None)).expect("saved");
         let path = dir.path().join("0000000000000002-0000000000000007.snap");
@@ -261,5 +304,17 @@ mod tests {
         bytes[at] ^= 1;
         std::fs::write(&path, bytes).expect("written");
         assert_eq!(peer_urls(&RealDisk, dir.path()), Vec::<String>::new());
+        // An older one that can be read says nothing of what has come since.
+        std::fs::copy(&path, dir.path().join("0000000000000002-0000000000000009.snap")).expect("copied");
+        save_beside(dir.path(), 8);
+        let why = newest(&RealDisk, dir.path(), Index(9)).err().expect("damaged").to_string();
+        assert!(why.contains("0000000000000009.snap: its checksum is wrong"), "{why}");
+        let before = newest(&RealDisk, dir.path(), Index(8)).expect("it can be read").expect("a file");
+        assert_eq!(before.index(), Index(8), "the log has no mark of the damaged one");
+        assert_eq!(peer_urls(&RealDisk, dir.path()).len(), 2, "where to ask is better known late than never");
+        let large = std::fs::File::create(dir.path().join("0000000000000003-0000000000000010.snap")).expect("made");
+        large.set_len(FILE_BYTES_MAX + 1).expect("sparse");
+        let why = newest(&RealDisk, dir.path(), Index(16)).err().expect("too large").to_string();
+        assert!(why.contains("64 are read at most"), "{why}");
     }
 }

@@ -52,6 +52,8 @@ pub struct Board {
     pub no_clients: BTreeSet<usize>,
     /// Members that start with a configuration that does not do.
     pub misfits: BTreeMap<usize, Misfit>,
+    /// Members that our server is, in a lab of upstream etcd.
+    pub ours: BTreeSet<usize>,
     /// By how many seconds members' clocks on the wall are ahead.
     pub walls: BTreeMap<usize, i64>,
     /// Faults from a seed that go on.
@@ -79,6 +81,7 @@ impl Default for Board {
             bad_disks: BTreeMap::new(),
             no_clients: BTreeSet::new(),
             misfits: BTreeMap::new(),
+            ours: BTreeSet::new(),
             walls: BTreeMap::new(),
             nemesis: None,
         }
@@ -147,7 +150,7 @@ impl Board {
             Deed::Clients { member, cut } => self.set_clients(*member, *cut, picture),
             Deed::Files { member, job } => files(picture, *member, *job),
             Deed::Config { member, misfit } => self.configure(*member, *misfit, picture),
-            Deed::Program { member, ours } => program(picture, *member, *ours),
+            Deed::Program { member, ours } => self.set_program(*member, *ours, picture),
             Deed::Wall { member, seconds } => self.set_wall(*member, *seconds, picture),
             Deed::Nemesis { seed, seconds } => self.begin(*seed, *seconds, picture),
             Deed::Calm => {
@@ -427,6 +430,19 @@ impl Board {
         Ok((vec![Order::Config { member, misfit }], undo))
     }
 
+    /// Which program a member is, in a lab of upstream etcd. Whether it can be seen whole says nothing of that: it may be down, or start just now.
+    fn set_program(&mut self, member: usize, ours: bool, picture: &Picture) -> Decided {
+        let m = picture.members.get(member).ok_or("there is no such member")?;
+        if !picture.has_upstream {
+            return Err("all members are our own server here: start the lab with --etcd PATH".into());
+        }
+        let is_new = if ours { self.ours.insert(member) } else { self.ours.remove(&member) };
+        if !is_new {
+            return Err(format!("{} is {} already", m.name, if ours { "our server" } else { "etcd" }));
+        }
+        Ok((vec![Order::Program { member, ours }], Some(Undo::Do(Deed::Program { member, ours: !ours }))))
+    }
+
     fn set_wall(&mut self, member: usize, seconds: i64, picture: &Picture) -> Decided {
         runs(picture, member)?;
         let before = self.walls.insert(member, seconds).unwrap_or(0);
@@ -522,18 +538,6 @@ fn lose_power(member: usize, picture: &Picture) -> Decided {
     runs(picture, member)?;
     let undo = Undo::Do(Deed::Process { member, action: Action::Restart });
     Ok((vec![Order::Control { member, control: Control::PowerLoss(lab::PowerLoss {}) }], Some(undo)))
-}
-
-/// Which program a member is, in a lab of upstream etcd.
-fn program(picture: &Picture, member: usize, ours: bool) -> Decided {
-    let m = picture.members.get(member).ok_or("there is no such member")?;
-    if !picture.has_upstream {
-        return Err("all members are our own server here: start the lab with --etcd PATH".into());
-    }
-    if m.is_polled != ours {
-        return Err(format!("{} is {} already", m.name, if ours { "our server" } else { "etcd" }));
-    }
-    Ok((vec![Order::Program { member, ours }], Some(Undo::Do(Deed::Program { member, ours: !ours }))))
 }
 
 fn step(what: lab::step::What) -> Control {

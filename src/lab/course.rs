@@ -7,6 +7,7 @@ use crate::lab::Error;
 use crate::lab::guide::Ask;
 use crate::lab::guide::AskKind;
 use crate::lab::guide::Checked;
+use crate::lab::guide::Head;
 use crate::lab::guide::Item;
 use crate::lab::guide::Lab;
 use crate::lab::guide::LentBed;
@@ -21,6 +22,7 @@ use crate::lab::guide::budget;
 use crate::lab::guide::shelved;
 use crate::lab::guide::syllabus::short;
 use crate::lab::picture::words::counted;
+use crate::lab::preflight;
 use crate::lab::progress::Progress;
 use crate::lab::upstream;
 use crate::lab::workdir::Record;
@@ -56,11 +58,12 @@ pub fn named(wanted: &str) -> Option<&'static str> {
     SHELF.iter().map(|(name, _)| *name).find(|name| *name == wanted || short(name).eq_ignore_ascii_case(wanted))
 }
 
-/// The lab that was asked for, if it has this step, from 1, and this machine has room for it. Asked before there is a screen or a folder.
+/// The lab that was asked for, if it has this step, from 1, and this machine has room for it: in this folder, or in a new one where labs are made.
+/// Asked before there is a screen or a folder.
 ///
 /// # Errors
 /// As [`chosen`]; there is no such step; what is lacking, and what to do.
-pub fn can_begin(wanted: Option<&str>, step: Option<usize>) -> Result<Lab, Error> {
+pub fn can_begin(wanted: Option<&str>, step: Option<usize>, folder: Option<&Path>) -> Result<Lab, Error> {
     let lab = chosen(wanted).map_err(Error::Usage)?;
     let steps = lab.steps.len();
     match step {
@@ -71,22 +74,24 @@ pub fn can_begin(wanted: Option<&str>, step: Option<usize>) -> Result<Lab, Error
         _ => {}
     }
     if wanted.is_some() {
-        budget::check(&lab.head).map_err(Error::Refused)?;
+        let folder = folder.map(Path::to_path_buf).or_else(|| preflight::bases().into_iter().next());
+        budget::check(&lab.head, folder.as_deref().filter(|_| !lab.head.needs_nodes()), None)
+            .map_err(Error::Refused)?;
     }
     Ok(lab)
 }
 
 /// A lab: on the cluster that runs in this folder, or, if it stops members and changes their files, on nodes of its own. Its
-/// commands work in a folder of their own.
+/// commands work in a folder of their own. `ending` is a lab with nodes of its own that ends once this one has begun.
 ///
 /// # Errors
-/// As [`chosen`], or if no folder can be made: a sentence.
-pub fn open(wanted: Option<&str>, folder: &Path, record: &Record) -> Result<Session, String> {
+/// As [`chosen`], if no folder can be made, or if there is no room for more nodes: a sentence.
+pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option<&Head>) -> Result<Session, String> {
     let lab = chosen(wanted)?;
     let work = folder.join("work");
     fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
     if lab.head.needs_nodes() {
-        budget::check(&lab.head)?;
+        budget::check(&lab.head, None, ending)?;
         let bed = own_beds(&lab, record)?.begin(&lab.head.cluster)?;
         return Ok(Session::new(Arc::new(lab), bed.into(), &work));
     }
@@ -136,7 +141,7 @@ impl Course {
     /// # Errors
     /// As [`open`], or if what was kept cannot be read.
     pub fn new(wanted: Option<&str>, folder: &Path, record: &Record, kept: Option<PathBuf>) -> Result<Course, String> {
-        let session = open(wanted, folder, record)?;
+        let session = open(wanted, folder, record, None)?;
         let progress = kept.as_deref().map_or(Ok(Progress::default()), Progress::load).map_err(|e| e.to_string())?;
         let (folder, record, checked) = (folder.to_owned(), record.clone(), Vec::new());
         let mut course = Course { session, folder, record, checked, progress, kept };
@@ -241,7 +246,7 @@ impl Course {
             "h" => self.hint(),
             "x" => self.anew().await,
             "labs" => self.progress.text().lines().map(str::to_owned).collect(),
-            "lab" => match open(Some(rest), &self.folder, &self.record) {
+            "lab" => match open(Some(rest), &self.folder, &self.record, self.session.own_head()) {
                 Ok(session) => {
                     self.session = session;
                     let missing = self.progress.missing(self.session.lab());

@@ -219,3 +219,22 @@ fn a_nemesis_begins_only_when_all_is_whole() {
         assert!(Deed::parse(bad, &names()).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn which_program_a_member_is_does_not_hang_on_whether_it_is_seen() {
+    let picture = Picture::new(&Record { upstream: Some("/usr/bin/etcd".into()), ..Record::sample(3) });
+    let mut board = Board::default();
+    let set = |board: &mut Board, ours| board.decide(&Deed::Program { member: 2, ours }, &picture);
+    assert!(set(&mut board, false).expect_err("as it began").contains("etcd already"));
+    let (orders, undo) = set(&mut board, true).expect("it is etcd");
+    assert_eq!(orders, [Order::Program { member: 2, ours: true }]);
+    // No door of it is open yet; or, later, it is killed. It is ours all the same.
+    assert!(picture.members[2].is_polled);
+    assert!(set(&mut board, true).expect_err("twice").contains("our server already"));
+    let back = board.undo(undo.expect("there is a way back"), &picture);
+    assert_eq!(back, Ok(vec![Order::Program { member: 2, ours: false }]));
+    assert!(set(&mut board, true).is_ok() && set(&mut board, false).is_ok());
+    let all_ours = Picture::new(&Record::sample(3));
+    let refused = board.decide(&Deed::Program { member: 2, ours: true }, &all_ours).expect_err("no other etcd");
+    assert!(refused.contains("--etcd PATH"));
+}

@@ -93,11 +93,15 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
 /// # Errors
 /// What `etcdutl` says, or the disk.
 pub fn hand_back(m: &MemberRecord, etcdutl: &Path) -> Result<(), Error> {
-    let member = m.data_dir.join("member");
+    let (member, ours) = (m.data_dir.join("member"), m.data_dir.join("member.ours"));
+    if ours.exists() && !member.exists() {
+        // The last time ended between the two renames: all that there is is in the old folder, and etcd would begin with nothing.
+        rename(&ours, &member)?;
+    }
     if !member.join("format").exists() {
         return Ok(());
     }
-    let (made, ours) = (m.data_dir.with_extension("back"), m.data_dir.join("member.ours"));
+    let made = m.data_dir.with_extension("back");
     let kept = m.data_dir.join("member.etcd");
     for rest in [&made, &ours] {
         drop(fs::remove_dir_all(rest));
@@ -108,8 +112,12 @@ pub fn hand_back(m: &MemberRecord, etcdutl: &Path) -> Result<(), Error> {
     if !done.status.success() {
         return Err(Error::Refused(String::from_utf8_lossy(&done.stderr).trim().to_owned()));
     }
-    fs::rename(&member, &ours).map_err(Error::file("cannot move", &member))?;
-    fs::rename(made.join("member"), &member).map_err(Error::file("cannot move", &made))?;
+    rename(&member, &ours)?;
+    if let Err(why) = rename(&made.join("member"), &member) {
+        // If this fails, too, the next start makes it good.
+        drop(rename(&ours, &member));
+        return Err(why);
+    }
     for rest in [&made, &ours, &kept] {
         // The next time begins by removing what stays.
         drop(fs::remove_dir_all(rest));
@@ -185,6 +193,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::lab::workdir::Record;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn member(lab: &Path) -> MemberRecord {
         fs::write(lab.join(MARKER), "").expect("written");
@@ -226,6 +235,29 @@ mod tests {
         assert!(member.data_dir.join("member/wal").exists());
         assert!(lab.path().join("n1").join(SINCE).join("member/new").exists());
         assert!(run(&member, Job::Unwipe).is_err());
+    }
+
+    #[test]
+    fn a_way_back_that_failed_half_way_leaves_the_data_and_is_gone_again() {
+        let lab = tempfile::tempdir().expect("temp dir");
+        let member = member(lab.path());
+        let (there, ours) = (member.data_dir.join("member"), member.data_dir.join("member.ours"));
+        fs::write(there.join("format"), "1\n").expect("written");
+        let etcdutl = |body: &str| {
+            let program = lab.path().join("etcdutl");
+            // `convert --data-dir FROM --output-dir TO`
+            fs::write(&program, format!("#!/bin/sh\n[ -f \"$3/member/format\" ] || exit 1\n{body}\n"))
+                .expect("written");
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+            program
+        };
+        // It makes no folder `member`, so that the second rename fails.
+        hand_back(&member, &etcdutl("mkdir \"$5\"")).expect_err("nothing to move");
+        assert!(there.join("wal/0-0.wal").exists(), "it is where it was");
+        // Between the two renames the lab was killed.
+        fs::rename(&there, &ours).expect("moved");
+        hand_back(&member, &etcdutl("mkdir -p \"$5/member/snap\"")).expect("done");
+        assert!(there.join("snap").exists() && !there.join("format").exists() && !ours.exists());
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub use bed::LentBed;
 pub use bed::Member;
 pub use bed::ProcessBed;
 pub use bed::ProcessBeds;
+pub(crate) use bed::scratch;
 pub use book::broken_includes;
 pub use book::mdbook;
 pub use built::BOOK;

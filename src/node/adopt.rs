@@ -12,7 +12,7 @@
 //! of this holds the lock of etcd's database, which goes with it through the renames.
 //!
 //! What cannot be had is refused before anything is written: a database that is damaged or in use, a form or an entry of a later release, keys of the v2
-//! store, a disk without room. Left out: a log outside the data directory, and databases from before etcd 3.5, which do not say who votes. Source: etcd
+//! store or a note of it that cannot be read, a disk without room. Left out: a log outside the data directory, and databases from before etcd 3.5, which do not say who votes. Source: etcd
 //! `server/storage/schema/{cindex,confstate}.go`, `server/etcdserver/bootstrap.go`, `api/membership/store.go` (`IsMetaStoreOnly`).
 
 use super::boot::Config;
@@ -31,6 +31,7 @@ use crate::failpoint::Point;
 use crate::image;
 use crate::image::snap_file;
 use crate::image::snap_file::Attributes;
+use crate::image::snap_file::Note;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::raftpb::ConfState;
 use crate::proto::raftpb::EntryType;
@@ -162,6 +163,8 @@ fn adopt(config: &Config) -> Result<(), Error> {
 struct Found {
     log: Replay,
     last: Index,
+    /// The last note of the v2 store.
+    note: Option<Note>,
     /// Up to where the database goes.
     mark: SnapshotMark,
     bytes: u64,
@@ -212,7 +215,7 @@ impl Found {
         if let Some(version) = &told.version {
             image::check_form(version.as_bytes()).map_err(damaged)?;
         }
-        check_v2(places, &log)?;
+        let note = check_v2(places, &log)?;
         let (index, conf_state) = match (told.index, told.conf_state) {
             (Some(index), Some(conf_state)) => (index, conf_state),
             _ => return Err(places.refused("its database is of a release before etcd 3.5; start etcd 3.5 on it once")),
@@ -226,7 +229,7 @@ impl Found {
         };
         check_room(places, reader.bytes(), &wal_dir)?;
         let mark = SnapshotMark { index, term, conf_state: Some(conf_state) };
-        Ok(Found { log, last, mark, bytes: reader.bytes(), rows: told.rows, _lock: lock })
+        Ok(Found { log, last, note, mark, bytes: reader.bytes(), rows: told.rows, _lock: lock })
     }
 
     /// Makes the new folder, whole and durable.
@@ -237,7 +240,7 @@ impl Found {
         let making =
             Making { cache_bytes: config.store_cache_bytes, cluster: self.log.metadata.cluster, limits: config.limits };
         let image = RealDisk.open_to_read(&places.database())?;
-        let built = Built::make(&making, &new.join("store"), image, &self.mark, &self.attributes(places))?;
+        let built = Built::make(&making, &new.join("store"), image, &self.mark, &self.attributes())?;
         let revision = built.machine.store().revision();
         drop(built);
         failpoint::hit(Point::AdoptAfterStore);
@@ -255,9 +258,8 @@ impl Found {
 impl Found {
     /// What members have told of themselves, names and client URLs: up to 3.5 that is in the v2 store, so in its last note and in the log since, and
     /// in the database it is of none. What comes behind the mark is applied from the log.
-    fn attributes(&self, places: &Places) -> Attributes {
-        let noted = snap_file::newest_attributes(&RealDisk, &install::snap_dir(&places.member));
-        let (from, mut told) = noted.unwrap_or_default();
+    fn attributes(&self) -> Attributes {
+        let (from, mut told) = self.note.as_ref().map(|note| (note.index(), note.attributes())).unwrap_or_default();
         let since = self.log.entries.iter().filter(|entry| entry.index > from.0 && entry.index <= self.mark.index);
         let normal = since.filter(|entry| entry.entry_type() == EntryType::EntryNormal);
         for set in normal.filter_map(|entry| apply::entry::read(&entry.data).ok()?.cluster_member_attr_set) {
@@ -285,9 +287,16 @@ fn check_room(places: &Places, database_bytes: u64, wal_dir: &Path) -> Result<()
     )))
 }
 
-/// Looks for what only the v2 store of etcd before 3.6 has: keys in its last note, or written since; and for entries of later releases.
-fn check_v2(places: &Places, log: &Replay) -> Result<(), Error> {
-    let (noted, keys) = snap_file::newest_v2(&RealDisk, &install::snap_dir(&places.member)).unwrap_or_default();
+/// Looks for what only the v2 store of etcd before 3.6 has: keys in its last note, or written since; and for entries of later releases. The note, if
+/// there is one: one that cannot be read may hold anything.
+fn check_v2(places: &Places, log: &Replay) -> Result<Option<Note>, Error> {
+    let mark = Index(log.snapshots.iter().map(|mark| mark.index).max().unwrap_or(log.start.index));
+    let note = snap_file::newest(&RealDisk, &install::snap_dir(&places.member), mark).map_err(|why| {
+        places.refused(&format!(
+            "what its v2 store holds is not known: {why}; start the etcd that wrote it once more, which puts such a file aside, or move the file away"
+        ))
+    })?;
+    let (noted, keys) = note.as_ref().map(|note| (note.index(), note.keys())).unwrap_or_default();
     if keys > 0 {
         return Err(places.refused(&format!(
             "its v2 store holds {keys} entries, which no etcd since 3.6 reads: move them to v3 keys, or delete them, with the etcd that wrote them"
@@ -313,7 +322,7 @@ fn check_v2(places: &Places, log: &Replay) -> Result<(), Error> {
             return Err(strange("asks for what only a later release knows"));
         }
     }
-    Ok(())
+    Ok(note)
 }
 
 fn lock(places: &Places, database: &Path) -> Result<File, Error> {

@@ -40,6 +40,7 @@ use crate::replica::install::snap_dir;
 use crate::store;
 use crate::store::Renewable;
 use crate::types::ClusterId;
+use crate::types::Index;
 use crate::types::MemberId;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -170,8 +171,9 @@ impl Stores for Sled {
         let built = match self.ahead.take() {
             Some(ahead) => ahead,
             None => {
-                let noted = snap_file::newest_attributes(&RealDisk, &snap_dir(disk::folder_of(dir)));
-                let told = noted.filter(|(index, _)| index.0 == mark.index).unwrap_or_default().1;
+                let note = snap_file::newest(&RealDisk, &snap_dir(disk::folder_of(dir)), Index(mark.index));
+                let note = note.ok().flatten().filter(|note| note.index().0 == mark.index);
+                let told = note.map(|note| note.attributes()).unwrap_or_default();
                 Built::make(&self.making, dir, RealDisk.open_to_read(image)?, mark, &told)?
             }
         };

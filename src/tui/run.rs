@@ -136,7 +136,7 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
             "--step",
         ],
     )?;
-    let lab = course::can_begin(options.lab.as_deref(), options.step)?;
+    let lab = course::can_begin(options.lab.as_deref(), options.step, options.folder.as_deref())?;
     if let Some(code) = elsewhere(&lab)? {
         return code;
     }
@@ -611,13 +611,18 @@ impl App {
         self.open_lab();
     }
 
-    /// Opens the lab that was asked for on the cluster that runs, at the step that was asked for.
+    /// Opens the lab that was asked for on the cluster that runs, at the step that was asked for. One that is open goes when the new one is there.
     fn open_lab(&mut self) {
         let Some(live) = &self.live else { return };
         let wanted = self.options.lab.as_deref();
+        let ending = self.model.learn.as_ref().and_then(|l| l.session.own_head());
         let mut said = None;
-        let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record) {
+        let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record, ending) {
             Ok(mut session) => {
+                if let Some(old) = self.model.learn.take() {
+                    // Its members take their time to end, and nobody waits for them.
+                    tokio::task::spawn_blocking(move || drop(old));
+                }
                 let known = self.progress.as_ref().map(|(progress, _)| progress);
                 said = known.and_then(|p| p.recall(&mut session).or_else(|| p.missing(session.lab())));
                 Heard::Opened(Box::new(session))
@@ -649,9 +654,6 @@ impl App {
                 format!("next is {id} {}, whose nodes are machines: leave (q), then etcd-lab {id}", lab.title)
             }
             Some(lab) => {
-                // Its members take their time to end, and nobody waits for them.
-                let old = self.model.learn.take();
-                tokio::task::spawn_blocking(move || drop(old));
                 self.options.lab = Some(lab.head.id);
                 return self.open_lab();
             }

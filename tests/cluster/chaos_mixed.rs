@@ -76,6 +76,8 @@ struct Nemesis {
     dice: Seeded,
     cuts: Cuts,
     faults: BTreeMap<&'static str, usize>,
+    /// Bytes that each kind of cut held back.
+    held: BTreeMap<&'static str, usize>,
     /// How often each member led when it was asked.
     led: [usize; MEMBERS],
 }
@@ -109,6 +111,7 @@ impl Nemesis {
         let lasts = Duration::from_millis(200 + self.dice.below(1500));
         let group = 1 + self.dice.below((1 << MEMBERS) - 2);
         let leader = self.leader(cluster).await;
+        let held = self.cuts.held();
         let fault = match kind {
             0 => {
                 self.cut(1 << leader, false, lasts).await;
@@ -144,6 +147,9 @@ impl Nemesis {
             }
         };
         *self.faults.entry(fault).or_default() += 1;
+        if fault.starts_with("cut") {
+            *self.held.entry(fault).or_default() += self.cuts.held() - held;
+        }
     }
 }
 
@@ -172,7 +178,8 @@ async fn chaos(programs: [&Path; MEMBERS], seed: u64, lasts: Duration) {
     let (tell, told) = signal::channel(0);
     let follow = |member| tokio::spawn(follow(cluster.client.clone(), member, told.clone()));
     let followers: Vec<_> = (0..MEMBERS).map(follow).collect();
-    let mut nemesis = Nemesis { dice: Seeded::new(seed), cuts, faults: BTreeMap::new(), led: [0; MEMBERS] };
+    let (faults, held) = (BTreeMap::new(), BTreeMap::new());
+    let mut nemesis = Nemesis { dice: Seeded::new(seed), cuts, faults, held, led: [0; MEMBERS] };
     // Whoever leads, the other kind has led once before.
     for member in [MEMBERS - 1, 0] {
         lead(&cluster, member).await;
@@ -184,6 +191,8 @@ async fn chaos(programs: [&Path; MEMBERS], seed: u64, lasts: Duration) {
         tokio::time::sleep(Duration::from_millis(300)).await;
         nemesis.strike(&mut cluster).await;
     }
+    let (cuts, held) = (nemesis.held.len(), nemesis.held.values().filter(|bytes| **bytes > 0).count());
+    assert!(held > 0 && held == cuts, "seed {seed}: a cut that cut nothing: {:?}", nemesis.held);
     let history = load.end().await;
     let (revision, events) = chaos::agreed(&cluster).await;
     tell.send_replace(revision);
@@ -201,8 +210,8 @@ async fn chaos(programs: [&Path; MEMBERS], seed: u64, lasts: Duration) {
     let kinds =
         programs.map(|program| if program == etcd_bin() { "ours".to_owned() } else { foreign::version(program) });
     let run = format!(
-        "{kinds:?}, seed {seed}, faults {:?}, leaders {:?}, watch streams {streams:?}",
-        nemesis.faults, nemesis.led
+        "{kinds:?}, seed {seed}, faults {:?}, bytes held back {:?}, leaders {:?}, watch streams {streams:?}",
+        nemesis.faults, nemesis.held, nemesis.led
     );
     chaos::judge(&mut cluster, &history, (revision, &events), &run).await;
 }

@@ -172,11 +172,14 @@ fn a_directory_that_is_being_converted_is_left_alone() {
                 _ => Err("not yet"),
             })
             .await;
+            // However long the second one takes: who stands still keeps what is locked, and goes no further.
+            cluster.pause(0);
             spec.env.clear();
             (spec.client_url, spec.peer_url) = (a_url(), a_url());
             let mut second = left.start(&spec);
             assert_eq!(second.ended(ENDS_WITHIN).await.code(), Some(1));
             assert!(second.log().contains("another etcd runs in it, stop it first"), "{}", second.log());
+            cluster.resume(0);
             cluster.ready(0).await;
             assert!(cluster.log(0).contains(CONVERTED));
             assert_eq!(state(&cluster).await, left.hash);
@@ -249,6 +252,16 @@ fn with_v2_keys(member: &Path, _: &mut Spec) {
     snap_file::save(&RealDisk, &member.join("snap"), mark, store.as_bytes()).expect("saved");
 }
 
+fn with_a_damaged_note(member: &Path, _: &mut Spec) {
+    let names = RealDisk.list(&member.join("snap")).expect("there");
+    let name = names.iter().rfind(|name| name.ends_with(".snap")).expect("the log begins at a mark");
+    let path = member.join("snap").join(name);
+    let mut bytes = std::fs::read(&path).expect("it can be read");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+}
+
 const SPOILT: &[(&str, Spoil, &str)] = &[
     ("a newer form", |member, _| set_meta(member, b"storageVersion", b"3.7.0"), "the form of etcd 3.7.0"),
     ("an older form", |member, _| set_meta(member, b"consistent_index", &u64::MAX.to_be_bytes()), "from another time"),
@@ -269,6 +282,7 @@ const SPOILT: &[(&str, Spoil, &str)] = &[
     ),
     ("a write to the v2 store", |member, _| log_one_more(member, v2_put()), "is of the v2 store"),
     ("a v2 store with keys", with_v2_keys, "its v2 store holds 1 entries"),
+    ("a v2 store that cannot be read", with_a_damaged_note, "what its v2 store holds is not known"),
     (
         "a damaged page",
         |member, _| {

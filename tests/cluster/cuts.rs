@@ -5,11 +5,14 @@
 //! ```
 //!
 //! A cut is a network's: nothing is closed, bytes of that direction wait, and go on when it is mended. Whose connection it is says the header that every
-//! request of etcd's members has; what comes without it (a newcomer's questions, probes) passes.
+//! request of etcd's members has; what comes without it (a newcomer's questions, probes) passes. [`Cuts::held`] tells whether a cut held anything back.
 
 use crate::harness::Spec;
 use crate::ports;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWrite;
@@ -29,6 +32,8 @@ struct Rules {
     /// The members' ids, in the cluster's order.
     ids: Vec<u64>,
     cut: BTreeSet<(usize, usize)>,
+    /// Bytes that had to wait.
+    held: Arc<AtomicUsize>,
 }
 
 impl Rules {
@@ -67,6 +72,11 @@ impl Cuts {
     pub(crate) fn set(&self, cut: impl IntoIterator<Item = (usize, usize)>) {
         let cut = cut.into_iter().collect();
         self.rules.send_modify(|rules| rules.cut = cut);
+    }
+
+    /// How many bytes have had to wait so far. A cut that adds none has cut nothing.
+    pub(crate) fn held(&self) -> usize {
+        self.rules.borrow().held.load(Ordering::Relaxed)
     }
 }
 
@@ -117,6 +127,12 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
             seen.drain(..seen.len().saturating_sub(OVERLAP));
         }
         let (found, member, is_answer) = (*side.found.borrow(), side.member, side.tell.is_none());
+        {
+            let rules = side.rules.borrow();
+            if rules.is_cut(found, member, is_answer) {
+                rules.held.fetch_add(size, Ordering::Relaxed);
+            }
+        }
         let open = side.rules.wait_for(|rules| !rules.is_cut(found, member, is_answer)).await.is_ok();
         if !open || to.write_all(&buffer[..size]).await.is_err() {
             return;

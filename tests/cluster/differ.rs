@@ -103,10 +103,7 @@ fn every_answer_is_as_etcd_351_gives_it() {
 
 #[test]
 fn every_answer_is_as_a_newer_etcd_gives_it() {
-    let Some(etcd) = std::env::var_os("ETCD_PEER").map(PathBuf::from) else {
-        return foreign::not_possible("the differ against a newer etcd", "ETCD_PEER names none");
-    };
-    assert!(etcd.is_file(), "ETCD_PEER is no file: {}", etcd.display());
+    let Some(etcd) = foreign::etcd_newer("the differ against a newer etcd") else { return };
     turn(LIMIT, async { run(&settings(etcd)).await });
 }
 

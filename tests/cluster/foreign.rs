@@ -10,19 +10,54 @@ pub(crate) fn etcd_351(test: &str) -> Option<PathBuf> {
     found(test, "etcd 3.5.1 (ETCD_351)", std::env::var_os("ETCD_351").map(PathBuf::from))
 }
 
+/// The releases of Debian's suites, which a suite may not have any more: how `CI_WITHOUT` calls them, and the variables that name them.
+const OF_DEBIAN: [(&str, &str); 2] = [("etcd-3.5.16", "ETCD_3516"), ("etcd-newer", "ETCD_PEER")];
+
 /// The etcds that can be had here, oldest first: 3.5.1, and of Debian's suites 3.5.16 (`ETCD_3516`) and a newer one (`ETCD_PEER`). `None` after saying that
-/// the test is skipped; without one of the newer ones it says so and the test goes on.
+/// the test is skipped; without one of the newer ones it says so and the test goes on, unless every foreign program must be there.
 pub(crate) fn etcds(test: &str) -> Option<Vec<PathBuf>> {
-    let mut found = vec![etcd_351(test)?];
-    for name in ["ETCD_3516", "ETCD_PEER"] {
-        match std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_file()) {
-            Some(path) => found.push(path),
-            None => not_possible(test, &format!("a part of it: {name} names no etcd")),
-        }
-    }
+    let newer = OF_DEBIAN.map(|(release, _)| of_debian(test, release));
+    let found: Vec<PathBuf> = std::iter::once(etcd_351(test)?).chain(newer.into_iter().flatten()).collect();
     let versions: Vec<String> = found.iter().map(|etcd| version(etcd)).collect();
     tell(&format!("{test}: etcd {}", versions.join(", ")));
     Some(found)
+}
+
+/// A newer etcd for comparisons, or `None` after saying that the test is skipped.
+pub(crate) fn etcd_newer(test: &str) -> Option<PathBuf> {
+    of_debian(test, "etcd-newer")
+}
+
+/// An etcd of one of Debian's suites, or `None` after saying that there is none. Where every foreign program must be there, only a release that `CI_WITHOUT`
+/// names may be missing.
+fn of_debian(test: &str, release: &str) -> Option<PathBuf> {
+    let (_, variable) = OF_DEBIAN.into_iter().find(|(name, _)| *name == release)?;
+    let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
+    if path.is_some() {
+        return path;
+    }
+    match may_be_missing(release, &std::env::var("CI_WITHOUT").unwrap_or_default()) {
+        true => tell(&format!("WITHOUT {release}, as CI_WITHOUT says: {test} proves nothing of it")),
+        false => {
+            skipped(test, &format!("{variable} names no etcd; where there is none to be had, set CI_WITHOUT={release}"))
+        }
+    }
+    None
+}
+
+/// Whether `CI_WITHOUT` names it, alone or between commas.
+fn may_be_missing(release: &str, without: &str) -> bool {
+    without.split(',').any(|name| name.trim() == release)
+}
+
+#[test]
+fn only_a_release_that_is_named_may_be_missing() {
+    for (release, _) in OF_DEBIAN {
+        assert!(may_be_missing(release, release) && may_be_missing(release, &format!("other, {release}")));
+        for without in ["", "1", "etcd", "all", "etcd-3.5.1"] {
+            assert!(!may_be_missing(release, without), "{release}, {without:?}");
+        }
+    }
 }
 
 /// What an etcd says that it is, such as `3.5.16`.

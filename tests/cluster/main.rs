@@ -11,6 +11,7 @@
 //! | `ETCD_PEER` | any other etcd for the differ, which has more variables of its own ([`differ`]) |
 //! | `ETCDCTL_34` | etcdctl 3.4, for comparisons; otherwise an `etcdctl` of that release on the `PATH` |
 //! | `CI_REQUIRE_FOREIGN=1` | a foreign program that is missing fails the test; otherwise `skipped: …` is printed |
+//! | `CI_WITHOUT` | releases of Debian's suites that may be missing all the same: `etcd-3.5.16`, `etcd-newer`, or both with a comma |
 
 mod abuse;
 mod as_typed;

@@ -412,8 +412,7 @@ fn what_etcd_exposes_is_here_or_has_a_reason_not_to_be() {
         let stale: Vec<_> = table.absent.keys().filter(|name| kinds.contains_key(*name)).collect();
         assert!(stale.is_empty(), "explained, and here all the same: {stale:?}");
         drop(ours);
-        let peer = std::env::var_os("ETCD_PEER").map(std::path::PathBuf::from);
-        for etcd in crate::foreign::etcd_351(test).into_iter().chain(peer) {
+        for etcd in crate::foreign::etcd_351(test).into_iter().chain(crate::foreign::etcd_newer(test)) {
             let theirs = Cluster::start_with(&etcd, 1, &["--metrics=extensive"]).await;
             theirs.client.put(0, "a", "1").await.expect("a put");
             let theirs = page(&theirs, 0).await.kinds;

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -43,6 +44,21 @@ struct Member {
     program: PathBuf,
     id: u64,
     process: Option<Process>,
+}
+
+impl Member {
+    fn is_351(&self) -> bool {
+        foreign::version(&self.program) == "3.5.1"
+    }
+}
+
+/// What the watcher and whoever replaces members tell each other.
+#[derive(Default)]
+struct Told {
+    /// An etcd 3.5.1 is among the members.
+    has_351: AtomicBool,
+    /// The revision of the last event that the watcher has heard.
+    heard: AtomicI64,
 }
 
 /// All members that the cluster will ever have, in the order in which they come and go.
@@ -167,7 +183,7 @@ impl Replacement {
         })
         .await;
         let member = &mut self.members[new];
-        if foreign::version(&member.program) == "3.5.1" {
+        if member.is_351() {
             // It forgets to take tokens when its state comes by a snapshot: `Recover` of its auth store enables no provider of tokens.
             member.process = None;
             member.process = Some(Process::start(&member.program, &flags, &[], &log));
@@ -197,6 +213,21 @@ impl Replacement {
         until(READY_WITHIN, "a downgrade", async || self.client.call(enable.clone()).await).await;
         until(READY_WITHIN, "and 3.5 again", async || told("3.5.0").await).await;
         self.downgrades = true;
+    }
+
+    fn has_351(&self) -> bool {
+        self.members.iter().any(|member| member.process.is_some() && member.is_351())
+    }
+
+    /// Waits until the watcher has heard what was written until now: nothing is on its way to it any more that a member said before.
+    async fn caught_up(&self, told: &Told) {
+        let now = until(READY_WITHIN, "a read", async || self.client.call(range("first")).await).await;
+        let revision = now.header.expect("a header").revision;
+        until(READY_WITHIN, "the watcher hears", async || {
+            let heard = told.heard.load(Ordering::Relaxed);
+            if heard >= revision { Ok(()) } else { Err(format!("{heard} of {revision}")) }
+        })
+        .await;
     }
 
     /// The members that run agree on every byte of history, and the lease has the time that it should have.
@@ -253,8 +284,15 @@ fn write(client: &Client, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<String>> {
     })
 }
 
+/// Whether a member that cancels for this reason does not know the token.
+fn is_unknown(reason: &str, told: &Told) -> bool {
+    // So does 3.5.1 say it. Root itself may all, so of any other member this is wrong.
+    let is_351s = told.has_351.load(Ordering::Relaxed) && reason.contains("permission denied");
+    is_351s || ["user name is empty", "invalid auth token"].iter().any(|words| reason.contains(words))
+}
+
 /// Watches them from the beginning until one has been written at `until`; their keys, in the order of the events.
-async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) -> Vec<(i64, String)> {
+async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>, told: Arc<Told>) -> Vec<(i64, String)> {
     let mut watch = client.watch(watch_from(LOAD, prefix_end(LOAD.as_bytes()), 1));
     let mut heard: Vec<(i64, String)> = Vec::new();
     loop {
@@ -265,10 +303,7 @@ async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) ->
         tokio::select! {
             news = watch.next() => {
                 let news = news.expect("a watch goes on").expect("for ever");
-                // Of a token that it does not know etcd 3.5.1 says no more than the last of these; root itself may all.
-                let unknown = ["user name is empty", "invalid auth token", "permission denied"];
-                let is_unknown = |why: &str| unknown.iter().any(|words| why.contains(words));
-                if news.canceled && is_unknown(&news.cancel_reason) {
+                if news.canceled && is_unknown(&news.cancel_reason, &told) {
                     // A member that has come since knows none of the tokens of before.
                     while client.authenticate().await.is_err() {
                         // Between two leaders; the test's limit is this one's, too.
@@ -282,6 +317,7 @@ async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) ->
                 heard.extend(news.events.into_iter().filter_map(|event| event.kv).map(|kv| {
                     (kv.mod_revision, String::from_utf8_lossy(&kv.key).into_owned())
                 }));
+                told.heard.store(heard.last().map_or(0, |(revision, _)| *revision), Ordering::Relaxed);
             }
             _ = last.changed() => {}
         }
@@ -290,14 +326,20 @@ async fn watched(client: Client, mut last: tokio::sync::watch::Receiver<i64>) ->
 
 async fn replace_all(programs: &[&Path]) {
     let mut all = Replacement::begin(programs).await;
-    let (stop, (tell, told)) = (Arc::new(AtomicBool::new(false)), tokio::sync::watch::channel(0));
-    let (writer, watcher) = (write(&all.client, &stop), tokio::spawn(watched(all.client.clone(), told)));
+    let (stop, (tell, end)) = (Arc::new(AtomicBool::new(false)), tokio::sync::watch::channel(0));
+    let told = Arc::new(Told { has_351: AtomicBool::new(all.has_351()), ..Told::default() });
+    let (writer, watcher) = (write(&all.client, &stop), tokio::spawn(watched(all.client.clone(), end, told.clone())));
     for new in FOUNDERS..programs.len() {
         if new == 2 * FOUNDERS {
             all.speak_35_again().await;
         }
+        told.has_351.store(all.has_351() || all.members[new].is_351(), Ordering::Relaxed);
         all.replace(new - FOUNDERS, new).await;
         all.assert_agreement().await;
+        if !all.has_351() {
+            all.caught_up(&told).await;
+            told.has_351.store(false, Ordering::Relaxed);
+        }
     }
     stop.store(true, Ordering::Relaxed);
     let acknowledged = writer.await.expect("no panic");

@@ -1,7 +1,7 @@
 //! What a lab costs the learner's machine, and whether there is so much: asked before a cluster is started, not when it falls over.
 //!
-//! A lab's head says the most that its cluster takes, of disk and of memory. The figures are measured: the gate weighs the folders and the
-//! processes of the run that solves the lab, and fails a lab that takes more than it says.
+//! A lab's head says the most that its cluster takes, of disk and of memory. Both are an author's measurements. Of the disk the gate weighs what
+//! the lab's folders take when its solution has ended on our own members, and fails a lab that says less; the memory it does not weigh.
 
 use crate::lab::guide::settings::Head;
 use std::fs;
@@ -11,23 +11,33 @@ use std::path::PathBuf;
 /// What a disk or a memory keeps for everybody else, in MiB.
 const SPARE_MIB: u64 = 64;
 
-/// Refuses a lab for which this machine has no room.
+/// Refuses a lab for which this machine has no room: in the folder of the cluster that it runs on, which may not be there yet, or, without one,
+/// where labs make clusters of their own. What `ending` says that it takes counts as free: that lab ends when this one has begun.
 ///
 /// # Errors
 /// A sentence: what is lacking, where, and what to do.
-pub fn check(head: &Head) -> Result<(), String> {
-    let folder = std::env::temp_dir();
-    let disk = rustix::fs::statvfs(&folder).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize) >> 20);
-    enough(head, &folder, disk, memory_mib())
+pub fn check(head: &Head, folder: Option<&Path>, ending: Option<&Head>) -> Result<(), String> {
+    let place = folder.map_or_else(std::env::temp_dir, |folder| std::path::absolute(folder).unwrap_or_default());
+    let there = place.ancestors().find(|folder| folder.exists()).unwrap_or(&place);
+    let disk = rustix::fs::statvfs(there).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize) >> 20);
+    let (frees_disk, frees_memory) = ending.map_or((0, 0), |head| (u64::from(head.disk), u64::from(head.memory)));
+    let elsewhere = if folder.is_some() { "--folder name one" } else { "TMPDIR name a folder" };
+    let (disk, memory) = (disk.map(|mib| mib + frees_disk), memory_mib().map(|mib| mib + frees_memory));
+    enough(head, (&place, elsewhere), disk, memory)
 }
 
 /// What cannot be measured is not refused.
-fn enough(head: &Head, folder: &Path, disk: Option<u64>, memory: Option<u64>) -> Result<(), String> {
+fn enough(
+    head: &Head,
+    (folder, elsewhere): (&Path, &str),
+    disk: Option<u64>,
+    memory: Option<u64>,
+) -> Result<(), String> {
     let lacks = |need: u32, have: Option<u64>| have.filter(|have| need > 0 && *have < u64::from(need) + SPARE_MIB);
     let id = &head.id;
     if let Some(have) = lacks(head.disk, disk) {
         return Err(format!(
-            "{id} needs {} MiB of disk and {SPARE_MIB} to spare, and {} has {have}: free some, or have TMPDIR name a folder on another disk",
+            "{id} needs {} MiB of disk and {SPARE_MIB} to spare, and {} has {have}: free some, or have {elsewhere} on another disk",
             head.disk,
             folder.display()
         ));
@@ -46,11 +56,20 @@ fn memory_mib() -> Option<u64> {
     let read = |file: &str| fs::read_to_string(file).ok();
     let line = read("/proc/meminfo")?.lines().find_map(|l| l.strip_prefix("MemAvailable:").map(str::to_owned))?;
     let machine = line.trim().trim_end_matches(" kB").parse::<u64>().ok()? >> 10;
-    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
-    // No limit is the word `max`, and no number.
-    let (limit, used) = (number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory.current"));
-    let container = limit.zip(used).map(|(limit, used)| limit.saturating_sub(used) >> 20);
+    let of_container = |name: &str| read(&format!("/sys/fs/cgroup/{name}")).unwrap_or_default();
+    let container =
+        left_mib(&of_container("memory.max"), &of_container("memory.current"), &of_container("memory.stat"));
     Some(container.map_or(machine, |c| c.min(machine)))
+}
+
+/// What a container's processes may still have, if it has a limit: the kernel takes pages of files that nobody has used lately away for them, so those
+/// are not used (docker and the kubelet count so, too).
+fn left_mib(limit: &str, used: &str, stat: &str) -> Option<u64> {
+    // No limit is the word `max`, and no number.
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let cached = stat.lines().find_map(|line| number(line.strip_prefix("inactive_file ")?)).unwrap_or(0);
+    let used = number(used)?.saturating_sub(cached);
+    Some(number(limit)?.saturating_sub(used) >> 20)
 }
 
 /// What stands on paper and in a list: `25 minutes, 80 MiB of disk, 120 MiB of memory`.
@@ -94,7 +113,7 @@ mod tests {
     #[test]
     fn what_is_lacking_is_said_with_what_to_do() {
         let head = head("id = 'E3'\ndisk = 100\nmemory = 200\nminutes = 5");
-        let tried = |disk, memory| enough(&head, Path::new("/tmp"), disk, memory);
+        let tried = |disk, memory| enough(&head, (Path::new("/tmp"), "TMPDIR name a folder"), disk, memory);
         assert_eq!(tried(Some(164), Some(264)), Ok(()));
         assert_eq!(tried(None, None), Ok(()), "what cannot be measured is not refused");
         let disk = tried(Some(163), Some(9999)).expect_err("too little");
@@ -103,6 +122,30 @@ mod tests {
         assert!(memory.contains("200 MiB of memory") && memory.contains("end other programs"), "{memory}");
         assert_eq!(words(&head), "5 minutes, 100 MiB of disk, 200 MiB of memory");
         assert!(memory_mib().is_none_or(|mib| mib > 0), "a test runs in some memory");
+    }
+
+    #[test]
+    fn the_folder_that_will_be_used_is_the_one_that_is_asked() {
+        let head = |disk: u32| head(&format!("id = 'B3'\ndisk = {disk}\nmemory = 1\nminutes = 5"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let new = folder.path().join("not/yet/there");
+        assert_eq!(check(&head(1), Some(&new), None), Ok(()));
+        let lacking = check(&head(u32::MAX), Some(&new), None).expect_err("four petabytes");
+        assert!(lacking.contains("not/yet/there has") && lacking.contains("--folder"), "{lacking}");
+        let lacking = check(&head(u32::MAX), None, None).expect_err("four petabytes");
+        let temp = std::env::temp_dir().display().to_string();
+        assert!(lacking.contains(&format!("{temp} has")) && lacking.contains("TMPDIR"), "{lacking}");
+        assert_eq!(check(&head(u32::MAX), None, Some(&head(u32::MAX))), Ok(()), "as much is about to be free");
+    }
+
+    #[test]
+    fn the_cache_of_files_is_no_used_memory() {
+        let mib = |n: u64| (n << 20).to_string();
+        let stat = format!("anon 12345\nfile 23456\ninactive_anon 1\ninactive_file {}\nactive_file 2\n", mib(800));
+        assert_eq!(left_mib(&mib(1000), &mib(980), &stat), Some(820));
+        assert_eq!(left_mib(&mib(1000), &mib(980), ""), Some(20), "without figures of it all is used");
+        assert_eq!(left_mib("max\n", &mib(980), &stat), None);
+        assert_eq!(left_mib("", "", ""), None);
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub fn test(path: &Path, options: &TestOptions, out: &mut dyn Write) -> u8 {
 
 fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
     let lab = load(path).map_err(|e| e.to_string())?;
-    budget::check(&lab.head)?;
+    budget::check(&lab.head, None, None)?;
     let profile = options.profile.unwrap_or(Profile::Ports);
     let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
     let beds = match &options.etcd_dir {

@@ -26,6 +26,7 @@ use crate::lab::guide::model::pick;
 use crate::lab::guide::parse::parse;
 use crate::lab::guide::places::swapped;
 use crate::lab::guide::service;
+use crate::lab::guide::settings::Head;
 use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Output;
 use crate::lab::guide::shell::Shell;
@@ -435,6 +436,12 @@ impl Session {
     #[must_use]
     pub fn has_own_nodes(&self) -> bool {
         self.bed.nodes().is_some()
+    }
+
+    /// The lab's head, if its cluster is its own: what that takes is free when the lab ends.
+    #[must_use]
+    pub fn own_head(&self) -> Option<&Head> {
+        self.has_own_nodes().then(|| &self.lab.head)
     }
 
     /// The names of all nodes, members first.

@@ -47,10 +47,10 @@ pub struct Head {
     /// How long it takes a learner; 0 if nobody has said.
     #[serde(default)]
     pub minutes: u32,
-    /// The most disk that its cluster takes, in MiB; 0 if nobody has said.
+    /// The most disk that its folders take, in MiB; 0 if nobody has said. The gate weighs them at the solution's end.
     #[serde(default)]
     pub disk: u32,
-    /// The most memory that its processes take, in MiB; 0 if nobody has said.
+    /// The most memory that its processes take, in MiB, as its author has measured; 0 if nobody has said.
     #[serde(default)]
     pub memory: u32,
     /// What it runs on: `real` processes, and `sim` where the lab allows it; or `etcd`: the etcd project's own program.
