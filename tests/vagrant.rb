@@ -98,10 +98,12 @@ THREE = {
 WANTED = { "one" => THREE.slice("controller-0"), "three" => THREE, "five" => THREE.merge("spare-2" => %w[10.240.0.14]) }.freeze
 PORTS = { "controller-0" => 2710, "controller-1" => 2711, "controller-2" => 2712, "spare" => 2713, "spare-2" => 2714, "api" => 2715 }.freeze
 
-def check(mode, provider, cpu, bundle, prefix, dir)
+# `from` is where the machines come from: the network, or a bundle with boxes or without.
+def check(mode, provider, cpu, from, prefix, dir)
+  bundle = from != "network"
   arch = cpu == "x86_64" ? "amd64" : "arm64"
-  where = "#{mode}, #{provider}, #{arch}, #{bundle ? 'bundle' : 'network'}"
-  env = { "MODE" => mode, "PREFIX" => prefix, "STUB_CPU" => cpu, "STUB_PROVIDER" => provider, "CLASS_BUNDLE" => bundle ? "class" : nil }
+  where = "#{mode}, #{provider}, #{arch}, #{from}"
+  env = { "MODE" => mode, "PREFIX" => prefix, "STUB_CPU" => cpu, "STUB_PROVIDER" => provider, "CLASS_BUNDLE" => bundle ? from : nil }
   text = evaluated(env, dir)
   got = JSON.parse(text)
   machines = got["machines"].to_h { |m| [m["hostname"], m] }
@@ -110,14 +112,15 @@ def check(mode, provider, cpu, bundle, prefix, dir)
   same("#{where}: memory and processors", got["provider"].slice("memory", "cpus"), { "memory" => mode == "one" ? 1024 : 512, "cpus" => 1 })
   same("#{where}: nothing is synced", got["folders"], [["synced_folder", ".", "/vagrant", { "disabled" => true }]])
   same("#{where}: no look for updates", got["vm"]["box_check_update"], false)
-  box = bundle ? "etcd-lab" : { "amd64" => "debian/bookworm64", "arm64" => "bento/debian-12" }[arch]
+  has_box = from == "class"
+  box = has_box ? "etcd-lab" : { "amd64" => "debian/bookworm64", "arm64" => "bento/debian-12" }[arch]
   same("#{where}: box", got["vm"]["box"], box)
   url = "file://#{File.realpath(dir)}/class/boxes/etcd-lab-#{provider}-#{arch}.box"
-  same("#{where}: the box's file", got["vm"]["box_url"], bundle ? url : nil)
-  machines.each { |name, machine| check_machine("#{where}: #{name}", mode, name, machine, prefix, bundle, arch) }
+  same("#{where}: the box's file", got["vm"]["box_url"], has_box ? url : nil)
+  machines.each { |name, machine| check_machine("#{where}: #{name}", mode, name, machine, prefix, bundle ? "#{from}/bin" : "target/static", arch) }
 end
 
-def check_machine(where, mode, name, machine, prefix, bundle, arch)
+def check_machine(where, mode, name, machine, prefix, programs, arch)
   nets = machine["calls"].select { |c| c[0] == "network" && c[1] == "private_network" }.map { |c| c[2] }
   same("#{where}: addresses", nets.map { |n| n["ip"] }, WANTED[mode][name])
   wanted = nets.map { |n| "#{prefix}etcd-lab-#{n['ip'].split('.').first(2).join('-')}" }
@@ -131,20 +134,25 @@ def check_machine(where, mode, name, machine, prefix, bundle, arch)
   told = "node setup --mode #{mode} --name #{name} --ips #{WANTED[mode][name].join(',')}#{mode == 'one' ? '' : ' --key /tmp/etcd-lab-key'} "
   same("#{where}: provisioning", line.include?(told), true)
   files = provisions.select { |c| c[1] == "file" }.map { |c| c[2].values_at("source", "destination") }
-  program = bundle ? "class/bin/#{arch}/etcd-lab" : "target/static/#{arch}/etcd-lab"
-  same("#{where}: the program", [files[0][0].end_with?(program), files[0][1]], [true, "/tmp/etcd-lab"])
+  same("#{where}: the program", [files[0][0].end_with?("/#{programs}/#{arch}/etcd-lab"), files[0][1]], [true, "/tmp/etcd-lab"])
   keys = mode == "one" ? [] : ["/tmp/etcd-lab-key", "/tmp/etcd-lab-key.pub"]
   same("#{where}: the key", files.drop(1).map(&:last), keys)
-  same("#{where}: packages only from a network", provisions.map { |c| c[2]["name"] }.include?("packages"), !bundle)
+  # Looked for wherever the box is from, before `node setup` needs them; downloaded only if one is missing.
+  same("#{where}: packages first", provisions.first[2]["name"], "packages")
+  same("#{where}: packages that are there are not downloaded", provisions.first[2]["inline"].to_s.match?(/\Adpkg -s .*nftables.* \|\| \{ apt-get /), true)
 end
 
 Dir.mktmpdir do |dir|
   FileUtils.cp(File.join(ROOT, "Vagrantfile"), dir)
-  %w[packaging target/static/amd64 target/static/arm64 class/bin/amd64 class/bin/arm64].each { |d| FileUtils.mkdir_p(File.join(dir, d)) }
+  FileUtils.mkdir_p(%w[packaging class/boxes].map { |d| File.join(dir, d) })
   FileUtils.cp(File.join(ROOT, "packaging/box.packages"), File.join(dir, "packaging"))
-  %w[target/static class/bin].product(%w[amd64 arm64]).each { |d, a| File.write(File.join(dir, d, a, "etcd-lab"), "") }
-  cases = %w[one three five].product(%w[virtualbox libvirt], %w[x86_64 aarch64], [false, true])
-  cases.each { |mode, provider, cpu, bundle| check(mode, provider, cpu, bundle, mode == "three" ? "blue-" : "", dir) }
+  %w[target/static class/bin without-boxes/bin].product(%w[amd64 arm64]).each do |d, a|
+    FileUtils.mkdir_p(File.join(dir, d, a))
+    File.write(File.join(dir, d, a, "etcd-lab"), "")
+  end
+  %w[virtualbox libvirt].product(%w[amd64 arm64]).each { |p, a| File.write(File.join(dir, "class/boxes/etcd-lab-#{p}-#{a}.box"), "") }
+  cases = %w[one three five].product(%w[virtualbox libvirt], %w[x86_64 aarch64], %w[network class without-boxes])
+  cases.each { |mode, provider, cpu, from| check(mode, provider, cpu, from, mode == "three" ? "blue-" : "", dir) }
 
   { { "MODE" => "seven" } => "one, three or five", { "RAM" => "100" } => "a machine needs 384",
     { "CLASS_BUNDLE" => "nowhere" } => "no bin/amd64/etcd-lab in it" }.each do |env, words|

@@ -78,7 +78,11 @@ impl Pages {
     /// The file at this path below the book's folder.
     fn file(&self, path: &Path) -> Option<Vec<u8>> {
         match self {
-            Pages::Folder(dir) => std::fs::read(dir.join(path)).ok(),
+            Pages::Folder(dir) => {
+                let path = dir.join(path);
+                // A pipe or a device has no end.
+                path.is_file().then(|| std::fs::read(path).ok()).flatten()
+            }
             Pages::Inside(files) => {
                 let found = files.iter().find(|(name, _)| Path::new(name) == path);
                 found.map(|(_, bytes)| bytes.to_vec())
@@ -146,7 +150,7 @@ fn answer(pages: &Pages, path: &str) -> Response {
     let below = Path::new(path.trim_start_matches('/'));
     let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
     let file = if path.ends_with('/') { below.join("index.html") } else { below.to_owned() };
-    let (status, kind, body) = match pages.file(&file).filter(|_| plain) {
+    let (status, kind, body) = match plain.then(|| pages.file(&file)).flatten() {
         Some(bytes) => (StatusCode::OK, kind(&file), bytes),
         None => (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", b"There is no such page in this book.\n".to_vec()),
     };
@@ -196,6 +200,24 @@ mod tests {
         }
         let none = found(Some(folder.path().to_owned()), &[]).expect_err("no book there");
         assert!(none.contains("mdbook build book"), "{none}");
+    }
+
+    #[test]
+    fn what_is_no_page_is_not_even_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let book = folder.path().join("book");
+        std::fs::create_dir(&book).expect("made");
+        for pipe in [folder.path().join("beside"), book.join("inside")] {
+            assert!(std::process::Command::new("mkfifo").arg(pipe).status().expect("mkfifo").success());
+        }
+        let pages = Pages::Folder(book);
+        for path in ["/../beside", "/inside"] {
+            let pages = pages.clone();
+            // In a thread: whoever reads a pipe waits for a writer.
+            let (told, hears) = std::sync::mpsc::channel();
+            std::thread::spawn(move || told.send(answer(&pages, path).status().as_u16()));
+            assert_eq!(hears.recv_timeout(std::time::Duration::from_secs(20)), Ok(404), "{path}");
+        }
     }
 
     #[test]

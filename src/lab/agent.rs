@@ -4,8 +4,17 @@
 //! command, look at a file or at a unit. `open` makes a pipe of the rest, to a socket of a member there: telemetry and control go through it as
 //! they are.
 //!
+//! Whoever asks may leave at any time, by Ctrl-C too: that is the end of the input, and ends the command that runs. So one thread listens, and
+//! another answers. Of what a command says, the beginning is told and the rest is thrown away: a machine of the course is small.
+//!
 //! Left out: members of other machines on the lab's screens.
 
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::WaitId;
+use rustix::process::WaitIdOptions;
+use rustix::process::kill_process_group;
+use rustix::process::waitid;
 use serde::Deserialize;
 use serde::Serialize;
 use std::fs;
@@ -17,6 +26,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -24,9 +34,15 @@ use std::process::ChildStdin;
 use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::thread;
+use std::thread::JoinHandle;
 
 /// Bytes of a file, and of each of a command's outputs, that are told.
-const MOST: usize = 1 << 20;
+pub const MOST: usize = 1 << 20;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +71,8 @@ pub enum Answer {
         exit: i32,
         out: String,
         err: String,
+        /// One of them was longer.
+        cut: bool,
     },
     File {
         exists: bool,
@@ -84,25 +102,64 @@ pub fn serve(input: impl BufRead + Send + 'static, out: &mut dyn Write) -> u8 {
     u8::from(served.is_err())
 }
 
-fn questions(mut input: impl BufRead + Send + 'static, out: &mut dyn Write) -> io::Result<()> {
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if Read::take(&mut input, MOST as u64).read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
+/// What the listening thread has heard.
+enum Heard<I> {
+    Ask(Ask),
+    /// The rest of the input belongs to this socket.
+    Opened(I, UnixStream),
+    Wrong(String),
+}
+
+/// The command that runs, as the process that leads its group; and whether anybody is left to hear of it.
+#[derive(Debug, Default)]
+struct Running {
+    leader: Option<Pid>,
+    is_over: bool,
+}
+
+fn questions(input: impl BufRead + Send + 'static, out: &mut dyn Write) -> io::Result<()> {
+    let running = Arc::new(Mutex::new(Running::default()));
+    let (hears, heard) = mpsc::sync_channel(1);
+    thread::spawn({
+        let running = running.clone();
+        move || {
+            listen(input, &hears);
+            let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.is_over = true;
+            running.leader.into_iter().for_each(end);
         }
-        let answer = match serde_json::from_slice(&line) {
-            Ok(Ask::Open { socket }) => match UnixStream::connect(&socket) {
-                Ok(there) => {
-                    say(out, &Answer::Opened)?;
-                    return pipe(input, out, there);
-                }
-                Err(e) => Err(format!("{}: {e}", socket.display())),
-            },
-            Ok(ask) => answer(&ask),
-            Err(e) => Err(format!("the agent does not understand this: {e}")),
+    });
+    for heard in heard {
+        let answer = match heard {
+            Heard::Opened(input, there) => {
+                say(out, &Answer::Opened)?;
+                return pipe(input, out, there);
+            }
+            Heard::Ask(ask) => answer(&ask, &running),
+            Heard::Wrong(why) => Err(why),
         };
         say(out, &answer.unwrap_or_else(|why| Answer::Error { why }))?;
+    }
+    Ok(())
+}
+
+/// Reads questions until there are no more, or the input belongs to a socket, or nobody answers any more.
+fn listen<I: BufRead>(mut input: I, hears: &mpsc::SyncSender<Heard<I>>) {
+    let mut line = Vec::new();
+    // An input that cannot be read has ended.
+    while Read::take(&mut input, MOST as u64).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        let heard = match serde_json::from_slice(&line) {
+            Ok(Ask::Open { socket }) => match UnixStream::connect(&socket) {
+                Ok(there) => return drop(hears.send(Heard::Opened(input, there))),
+                Err(e) => Heard::Wrong(format!("{}: {e}", socket.display())),
+            },
+            Ok(ask) => Heard::Ask(ask),
+            Err(e) => Heard::Wrong(format!("the agent does not understand this: {e}")),
+        };
+        if hears.send(heard).is_err() {
+            return;
+        }
+        line.clear();
     }
 }
 
@@ -112,14 +169,11 @@ fn say(out: &mut dyn Write, answer: &Answer) -> io::Result<()> {
     out.flush()
 }
 
-fn answer(ask: &Ask) -> Result<Answer, String> {
+fn answer(ask: &Ask, running: &Mutex<Running>) -> Result<Answer, String> {
     match ask {
         Ask::Run { argv } => {
             let (program, args) = argv.split_first().ok_or("which command?")?;
-            let done = Command::new(program).args(args).stdin(Stdio::null()).output();
-            let done = done.map_err(|e| format!("{program}: {e}"))?;
-            // Killed by a signal: no exit code of its own.
-            Ok(Answer::Ran { exit: done.status.code().unwrap_or(-1), out: text(&done.stdout), err: text(&done.stderr) })
+            ran(Command::new(program).args(args), running).map_err(|e| format!("{program}: {e}"))
         }
         Ask::File { path } => file(path).map_err(|e| format!("{}: {e}", path.display())),
         Ask::Unit { name } => {
@@ -131,6 +185,48 @@ fn answer(ask: &Ask) -> Result<Answer, String> {
         }
         Ask::Open { .. } => Err("a socket is opened before this".into()),
     }
+}
+
+/// Runs a command to its end, or until nobody asks any more.
+fn ran(command: &mut Command, running: &Mutex<Running>) -> io::Result<Answer> {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own, so that all of it can be ended.
+    let mut child = piped.process_group(0).spawn()?;
+    let leader = Pid::from_child(&child);
+    {
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.leader = Some(leader);
+        if running.is_over {
+            end(leader);
+        }
+    }
+    let (out, err) = (child.stdout.take().map(begin_of), child.stderr.take().map(begin_of));
+    let told = |thread: Option<JoinHandle<(Vec<u8>, bool)>>| thread.and_then(|t| t.join().ok()).unwrap_or_default();
+    let ((out, is_out_cut), (err, is_err_cut)) = (told(out), told(err));
+    let ended = waitid(WaitId::Pid(leader), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    // Reaped only when nobody ends it any more: until then its number is nobody else's.
+    running.lock().unwrap_or_else(PoisonError::into_inner).leader = None;
+    ended?;
+    // Killed by a signal: no exit code of its own.
+    let exit = child.wait()?.code().unwrap_or(-1);
+    Ok(Answer::Ran { exit, out: text(&out), err: text(&err), cut: is_out_cut || is_err_cut })
+}
+
+/// Reads a pipe to its end, and keeps its beginning. True if there was more.
+fn begin_of(mut from: impl Read + Send + 'static) -> JoinHandle<(Vec<u8>, bool)> {
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        // What it has said so far is better than nothing.
+        let _ = from.by_ref().take(MOST as u64).read_to_end(&mut kept);
+        let more = io::copy(&mut from, &mut io::sink());
+        (kept, more.is_ok_and(|bytes| bytes > 0))
+    })
+}
+
+/// Ends a command and all that it has started.
+fn end(leader: Pid) {
+    // It may have ended by itself.
+    let _ = kill_process_group(leader, Signal::KILL);
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -159,7 +255,7 @@ fn file(path: &Path) -> io::Result<Answer> {
 fn pipe(mut input: impl Read + Send + 'static, out: &mut dyn Write, mut there: UnixStream) -> io::Result<()> {
     let mut to = there.try_clone()?;
     // Not waited for: whoever asked may be silent for as long as they like, also when the member has gone.
-    std::thread::spawn(move || copy(&mut input, &mut to).and_then(|()| to.shutdown(Shutdown::Write)));
+    thread::spawn(move || copy(&mut input, &mut to).and_then(|()| to.shutdown(Shutdown::Write)));
     copy(&mut there, out)
 }
 
@@ -252,11 +348,14 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn asked(lines: &str) -> Vec<Answer> {
-        let mut out = Vec::new();
-        serve(io::Cursor::new(lines.to_owned()), &mut out);
-        let text = String::from_utf8(out).expect("text");
-        text.lines().skip(1).map(|line| serde_json::from_str(line).expect("an answer")).collect()
+    /// An agent at the other end of a socket: what to ask it by, the lines that it says, and its thread.
+    fn agent() -> (UnixStream, impl Iterator<Item = Answer>, JoinHandle<u8>) {
+        let (here, there) = UnixStream::pair().expect("a pair");
+        let mut to = there.try_clone().expect("a socket");
+        let serves = thread::spawn(move || serve(BufReader::new(there), &mut to));
+        let lines = BufReader::new(here.try_clone().expect("a socket")).lines();
+        let answers = lines.map(|line| serde_json::from_str(&line.expect("a line")).expect("an answer"));
+        (here, answers.skip(1), serves)
     }
 
     #[test]
@@ -269,13 +368,57 @@ mod tests {
             serde_json::to_string(&Ask::File { path: file.path().into() }).expect("JSON"),
             r#"{"do":"file","path":"/nowhere"}"#,
         );
-        let told = asked(&lines);
-        assert_eq!(told[0], Answer::Ran { exit: 3, out: "here\n".into(), err: "there\n".into() });
+        let (mut to, answers, _) = agent();
+        to.write_all(lines.as_bytes()).expect("heard");
+        let told: Vec<Answer> = answers.take(4).collect();
+        let (out, err) = ("here\n".into(), "there\n".into());
+        assert_eq!(told[0], Answer::Ran { exit: 3, out, err, cut: false });
         assert!(matches!(&told[1], Answer::Error { why } if why.contains("does not understand")), "{told:?}");
         let (mode, text) = ("600".to_owned(), "etcd\n".to_owned());
         assert_eq!(told[2], Answer::File { exists: true, dir: false, mode, size: 5, text });
         assert!(matches!(told[3], Answer::File { exists: false, .. }));
-        assert_eq!(told.len(), 4);
+    }
+
+    #[test]
+    fn what_a_command_says_without_end_is_cut_and_that_is_told() {
+        let (mut to, mut answers, _) = agent();
+        let mut run = |line: &str| {
+            let argv = ["sh", "-c", line].map(str::to_owned).to_vec();
+            writeln!(to, "{}", serde_json::to_string(&Ask::Run { argv }).expect("JSON")).expect("heard");
+            answers.next()
+        };
+        for (line, is_cut) in [("head -c 1048576 /dev/zero", false), ("head -c 9000000 /dev/zero >&2", true)] {
+            let Some(Answer::Ran { exit: 0, out, err, cut }) = run(line) else { panic!("{line}") };
+            assert_eq!((out.len() + err.len(), cut), (MOST, is_cut), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_is_told() {
+        let kept = begin_of(io::repeat(0).take(5 * MOST as u64)).join().expect("it ends");
+        assert_eq!((kept.0.len(), kept.1), (MOST, true));
+        assert_eq!(begin_of(io::Cursor::new(b"all")).join().expect("it ends"), (b"all".to_vec(), false));
+    }
+
+    #[test]
+    fn a_command_ends_when_nobody_asks_any_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        let (mut to, _answers, serves) = agent();
+        // What runs below the command holds the pipe open for as long as it lives.
+        let line = format!("(echo begun; exec sleep 600) >{} & wait", pipe.display());
+        let argv = ["sh".into(), "-c".into(), line].to_vec();
+        writeln!(to, "{}", serde_json::to_string(&Ask::Run { argv }).expect("JSON")).expect("heard");
+        let mut lives = BufReader::new(fs::File::open(&pipe).expect("it begins"));
+        let mut said = String::new();
+        lives.read_line(&mut said).expect("read");
+        assert_eq!(said, "begun\n");
+        let (told, hears) = mpsc::channel();
+        thread::spawn(move || told.send((lives.read_line(&mut String::new()).ok(), serves.join().ok())));
+        to.shutdown(Shutdown::Both).expect("it was open");
+        let ended = hears.recv_timeout(std::time::Duration::from_secs(20)).expect("all of it has ended");
+        assert_eq!(ended.0, Some(0), "nothing more was said");
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! a folder, a stick or a share, and says who is where and what they wait for. Nothing is sent, and no keystroke is kept: a file has the steps,
 //! the guesses, and what the checks said last.
 //!
+//! A learner is told from another by chance, not by name: no file takes another's place, and of two files of one learner the newer counts. What
+//! is in a file is not trusted: it may be anything, and its words go to the teacher's terminal.
+//!
 //! Left out: grades, a live board.
 
 mod bundle;
@@ -11,12 +14,16 @@ mod bundle;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::shelved;
 use crate::lab::progress::Progress;
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
+use std::io::Read as _;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -33,6 +40,12 @@ const ENDING: &str = ".etcd-lab.json";
 const FILES_MAX: usize = 1000;
 const BYTES_MAX: u64 = 1 << 20;
 
+/// Signs of a line that are shown.
+const SIGNS_MAX: usize = 400;
+
+/// Users whose name says nothing: every machine of the course has them.
+const EVERYBODY: [&str; 2] = ["vagrant", "root"];
+
 /// A learner's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,8 +60,8 @@ struct Handed {
 pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let done = match args {
         [word, rest @ ..] if word == "bundle" => bundle::run(rest, out),
+        [word] | [_, word] if word == "--help" || word == "-h" => Ok(HELP.to_owned()),
         [word, dir] if word == "import" => import(Path::new(dir)),
-        [word] if word == "--help" || word == "-h" => Ok(HELP.to_owned()),
         _ => Err(format!("`etcd-lab class` knows bundle and import\n{HELP}")),
     };
     match done {
@@ -83,26 +96,69 @@ pub fn export(args: &[String], file: &Path, out: &mut dyn Write, err: &mut dyn W
 }
 
 fn exported(args: &[String], file: &Path) -> Result<PathBuf, String> {
-    let (mut name, mut to) = (env::var("USER").unwrap_or_default(), PathBuf::from("."));
+    let (mut name, mut to) = (None, PathBuf::from("."));
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
-            "--name" => name.clone_from(value()?),
+            "--name" => name = Some(value()?.clone()),
             "--to" => to = value()?.into(),
             other => return Err(format!("etcd-lab progress export knows --name and --to, not {other}")),
         }
     }
+    let name = match name {
+        Some(name) => name,
+        None => own(&env::var("USER").unwrap_or_default())?,
+    };
+    fits(&name)?;
+    let mut chance = [0; 8];
+    OsRng.try_fill_bytes(&mut chance).map_err(|e| format!("no randomness: {e}"))?;
+    let handed_in = |progress: &mut Progress| {
+        progress.learner.get_or_insert_with(|| chance.iter().map(|byte| format!("{byte:02x}")).collect());
+        progress.handed_in += 1;
+    };
+    let progress = Progress::change(file, handed_in).map_err(|e| e.to_string())?;
+    let path = to.join(format!("{name}{ENDING}"));
+    put(&path, &Handed { name, program: env!("CARGO_PKG_VERSION").into(), progress })?;
+    Ok(path)
+}
+
+/// The name of this machine's user, if it is a learner's.
+fn own(user: &str) -> Result<String, String> {
+    match EVERYBODY.contains(&user) {
+        true => Err(format!("every machine of the course has a user {user}: say your own name with --name")),
+        false => Ok(user.to_owned()),
+    }
+}
+
+/// Whether a file can be named after this learner.
+fn fits(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.starts_with('.') || name.chars().count() > 40 || !name.chars().all(fits) {
         return Err(format!("{name:?} is no name for a file: say --name with letters, digits, - _ or ."));
     }
-    let progress = Progress::load(file).map_err(|e| e.to_string())?;
-    let path = to.join(format!("{name}{ENDING}"));
-    let handed = Handed { name, program: env!("CARGO_PKG_VERSION").into(), progress };
-    let text = serde_json::to_string_pretty(&handed).unwrap_or_default() + "\n";
-    fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(path)
+    Ok(())
+}
+
+/// Writes the file, or writes it anew if the same learner has handed it in before.
+fn put(path: &Path, handed: &Handed) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    let text = serde_json::to_string_pretty(handed).unwrap_or_default() + "\n";
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => file.write_all(text.as_bytes()).map_err(|e| {
+            // Half a file would be taken for somebody else's the next time.
+            let _ = fs::remove_file(path);
+            failed(e)
+        }),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            if read(path).ok().is_none_or(|there| there.progress.learner != handed.progress.learner) {
+                return Err(format!("{} is there, and not yours: say another --name", path.display()));
+            }
+            let beside = path.with_extension("json.new");
+            fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).map_err(failed)
+        }
+        Err(e) => Err(failed(e)),
+    }
 }
 
 fn import(dir: &Path) -> Result<String, String> {
@@ -115,14 +171,34 @@ fn import(dir: &Path) -> Result<String, String> {
             dir.display()
         ));
     }
-    let (mut learners, mut unread) = (BTreeMap::new(), String::new());
-    for file in files.iter().take(FILES_MAX) {
-        match read(file) {
-            Ok(handed) => drop(learners.insert(handed.name.clone(), handed)),
-            Err(why) => drop(writeln!(unread, "not read: {}: {why}", file.display())),
+    let left_out = files.len().saturating_sub(FILES_MAX);
+    let (mut handed, mut said) = (Vec::new(), Vec::new());
+    for file in files.into_iter().take(FILES_MAX) {
+        match read(&file) {
+            Ok(learner) => handed.push((file, learner)),
+            Err(why) => said.push(format!("not read: {}: {why}", file.display())),
         }
     }
-    Ok(board(&learners.into_values().collect::<Vec<_>>()) + &unread)
+    let age = |(file, learner): &(PathBuf, Handed)| (learner.progress.handed_in, file.clone());
+    let is_same = |a: &Handed, b: &Handed| a.progress.learner.is_some() && a.progress.learner == b.progress.learner;
+    let is_newest = |one: &&(PathBuf, Handed)| !handed.iter().any(|o| is_same(&one.1, &o.1) && age(o) > age(one));
+    let (mut learners, older): (Vec<_>, Vec<_>) = handed.iter().partition(is_newest);
+    learners.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    said.extend(
+        older.iter().map(|(file, _)| format!("left out: {}: its learner has a newer file here", file.display())),
+    );
+    if left_out > 0 {
+        said.push(format!(
+            "left out: {left_out} more files, for {FILES_MAX} are read at once: import folder by folder"
+        ));
+    }
+    let said: String = said.iter().map(|line| plain(line) + "\n").collect();
+    Ok(board(&learners) + &said)
+}
+
+/// For a terminal: without what moves its cursor or paints it, and not without end.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SIGNS_MAX).collect()
 }
 
 fn collect(dir: &Path, deep: usize, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -141,11 +217,20 @@ fn collect(dir: &Path, deep: usize, files: &mut Vec<PathBuf>) -> std::io::Result
 }
 
 fn read(file: &Path) -> Result<Handed, String> {
-    if fs::metadata(file).map_err(|e| e.to_string())?.len() > BYTES_MAX {
+    // A pipe has no end, and a link may lead to one.
+    if !fs::symlink_metadata(file).map_err(|e| e.to_string())?.is_file() {
+        return Err("it is no plain file".into());
+    }
+    let mut bytes = Vec::new();
+    let opened = fs::File::open(file).map_err(|e| e.to_string())?;
+    opened.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > BYTES_MAX {
         return Err("it is too large for a learner's progress".into());
     }
-    let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
-    serde_json::from_str(&text).map_err(|e| format!("this is no progress of etcd-lab ({e})"))
+    let handed: Handed =
+        serde_json::from_slice(&bytes).map_err(|e| format!("this is no progress of etcd-lab ({e})"))?;
+    fits(&handed.name).map_err(|_| format!("{:?} is no learner's name", handed.name))?;
+    Ok(handed)
 }
 
 /// Where a learner is: the lab, the step in words, and what the checks wait for.
@@ -171,18 +256,22 @@ fn place(progress: &Progress) -> Option<Place> {
     Some(Place { lab, step, waits })
 }
 
-/// Everybody in a line; then what most wait for.
-fn board(learners: &[Handed]) -> String {
+/// Everybody in a line, those of one name with their files; then what most wait for.
+fn board(learners: &[&(PathBuf, Handed)]) -> String {
     let mut text = format!("{:<18} {:>5}  {:<4} {:<34} waits for\n", "name", "steps", "lab", "step");
     let mut common: BTreeMap<String, usize> = BTreeMap::new();
-    for learner in learners {
+    for (file, learner) in learners.iter().copied() {
+        let is_only = learners.iter().filter(|(_, other)| other.name == learner.name).count() == 1;
+        let file = if is_only { String::new() } else { format!(" ({})", file.display()) };
         let steps: usize = learner.progress.labs.values().map(|done| done.steps.len()).sum();
         let Some(place) = place(&learner.progress) else {
-            let _ = writeln!(text, "{:<18} {steps:>5}  {:<4} has not begun", learner.name, "-");
+            let line = format!("{:<18} {steps:>5}  {:<4} has not begun{file}", learner.name, "-");
+            let _ = writeln!(text, "{}", plain(&line));
             continue;
         };
-        let line = format!("{:<18} {steps:>5}  {:<4} {:<34} {}", learner.name, place.lab, place.step, place.waits);
-        let _ = writeln!(text, "{}", line.trim_end());
+        let Place { lab, step, waits } = &place;
+        let line = format!("{:<18} {steps:>5}  {lab:<4} {step:<34} {waits}{file}", learner.name);
+        let _ = writeln!(text, "{}", plain(line.trim_end()));
         if let Some(waits) = learner.progress.labs.get(&place.lab).and_then(|done| done.waits.clone()) {
             *common.entry(format!("{} {}: {waits}", place.lab, place.step)).or_default() += 1;
         }
@@ -191,7 +280,7 @@ fn board(learners: &[Handed]) -> String {
     common.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     let _ = writeln!(text, "\n{} learners.", learners.len());
     for (count, what) in common.iter().filter(|(count, _)| *count > 1).take(5) {
-        let _ = writeln!(text, "{count} wait at {what}");
+        let _ = writeln!(text, "{count} wait at {}", plain(what));
     }
     text
 }
@@ -206,19 +295,27 @@ mod tests {
         let steps = lab.steps.iter().take(1).map(|s| s.id.clone()).collect();
         let waits = waits.map(str::to_owned);
         let done = Done { version: lab.head.version, at: lab.steps[1].id.clone(), steps, waits, ..Done::default() };
-        Progress { last: Some("B3".into()), labs: BTreeMap::from([("B3".into(), done)]) }
+        Progress { last: Some("B3".into()), labs: BTreeMap::from([("B3".into(), done)]), ..Progress::default() }
+    }
+
+    /// A learner's progress, kept in this file.
+    fn kept(file: PathBuf, progress: &Progress) -> PathBuf {
+        Progress::change(&file, |kept| kept.clone_from(progress)).expect("written");
+        file
+    }
+
+    fn export(name: &str, to: &Path, kept: &Path) -> Result<PathBuf, String> {
+        exported(&["--name", name, "--to", &to.display().to_string()].map(str::to_owned), kept)
     }
 
     #[test]
     fn what_learners_hand_in_says_who_is_where_and_what_most_wait_for() {
         let folder = tempfile::tempdir().expect("a folder");
-        let kept = folder.path().join("progress.json");
         let sticks = folder.path().join("sticks");
         fs::create_dir_all(sticks.join("one")).expect("made");
-        let to = sticks.join("one").display().to_string();
         let export = |name: &str, progress: &Progress| {
-            progress.save(&kept).expect("written");
-            exported(&["--name", name, "--to", &to].map(str::to_owned), &kept).expect("written")
+            let kept = kept(folder.path().join(name).join("progress.json"), progress);
+            export(name, &sticks.join("one"), &kept).expect("written")
         };
         export("a.alvarez", &learner(Some("the key is there: you wrote another one")));
         export("b.brandt", &learner(None));
@@ -235,6 +332,58 @@ mod tests {
     }
 
     #[test]
+    fn two_learners_of_one_name_are_two_and_the_newer_file_of_one_learner_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("share/other")).expect("made");
+        let (one, two) =
+            (kept(at("one.json"), &learner(None)), kept(at("two.json"), &learner(Some("the key is there"))));
+        let first = export("chen", &at("share"), &one).expect("written");
+        let bytes = fs::read(&first).expect("there");
+        let said = export("chen", &at("share"), &two).expect_err("it is another learner's");
+        assert!(said.contains("is there, and not yours: say another --name"), "{said}");
+        assert_eq!(fs::read(&first).expect("there"), bytes, "nothing was overwritten");
+        let second = export("chen", &at("share/other"), &two).expect("written");
+        let text = import(&at("share")).expect("read");
+        let line =
+            |file: &Path| text.lines().find(|l| l.ends_with(&format!(" ({})", file.display()))).map(str::to_owned);
+        assert!(line(&first).is_some_and(|l| l.starts_with("chen ") && !l.contains("the key is there")), "{text}");
+        assert!(line(&second).is_some_and(|l| l.contains("the key is there")), "{text}");
+        // The second one goes on, and hands in once more, under the same name and then under another.
+        kept(two.clone(), &Progress { labs: BTreeMap::new(), last: None, ..Progress::load(&two).expect("kept") });
+        export("chen", &at("share/other"), &two).expect("it is theirs");
+        export("c.chen", &at("share"), &two).expect("written");
+        let text = import(&at("share")).expect("read");
+        assert!(text.contains("\n2 learners.\n") && text.contains("\nc.chen "), "{text}");
+        assert!(
+            text.ends_with(&format!("left out: {}: its learner has a newer file here\n", second.display())),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_learners_file_moves_no_cursor_and_what_is_no_file_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stick = folder.path().join("stick");
+        fs::create_dir(&stick).expect("made");
+        let bad = kept(folder.path().join("bad.json"), &learner(Some("red \u{1b}[31m\nroot 9 A1")));
+        let file = export("a.alvarez", &stick, &bad).expect("written");
+        let text = fs::read_to_string(&file).expect("there").replace("a.alvarez", "b\\nroot");
+        fs::write(stick.join(format!("b{ENDING}")), text).expect("written");
+        std::os::unix::fs::symlink("/dev/zero", stick.join(format!("endless{ENDING}"))).expect("made");
+        let fifo = stick.join(format!("fifo{ENDING}"));
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+        // In a thread: a pipe that is read has no end.
+        let (told, hears) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(import(&stick)));
+        let text = hears.recv_timeout(std::time::Duration::from_secs(20)).expect("it ends").expect("read");
+        assert!(text.contains("red  [31m root 9 A1"), "{text}");
+        assert!(!text.contains('\u{1b}') && !text.lines().any(|l| l.starts_with("root")), "{text}");
+        assert!(text.contains("\\nroot\" is no learner's name"), "{text}");
+        assert_eq!(text.matches("it is no plain file").count(), 2, "{text}");
+    }
+
+    #[test]
     fn what_cannot_be_handed_in_says_why() {
         let said = |args: &[&str]| {
             let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
@@ -242,6 +391,8 @@ mod tests {
         };
         assert!(said(&["--name", "../x"]).contains("no name for a file"));
         assert!(said(&["--name"]).contains("needs a value"));
+        assert!(own("vagrant").expect_err("everybody's").contains("say your own name with --name"));
+        assert_eq!(own("a.alvarez").as_deref(), Ok("a.alvarez"));
         let folder = tempfile::tempdir().expect("a folder");
         assert!(import(folder.path()).expect_err("empty").contains("progress export"));
     }

@@ -151,10 +151,15 @@ impl Course {
 
     /// Keeps what is new.
     fn keep(&mut self) -> Result<(), String> {
-        match &self.kept {
-            Some(file) if self.progress.note(&self.session) => self.progress.save(file).map_err(|e| e.to_string()),
-            _ => Ok(()),
+        if let Some(file) = &self.kept
+            && self.progress.note(&self.session)
+        {
+            let note = |kept: &mut Progress| {
+                kept.note(&self.session);
+            };
+            self.progress = Progress::change(file, note).map_err(|e| e.to_string())?;
         }
+        Ok(())
     }
 
     /// Goes to a step, from 1, on a fresh cluster on which the steps before are done. What there is to say of it.

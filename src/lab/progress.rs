@@ -15,6 +15,9 @@ use crate::lab::guide::shelved;
 use crate::lab::guide::syllabus::Syllabus;
 use crate::lab::guide::syllabus::short;
 use crate::lab::preflight;
+use rustix::fs::FlockOperation;
+use rustix::fs::flock;
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -34,6 +37,7 @@ usage: etcd-lab progress [--json]
        etcd-lab progress export [--name NAME] [--to DIR]   a file for your teacher: NAME.etcd-lab.json
 
   --json   the file itself: to keep, to send, or to put back on another machine
+  --name   your own, if it is not this machine's user
 ";
 
 /// All labs of one learner.
@@ -43,6 +47,12 @@ pub struct Progress {
     /// The lab in which something was done last.
     #[serde(default)]
     pub last: Option<String>,
+    /// Tells two learners of one name apart: chance, made when something is first handed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learner: Option<String>,
+    /// How often it was handed in: of two files of one learner, the one with more is newer.
+    #[serde(default)]
+    pub handed_in: u64,
     /// By their short names.
     pub labs: BTreeMap<String, Done>,
 }
@@ -92,14 +102,35 @@ impl Progress {
         })
     }
 
-    /// Writes it, whole or not at all.
+    /// Makes a change to what is kept, and returns all of it. A lab and a chapter's quiz may both be open: each changes its own part of the file
+    /// as it is then, one after the other.
     ///
     /// # Errors
-    /// It cannot be written.
-    pub fn save(&self, file: &Path) -> Result<(), Error> {
+    /// It cannot be read or written.
+    pub fn change(file: &Path, change: impl FnOnce(&mut Progress)) -> Result<Progress, Error> {
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder).map_err(Error::file("cannot make", folder))?;
         }
+        let lock = file.with_extension("lock");
+        let failed = Error::file("cannot lock", &lock);
+        // Until it is closed, at the end.
+        let locked = match fs::File::create(&lock) {
+            Ok(locked) => locked,
+            Err(e) => return Err(failed(e)),
+        };
+        match flock(&locked, FlockOperation::LockExclusive) {
+            // A file system that knows no locks, such as some networks': a second writer is rare, and a learner who loses all is not.
+            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
+        let mut progress = Progress::load(file)?;
+        change(&mut progress);
+        progress.save(file)?;
+        Ok(progress)
+    }
+
+    /// Writes it, whole or not at all.
+    fn save(&self, file: &Path) -> Result<(), Error> {
         let beside = file.with_extension("json.new");
         let text = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
         fs::write(&beside, text).map_err(Error::file("cannot write", &beside))?;
@@ -206,13 +237,14 @@ impl Progress {
 pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     if let [word, rest @ ..] = args
         && word == "export"
+        && !rest.iter().any(|word| word == "--help" || word == "-h")
     {
         return class::export(rest, &Progress::file(), out, err);
     }
     let json = match args {
         [] => false,
         [word] if word == "--json" => true,
-        [word] if word == "--help" || word == "-h" => {
+        [word] | [_, word] if word == "--help" || word == "-h" => {
             drop(write!(out, "{HELP}"));
             return 0;
         }
@@ -264,9 +296,9 @@ mod tests {
         first.step_is_done();
         first.go(1);
         assert!(progress.note(&first) && !progress.note(&first), "news once");
-        progress.save(&file).expect("written");
+        let kept = Progress::change(&file, |kept| assert!(kept.note(&first))).expect("written");
         let again = Progress::load(&file).expect("read");
-        assert_eq!(again, progress);
+        assert_eq!((&again, &kept), (&progress, &progress));
         let mut second = session();
         let said = again.recall(&mut second).expect("there is something");
         assert!(said.contains("1 of") && said.contains("at step 2"), "{said}");
@@ -292,6 +324,26 @@ mod tests {
         let said = progress.missing(&e7).expect("E2 is not done");
         assert!(said.starts_with("E7 builds on E2,"), "{said}");
         assert_eq!(progress.missing(&lab), None);
+    }
+
+    #[test]
+    fn what_several_write_at_once_is_all_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("progress.json");
+        let answer = |chapter: usize, question: usize| {
+            let note = |kept: &mut Progress| {
+                let guesses = &mut kept.labs.entry(format!("chapter {chapter}")).or_default().guesses;
+                guesses.insert(question.to_string(), "a".into());
+            };
+            Progress::change(&file, note).expect("written");
+        };
+        std::thread::scope(|all| {
+            for chapter in 0..4 {
+                all.spawn(move || (0..25).for_each(|question| answer(chapter, question)));
+            }
+        });
+        let kept = Progress::load(&file).expect("whole");
+        assert_eq!(kept.labs.values().map(|done| done.guesses.len()).collect::<Vec<_>>(), [25; 4]);
     }
 
     #[test]

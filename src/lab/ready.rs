@@ -1,12 +1,13 @@
 //! `etcd-lab preflight`: will this machine do for the course? Asked a week before, on the learner's own machine.
 //!
-//! Twenty looks, each with what to do about it. They start nothing and leave nothing. The answers fit into nine letters, which a learner sends
+//! Twenty looks, each with what to do about it. They leave nothing behind. The answers fit into nine letters, which a learner sends
 //! to the teacher; `--read CODE` says on the teacher's machine what they mean.
 #![expect(clippy::disallowed_methods, reason = "the disk's speed and the clock are what is looked at")]
 
 use crate::lab::guide;
 use crate::lab::preflight;
 use std::env;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
@@ -214,11 +215,16 @@ fn letters() -> Seen {
     if screen.ascii { less("no UTF-8: pictures are drawn in ASCII. Set LANG=C.UTF-8") } else { good("UTF-8") }
 }
 
-fn variables() -> Seen {
-    let set =
+/// Those of the variables that etcd or its clients read. Names and values may be any bytes.
+fn etcds(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
+    let is_etcds =
         |name: &String| name.starts_with("ETCDCTL_") || (name.starts_with("ETCD_") && !name.starts_with("ETCD_LAB"));
-    let mut names: Vec<String> = env::vars().map(|(name, _)| name).filter(set).collect();
-    names.retain(|name| name != "ETCDCTL_API");
+    let names = all.map(|(name, _)| name.to_string_lossy().into_owned()).filter(is_etcds);
+    names.filter(|name| name != "ETCDCTL_API").collect()
+}
+
+fn variables() -> Seen {
+    let names = etcds(env::vars_os());
     match names.is_empty() {
         true => good("none of etcd's is set"),
         false => less(format!("{} set, and etcd reads them: unset them", names.join(", "))),
@@ -308,14 +314,20 @@ fn tunnels() -> Seen {
     }
 }
 
+/// When this program was built, in seconds since 1970. Its file's time says less: a copy has that of another machine, or that of now.
+const BUILT: &str = env!("ETCD_LAB_BUILT");
+
 fn clock() -> Seen {
-    let made = env::current_exe().and_then(fs::metadata).and_then(|m| m.modified());
-    match made {
-        Ok(made) if SystemTime::now() < made => {
-            bad("it is set before the day on which this program was made: certificates will not be valid yet")
-        }
-        _ => good("not before this program was made"),
+    let built = BUILT.parse().map_or(SystemTime::UNIX_EPOCH, |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
+    clock_at(SystemTime::now(), built)
+}
+
+fn clock_at(now: SystemTime, built: SystemTime) -> Seen {
+    // The clock of the machine on which it was built may be a little ahead.
+    if now + Duration::from_hours(24) < built {
+        return bad("it is set before the day on which this program was built: certificates will not be valid yet");
     }
+    good("not before the day on which this program was built")
 }
 
 /// Letters that are not taken for each other when somebody reads them out.
@@ -436,6 +448,33 @@ mod tests {
         let virtualbox = "eth0\t0002000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n";
         assert!(routed(&table(virtualbox)).is_empty(), "10.0.2.0/24 is another network");
         assert_eq!(routed(&table("eth1\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n")), ["10.0.0.0/24"]);
+    }
+
+    #[test]
+    fn variables_of_etcd_are_seen_among_any_bytes() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let set = [&b"LESSOPEN"[..], b"ETCD_\xe9", b"ETCDCTL_ENDPOINTS", b"ETCDCTL_API", b"ETCD_LAB_X", b"\xe9"];
+        let set = set.map(|name| (OsString::from_vec(name.to_vec()), OsString::from_vec(vec![0xe9])));
+        assert_eq!(etcds(set.into_iter()), ["ETCD_\u{fffd}", "ETCDCTL_ENDPOINTS"]);
+    }
+
+    #[test]
+    fn a_clock_before_the_programs_day_is_wrong_and_one_that_goes_a_little_behind_is_not() {
+        let built = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let grade = |now| clock_at(now, built).0;
+        assert_eq!(grade(SystemTime::UNIX_EPOCH), Grade::Bad);
+        assert_eq!(grade(built - Duration::from_hours(25)), Grade::Bad);
+        assert_eq!(grade(built - Duration::from_mins(5)), Grade::Good);
+        assert_eq!(grade(built + Duration::from_hours(1)), Grade::Good);
+        // Of this program itself: a number, and not before this was written.
+        assert!(BUILT.parse::<u64>().is_ok_and(|secs| secs > 1_700_000_000), "{BUILT}");
+    }
+
+    #[test]
+    fn the_code_in_the_teachers_page_is_one() {
+        let page = include_str!("../../lessons/running-the-course.md");
+        let code = page.split("a code such as `").nth(1).and_then(|rest| rest.split('`').next()).expect("it shows one");
+        assert_eq!(read(code).map(|grades| told(&grades).0), Ok("less  namespaces\n".into()), "{code}");
     }
 
     #[test]

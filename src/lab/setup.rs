@@ -7,7 +7,7 @@
 //! ```text
 //! table    the machines of each mode and their addresses: the same table as the Vagrantfile's, which a test compares
 //! mirror   the certificate by which this machine alone believes that its mirror is github.com
-//! reach    `node on NAME COMMAND`, `node status`: by ssh, with a key that starts `etcd-lab agent` there and nothing else
+//! reach    `node on NAME COMMAND`, `node status`: by ssh, with a key that starts `etcd-lab agent` there
 //! ```
 //!
 //! Left out: units and certificates of etcd, which are steps of the labs themselves.
@@ -21,6 +21,8 @@ use std::fs;
 use std::io;
 use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -32,7 +34,8 @@ usage: etcd-lab node setup --mode one|three|five --name NAME --ips IP[,IP] [--ke
        etcd-lab node on NAME COMMAND...  a command on another machine
        etcd-lab node status              how etcd is on every machine
 
-  --key FILE   a key for ssh, with its FILE.pub beside it: the first machine reaches the others with it
+  --key FILE   a key for ssh, with its FILE.pub beside it: the first machine reaches the others with it. Whoever has it
+               has these machines
 ";
 
 /// What a machine of the course needs, and Debian's package that has it.
@@ -117,27 +120,23 @@ impl Machine {
         missing
     }
 
-    /// Does it; a second time changes nothing. Returns a line for each thing that was not yet so.
-    fn set_up(&self, program: &Path) -> io::Result<Vec<String>> {
+    /// Does it; a second time changes no file. Returns a line for each file that was not yet so.
+    ///
+    /// Orders are given every time: that a file is there does not say that the order behind it was carried out the last time.
+    fn set_up(&self, program: &Path, order: &mut dyn FnMut(&[&str]) -> io::Result<()>) -> io::Result<Vec<String>> {
         let mut done = self.programs(program)?;
-        done.extend(written(&self.root.join(NOTES).join("machine"), &self.note())?);
+        done.extend(written(&self.root.join(NOTES).join("machine"), self.note().as_bytes(), 0o644)?);
         done.extend(table::hosts(&self.root.join("etc/hosts"), &self.mode)?);
-        let papers = mirror::papers(&self.root)?;
-        if !papers.is_empty() {
-            self.order("update-ca-certificates", &[])?;
-        }
-        done.extend(papers);
+        done.extend(mirror::papers(&self.root)?);
+        order(&["update-ca-certificates"])?;
         if let Some(key) = &self.key {
             done.extend(reach::lend(key, &self.root, self.name == table::FIRST)?);
         }
-        let unit = written(&self.root.join("etc/systemd/system/etcd-lab-cloud.service"), UNIT)?;
-        if unit.is_some() {
-            self.order("systemctl", &["daemon-reload"])?;
-            self.order("systemctl", &["enable", "-q", "etcd-lab-cloud"])?;
-        }
-        let changed = unit.is_some() || !done.is_empty();
-        self.order("systemctl", &[if changed { "restart" } else { "start" }, "etcd-lab-cloud"])?;
-        done.extend(unit);
+        let unit = self.root.join("etc/systemd/system/etcd-lab-cloud.service");
+        done.extend(written(&unit, UNIT.as_bytes(), 0o644)?);
+        order(&["systemctl", "daemon-reload"])?;
+        order(&["systemctl", "enable", "-q", "etcd-lab-cloud"])?;
+        order(&["systemctl", "restart", "etcd-lab-cloud"])?;
         Ok(done)
     }
 
@@ -149,20 +148,21 @@ impl Machine {
     fn programs(&self, program: &Path) -> io::Result<Vec<String>> {
         let mut done = Vec::new();
         let bin = self.root.join("usr/local/bin");
-        fs::create_dir_all(&bin)?;
+        fs::create_dir_all(&bin).map_err(at(&bin))?;
         let installed = bin.join("etcd-lab");
         if !same(program, &installed)? {
             // Beside it and renamed: a program that runs cannot be written to.
             let beside = bin.join(".etcd-lab.new");
-            fs::copy(program, &beside)?;
-            fs::set_permissions(&beside, fs::Permissions::from_mode(0o755))?;
-            fs::rename(&beside, &installed)?;
+            let copied = fs::copy(program, &beside)
+                .and_then(|_| fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)))
+                .and_then(|()| fs::rename(&beside, &installed));
+            copied.map_err(at(&installed))?;
             done.push("installed /usr/local/bin/etcd-lab".into());
         }
         for name in ["etcd", "etcdctl", "etcdutl"] {
             let link = bin.join(name);
             if fs::symlink_metadata(&link).is_err() {
-                std::os::unix::fs::symlink("etcd-lab", &link)?;
+                std::os::unix::fs::symlink("etcd-lab", &link).map_err(at(&link))?;
                 done.push(format!("installed /usr/local/bin/{name}"));
             }
         }
@@ -170,17 +170,20 @@ impl Machine {
     }
 
     /// An order to the machine itself; a root that is only a folder takes none.
-    fn order(&self, program: &str, args: &[&str]) -> io::Result<()> {
-        if self.root != Path::new("/") {
-            return Ok(());
-        }
-        let done = Command::new(program).args(args).output()?;
+    fn order(&self, words: &[&str]) -> io::Result<()> {
+        let Some((program, args)) = words.split_first().filter(|_| self.root == Path::new("/")) else { return Ok(()) };
+        let done = Command::new(program).args(args).output().map_err(at(Path::new(program)))?;
         if done.status.success() {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        Err(io::Error::other(format!("{program} {}: {said}", args.join(" "))))
+        Err(io::Error::other(format!("{}: {said}", words.join(" "))))
     }
+}
+
+/// The error with the file's name: "permission denied" alone helps nobody.
+fn at(path: &Path) -> impl Fn(io::Error) -> io::Error + '_ {
+    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 /// Whether the second file is the first, or the same byte for byte.
@@ -192,21 +195,51 @@ fn same(a: &Path, b: &Path) -> io::Result<bool> {
     Ok(fs::metadata(&a_path)?.len() == fs::metadata(&b_path)?.len() && fs::read(a_path)? == fs::read(b_path)?)
 }
 
-/// Writes a file, if it does not say that already. Says so if it was news.
-fn written(path: &Path, text: &str) -> io::Result<Option<String>> {
-    if fs::read_to_string(path).is_ok_and(|there| there == text) {
+/// What is in a file; nothing if it is not there.
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(at(path)),
+    }
+}
+
+/// Writes a file, if it does not say that already: whole or not at all, never with more rights than this mode, for the owner of the one that was
+/// there. Says so if it was news.
+fn written(path: &Path, bytes: &[u8], mode: u32) -> io::Result<Option<String>> {
+    if fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(None);
     }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let write = || -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        // One that was left by somebody else may have another mode.
+        let _ = fs::remove_file(&beside);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        if let Ok(there) = fs::metadata(path) {
+            std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
+        }
+        file.write_all(bytes)?;
+        // Set, not asked for: what is asked for is less by the caller's umask.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(at(path))?;
     Ok(Some(format!("wrote {}", path.display())))
 }
 
 /// Runs `etcd-lab node …` and returns its exit code.
 pub fn node(args: &[String], program: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let rest = args.get(1..).unwrap_or_default();
+    // Behind `on NAME` it is the command's.
+    if args.iter().take(2).any(|word| word == "--help" || word == "-h") {
+        drop(write!(out, "{USAGE}"));
+        return 0;
+    }
     let done = match args.first().map(String::as_str) {
         Some("setup") => match Machine::parse(rest) {
             Ok(machine) => set_up(&machine, program, out),
@@ -215,10 +248,6 @@ pub fn node(args: &[String], program: &Path, out: &mut dyn Write, err: &mut dyn 
         Some("cloud") => cloud(Path::new("/")),
         Some("on") if rest.len() >= 2 => reach::on(Path::new("/"), &rest[0], &rest[1..], out, err),
         Some("status") if rest.is_empty() => reach::status(Path::new("/"), out),
-        Some("--help" | "-h") => {
-            drop(write!(out, "{USAGE}"));
-            return 0;
-        }
         Some(word @ ("on" | "status")) => {
             return usage(&format!("`etcd-lab node {word}` has other words behind it"), err);
         }
@@ -236,12 +265,16 @@ fn usage(why: &str, err: &mut dyn Write) -> u8 {
 }
 
 fn set_up(machine: &Machine, program: &Path, out: &mut dyn Write) -> Result<u8, String> {
+    if machine.root == Path::new("/") && !rustix::process::geteuid().is_root() {
+        return Err("only root can set a machine up: run it with sudo. Nothing was changed".into());
+    }
     let missing = machine.missing();
     if !missing.is_empty() {
         let what = missing.join(", ");
         return Err(format!("this machine has no {what}. A box of packaging/box has all of it; nothing was changed"));
     }
-    let done = machine.set_up(program).map_err(|e| format!("cannot set up {}: {e}", machine.root.display()))?;
+    let done = machine.set_up(program, &mut |words| machine.order(words));
+    let done = done.map_err(|e| format!("cannot set up {}: {e}", machine.root.display()))?;
     // A reader that is gone is no failure.
     done.iter().for_each(|line| drop(writeln!(out, "{line}")));
     drop(writeln!(out, "{} is ready: etcd-lab, etcd, etcdctl and etcdutl are in /usr/local/bin", machine.name));
@@ -315,6 +348,52 @@ mod tests {
     }
 
     #[test]
+    fn what_an_order_left_undone_is_done_the_next_time() {
+        let root = machine();
+        let args: Vec<String> = line(root.path(), "").split_whitespace().skip(1).map(str::to_owned).collect();
+        let machine = Machine::parse(&args).expect("right");
+        let program = root.path().join("program");
+        fs::write(&program, "etcd-lab").expect("written");
+        let orders = ["update-ca-certificates", "systemctl daemon-reload", "systemctl enable -q etcd-lab-cloud"];
+        for failing in orders {
+            let refused = machine.set_up(&program, &mut |words| match words.join(" ") == failing {
+                true => Err(io::Error::other("interrupted")),
+                false => Ok(()),
+            });
+            assert_eq!(refused.expect_err(failing).to_string(), "interrupted");
+        }
+        let mut given = Vec::new();
+        let again = machine.set_up(&program, &mut |words| {
+            given.push(words.join(" "));
+            Ok(())
+        });
+        assert_eq!(again.expect("set up"), [""; 0], "every file was there");
+        assert_eq!(given, [&orders[..], &["systemctl restart etcd-lab-cloud"]].concat());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_has_its_mode() {
+        let root = tempfile::tempdir().expect("a directory");
+        let file = root.path().join("deep/key");
+        assert!(written(&file, b"old", 0o600).expect("written").is_some());
+        let inode = |file: &Path| fs::metadata(file).map(|m| (m.ino(), m.mode() & 0o777)).expect("there");
+        let before = inode(&file);
+        let public = root.path().join("public");
+        written(&public, b"hosts", 0o644).expect("written");
+        assert_eq!((before.1, inode(&public).1), (0o600, 0o644));
+        let mut reader = fs::File::open(&file).expect("there");
+        assert!(written(&file, b"new", 0o600).expect("written").is_some());
+        assert_ne!(inode(&file).0, before.0, "another file has its name");
+        let mut text = String::new();
+        io::Read::read_to_string(&mut reader, &mut text).expect("read");
+        assert_eq!((text.as_str(), fs::read(&file).expect("there").as_slice()), ("old", &b"new"[..]));
+        assert_eq!(fs::read_dir(root.path().join("deep")).expect("listed").count(), 1, "nothing is left beside it");
+        let said = written(&root.path().join("deep/key/below"), b"x", 0o644).expect_err("a file is no folder");
+        assert!(said.to_string().contains("deep/key/below: "), "{said}");
+        assert!(content(root.path()).is_err() && content(&root.path().join("none")).is_ok_and(|c| c.is_empty()));
+    }
+
+    #[test]
     fn what_is_missing_is_named_before_anything_is_changed() {
         let root = machine();
         fs::remove_file(root.path().join("usr/bin/nft")).expect("it was there");
@@ -330,5 +409,8 @@ mod tests {
         assert!(ran("setup --mode one --name a --ips 10.0.0").1.contains("\"10.0.0\" is not an address"));
         assert!(ran("setup --mode one").1.contains("--mode, --name and --ips are needed"));
         assert_eq!(ran("teardown").0, 2);
+        for help in ["--help", "setup --help", "on -h", "status --help"] {
+            assert_eq!(ran(help), (0, USAGE.to_owned()), "{help}");
+        }
     }
 }

@@ -586,9 +586,15 @@ impl App {
         if !progress.note(&learn.session) {
             return;
         }
-        if let Err(e) = progress.save(file) {
-            self.progress = None;
-            update(&mut self.model, Msg::Answer(Err(format!("what you do here cannot be kept: {e}"))));
+        let note = |kept: &mut Progress| {
+            kept.note(&learn.session);
+        };
+        match Progress::change(file, note) {
+            Ok(kept) => *progress = kept,
+            Err(e) => {
+                self.progress = None;
+                update(&mut self.model, Msg::Answer(Err(format!("what you do here cannot be kept: {e}"))));
+            }
         }
     }
 

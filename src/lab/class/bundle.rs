@@ -9,13 +9,18 @@
 //! DIR-teacher/answers/    the key to each lab: apart, for it is not for the learners
 //! ```
 //!
-//! What it cannot find it names, with what makes it; what is optional it leaves out and says so.
+//! What it cannot find it names, with what makes it; what is optional it leaves out and says so. Both folders are made under another name, with
+//! `.new` behind it, and renamed at the end: a bundle is there whole or not at all.
+#![expect(clippy::disallowed_methods, reason = "a program of this machine, which may hang, is waited for")]
 
 use crate::lab::guide;
 use crate::lab::guide::BOOK;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::Seeds;
 use crate::lab::guide::shelved;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process_group;
 use sha2::Digest as _;
 use sha2::Sha256;
 use std::collections::BTreeMap;
@@ -24,10 +29,15 @@ use std::fs;
 use std::io;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::ExitStatus;
 use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
 
 const HELP: &str = "\
 usage: etcd-lab class bundle --to DIR [--programs DIR] [--book DIR] [--boxes DIR] [--only amd64|arm64]
@@ -44,6 +54,9 @@ const VAGRANTFILE: &str = include_str!("../../../Vagrantfile");
 const PACKAGES: &str = include_str!("../../../packaging/box.packages");
 const SEEDS: &str = include_str!("../../../labs/seeds.toml");
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+
+/// How long one of them may take for the book.
+const PRINTED_WITHIN: Duration = Duration::from_secs(60);
 
 const README: &str = "\
 etcd-lab: a class in a folder. Nothing here needs a network.
@@ -73,9 +86,17 @@ struct Asked {
 
 /// Runs it; what is said at the end comes back.
 pub(super) fn run(args: &[String], out: &mut dyn Write) -> Result<String, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let browser =
+        std::env::split_paths(&path).flat_map(|dir| BROWSERS.map(|name| dir.join(name))).find(|p| p.is_file());
+    run_with(args, browser.as_deref(), out)
+}
+
+fn run_with(args: &[String], browser: Option<&Path>, out: &mut dyn Write) -> Result<String, String> {
     let Some(asked) = asked(args)? else { return Ok(HELP.to_owned()) };
-    if asked.to.exists() {
-        return Err(format!("{} is there already: name a new folder, or delete that one", asked.to.display()));
+    let folders = [asked.to.clone(), teacher(&asked.to)];
+    if let Some(there) = folders.iter().chain(&folders.each_ref().map(|folder| new(folder))).find(|f| f.exists()) {
+        return Err(format!("{} is there already: name a new folder, or delete that one", there.display()));
     }
     // Before anything is made: what is needed and missing.
     let mut missing = Vec::new();
@@ -91,7 +112,23 @@ pub(super) fn run(args: &[String], out: &mut dyn Write) -> Result<String, String
     if !missing.is_empty() {
         return Err(format!("a bundle needs what is not here: {}", missing.join(", ")));
     }
-    made(&asked, out).map_err(|e| format!("{}: {e}", asked.to.display()))
+    let made = made(&asked, browser, out).and_then(|said| {
+        // The learners' last: once it is there, all is.
+        folders.iter().rev().try_for_each(|folder| fs::rename(new(folder), folder))?;
+        Ok(said)
+    });
+    made.map_err(|e| {
+        // Half of it is of no use. It may not have been begun.
+        folders.iter().for_each(|folder| drop(fs::remove_dir_all(new(folder))));
+        format!("{}: {e}", asked.to.display())
+    })
+}
+
+/// What a folder is called until it is whole.
+fn new(folder: &Path) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 fn asked(args: &[String]) -> Result<Option<Asked>, String> {
@@ -127,8 +164,8 @@ fn asked(args: &[String]) -> Result<Option<Asked>, String> {
     }
 }
 
-fn made(asked: &Asked, out: &mut dyn Write) -> io::Result<String> {
-    let to = &asked.to;
+fn made(asked: &Asked, browser: Option<&Path>, out: &mut dyn Write) -> io::Result<String> {
+    let to = &new(&asked.to);
     for arch in &asked.arches {
         for name in PROGRAMS {
             let path = to.join("bin").join(arch).join(name);
@@ -146,12 +183,13 @@ fn made(asked: &Asked, out: &mut dyn Write) -> io::Result<String> {
     } else {
         BOOK.iter().try_for_each(|(file, bytes)| written(&to.join("book").join(file), bytes))?;
     }
-    drop(writeln!(out, "programs for {} and the book are in {}", asked.arches.join(" and "), to.display()));
-    said += &printed(to);
-    said += &boxes(asked)?;
-    papers(to)?;
+    drop(writeln!(out, "programs for {} and the book are copied", asked.arches.join(" and ")));
+    said += &printed(to, browser, PRINTED_WITHIN);
+    said += &boxes(asked, to)?;
+    papers(to, &new(&teacher(&asked.to)))?;
     sums(to)?;
-    let _ = writeln!(said, "{}: ready. The answers are apart, in {}", to.display(), teacher(to).display());
+    let (to, answers) = (asked.to.display(), teacher(&asked.to));
+    let _ = writeln!(said, "{to}: ready. The answers are apart, in {}", answers.display());
     Ok(said)
 }
 
@@ -185,11 +223,12 @@ fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The book as a PDF, by a Chromium if one is here. Says so if not.
-fn printed(to: &Path) -> String {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).flat_map(|dir| BROWSERS.map(|name| dir.join(name))).find(|p| p.is_file());
-    let Some(browser) = found else { return "no book.pdf: that needs a Chromium on this machine\n".into() };
-    let Ok(to) = fs::canonicalize(to) else { return String::new() };
+fn printed(to: &Path, browser: Option<&Path>, within: Duration) -> String {
+    let Some(browser) = browser else { return "no book.pdf: that needs a Chromium on this machine\n".into() };
+    let page = match fs::canonicalize(to.join("book/print.html")) {
+        Ok(page) => page,
+        Err(_) => return "no book.pdf: the book has no print.html\n".into(),
+    };
     let mut command = Command::new(browser);
     command.args(["--headless", "--disable-gpu", "--no-pdf-header-footer"]);
     if rustix::process::getuid().is_root() {
@@ -198,16 +237,32 @@ fn printed(to: &Path) -> String {
     }
     let pdf = to.join("book.pdf");
     command.arg(format!("--print-to-pdf={}", pdf.display()));
-    command.arg(format!("file://{}", to.join("book/print.html").display()));
-    let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    match ended {
-        Ok(status) if status.success() && pdf.is_file() => String::new(),
-        Ok(status) => format!("no book.pdf: the Chromium here ended with {status}\n"),
+    command.arg(format!("file://{}", page.display()));
+    match ended(&mut command, within) {
+        Ok(Some(status)) if status.success() && pdf.is_file() => String::new(),
+        Ok(Some(status)) => format!("no book.pdf: the Chromium here ended with {status}\n"),
+        Ok(None) => format!("no book.pdf: the Chromium here had not ended after {} s\n", within.as_secs()),
         Err(e) => format!("no book.pdf: {e}\n"),
     }
 }
 
-fn boxes(asked: &Asked) -> io::Result<String> {
+/// Runs a program without a word, and ends it with all that it has started if it takes longer.
+fn ended(command: &mut Command, within: Duration) -> io::Result<Option<ExitStatus>> {
+    let silent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = silent.process_group(0).spawn()?;
+    let begin = Instant::now();
+    while begin.elapsed() < within {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        sleep(Duration::from_millis(20));
+    }
+    kill_process_group(Pid::from_child(&child), Signal::KILL)?;
+    child.wait()?;
+    Ok(None)
+}
+
+fn boxes(asked: &Asked, to: &Path) -> io::Result<String> {
     let there = if asked.boxes.is_dir() { below(&asked.boxes)? } else { Vec::new() };
     let boxes: Vec<&PathBuf> = there.iter().filter(|f| f.extension().is_some_and(|e| e == "box")).collect();
     if boxes.is_empty() {
@@ -216,7 +271,7 @@ fn boxes(asked: &Asked) -> io::Result<String> {
             "no boxes: none are in {where_} (packaging/box makes them); without them Vagrant needs a network\n"
         ));
     }
-    boxes.iter().try_for_each(|name| copied(&asked.boxes.join(name), &asked.to.join("boxes").join(name)))?;
+    boxes.iter().try_for_each(|name| copied(&asked.boxes.join(name), &to.join("boxes").join(name)))?;
     Ok(String::new())
 }
 
@@ -226,10 +281,10 @@ fn teacher(to: &Path) -> PathBuf {
     to.with_file_name(format!("{name}-teacher"))
 }
 
-fn papers(to: &Path) -> io::Result<()> {
+fn papers(to: &Path, teacher: &Path) -> io::Result<()> {
     for (name, lab) in SHELF.iter().filter_map(|(name, _)| Some((name, shelved(name)?.ok()?))) {
         written(&to.join("handouts").join(format!("{name}.md")), guide::handout(&lab).as_bytes())?;
-        let key = teacher(to).join("answers").join(format!("{name}.md"));
+        let key = teacher.join("answers").join(format!("{name}.md"));
         written(&key, guide::answer_key(&lab).as_bytes())?;
     }
     Ok(())
@@ -279,8 +334,9 @@ fn sums(to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Without a browser: whatever the machine of the test has.
     fn ran(args: &[&str]) -> Result<String, String> {
-        run(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>(), &mut Vec::new())
+        run_with(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>(), None, &mut Vec::new())
     }
 
     #[test]
@@ -296,8 +352,18 @@ mod tests {
         assert!(missing.contains("amd64/etcd-lab (packaging/static") && !missing.contains("arm64"), "{missing}");
         assert!(!to.exists(), "nothing was made");
         written(&folder.path().join("book/index.html"), b"<p>").expect("written");
-        let said = ran(&[&args[..], &["--only", "arm64"]].concat()).expect("made");
+        // A run that fails half way leaves nothing in the way of the next one.
+        let args = [&args[..], &["--only", "arm64"]].concat();
+        let broken = folder.path().join("book/broken");
+        std::os::unix::fs::symlink("nowhere", &broken).expect("made");
+        let failed = ran(&args).expect_err("a link to nothing cannot be copied");
+        assert!(failed.contains("book/broken: "), "{failed}");
+        fs::remove_file(&broken).expect("it was there");
+        let said = ran(&args).expect("made");
         assert!(said.contains("no boxes: none are in"), "{said}");
+        let mut names: Vec<_> = fs::read_dir(folder.path()).expect("listed").flatten().map(|e| e.file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["book", "class", "class-teacher", "static"]);
         let read = |name: &str| fs::read_to_string(to.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(read("bin/arm64/etcdutl"), "etcdutl");
         let (handout, key) = ("handouts/E7-replace-a-member.md", "class-teacher/answers/E7-replace-a-member.md");
@@ -311,6 +377,33 @@ mod tests {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
         assert_eq!(read("SHA256SUMS").lines().count() + 1, below(&to).expect("listed").len());
         assert!(ran(&args).expect_err("it is there").contains("name a new folder"));
+        fs::remove_dir_all(&to).expect("removed");
+        let said = ran(&args).expect_err("the answers of the last one are there");
+        assert!(said.contains("class-teacher is there already"), "{said}");
+    }
+
+    #[test]
+    fn a_browser_prints_the_page_that_is_there_and_has_a_limit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let browser = folder.path().join("chromium");
+        let script = |line: &str| {
+            // By another process: a file that this one has open for writing, in any thread's child, cannot be started.
+            let write = r#"printf '#!/bin/sh\n%s\n' "$1" >"$0" && chmod 755 "$0""#;
+            let written = Command::new("sh").arg("-c").arg(write).arg(&browser).arg(line).status();
+            assert!(written.expect("sh").success());
+        };
+        let print = |within| printed(folder.path(), Some(&browser), within);
+        script("touch \"$(dirname \"$0\")/was-started\"");
+        assert_eq!(print(PRINTED_WITHIN), "no book.pdf: the book has no print.html\n");
+        assert!(!folder.path().join("was-started").exists());
+        written(&folder.path().join("book/print.html"), b"<p>").expect("written");
+        script("exit 3");
+        assert!(print(PRINTED_WITHIN).contains("exit status: 3"));
+        script("sleep 600 & wait");
+        assert!(print(Duration::from_millis(200)).contains("had not ended after"));
+        script("for word; do case $word in --print-to-pdf=*) echo PDF >\"${word#*=}\" ;; esac; done");
+        assert_eq!(print(PRINTED_WITHIN), "");
+        assert!(folder.path().join("book.pdf").is_file());
     }
 
     #[test]

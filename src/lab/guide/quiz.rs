@@ -48,10 +48,8 @@ pub fn quiz(lesson: &Lab, input: &mut dyn BufRead, out: &mut dyn Write, file: &P
     let mut progress = Progress::load(file).map_err(|e| e.to_string())?;
     let failed = |e: std::io::Error| format!("cannot ask: {e}");
     for (n, question) in all.iter().enumerate() {
-        let kept = progress.labs.entry(key(lesson)).or_default();
-        kept.version = lesson.head.version;
         writeln!(out, "\n{} of {}  {}", n + 1, all.len(), question.ask).map_err(failed)?;
-        let known = kept.guesses.get(&question.id).cloned();
+        let known = progress.labs.get(&key(lesson)).and_then(|kept| kept.guesses.get(&question.id)).cloned();
         let given = match known {
             Some(given) => {
                 writeln!(out, "You said: {given}").map_err(failed)?;
@@ -59,8 +57,12 @@ pub fn quiz(lesson: &Lab, input: &mut dyn BufRead, out: &mut dyn Write, file: &P
             }
             None => {
                 let Some(given) = asked(question, input, out).map_err(failed)? else { break };
-                kept.guesses.insert(question.id.clone(), given.clone());
-                progress.save(file).map_err(|e| e.to_string())?;
+                let kept = Progress::change(file, |progress| {
+                    let kept = progress.labs.entry(key(lesson)).or_default();
+                    kept.version = lesson.head.version;
+                    kept.guesses.insert(question.id.clone(), given.clone());
+                });
+                progress = kept.map_err(|e| e.to_string())?;
                 given
             }
         };
@@ -109,6 +111,7 @@ pub fn told(progress: &Progress) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::progress::Done;
 
     #[test]
     fn an_answer_is_given_once_and_is_there_the_next_time() {
@@ -135,6 +138,28 @@ mod tests {
         let progress = Progress::load(&file).expect("kept");
         assert!(told(&progress).starts_with("chapter 4: 2 of 2 questions answered, "), "{}", told(&progress));
         assert!(ran("").1.contains("2 of 2 answered"), "nothing is asked any more");
+    }
+
+    #[test]
+    fn what_a_lab_keeps_while_somebody_thinks_is_not_undone_by_their_answer() {
+        let lesson = lesson_named("4").unwrap_or_else(|e| panic!("{e}")).expect("there is a chapter 4");
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("progress.json");
+        // What is typed first comes only after a lab on the screen has kept its step.
+        struct Thinking<'a>(&'a [u8], Option<&'a Path>);
+        impl std::io::Read for Thinking<'_> {
+            fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+                let step = |kept: &mut Progress| drop(kept.labs.insert("B3".into(), Done::default()));
+                if let Some(file) = self.1.take() {
+                    Progress::change(file, step).map_err(std::io::Error::other)?;
+                }
+                self.0.read(into)
+            }
+        }
+        let mut typed = std::io::BufReader::new(Thinking(b"a\n", Some(&file)));
+        quiz(&lesson, &mut typed, &mut Vec::new(), &file).expect("asked");
+        let kept = Progress::load(&file).expect("kept");
+        assert_eq!(kept.labs.keys().collect::<Vec<_>>(), ["B3", "chapter 04"]);
     }
 
     #[test]

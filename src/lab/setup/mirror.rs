@@ -33,7 +33,7 @@ pub(super) fn papers(root: &Path) -> io::Result<Vec<String>> {
     let authority = Authority::new("etcd-lab's release mirror on this machine").map_err(failed)?;
     let issued = authority.issue(&Request::new(Usage::Server, NAMES[0], &NAMES)).map_err(failed)?;
     let notes = root.join(super::NOTES);
-    fs::create_dir_all(&notes)?;
+    fs::create_dir_all(&notes).map_err(super::at(&notes))?;
     issued.write(&notes, "mirror").map_err(failed)?;
-    Ok(super::written(&trusted, &authority.own().cert_pem)?.into_iter().collect())
+    Ok(super::written(&trusted, authority.own().cert_pem.as_bytes(), 0o644)?.into_iter().collect())
 }

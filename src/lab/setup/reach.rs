@@ -1,7 +1,7 @@
 //! From one machine to the others: `etcd-lab agent` over ssh.
 //!
-//! The key is made where the Vagrantfile is, and is good for one thing: its line in `authorized_keys` names the agent as the only program
-//! that it may start. Nothing new listens on the network.
+//! The key is made where the Vagrantfile is. Its line in `authorized_keys` names the agent as the only program that it may start, and the agent
+//! does as root what it is told: whoever has the key has the machines. Nothing new listens on the network.
 
 use crate::lab::agent;
 use crate::lab::agent::Answer;
@@ -48,26 +48,30 @@ pub(super) fn lend(key: &Path, root: &Path, is_first: bool) -> io::Result<Vec<St
     let (_, uid, gid, home) = user(root);
     // Only root can give files away, and a test's folder is whose test it is.
     let own = |path: &Path, mode: u32| {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        if root == Path::new("/") { chown(path, Some(uid), Some(gid)) } else { Ok(()) }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(super::at(path))?;
+        if root == Path::new("/") { chown(path, Some(uid), Some(gid)).map_err(super::at(path)) } else { Ok(()) }
     };
     let ssh = home.join(".ssh");
-    fs::create_dir_all(&ssh)?;
+    fs::create_dir_all(&ssh).map_err(super::at(&ssh))?;
     own(&ssh, 0o700)?;
     let allowed = ssh.join("authorized_keys");
-    let there = fs::read_to_string(&allowed).unwrap_or_default();
-    let public = fs::read_to_string(public(key))?;
-    let line = format!("command=\"sudo /usr/local/bin/etcd-lab agent\",restrict {}\n", public.trim());
-    if !there.contains(&line) {
-        // An older key of the same class is of no use any more.
-        let others = there.lines().filter(|l| !l.contains("etcd-lab agent\",restrict"));
-        let others: String = others.map(|l| format!("{l}\n")).collect();
-        done.extend(super::written(&allowed, &(others + &line))?);
+    // Others' lines stay as they are, byte for byte: Vagrant's own key is one of them.
+    let mut there = super::content(&allowed)?;
+    if there.last().is_some_and(|byte| *byte != b'\n') {
+        there.push(b'\n');
     }
+    let public = public(key);
+    let public = fs::read_to_string(&public).map_err(super::at(&public))?;
+    let line = format!("command=\"sudo /usr/local/bin/etcd-lab agent\",restrict {}\n", public.trim());
+    // An older key of the same class is of no use any more.
+    let is_other = |line: &&[u8]| !String::from_utf8_lossy(line).contains("etcd-lab agent\",restrict");
+    let mut lines: Vec<&[u8]> = there.split_inclusive(|byte| *byte == b'\n').filter(is_other).collect();
+    lines.push(line.as_bytes());
+    done.extend(super::written(&allowed, &lines.concat(), 0o600)?);
     own(&allowed, 0o600)?;
     if is_first {
         let kept = root.join(KEY);
-        done.extend(super::written(&kept, &fs::read_to_string(key)?)?);
+        done.extend(super::written(&kept, &fs::read(key).map_err(super::at(key))?, 0o600)?);
         own(&kept, 0o600)?;
     }
     Ok(done)
@@ -76,9 +80,9 @@ pub(super) fn lend(key: &Path, root: &Path, is_first: bool) -> io::Result<Vec<St
 /// The agent on this machine, by ssh.
 fn ssh(root: &Path, name: &str) -> Command {
     let mut command = Command::new("ssh");
-    let known = format!("UserKnownHostsFile={}", root.join("etc/etcd-lab/known-hosts").display());
     command.args(["-i", &root.join(KEY).to_string_lossy(), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]);
-    command.args(["-o", "ConnectTimeout=5", "-o", "StrictHostKeyChecking=accept-new", "-o", &known]);
+    // The other machine is known from the first time on, in the learner's own ~/.ssh/known_hosts.
+    command.args(["-o", "ConnectTimeout=5", "-o", "StrictHostKeyChecking=accept-new"]);
     command.args(["-o", "LogLevel=ERROR", &format!("{}@{name}", user(root).0), "agent"]);
     command.stderr(Stdio::piped());
     command
@@ -109,9 +113,16 @@ pub(super) fn on(
     };
     let mut there = agent::Remote::start(&mut ssh(root, name)).map_err(|why| format!("{name}: {why}"))?;
     match there.ask(&Ask::Run { argv }).map_err(|why| format!("{name}: {why}"))? {
-        Answer::Ran { exit, out: said, err: told } => {
+        Answer::Ran { exit, out: said, err: told, cut } => {
             // A reader that is gone is no failure.
             drop(out.write_all(said.as_bytes()).and(err.write_all(told.as_bytes())));
+            if cut {
+                let most = agent::MOST >> 20;
+                drop(writeln!(
+                    err,
+                    "etcd-lab: it said more; this is the first {most} MiB. Let the command itself choose"
+                ));
+            }
             Ok(u8::try_from(exit).unwrap_or(1))
         }
         other => Err(format!("{name}: the agent gave another answer: {other:?}")),
@@ -148,4 +159,35 @@ fn told(root: &Path, name: &str) -> Result<String, String> {
         _ => "no /var/lib/etcd".into(),
     };
     Ok(format!("{unit}; {data}; etcd-lab {}", there.version()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_joins_the_others_whatever_their_comments_are_and_its_private_half_is_private() {
+        let root = tempfile::tempdir().expect("a directory");
+        let key = root.path().join("key");
+        fs::write(&key, "private\n").expect("written");
+        fs::write(public(&key), "ssh-ed25519 AAAA class\n").expect("written");
+        let allowed = root.path().join("root/.ssh/authorized_keys");
+        fs::create_dir_all(allowed.parent().expect("a folder")).expect("made");
+        // Latin-1, and no line feed at the end.
+        let vagrant = b"ssh-rsa AAAA andr\xe9";
+        let older = b"command=\"sudo /usr/local/bin/etcd-lab agent\",restrict ssh-ed25519 BBBB class\n";
+        fs::write(&allowed, [&older[..], vagrant].concat()).expect("written");
+        assert_eq!(lend(&key, root.path(), true).expect("lent").len(), 2);
+        let there = fs::read(&allowed).expect("there");
+        let line = b"\ncommand=\"sudo /usr/local/bin/etcd-lab agent\",restrict ssh-ed25519 AAAA class\n";
+        assert_eq!(String::from_utf8_lossy(&there), String::from_utf8_lossy(&[&vagrant[..], line].concat()));
+        assert!(there.starts_with(vagrant), "byte for byte");
+        assert_eq!(lend(&key, root.path(), true).expect("lent"), [""; 0], "a second time changes nothing");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&root.path().join(KEY)), mode(&allowed)), (0o600, 0o600));
+        // What cannot be read is not taken for empty.
+        fs::remove_file(&allowed).and_then(|()| fs::create_dir(&allowed)).expect("made");
+        let said = lend(&key, root.path(), false).expect_err("a folder").to_string();
+        assert!(said.contains("authorized_keys: "), "{said}");
+    }
 }

@@ -1,8 +1,8 @@
 //! The machines of the course: the addresses of its documents, and in which mode each of them is there.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 pub(super) const MODES: [&str; 3] = ["one", "three", "five"];
@@ -32,10 +32,8 @@ pub(super) fn machines(mode: &str) -> impl Iterator<Item = (&'static str, &'stat
 
 /// Writes all names into this file, between two marks; what else is in it stays.
 pub(super) fn hosts(path: &Path, mode: &str) -> io::Result<Option<String>> {
-    let there = match fs::read_to_string(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        read => read.unwrap_or_default(),
-    };
+    let there = String::from_utf8(super::content(path)?)
+        .map_err(|_| io::Error::other(format!("{}: it has signs that are no UTF-8", path.display())))?;
     let mut block = String::from(BEGIN);
     for (name, ip) in machines(mode) {
         let _ = writeln!(block, "{ip} {name}");
@@ -47,18 +45,21 @@ pub(super) fn hosts(path: &Path, mode: &str) -> io::Result<Option<String>> {
         (Some((before, _)), Some((_, after))) => format!("{before}{after}"),
         _ => there,
     };
-    // A box names itself 127.0.1.1; the machine's name is to be its address.
+    // A box, and Vagrant, give the machine's name an address of loopback: 127.0.1.1, or the next that is free. It is to be its address.
     let is_other = |line: &&str| {
         let mut words = line.split_whitespace();
-        words.next() != Some("127.0.1.1") || !words.any(|name| machines(mode).any(|(n, _)| n == name))
+        let address = words.next().unwrap_or_default();
+        let is_loopback = address.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback() && ip != Ipv4Addr::LOCALHOST);
+        !is_loopback || !words.any(|name| MACHINES.iter().any(|(n, ..)| *n == name))
     };
     let kept: String = others.lines().filter(is_other).map(|line| format!("{line}\n")).collect();
-    super::written(path, &(kept + &block))
+    super::written(path, (kept + &block).as_bytes(), 0o644)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn each_mode_has_its_machines() {
@@ -70,12 +71,18 @@ mod tests {
     fn the_block_is_replaced_and_the_rest_stays() {
         let folder = tempfile::tempdir().expect("a directory");
         let file = folder.path().join("hosts");
-        fs::write(&file, "127.0.0.1 localhost\n127.0.1.1 controller-0 controller-0\n").expect("written");
+        // Vagrant's line is the second one, if the box has one of its own.
+        let there =
+            "127.0.0.1 localhost\n127.0.1.1 etcd-lab\n127.0.2.1 controller-0 controller-0\n127.0.1.1 controller-0\n";
+        fs::write(&file, there).expect("written");
         for mode in ["five", "one"] {
             assert!(hosts(&file, mode).expect("written").is_some());
             assert!(hosts(&file, mode).expect("read").is_none(), "a second time changes nothing");
         }
         let text = fs::read_to_string(&file).expect("there");
-        assert!(text.starts_with(&format!("127.0.0.1 localhost\n{BEGIN}10.240.0.10 controller-0\n169")), "{text}");
+        assert!(
+            text.starts_with(&format!("127.0.0.1 localhost\n127.0.1.1 etcd-lab\n{BEGIN}10.240.0.10 controller-0\n169")),
+            "{text}"
+        );
     }
 }
