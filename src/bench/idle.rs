@@ -3,7 +3,7 @@
 //! ```text
 //! rest ─ connections, one get on each ─ a stream with one watch, many of them ─ watches on few streams ─
 //!      │                              │                                       │
-//!      └ resident memory, a little after each; the difference is divided by their number
+//!      └ resident memory, when it has settled after each; the difference is divided by their number
 //! ```
 
 #![expect(clippy::disallowed_methods, reason = "lets servers settle")]
@@ -19,8 +19,9 @@ use serde_json::Value;
 use serde_json::json;
 use std::time::Duration;
 
-/// What a server still does or frees when it has answered.
-const SETTLES: Duration = Duration::from_secs(2);
+/// A server has settled when its memory was the same twice, so far apart; one that does not is taken as it is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOKS_AT_MOST: usize = 20;
 /// How many keys of a large state there are for each of these: so many does a million have that a page more or less does not count.
 const KEYS_A_CONNECTION: u64 = 1_000;
 const KEYS_A_STREAM: u64 = 200;
@@ -80,7 +81,16 @@ async fn get(wire: &Wire) -> Result<(), String> {
     wire.kv().range(range).await.map(drop).map_err(refused)
 }
 
+/// Resident memory, once the server has done and freed what is left to do and to free.
 async fn settled(pid: u32) -> Result<u64, String> {
-    tokio::time::sleep(SETTLES).await;
-    servers::memory(pid, "VmRSS:")
+    let mut last = servers::memory(pid, "VmRSS:")?;
+    for _ in 0..LOOKS_AT_MOST {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = servers::memory(pid, "VmRSS:")?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
 }
