@@ -22,7 +22,7 @@ use std::time::Duration;
 /// A server has settled when its memory was the same twice, so far apart; one that does not is taken as it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOOKS_AT_MOST: usize = 20;
-/// How many keys of a large state there are for each of these: so many does a million have that a page more or less does not count.
+/// How many keys of a large state there are for each of these. A million makes so many that a page more or less does not count.
 const KEYS_A_CONNECTION: u64 = 1_000;
 const KEYS_A_STREAM: u64 = 200;
 const KEYS_A_WATCH: u64 = 10;

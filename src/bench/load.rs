@@ -255,7 +255,7 @@ fn start(plan: &Plan, begins: &watch::Receiver<Option<Window>>) -> Vec<Started> 
     started
 }
 
-/// The share of one thread: every so manieth connection, and the writers of every so manieth group of watchers.
+/// The share of one thread: every n-th connection and the writers of every n-th group, n being the number of threads.
 struct Worker {
     workload: Workload,
     endpoints: Vec<String>,
