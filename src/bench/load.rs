@@ -116,8 +116,8 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, String> {
     match plan.workload.filled() {
         Filled::Nothing => {}
         Filled::ToRead => fill(&plan.endpoints[0], workload::KEYS_FILLED).await?,
-        // A delete costs a put or more, so that twice the time makes more keys than are deleted.
-        Filled::ToDelete => fill_for(&plan.endpoints[0], 2 * (warm_up + plan.seconds)).await?,
+        // A delete costs about a put, so that twice the time makes more keys than are deleted, unless the disk stalls just then.
+        Filled::ToDelete => fill_for(&plan.endpoints[0], 2 * (warm_up + plan.seconds), workload::KEYS_FILLED).await?,
     }
     let (go, begins) = watch::channel(None);
     let mut workers = start(&plan, &begins);
@@ -185,10 +185,10 @@ pub(super) async fn fill(endpoint: &str, keys: u64) -> Result<(), String> {
     fill_until(endpoint, move |number| number >= keys).await
 }
 
-/// Puts keys for so long.
-async fn fill_for(endpoint: &str, time: Duration) -> Result<(), String> {
+/// Puts keys for so long, and so many at least.
+async fn fill_for(endpoint: &str, time: Duration, keys: u64) -> Result<(), String> {
     let end = Instant::now() + time;
-    fill_until(endpoint, move |_| Instant::now() >= end).await
+    fill_until(endpoint, move |number| number >= keys && Instant::now() >= end).await
 }
 
 async fn fill_until(endpoint: &str, done: impl Fn(u64) -> bool + Copy + Send + 'static) -> Result<(), String> {

@@ -34,7 +34,7 @@ Options:
   --dir PATH              where data directories are made [$TMPDIR, else /var/tmp]
   --json FILE             write one JSON object a run
   --keys N                with state and table: how many keys a large state has [1000000]; idle watches are a tenth of it
-  --cases NAME,…          with table: only these, such as put-10x10,put-10x10/3,failover [all]
+  --cases NAME,…          with table: only these, such as put-10x10,put-10x10/3,failover/3 [all]
   --from FILE             with table: measure nothing, read the lines that --json wrote
 
 The state is put into one member, 64 requests at a time; then it is restarted by SIGTERM and by SIGKILL until a put is
@@ -299,7 +299,7 @@ mod tests {
             ("state table", "unknown option: table"),
             ("table --nodes 3", "--cases chooses"),
             ("table --cases put-10x10,no-such", "no-such"),
-            ("--cases failover", "bench table"),
+            ("--cases failover/3", "bench table"),
             ("state --from x", "bench table"),
             ("table --from x --json y", "--json"),
         ] {

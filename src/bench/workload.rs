@@ -79,7 +79,7 @@ pub(super) enum Filled {
     Nothing,
     /// The first [`KEYS_FILLED`] keys.
     ToRead,
-    /// More keys than the load can delete.
+    /// More keys than the load deletes.
     ToDelete,
 }
 

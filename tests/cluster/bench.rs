@@ -1,6 +1,6 @@
 //! `etcd-lab bench`, small: every measure is made, of ours and of another etcd, and nothing is left behind.
 //!
-//! The figures of a few keys and of a fifth of a second mean nothing, so that only what was counted is looked at; figures that mean
+//! The figures of a few keys and of half a second mean nothing, so that only what was counted is looked at; figures that mean
 //! something are for `etcd-lab bench table --against PATH`, which takes hours.
 
 use crate::foreign;
@@ -78,7 +78,7 @@ fn every_kind_of_request_is_answered_and_counted() {
             "watch-2x5",
             "watchmany-2x20",
         ];
-        let (_, lines) = bench(dir.path(), &["--workloads", &workloads.join(","), "--seconds", "0.2"]);
+        let (_, lines) = bench(dir.path(), &["--workloads", &workloads.join(","), "--seconds", "0.5"]);
         let told: Vec<&str> = lines.iter().filter_map(|line| line["workload"].as_str()).collect();
         assert_eq!(told, workloads);
         for line in &lines {
@@ -97,7 +97,7 @@ fn what_happens_to_a_cluster_is_measured_and_the_table_is_made_of_its_lines() {
     alone(Duration::from_secs(120), async {
         let dir = Scratch::new();
         let cases = ["put-10x10/3", "put-one-stopped/3", "overload/3", "failover/3", "idle"];
-        let words = ["table", "--cases", &cases.join(","), "--seconds", "0.2", "--rounds", "1", "--keys", "2000"];
+        let words = ["table", "--cases", &cases.join(","), "--seconds", "0.5", "--rounds", "1", "--keys", "2000"];
         let (said, lines) = bench(dir.path(), &words);
         let of = |case: &str| lines.iter().filter(|line| line["case"] == case).collect::<Vec<_>>();
         for case in cases {
