@@ -71,7 +71,6 @@ fn every_kind_of_request_is_answered_and_counted() {
         let workloads = [
             "put-compact-2x2",
             "range1000-lin-1x1",
-            "range1000-ser-1x1",
             "delete-2x2",
             "lease-grant-2x2",
             "lease-keepalive-2x2",
@@ -96,7 +95,7 @@ fn every_kind_of_request_is_answered_and_counted() {
 fn what_happens_to_a_cluster_is_measured_and_the_table_is_made_of_its_lines() {
     alone(Duration::from_secs(120), async {
         let dir = Scratch::new();
-        let cases = ["put-10x10/3", "put-one-stopped/3", "overload/3", "failover/3", "idle"];
+        let cases = ["put-one-stopped/3", "overload/3", "failover/3", "idle"];
         let words = ["table", "--cases", &cases.join(","), "--seconds", "0.5", "--rounds", "1", "--keys", "2000"];
         let (said, lines) = bench(dir.path(), &words);
         let of = |case: &str| lines.iter().filter(|line| line["case"] == case).collect::<Vec<_>>();
@@ -105,9 +104,8 @@ fn what_happens_to_a_cluster_is_measured_and_the_table_is_made_of_its_lines() {
             assert!(of(case).iter().all(|line| line["error"].is_null()), "{said}");
         }
         // With a follower stopped, a majority answers; it is not waited for.
-        for case in ["put-10x10/3", "put-one-stopped/3"] {
-            assert!(number(of(case)[0], "operations") >= 1.0 && number(of(case)[0], "nodes") == 3.0, "{said}");
-        }
+        let stopped = of("put-one-stopped/3")[0];
+        assert!(number(stopped, "operations") >= 1.0 && number(stopped, "nodes") == 3.0, "{said}");
         assert!(number(of("overload/3")[0], "peak_per_second") > 0.0, "{said}");
         assert!(of("overload/3")[0]["elections"].is_u64(), "{said}");
         assert!(of("failover/3").iter().all(|line| number(line, "failover_ms") > 0.0), "{said}");
@@ -118,6 +116,6 @@ fn what_happens_to_a_cluster_is_measured_and_the_table_is_made_of_its_lines() {
         let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
         std::fs::write(&raw, text.join("\n")).expect("written");
         let again = self::said(&["table", "--from", &raw.display().to_string()]);
-        assert!(again.contains("put p99, a follower stopped / all running") && said.ends_with(&again), "{again}");
+        assert!(again.contains("put p99, a follower stopped (ms)") && said.ends_with(&again), "{again}");
     });
 }
