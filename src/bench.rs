@@ -13,23 +13,33 @@
 //! Interleaving makes a noisy neighbour hurt both alike; the robust column is the server's CPU per operation, then the ratios, and
 //! operations per second last, since load and server share the machine's cores.
 //!
-//! `etcd-lab bench state` measures what a large state costs instead: see `state`.
+//! `etcd-lab bench state` measures what a large state costs instead: see `state`. `etcd-lab bench table` measures all that we want to be
+//! better at than etcd: `cases` are what is run, `table` is what is made of the figures.
 //!
 //! Left out: TLS, authentication, and anything but Linux for the CPU and memory columns.
 
+mod cases;
 mod connection;
 mod histogram;
+mod idle;
 mod load;
 mod options;
+mod pace;
 mod report;
+mod scenes;
 mod servers;
+mod slot;
 mod state;
+mod table;
+mod watchers;
 mod workload;
 
-use options::Against;
+use options::Mode;
 use options::Options;
 use report::Report;
 use report::Run;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
 use servers::Program;
 use servers::Servers;
 use std::ffi::OsString;
@@ -55,6 +65,7 @@ pub fn main(args: &[OsString]) -> u8 {
         Ok(None) => return out.write_all(options::HELP.as_bytes()).map_or(1, |()| 0),
         Err(text) => return complain(2, &format!("{text}\nsee etcd-lab bench --help")),
     };
+    raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return complain(1, &format!("cannot start a runtime: {e}")),
@@ -72,10 +83,12 @@ pub fn main(args: &[OsString]) -> u8 {
     }
 }
 
-/// Every workload, every round, every server; or a state.
+/// Every workload, every round, every server; or a state, or a table.
 async fn measure(options: &Options, out: &mut dyn Write) -> Result<(), String> {
-    if options.state.is_some() {
-        return state::measure(options, out).await;
+    match options.mode {
+        Mode::Load => {}
+        Mode::State => return state::measure(options, out).await,
+        Mode::Table => return table::measure(options, out).await,
     }
     let mut json = options.json.as_deref().map(create).transpose()?;
     let mut report = Report::default();
@@ -94,7 +107,7 @@ async fn measure(options: &Options, out: &mut dyn Write) -> Result<(), String> {
             for program in &programs {
                 let servers = Servers::start(program, options.nodes, &options.dir).await?;
                 let run =
-                    one_run(options, workload, round, program.label, servers.endpoints(), &servers.pids()).await?;
+                    one_run(options, workload, round, &program.label, servers.endpoints(), &servers.pids()).await?;
                 servers.stop().await?;
                 announce(&run, out, json.as_mut())?;
                 report.add(run);
@@ -109,15 +122,19 @@ fn programs(options: &Options) -> Result<Vec<Program>, String> {
     if options.endpoints.is_some() {
         return Ok(Vec::new());
     }
-    let ours = match &options.ours {
-        Some(path) => Program { label: "ours", path: path.clone(), first_words: Vec::new() },
+    let (path, first_words) = match &options.ours {
+        Some(path) => (path.clone(), Vec::new()),
         None => {
             let path = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
-            Program { label: "ours", path, first_words: vec!["etcd".into()] }
+            (path, vec!["etcd".into()])
         }
     };
-    let Against::Program(path) = &options.against else { return Ok(vec![ours]) };
-    Ok(vec![ours, Program { label: "theirs", path: path.clone(), first_words: Vec::new() }])
+    let mut programs = vec![Program { label: "ours".to_owned(), path, first_words }];
+    for (number, path) in (1..).zip(&options.against) {
+        let label = if number == 1 { "theirs".to_owned() } else { format!("theirs-{number}") };
+        programs.push(Program { label, path: path.clone(), first_words: Vec::new() });
+    }
+    Ok(programs)
 }
 
 fn programs_text(programs: &[Program]) -> Vec<String> {
@@ -162,6 +179,13 @@ fn warn_of_memory(options: &Options, out: &mut dyn Write) -> Result<(), String> 
     }
     let note = "note: this directory is in memory, so a sync is free: figures for writes are too good (--dir)";
     writeln!(out, "{note}").map_err(text)
+}
+
+/// A thousand connections need a thousand files, here and in the servers, which inherit the limit. Where it cannot be raised, whoever
+/// meets it says so.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn is_in_memory(dir: &Path) -> bool {

@@ -6,7 +6,9 @@
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::cluster_client::ClusterClient;
 use crate::proto::etcdserverpb::kv_client::KvClient;
+use crate::proto::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use crate::proto::etcdserverpb::watch_client::WatchClient;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
@@ -38,38 +40,69 @@ impl tower::Service<http::Request<tonic::body::Body>> for Connection {
     }
 }
 
-/// Connects to `host:port`. The connection's task runs on the current runtime.
-async fn connect(endpoint: &str) -> Result<(Connection, http::Uri), String> {
-    let failed = |e: &dyn std::fmt::Display| format!("cannot connect to {endpoint}: {e}");
-    let open = async {
-        let stream = TcpStream::connect(endpoint).await.map_err(|e| failed(&e))?;
-        stream.set_nodelay(true).map_err(|e| failed(&e))?;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new());
-        builder.handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))
-    };
-    let timed_out = |_| format!("cannot connect to {endpoint}: no answer in {} s", CONNECT_WITHIN.as_secs());
-    let (sender, connection) = tokio::time::timeout(CONNECT_WITHIN, open).await.map_err(timed_out)??;
-    tokio::spawn(connection);
-    let origin = format!("http://{endpoint}").parse().map_err(|e| failed(&e))?;
-    Ok((Connection(sender), origin))
+/// An open connection, from which clients of every service can be made. They share it.
+#[derive(Clone)]
+pub(super) struct Wire {
+    connection: Connection,
+    origin: http::Uri,
+}
+
+impl Wire {
+    /// Connects to `host:port`. The connection's task runs on the current runtime.
+    pub(super) async fn open(endpoint: &str) -> Result<Wire, String> {
+        let failed = |e: &dyn std::fmt::Display| format!("cannot connect to {endpoint}: {e}");
+        let open = async {
+            let stream = TcpStream::connect(endpoint).await.map_err(|e| failed(&e))?;
+            stream.set_nodelay(true).map_err(|e| failed(&e))?;
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new());
+            builder.handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))
+        };
+        let timed_out = |_| format!("cannot connect to {endpoint}: no answer in {} s", CONNECT_WITHIN.as_secs());
+        let (sender, connection) = tokio::time::timeout(CONNECT_WITHIN, open).await.map_err(timed_out)??;
+        tokio::spawn(connection);
+        let origin = format!("http://{endpoint}").parse().map_err(|e| failed(&e))?;
+        Ok(Wire { connection: Connection(sender), origin })
+    }
+
+    pub(super) fn kv(&self) -> KvClient<Connection> {
+        KvClient::with_origin(self.connection.clone(), self.origin.clone())
+    }
+
+    pub(super) fn lease(&self) -> LeaseClient<Connection> {
+        LeaseClient::with_origin(self.connection.clone(), self.origin.clone())
+    }
+
+    pub(super) fn watch(&self) -> WatchClient<Connection> {
+        WatchClient::with_origin(self.connection.clone(), self.origin.clone())
+    }
 }
 
 /// A client for keys on a connection of its own.
 pub(super) async fn kv(endpoint: &str) -> Result<KvClient<Connection>, String> {
-    let (connection, origin) = connect(endpoint).await?;
-    Ok(KvClient::with_origin(connection, origin))
+    Ok(Wire::open(endpoint).await?.kv())
 }
 
 /// A client for the list of members on a connection of its own.
 pub(super) async fn cluster(endpoint: &str) -> Result<ClusterClient<Connection>, String> {
-    let (connection, origin) = connect(endpoint).await?;
+    let Wire { connection, origin } = Wire::open(endpoint).await?;
     Ok(ClusterClient::with_origin(connection, origin))
+}
+
+/// The endpoint of the leader.
+pub(super) async fn leader(endpoints: &[String]) -> Result<String, String> {
+    for endpoint in endpoints {
+        let status = status(endpoint).await?;
+        if status.header.is_some_and(|header| header.member_id == status.leader) {
+            return Ok(endpoint.clone());
+        }
+    }
+    Err("none of the endpoints is the leader: name every member".to_owned())
 }
 
 /// What the member says of itself.
 pub(super) async fn status(endpoint: &str) -> Result<pb::StatusResponse, String> {
-    let (connection, origin) = connect(endpoint).await?;
+    let Wire { connection, origin } = Wire::open(endpoint).await?;
     let ask = async { MaintenanceClient::with_origin(connection, origin).status(pb::StatusRequest {}).await };
     match tokio::time::timeout(CONNECT_WITHIN, ask).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),

@@ -1,4 +1,4 @@
-//! The load itself: fill, warm up, measure.
+//! The load itself: fill, connect, warm up, measure.
 //!
 //! ```text
 //! thread (one per core) ── current-thread runtime ─┬─ connection ─┬─ slot   one request in flight
@@ -6,34 +6,41 @@
 //!                                                  └─ connection …
 //! ```
 //!
-//! Slots of a thread share one histogram. An operation counts if its answer came inside the measured window. In an open loop a pacer
-//! thread releases each request when it is due, more exactly than a timer wheel of milliseconds could; a slot that comes late to
-//! a due request does not make it less late.
+//! Slots of a thread share one histogram. An operation counts if its answer came inside the measured window, which begins when every
+//! connection, stream and watch of every thread is there and has been used for a while.
 
 #![expect(clippy::disallowed_methods, reason = "a load generator measures time")]
 
 use super::connection;
-use super::connection::Connection;
+use super::connection::Wire;
 use super::histogram::Histogram;
+use super::pace::Pace;
 use super::servers;
+use super::slot::Slot;
+use super::slot::refused;
+use super::watchers::Group;
+use super::watchers::Watcher;
 use super::workload;
-use super::workload::Request;
+use super::workload::Filled;
+use super::workload::Mix;
 use super::workload::Requests;
 use super::workload::Workload;
-use crate::proto::etcdserverpb::kv_client::KvClient;
+use crate::proto::etcdserverpb as pb;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
-use tokio::sync::Semaphore;
+use tokio::sync::Barrier;
 use tokio::sync::oneshot;
+use tokio::sync::watch;
 
-/// Load that is not counted: connections, caches and the scheduler settle.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// Load that is not counted: caches and the scheduler settle. A window that is shorter is not warmed up for longer than itself.
+const WARM_UP_AT_MOST: Duration = Duration::from_secs(1);
 /// How long after the window a request may still be waited for.
 const LINGER: Duration = Duration::from_secs(10);
+const COMPACT_EVERY: Duration = Duration::from_secs(1);
 const SEED: u64 = 20_261_120;
 
 /// One measurement.
@@ -48,7 +55,7 @@ pub(super) struct Plan {
 }
 
 /// What came out of it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Outcome {
     pub(super) latencies: Histogram,
     pub(super) seconds: Duration,
@@ -57,23 +64,42 @@ pub(super) struct Outcome {
     pub(super) cpu: Option<Duration>,
     /// The servers' largest memory so far, summed, in bytes.
     pub(super) peak_rss: Option<u64>,
+    /// How often the history was compacted in the window.
+    pub(super) compactions: u64,
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
 }
 
 /// What the slots of one thread found.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     latencies: Histogram,
     errors: u64,
     first_error: Option<String>,
 }
 
+impl Tally {
+    pub(super) fn record(&mut self, since: Instant, now: Instant) {
+        self.latencies.record(now.saturating_duration_since(since).as_nanos() as u64);
+    }
+
+    pub(super) fn error(&mut self, text: String) {
+        self.errors += 1;
+        self.first_error.get_or_insert(text);
+    }
+
+    fn merge(&mut self, other: Tally) {
+        self.latencies.merge(&other.latencies);
+        self.errors += other.errors;
+        self.first_error = self.first_error.take().or(other.first_error);
+    }
+}
+
 /// When things happen: the same for every slot.
 #[derive(Clone, Copy)]
-struct Window {
-    begin: Instant,
-    end: Instant,
+pub(super) struct Window {
+    pub(super) begin: Instant,
+    pub(super) end: Instant,
 }
 
 /// Where the connections of this workload go: writes to the leader, reads to every member.
@@ -81,49 +107,93 @@ pub(super) async fn targets(workload: &Workload, endpoints: &[String]) -> Result
     if workload.reads_only() || endpoints.len() == 1 {
         return Ok(endpoints.to_vec());
     }
-    for endpoint in endpoints {
-        let status = connection::status(endpoint).await?;
-        if status.header.is_some_and(|header| header.member_id == status.leader) {
-            return Ok(vec![endpoint.clone()]);
-        }
-    }
-    Err("none of the endpoints is the leader: name every member".to_owned())
+    Ok(vec![connection::leader(endpoints).await?])
 }
 
-/// Fills, warms up and measures. The calling runtime only waits.
+/// Fills, warms up and measures. The calling runtime only waits, and compacts if that is asked for.
 pub(super) async fn run(plan: Plan) -> Result<Outcome, String> {
-    if plan.workload.reads() {
-        fill(&plan.endpoints[0], workload::KEYS_FILLED).await?;
+    let warm_up = plan.seconds.min(WARM_UP_AT_MOST);
+    match plan.workload.filled() {
+        Filled::Nothing => {}
+        Filled::ToRead => fill(&plan.endpoints[0], workload::KEYS_FILLED).await?,
+        // A delete costs about a put, so that twice the time makes more keys than are deleted, unless the disk stalls just then.
+        Filled::ToDelete => fill_for(&plan.endpoints[0], 2 * (warm_up + plan.seconds), workload::KEYS_FILLED).await?,
     }
-    let begin = Instant::now() + WARM_UP;
+    let (go, begins) = watch::channel(None);
+    let mut workers = start(&plan, &begins);
+    for worker in &mut workers {
+        if (&mut worker.ready).await.is_err() {
+            let why = finished(&mut worker.done).await.err();
+            return Err(why.unwrap_or_else(|| "a load thread did not begin".to_owned()));
+        }
+    }
+    let begin = Instant::now() + warm_up;
     let window = Window { begin, end: begin + plan.seconds };
-    let workers = start(&plan, window);
+    go.send_replace(Some(window));
+    let compactor =
+        (plan.workload.mix == Mix::PutCompact).then(|| tokio::spawn(compact(plan.endpoints[0].clone(), window)));
     tokio::time::sleep_until(window.begin.into()).await;
     let cpu_before = servers::cpu(&plan.pids)?;
     tokio::time::sleep_until(window.end.into()).await;
     let cpu_after = servers::cpu(&plan.pids)?;
     let mut all = Tally::default();
-    for worker in workers {
-        let tally = worker.await.map_err(|_| "a load thread panicked".to_owned())??;
-        all.latencies.merge(&tally.latencies);
-        all.errors += tally.errors;
-        all.first_error = all.first_error.or(tally.first_error);
+    for worker in &mut workers {
+        all.merge(finished(&mut worker.done).await?);
     }
+    let compactions = match compactor {
+        Some(task) => task.await.map_err(|e| format!("compacting: {e}"))??,
+        None => 0,
+    };
     Ok(Outcome {
         latencies: all.latencies,
         seconds: plan.seconds,
         rate: plan.rate,
         cpu: cpu_before.zip(cpu_after).map(|(before, after)| after.saturating_sub(before)),
         peak_rss: servers::peak_rss(&plan.pids)?,
+        compactions,
         errors: all.errors,
         first_error: all.first_error,
     })
 }
 
+async fn finished(done: &mut oneshot::Receiver<Result<Tally, String>>) -> Result<Tally, String> {
+    done.await.map_err(|_| "a load thread panicked".to_owned())?
+}
+
+/// Compacts to the newest revision, at once and then every second; returns how often.
+async fn compact(endpoint: String, window: Window) -> Result<u64, String> {
+    let failed = |refusal| format!("compacting: {}", refused(refusal));
+    let mut kv = connection::kv(&endpoint).await?;
+    let (mut at, mut count, mut last) = (window.begin, 0, 0);
+    while at < window.end {
+        tokio::time::sleep_until(at.into()).await;
+        let any = pb::RangeRequest { key: workload::key(0), serializable: true, ..Default::default() };
+        let header = kv.range(any).await.map_err(failed)?.into_inner().header;
+        let revision = header.unwrap_or_default().revision;
+        // Compacting twice to the same revision is refused; nothing was written since.
+        if revision > last {
+            kv.compact(pb::CompactionRequest { revision, physical: false }).await.map_err(failed)?;
+            (count, last) = (count + 1, revision);
+        }
+        at += COMPACT_EVERY;
+    }
+    Ok(count)
+}
+
 /// Puts so many keys, in order, 64 at a time.
 pub(super) async fn fill(endpoint: &str, keys: u64) -> Result<(), String> {
+    fill_until(endpoint, move |number| number >= keys).await
+}
+
+/// Puts keys for so long, and so many at least.
+async fn fill_for(endpoint: &str, time: Duration, keys: u64) -> Result<(), String> {
+    let end = Instant::now() + time;
+    fill_until(endpoint, move |number| number >= keys && Instant::now() >= end).await
+}
+
+async fn fill_until(endpoint: &str, done: impl Fn(u64) -> bool + Copy + Send + 'static) -> Result<(), String> {
     let client = connection::kv(endpoint).await?;
-    let mut requests = Requests::new(workload::Mix::Put, SEED);
+    let mut requests = Requests::new(Mix::Put, SEED);
     let mut slots: Vec<tokio::task::JoinHandle<Result<(), String>>> = Vec::new();
     let next = Arc::new(AtomicU64::new(0));
     for _ in 0..64 {
@@ -131,7 +201,7 @@ pub(super) async fn fill(endpoint: &str, keys: u64) -> Result<(), String> {
         slots.push(tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= keys {
+                if done(number) {
                     return Ok(());
                 }
                 let put = requests.put(workload::key(number));
@@ -145,170 +215,115 @@ pub(super) async fn fill(endpoint: &str, keys: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Starts one thread per core, or per connection if there are fewer of these.
-fn start(plan: &Plan, window: Window) -> Vec<oneshot::Receiver<Result<Tally, String>>> {
-    let connections = plan.workload.connections;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(connections);
-    let mut requests = Requests::new(plan.workload.mix, SEED);
-    let mut workers = Vec::new();
-    for thread in 0..threads {
-        let mine = (thread..connections).step_by(threads);
-        let worker = Worker {
-            endpoints: mine.map(|n| plan.endpoints[n % plan.endpoints.len()].clone()).collect(),
-            in_flight: plan.workload.in_flight,
-            // A thread's part of the rate is that of its connections.
-            interval: plan.rate.map(|rate| {
-                let share = (thread..connections).step_by(threads).count() as f64 / connections as f64;
-                Duration::from_secs_f64(1.0 / (f64::from(rate) * share))
-            }),
-            requests: requests.fork(),
-            window,
-        };
-        let (done, outcome) = oneshot::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let tally =
-                runtime.map_err(|e| format!("cannot start a runtime: {e}")).and_then(|rt| rt.block_on(worker.run()));
-            // Nobody waits any more only after an interruption.
-            drop(done.send(tally));
-        });
-        workers.push(outcome);
-    }
-    workers
+/// A thread, as the one who waits for it sees it.
+struct Started {
+    ready: oneshot::Receiver<()>,
+    done: oneshot::Receiver<Result<Tally, String>>,
 }
 
-/// The share of one thread.
+/// Starts one thread per core, or per connection if there are fewer of these.
+fn start(plan: &Plan, begins: &watch::Receiver<Option<Window>>) -> Vec<Started> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(plan.workload.connections);
+    let mut requests = Requests::new(plan.workload.mix, SEED);
+    let groups = Group::of(&plan.workload);
+    let all_done = Arc::new(Barrier::new(threads));
+    let mut started = Vec::new();
+    for thread in 0..threads {
+        let worker = Worker {
+            workload: plan.workload.clone(),
+            endpoints: plan.endpoints.clone(),
+            rate: plan.rate,
+            thread,
+            threads,
+            requests: requests.fork(),
+            groups: groups.clone(),
+            all_done: Arc::clone(&all_done),
+        };
+        let (is_ready, ready) = oneshot::channel();
+        let (is_done, done) = oneshot::channel();
+        let begins = begins.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| format!("cannot start a runtime: {e}"));
+            let tally = runtime.and_then(|runtime| runtime.block_on(worker.run(is_ready, begins)));
+            // Nobody waits any more only after an interruption.
+            drop(is_done.send(tally));
+        });
+        started.push(Started { ready, done });
+    }
+    started
+}
+
+/// The share of one thread: every n-th connection and the writers of every n-th group, n being the number of threads.
 struct Worker {
-    /// One for each connection.
+    workload: Workload,
     endpoints: Vec<String>,
-    in_flight: usize,
-    /// Between two due times, in an open loop.
-    interval: Option<Duration>,
+    rate: Option<u32>,
+    thread: usize,
+    threads: usize,
     requests: Requests,
-    window: Window,
+    groups: Vec<Arc<Group>>,
+    /// Where the threads wait for each other before they hang up.
+    all_done: Arc<Barrier>,
 }
 
 impl Worker {
-    async fn run(mut self) -> Result<Tally, String> {
+    async fn run(
+        mut self,
+        ready: oneshot::Sender<()>,
+        mut begins: watch::Receiver<Option<Window>>,
+    ) -> Result<Tally, String> {
+        let (slots, watchers) = self.prepare().await?;
+        // It fails only if nobody waits any more.
+        let _ = ready.send(());
+        let Ok(Some(window)) = begins.wait_for(Option::is_some).await.map(|window| *window) else {
+            return Ok(Tally::default());
+        };
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let mut clients = Vec::new();
-        for endpoint in &self.endpoints {
-            clients.push(connection::kv(endpoint).await?);
+        for watcher in watchers {
+            tokio::spawn(watcher.run(window, Arc::clone(&tally)));
         }
-        let pace = self.interval.map(|interval| Pace::start(interval, self.window.end));
-        let mut slots = Vec::new();
-        for client in clients {
-            for _ in 0..self.in_flight {
-                let slot = Slot {
-                    client: client.clone(),
-                    requests: self.requests.fork(),
-                    window: self.window,
-                    pace: pace.clone(),
-                    tally: Arc::clone(&tally),
-                };
-                slots.push(tokio::spawn(slot.run()));
-            }
-        }
-        let last = self.window.end + LINGER;
+        let pace = self.interval(slots.len()).map(|interval| Pace::start(interval, window.end));
+        let slots: Vec<_> =
+            slots.into_iter().map(|slot| tokio::spawn(slot.run(window, pace.clone(), Arc::clone(&tally)))).collect();
+        let last = window.end + LINGER;
         for slot in slots {
             // A request that hangs for longer than this is an error of its own, and the window is long over.
             if tokio::time::timeout_at(last.into(), slot).await.is_err() {
-                tally.lock().expect("no slot panics").error("no answer".to_owned());
+                tally.lock().expect("no slot panics").error("no answer, or an event that did not come".to_owned());
             }
         }
+        // Another thread's writer may wait for this one's watchers still; it gives up as late as a slot here would have.
+        drop(tokio::time::timeout_at(last.into(), self.all_done.wait()).await);
         Ok(std::mem::take(&mut tally.lock().expect("no slot panics")))
     }
-}
 
-/// The due times of one thread's requests.
-#[derive(Clone)]
-struct Pace {
-    begin: Instant,
-    interval: Duration,
-    /// One permit for each request that is due and not taken.
-    due: Arc<Semaphore>,
-    next: Arc<AtomicU64>,
-}
-
-impl Pace {
-    fn start(interval: Duration, end: Instant) -> Pace {
-        let pace = Pace { begin: Instant::now(), interval, due: Arc::new(Semaphore::new(0)), next: Arc::default() };
-        let own = pace.clone();
-        std::thread::spawn(move || own.release(end));
-        pace
-    }
-
-    /// Makes requests due, one by one, until the end; then lets every slot see the end.
-    fn release(&self, end: Instant) {
-        let mut released: u64 = 0;
-        loop {
-            let now = Instant::now();
-            if now >= end {
-                self.due.close();
-                return;
+    /// Opens everything.
+    async fn prepare(&mut self) -> Result<(Vec<Slot>, Vec<Watcher>), String> {
+        let (mut slots, mut watchers) = (Vec::new(), Vec::new());
+        for number in (self.thread..self.workload.connections).step_by(self.threads) {
+            let wire = Wire::open(&self.endpoints[number % self.endpoints.len()]).await?;
+            if self.workload.watches() {
+                watchers.extend(Watcher::open(&wire, &self.workload, number, &self.groups).await?);
+                continue;
             }
-            let until_now = (now.duration_since(self.begin).as_secs_f64() / self.interval.as_secs_f64()) as u64 + 1;
-            self.due.add_permits((until_now - released) as usize);
-            released = until_now;
-            let next = self.begin + self.interval.mul_f64(released as f64);
-            std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
-        }
-    }
-
-    /// Waits for the next due request and returns when it was due; `None` at the end.
-    async fn next(&self) -> Option<Instant> {
-        self.due.acquire().await.ok()?.forget();
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Some(self.begin + self.interval.mul_f64(number as f64))
-    }
-}
-
-/// One request after another.
-struct Slot {
-    client: KvClient<Connection>,
-    requests: Requests,
-    window: Window,
-    pace: Option<Pace>,
-    tally: Arc<Mutex<Tally>>,
-}
-
-impl Slot {
-    async fn run(mut self) {
-        loop {
-            let since = match &self.pace {
-                Some(pace) => pace.next().await,
-                None => Some(Instant::now()),
-            };
-            let Some(since) = since.filter(|since| *since < self.window.end) else { return };
-            let outcome = self.ask().await;
-            let now = Instant::now();
-            if now >= self.window.end {
-                return;
-            }
-            if now >= self.window.begin {
-                let mut tally = self.tally.lock().expect("no slot panics");
-                match outcome {
-                    Ok(()) => tally.latencies.record(now.duration_since(since).as_nanos() as u64),
-                    Err(text) => tally.error(text),
-                }
+            for _ in 0..self.workload.in_flight {
+                slots.push(Slot::open(&wire, self.workload.mix, self.requests.fork()).await?);
             }
         }
-    }
-
-    async fn ask(&mut self) -> Result<(), String> {
-        let refused = |refusal: tonic::Status| refusal.message().to_owned();
-        match self.requests.next() {
-            Request::Put(put) => self.client.put(put).await.map(drop).map_err(refused),
-            Request::Range(range) => self.client.range(range).await.map(drop).map_err(refused),
-            Request::Txn(txn) => self.client.txn(txn).await.map(drop).map_err(refused),
+        for group in self.groups.iter().skip(self.thread).step_by(self.threads) {
+            let wire = Wire::open(&self.endpoints[0]).await?;
+            slots.push(Slot::writer(&wire, self.requests.fork(), Arc::clone(group)));
         }
+        Ok((slots, watchers))
     }
-}
 
-impl Tally {
-    fn error(&mut self, text: String) {
-        self.errors += 1;
-        self.first_error.get_or_insert(text);
+    /// Between two due times, in an open loop: a thread's part of the rate is that of its slots.
+    fn interval(&self, slots: usize) -> Option<Duration> {
+        let Workload { connections, in_flight, .. } = self.workload;
+        let all = if self.groups.is_empty() { connections * in_flight } else { self.groups.len() };
+        let rate = f64::from(self.rate?) * slots as f64 / all as f64;
+        (rate > 0.0).then(|| Duration::from_secs_f64(1.0 / rate))
     }
 }

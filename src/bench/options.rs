@@ -1,5 +1,7 @@
 //! The words of `etcd-lab bench`.
 
+use super::cases;
+use super::cases::Case;
 use super::workload::Workload;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,47 +15,57 @@ Usage:
   etcd-lab bench --against PATH           ours and that etcd in turn, with ratios at the end
   etcd-lab bench --endpoints URL,URL      a cluster that runs already (it is written to)
   etcd-lab bench state --against PATH     a large state instead of a load: restart, snapshot save, a new member
+  etcd-lab bench table --against PATH     all that we want to be better at than etcd, as one table: a night's work
+  etcd-lab bench table --from FILE        that table again, out of its figures
 
 Options:
   --start                 start the servers (the default without --endpoints)
   --endpoints URL,…       http://host:port of every member
   --pids PID,…            the members' processes, to measure CPU and memory with --endpoints
-  --against PATH          another etcd to start, measured in turn with ours
+  --against PATH          another etcd to start, measured in turn with ours; may be said up to 8 times: ratios are to the best
   --ours PATH             another program than this one as ours
-  --workloads NAME,…      MIX-CONNECTIONSxINFLIGHT with MIX put, range-lin, range-ser, txn or mixed50
+  --workloads NAME,…      MIX-CONNECTIONSxINFLIGHT with MIX put, put-compact, range-lin, range-ser, range1000-lin,
+                          range1000-ser, txn, mixed50, delete, lease-grant, lease-keepalive, watch or watchmany
                           [put-1x1,put-10x10,put-100x10,range-lin-10x10,range-ser-10x10,txn-10x10,mixed50-10x10]
   --seconds N             length of the measured window [10]
-  --rounds N              how often each workload is run [1; with --against 3]
+  --rounds N              how often each workload is run [1; with --against 3; a table 5]
   --nodes 1|3             members to start [1]
   --rate R                send R requests a second on a schedule, and count latency from when each was due
   --dir PATH              where data directories are made [$TMPDIR, else /var/tmp]
   --json FILE             write one JSON object a run
-  --keys N                with state: how many keys [1000000]
+  --keys N                with state and table: how many keys a large state has [1000000]; idle watches are a tenth of it
+  --cases NAME,…          with table: only these, such as put-10x10,put-10x10/3,failover/3 [all]
+  --from FILE             with table: measure nothing, read the lines that --json wrote
 
 The state is put into one member, 64 requests at a time; then it is restarted by SIGTERM and by SIGKILL until a put is
 answered, saved by etcdctl, and a learner joins until it answers reads of its own. Of these go seconds and peak memory.
+Of watch and watchmany, connections x in flight is the number of watchers, and an operation is an event that one got.
 Writes go to the leader, reads to all members. Values are 256 bytes, keys 8. CPU and peak memory are those of the
 server processes, summed. A server that serves others should not be measured: the load is meant to saturate it.
 ";
 
 const WORKLOADS: &str = "put-1x1,put-10x10,put-100x10,range-lin-10x10,range-ser-10x10,txn-10x10,mixed50-10x10";
-
 /// How many keys a state has if nothing else is asked for: no more can be numbered in 8 digits than a hundred times that.
 const STATE_KEYS: u64 = 1_000_000;
+const AGAINST_AT_MOST: usize = 8;
+const MILLISECONDS_IN_A_DAY: f64 = 86_400_000.0;
 
-/// With what ours is compared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Against {
-    Nothing,
-    Program(PathBuf),
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Load,
+    State,
+    Table,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Options {
+    pub(super) mode: Mode,
     /// Members that run already; otherwise servers are started.
     pub(super) endpoints: Option<Vec<String>>,
     pub(super) pids: Vec<u32>,
-    pub(super) against: Against,
+    /// With what ours is compared.
+    pub(super) against: Vec<PathBuf>,
     pub(super) ours: Option<PathBuf>,
     pub(super) workloads: Vec<Workload>,
     pub(super) seconds: Duration,
@@ -63,17 +75,22 @@ pub(super) struct Options {
     pub(super) rate: Option<u32>,
     pub(super) dir: PathBuf,
     pub(super) json: Option<PathBuf>,
-    /// How many keys a state has that is measured instead of a load.
-    pub(super) state: Option<u64>,
+    /// How many keys a large state has.
+    pub(super) keys: Option<u64>,
+    /// What goes into a table; nothing: all.
+    pub(super) cases: Vec<&'static Case>,
+    /// The figures of a table that was measured before.
+    pub(super) from: Option<PathBuf>,
 }
 
 impl Options {
     fn new() -> Options {
         let dir = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/var/tmp".into());
         Options {
+            mode: Mode::Load,
             endpoints: None,
             pids: Vec::new(),
-            against: Against::Nothing,
+            against: Vec::new(),
             ours: None,
             workloads: Vec::new(),
             seconds: Duration::from_secs(10),
@@ -82,8 +99,15 @@ impl Options {
             rate: None,
             dir: dir.into(),
             json: None,
-            state: None,
+            keys: None,
+            cases: Vec::new(),
+            from: None,
         }
+    }
+
+    /// How many keys a large state has.
+    pub(super) fn keys(&self) -> u64 {
+        self.keys.unwrap_or(STATE_KEYS)
     }
 }
 
@@ -92,8 +116,10 @@ pub(super) fn parse(args: &[OsString]) -> Result<Option<Options>, String> {
     let mut options = Options::new();
     let mut starts = false;
     let mut args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).peekable();
-    if args.next_if(|word| word == "state").is_some() {
-        options.state = Some(STATE_KEYS);
+    for (word, mode) in [("state", Mode::State), ("table", Mode::Table)] {
+        if options.mode == Mode::Load && args.next_if(|first| first == word).is_some() {
+            options.mode = mode;
+        }
     }
     while let Some(arg) = args.next() {
         let (name, inline) = match arg.split_once('=') {
@@ -123,40 +149,62 @@ impl Options {
             "--pids" => {
                 self.pids = value.split(',').map(|pid| number(name, pid, 1, u32::MAX)).collect::<Result<_, _>>()?
             }
-            "--against" => self.against = Against::Program(program(value)?),
+            "--against" => self.against.push(program(value)?),
             "--ours" => self.ours = Some(program(value)?),
             "--workloads" => self.workloads = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
-            "--seconds" => self.seconds = Duration::from_secs(number(name, value, 1, 86_400)?.into()),
+            "--seconds" => self.seconds = seconds(name, value)?,
             "--rounds" => self.rounds = number(name, value, 1, 1_000)?,
             "--nodes" => self.nodes = number(name, value, 1, 3)? as usize,
             "--rate" => self.rate = Some(number(name, value, 1, 10_000_000)?),
             "--dir" => self.dir = value.into(),
             "--json" => self.json = Some(value.into()),
-            "--keys" if self.state.is_none() => return Err("--keys goes with `bench state`".to_owned()),
-            "--keys" => self.state = Some(number(name, value, 1, 99_999_999)?.into()),
+            "--keys" => self.keys = Some(number(name, value, 1, 99_999_999)?.into()),
+            "--cases" => self.cases = value.split(',').map(cases::named).collect::<Result<_, _>>()?,
+            "--from" => self.from = Some(value.into()),
             _ => return Err(format!("{name} stands in the help only")),
         }
         Ok(())
     }
 
     fn complete(mut self) -> Result<Options, String> {
-        if self.endpoints.is_some() && self.against != Against::Nothing {
+        if self.endpoints.is_some() && !self.against.is_empty() {
             return Err("--against starts servers itself; it does not go with --endpoints".to_owned());
+        }
+        if self.against.len() > AGAINST_AT_MOST {
+            return Err(format!("--against may be said {AGAINST_AT_MOST} times at most"));
         }
         if self.nodes == 2 {
             return Err("--nodes is 1 or 3".to_owned());
         }
         let of_a_load = self.endpoints.is_some() || !self.workloads.is_empty() || self.rate.is_some() || self.nodes > 1;
-        if self.state.is_some() && of_a_load {
-            return Err("`bench state` measures one member that it starts, without a load".to_owned());
+        match self.mode {
+            Mode::State if of_a_load => {
+                return Err("`bench state` measures one member that it starts, without a load".to_owned());
+            }
+            Mode::Table if of_a_load => {
+                return Err("`bench table` knows what to start and to ask; --cases chooses".to_owned());
+            }
+            Mode::Load if self.keys.is_some() => {
+                return Err("--keys goes with `bench state` and `bench table`".to_owned());
+            }
+            Mode::Load | Mode::State if !self.cases.is_empty() || self.from.is_some() => {
+                return Err("--cases and --from go with `bench table`".to_owned());
+            }
+            _ => {}
+        }
+        if self.from.is_some() && self.json.is_some() {
+            return Err("--from measures nothing that --json could write".to_owned());
         }
         if self.workloads.is_empty() {
             self.workloads = WORKLOADS.split(',').map(str::parse).collect::<Result<_, _>>()?;
         }
         if self.rounds == 0 {
-            // Minutes a round.
-            let once = self.against == Against::Nothing || self.state.is_some();
-            self.rounds = if once { 1 } else { 3 };
+            self.rounds = match self.mode {
+                Mode::Table => 5,
+                Mode::Load if !self.against.is_empty() => 3,
+                // Minutes a round.
+                Mode::Load | Mode::State => 1,
+            };
         }
         Ok(self)
     }
@@ -184,6 +232,15 @@ fn number(name: &str, text: &str, low: u32, high: u32) -> Result<u32, String> {
     text.parse().ok().filter(|n| (low..=high).contains(n)).ok_or_else(refusal)
 }
 
+/// To the millisecond, a tenth of a second at least: shorter windows see single scheduler slices.
+fn seconds(name: &str, text: &str) -> Result<Duration, String> {
+    let milliseconds = text.parse::<f64>().ok().map(|seconds| (seconds * 1_000.0).round());
+    let valid = milliseconds.filter(|ms| (100.0..=MILLISECONDS_IN_A_DAY).contains(ms));
+    valid
+        .map(|ms| Duration::from_millis(ms as u64))
+        .ok_or_else(|| format!("{name}: {text:?} is no number from 0.1 to 86400"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,13 +262,20 @@ mod tests {
         let options = read("--seconds=3 --rounds 2 --workloads put-1x1,txn-4x4 --against /bin/sh").expect("options");
         let options = options.expect("no help");
         assert_eq!((options.rounds, options.seconds.as_secs(), options.workloads.len()), (2, 3, 2));
-        assert_eq!(options.against, Against::Program("/bin/sh".into()));
+        assert_eq!(options.against, [PathBuf::from("/bin/sh")]);
+        let both = read("--seconds 0.25 --against /bin/sh --against /bin/true").expect("options").expect("no help");
+        assert_eq!((both.seconds.as_millis(), both.against.len()), (250, 2));
     }
 
     #[test]
     fn a_state_has_a_million_keys_if_nobody_says_otherwise() {
-        let keys = |line| read(line).expect("options").expect("no help").state;
-        assert_eq!((keys("state"), keys("state --keys=20"), keys("")), (Some(1_000_000), Some(20), None));
+        let of = |line| {
+            let options = read(line).expect("options").expect("no help");
+            (options.mode, options.keys(), options.rounds)
+        };
+        assert_eq!(of("state"), (Mode::State, 1_000_000, 1));
+        assert_eq!(of("state --keys=20"), (Mode::State, 20, 1));
+        assert_eq!(of("table --keys=20"), (Mode::Table, 20, 5));
     }
 
     #[test]
@@ -219,6 +283,7 @@ mod tests {
         for (line, names) in [
             ("--secnods", "unknown option: --secnods"),
             ("--seconds 0", "--seconds"),
+            ("--seconds NaN", "--seconds"),
             ("--seconds", "--seconds"),
             ("put-1x1", "unknown option: put-1x1"),
             ("--nodes 2", "--nodes"),
@@ -231,6 +296,12 @@ mod tests {
             ("state --keys 0", "--keys"),
             ("state --workloads put-1x1", "without a load"),
             ("--seconds 1 state", "unknown option: state"),
+            ("state table", "unknown option: table"),
+            ("table --nodes 3", "--cases chooses"),
+            ("table --cases put-10x10,no-such", "no-such"),
+            ("--cases failover/3", "bench table"),
+            ("state --from x", "bench table"),
+            ("table --from x --json y", "--json"),
         ] {
             let refusal = read(line).expect_err(line);
             assert!(refusal.contains(names), "{line}: {refusal}");

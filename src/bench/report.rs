@@ -3,13 +3,14 @@
 use super::load::Outcome;
 use super::options::Options;
 use super::workload::Workload;
+use serde_json::Value;
 use std::io;
 use std::io::Write;
 
 /// One run and where it was made.
 pub(super) struct Run {
     pub(super) workload: Workload,
-    /// `ours`, `theirs`, or `server` for one that ran already.
+    /// `ours`, `theirs` (`theirs-2`, …), or `server` for one that ran already.
     pub(super) label: String,
     /// What the server says that it is.
     pub(super) version: String,
@@ -37,27 +38,15 @@ pub(super) fn heading(out: &mut dyn Write, options: &Options, programs: &[String
         Some(rate) => format!("open loop at {rate}/s, latency from the due time"),
         None => "closed loop".to_owned(),
     };
-    let seconds = options.seconds.as_secs();
+    let seconds = options.seconds.as_secs_f64();
     writeln!(out, "{members} member{plural}, {seconds} s a run, {loop_text}, keys 8 B, values 256 B\n\n{COLUMNS}")
 }
 
 impl Run {
-    fn figures(&self) -> Figures {
-        let Outcome { latencies, seconds, cpu, peak_rss, .. } = &self.outcome;
-        let operations = latencies.count() as f64;
-        let milliseconds = |part: f64| Some(latencies.quantile(part) as f64 / 1e6).filter(|_| operations > 0.0);
-        [
-            Some(operations / seconds.as_secs_f64()),
-            milliseconds(0.5),
-            milliseconds(0.99),
-            cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / operations).filter(|_| operations > 0.0),
-            peak_rss.map(|bytes| bytes as f64 / 1e6),
-        ]
-    }
-
     /// The row of this run.
     pub(super) fn line(&self) -> String {
-        let row = row(&self.workload.to_string(), &self.round.to_string(), &self.label, &self.version, self.figures());
+        let figures = figures(&self.outcome);
+        let row = row(&self.workload.to_string(), &self.round.to_string(), &self.label, &self.version, figures);
         let Outcome { errors, first_error, .. } = &self.outcome;
         match first_error {
             Some(text) => format!("{row}\n  {errors} errors, the first: {text}"),
@@ -65,34 +54,53 @@ impl Run {
         }
     }
 
-    /// The row as one line of JSON, with what the row leaves out.
-    pub(super) fn json(&self) -> String {
-        let [operations_per_second, p50, p99, cpu, peak] = self.figures();
-        let latencies = &self.outcome.latencies;
-        serde_json::json!({
-            "workload": self.workload.to_string(),
-            "server": self.label,
-            "version": self.version,
-            "round": self.round,
-            "nodes": self.nodes,
-            "connections": self.workload.connections,
-            "in_flight": self.workload.in_flight,
-            "rate": self.outcome.rate,
-            "seconds": self.outcome.seconds.as_secs_f64(),
-            "operations": latencies.count(),
-            "errors": self.outcome.errors,
-            "first_error": self.outcome.first_error,
-            "operations_per_second": operations_per_second,
-            "p50_ms": p50,
-            "p90_ms": latencies.quantile(0.9) as f64 / 1e6,
-            "p99_ms": p99,
-            "p999_ms": latencies.quantile(0.999) as f64 / 1e6,
-            "max_ms": latencies.max() as f64 / 1e6,
-            "server_cpu_us_per_operation": cpu,
-            "server_peak_rss_mb": peak,
-        })
-        .to_string()
+    /// The row as an object, with what the row leaves out.
+    pub(super) fn json(&self) -> Value {
+        let mut line = json(&self.workload, &self.outcome);
+        line["server"] = self.label.as_str().into();
+        line["version"] = self.version.as_str().into();
+        line["round"] = self.round.into();
+        line["nodes"] = self.nodes.into();
+        line
     }
+}
+
+fn figures(outcome: &Outcome) -> Figures {
+    let Outcome { latencies, seconds, cpu, peak_rss, .. } = outcome;
+    let operations = latencies.count() as f64;
+    let milliseconds = |part: f64| Some(latencies.quantile(part) as f64 / 1e6).filter(|_| operations > 0.0);
+    [
+        Some(operations / seconds.as_secs_f64()),
+        milliseconds(0.5),
+        milliseconds(0.99),
+        cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / operations).filter(|_| operations > 0.0),
+        peak_rss.map(|bytes| bytes as f64 / 1e6),
+    ]
+}
+
+/// What came out of a load, by name.
+pub(super) fn json(workload: &Workload, outcome: &Outcome) -> Value {
+    let [operations_per_second, p50, p99, cpu, peak] = figures(outcome);
+    let latencies = &outcome.latencies;
+    serde_json::json!({
+        "workload": workload.to_string(),
+        "connections": workload.connections,
+        "in_flight": workload.in_flight,
+        "rate": outcome.rate,
+        "seconds": outcome.seconds.as_secs_f64(),
+        "operations": latencies.count(),
+        "compactions": outcome.compactions,
+        "errors": outcome.errors,
+        "first_error": outcome.first_error,
+        "operations_per_second": operations_per_second,
+        "p50_ms": p50,
+        "p90_ms": latencies.quantile(0.9) as f64 / 1e6,
+        "p99_ms": p99,
+        "p999_ms": latencies.quantile(0.999) as f64 / 1e6,
+        "max_ms": latencies.max() as f64 / 1e6,
+        "server_cpu_us_per_operation": cpu,
+        "server_peak_rss_mb": peak,
+    })
 }
 
 fn row(workload: &str, round: &str, server: &str, version: &str, figures: Figures) -> String {
@@ -119,11 +127,11 @@ impl Report {
     /// Medians of each workload and server, and ours divided by theirs.
     pub(super) fn summary(&self, out: &mut dyn Write) -> io::Result<()> {
         let rounds = self.runs.iter().map(|run| run.round).max().unwrap_or(0);
-        let compares = self.runs.iter().any(|run| run.label == "theirs");
+        let compares = self.runs.iter().any(|run| is_theirs(&run.label));
         if rounds < 2 && !compares {
             return Ok(());
         }
-        writeln!(out, "\nmedian of {rounds}{}", if compares { "; ratio = ours / theirs" } else { "" })?;
+        writeln!(out, "\nmedian of {rounds}{}", if compares { "; ratio = ours / the best of theirs" } else { "" })?;
         writeln!(out, "{COLUMNS}")?;
         let mut workloads: Vec<&Workload> = Vec::new();
         for run in &self.runs {
@@ -139,18 +147,26 @@ impl Report {
 
     fn summary_of(&self, workload: &Workload, out: &mut dyn Write) -> io::Result<()> {
         let name = workload.to_string();
-        let mut both = Vec::new();
-        for label in ["server", "ours", "theirs"] {
-            let runs: Vec<&Run> =
-                self.runs.iter().filter(|run| run.label == label && run.workload == *workload).collect();
-            let Some(first) = runs.first() else { continue };
-            let medians = medians(&runs);
-            writeln!(out, "{}", row(&name, "", label, &first.version, medians))?;
-            both.push(medians);
+        let mut medians_of: Vec<(&str, Figures)> = Vec::new();
+        for run in self.runs.iter().filter(|run| run.workload == *workload) {
+            if medians_of.iter().any(|(label, _)| *label == run.label) {
+                continue;
+            }
+            let same = |other: &&Run| other.label == run.label && other.workload == *workload;
+            let medians = medians(&self.runs.iter().filter(same).collect::<Vec<_>>());
+            writeln!(out, "{}", row(&name, "", &run.label, &run.version, medians))?;
+            medians_of.push((&run.label, medians));
         }
-        let [ours, theirs] = both.as_slice() else { return Ok(()) };
+        let Some((_, ours)) = medians_of.iter().find(|(label, _)| *label == "ours") else { return Ok(()) };
+        let theirs: Vec<&Figures> = medians_of.iter().filter(|(label, _)| is_theirs(label)).map(|(_, m)| m).collect();
+        if theirs.is_empty() {
+            return Ok(());
+        }
         let of = |column: usize| {
-            let ratio = ours[column].zip(theirs[column]).filter(|(_, theirs)| *theirs > 0.0);
+            // Of operations a second the most is best, of all else the least.
+            let best = theirs.iter().filter_map(|medians| medians[column]);
+            let best = if column == 0 { best.reduce(f64::max) } else { best.reduce(f64::min) };
+            let ratio = ours[column].zip(best).filter(|(_, theirs)| *theirs > 0.0);
             ratio.map_or("-".to_owned(), |(ours, theirs)| format!("{:.2}x", ours / theirs))
         };
         let head = format!("{name:<18} {:>5}  {:<8}  {:<8}", "", "ratio", "");
@@ -158,8 +174,13 @@ impl Report {
     }
 }
 
+/// Whether this is the label of a server that ours is compared with.
+pub(super) fn is_theirs(label: &str) -> bool {
+    label.starts_with("theirs")
+}
+
 fn medians(runs: &[&Run]) -> Figures {
-    std::array::from_fn(|column| median(runs.iter().filter_map(|run| run.figures()[column]).collect()))
+    std::array::from_fn(|column| median(runs.iter().filter_map(|run| figures(&run.outcome)[column]).collect()))
 }
 
 /// The middle one of these figures; `None` if there are none.
@@ -188,8 +209,7 @@ mod tests {
             rate: None,
             cpu: Some(Duration::from_millis(cpu_ms)),
             peak_rss: Some(50_000_000),
-            errors: 0,
-            first_error: None,
+            ..Outcome::default()
         };
         let workload = "put-1x1".parse().expect("a workload");
         Run { workload, label: label.to_owned(), version: "3.6.14".to_owned(), round, nodes: 1, outcome }
@@ -212,6 +232,13 @@ mod tests {
             .split_whitespace()
             .collect();
         assert_eq!(ratio, ["put-1x1", "ratio", "2.67x", "1.00x", "1.00x", "0.38x", "1.00x"], "{text}");
+        // One more to compare with: it is better in one thing, worse in the other.
+        report.add(run("theirs-2", 1, 2_000, 800));
+        let mut out = Vec::new();
+        report.summary(&mut out).expect("a Vec takes all");
+        let text = String::from_utf8(out).expect("text");
+        let ratio = text.lines().find(|line| line.contains("ratio  ")).expect("a row");
+        assert!(ratio.contains(" 2.00x ") && ratio.contains(" 0.38x "), "{text}");
     }
 
     #[test]
@@ -223,7 +250,9 @@ mod tests {
 
     #[test]
     fn a_run_is_one_line_of_json() {
-        let json: serde_json::Value = serde_json::from_str(&run("ours", 2, 1_000, 30).json()).expect("JSON");
+        let line = run("ours", 2, 1_000, 30).json().to_string();
+        assert_eq!(line.lines().count(), 1);
+        let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(json["server_cpu_us_per_operation"], 30.0);
         assert_eq!(json["operations"], 1_000);
         assert_eq!(json["round"], 2);

@@ -7,6 +7,7 @@ use rustix::process::Pid;
 use rustix::process::Signal;
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ use std::time::Instant;
 
 /// /proc counts CPU in these; 10 ms on every Linux that Rust runs on.
 const TICK: Duration = Duration::from_millis(10);
+/// `st_blocks` counts in these, whatever the file system's own blocks are.
+const BLOCK: u64 = 512;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -26,7 +29,7 @@ const LOG_LINES_SHOWN: usize = 12;
 /// A program that is an etcd server.
 pub(super) struct Program {
     /// How the report calls it.
-    pub(super) label: &'static str,
+    pub(super) label: String,
     pub(super) path: PathBuf,
     /// What stands before the flags, for a program that is several.
     pub(super) first_words: Vec<String>,
@@ -52,7 +55,7 @@ impl Servers {
             let member = servers.launch(program, number, "new")?;
             servers.members.push(member);
         }
-        servers.wait_until_ready(program).await?;
+        servers.ready(program).await?;
         Ok(servers)
     }
 
@@ -80,6 +83,40 @@ impl Servers {
         Ok(started)
     }
 
+    /// Kills a member as `kill -9` does; returns when, and only when its process is gone.
+    pub(super) fn kill(&mut self, number: usize) -> Result<Instant, String> {
+        let killed = Instant::now();
+        let member = &mut self.members[number];
+        member.kill().and_then(|()| member.wait()).map_err(|e| format!("cannot kill a server: {e}"))?;
+        Ok(killed)
+    }
+
+    /// Starts a member again that was killed. Does not wait.
+    pub(super) fn revive(&mut self, program: &Program, number: usize) -> Result<(), String> {
+        self.members[number] = self.launch(program, number, "new")?;
+        Ok(())
+    }
+
+    /// Stops a member's process where it is (SIGSTOP): its connections stay, and nobody answers on them.
+    pub(super) fn freeze(&self, number: usize) {
+        signal(&self.members[number], Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(super) fn thaw(&self, number: usize) {
+        signal(&self.members[number], Signal::CONT);
+    }
+
+    /// What a member's data takes on the disk, in bytes: blocks, as `du` counts.
+    pub(super) fn disk(&self, number: usize) -> Result<u64, String> {
+        let dir = self.data_dir(number);
+        blocks(&dir).map(|blocks| blocks * BLOCK).map_err(|e| format!("{}: {e}", dir.display()))
+    }
+
+    fn data_dir(&self, number: usize) -> PathBuf {
+        self.dir.join(format!("m{number}.etcd"))
+    }
+
     /// Why a member that should answer does not: that it has ended, if it has.
     pub(super) fn check(&mut self, number: usize) -> Result<(), String> {
         match self.members[number].try_wait() {
@@ -103,7 +140,7 @@ impl Servers {
         command.args(&program.first_words);
         for (flag, value) in [
             ("--name", format!("m{number}")),
-            ("--data-dir", self.dir.join(format!("m{number}.etcd")).display().to_string()),
+            ("--data-dir", self.data_dir(number).display().to_string()),
             ("--listen-client-urls", format!("http://{client}")),
             ("--advertise-client-urls", format!("http://{client}")),
             ("--listen-peer-urls", peer(number)),
@@ -126,7 +163,8 @@ impl Servers {
         self.dir.join(format!("m{number}.log"))
     }
 
-    async fn wait_until_ready(&mut self, program: &Program) -> Result<(), String> {
+    /// Waits until every member knows a leader.
+    pub(super) async fn ready(&mut self, program: &Program) -> Result<(), String> {
         let deadline = Instant::now() + READY_WITHIN;
         for (number, endpoint) in self.endpoints.clone().iter().enumerate() {
             loop {
@@ -191,6 +229,20 @@ impl Drop for Servers {
             eprintln!("etcd-lab bench: cannot remove {}: {e}", self.dir.display());
         }
     }
+}
+
+/// The blocks of all files below a directory. What goes away meanwhile counts for nothing.
+fn blocks(dir: &Path) -> std::io::Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        sum += match std::fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+            Ok(meta) if meta.is_dir() => blocks(&path)?,
+            found => found?.blocks(),
+        };
+    }
+    Ok(sum)
 }
 
 fn signal(member: &Child, signal: Signal) {

@@ -1,7 +1,7 @@
 //! What a load asks for: the mix of requests, how many connections, how many in flight on each.
 //!
 //! Keys are 8 digits out of 100,000; values are 256 bytes of noise, so that nothing on the way can compress them. Requests come from a
-//! seed: two servers get the same ones.
+//! seed: two servers get the same ones. What an answer must hold is part of the request: one that holds less is an error, not fast.
 
 use crate::proto::etcdserverpb as pb;
 use bytes::Bytes;
@@ -10,11 +10,18 @@ use pb::compare::CompareTarget;
 use pb::compare::TargetUnion;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 /// How many different keys a load writes and reads.
 pub(super) const KEYS: u64 = 100_000;
 /// How many of them are there before a load that reads.
 pub(super) const KEYS_FILLED: u64 = 10_000;
+/// How many keys a long range has.
+const LONG_RANGE: u64 = 1_000;
+/// Longer than any measurement: a lease that expired within one would cost what was not asked for.
+const LEASE_SECONDS: i64 = 3_600;
 const VALUE_BYTES: usize = 256;
 /// Values are slices of this much noise: making them costs the load nothing.
 const NOISE_BYTES: usize = 1 << 20;
@@ -24,23 +31,57 @@ const NOISE_BYTES: usize = 1 << 20;
 pub(super) enum Mix {
     /// Puts of random keys.
     Put,
+    /// The same, while another client compacts to the newest revision once a second.
+    PutCompact,
     /// Linearizable gets of one key.
     RangeLin,
     /// Serializable gets of one key: no question to the leader.
     RangeSer,
+    /// Linearizable ranges of 1,000 keys.
+    Range1000Lin,
+    /// Serializable ranges of 1,000 keys.
+    Range1000Ser,
     /// If the key's version is above -1 (it always is), put it.
     Txn,
     /// Half puts, half linearizable gets.
     Mixed50,
+    /// Deletes of keys that are there, one after the other.
+    Delete,
+    /// New leases.
+    LeaseGrant,
+    /// Renewals, each slot of a lease of its own, on a stream of its own.
+    LeaseKeepAlive,
+    /// Watchers of one key, each on a stream of its own, and a writer that waits for all of them. Counted are events.
+    Watch,
+    /// Watchers of a key each, many on one stream, and ten writers that wait for theirs. Counted are events.
+    WatchMany,
 }
 
-const MIXES: [(&str, Mix); 5] = [
+const MIXES: [(&str, Mix); 13] = [
     ("put", Mix::Put),
+    ("put-compact", Mix::PutCompact),
     ("range-lin", Mix::RangeLin),
     ("range-ser", Mix::RangeSer),
+    ("range1000-lin", Mix::Range1000Lin),
+    ("range1000-ser", Mix::Range1000Ser),
     ("txn", Mix::Txn),
     ("mixed50", Mix::Mixed50),
+    ("delete", Mix::Delete),
+    ("lease-grant", Mix::LeaseGrant),
+    ("lease-keepalive", Mix::LeaseKeepAlive),
+    ("watch", Mix::Watch),
+    ("watchmany", Mix::WatchMany),
 ];
+
+/// What must be in the store before a load begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    Nothing,
+    /// The first [`KEYS_FILLED`] keys.
+    ToRead,
+    /// More keys than the load deletes.
+    ToDelete,
+}
 
 /// A mix and its concurrency, written `put-10x10`: 10 connections, 10 requests in flight on each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +94,21 @@ pub(super) struct Workload {
 impl Workload {
     /// Whether every request is a read, which any member may answer; writes go to the leader.
     pub(super) fn reads_only(&self) -> bool {
-        matches!(self.mix, Mix::RangeLin | Mix::RangeSer)
+        matches!(self.mix, Mix::RangeLin | Mix::RangeSer | Mix::Range1000Lin | Mix::Range1000Ser)
     }
 
-    /// Whether keys must be there before it begins.
-    pub(super) fn reads(&self) -> bool {
-        self.reads_only() || self.mix == Mix::Mixed50
+    /// Whether it counts events of watchers, not answers.
+    pub(super) fn watches(&self) -> bool {
+        matches!(self.mix, Mix::Watch | Mix::WatchMany)
+    }
+
+    pub(super) fn filled(&self) -> Filled {
+        match self.mix {
+            Mix::Delete => Filled::ToDelete,
+            Mix::Mixed50 => Filled::ToRead,
+            _ if self.reads_only() => Filled::ToRead,
+            _ => Filled::Nothing,
+        }
     }
 }
 
@@ -73,8 +123,14 @@ impl FromStr for Workload {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Workload, String> {
-        let bad = || format!("no such workload: {text:?}; write MIX-CONNECTIONSxINFLIGHT, such as put-10x10");
-        let (name, mix) = MIXES.iter().find(|(name, _)| text.starts_with(name)).ok_or_else(bad)?;
+        let bad = || {
+            let names: Vec<&str> = MIXES.iter().map(|(name, _)| *name).collect();
+            let example = "write MIX-CONNECTIONSxINFLIGHT, such as put-10x10";
+            format!("no such workload: {text:?}; {example}, with MIX one of {}", names.join(", "))
+        };
+        // `put` begins `put-compact`, too: the longest name counts.
+        let mixes = MIXES.iter().filter(|(name, _)| text.starts_with(name));
+        let (name, mix) = mixes.max_by_key(|(name, _)| name.len()).ok_or_else(bad)?;
         let rest = &text[name.len()..];
         if rest.is_empty() {
             return Ok(Workload { mix: *mix, connections: 10, in_flight: 10 });
@@ -85,11 +141,17 @@ impl FromStr for Workload {
     }
 }
 
-/// One request.
+/// One request, and what its answer must hold.
 pub(super) enum Request {
     Put(pb::PutRequest),
-    Range(pb::RangeRequest),
+    /// With so many keys in the answer.
+    Range(pb::RangeRequest, usize),
     Txn(pb::TxnRequest),
+    /// Of one key that is there.
+    Delete(pb::DeleteRangeRequest),
+    Grant(pb::LeaseGrantRequest),
+    /// Of the slot's own lease.
+    KeepAlive,
 }
 
 /// A stream of requests out of a seed.
@@ -98,38 +160,52 @@ pub(super) struct Requests {
     mix: Mix,
     state: u64,
     noise: Bytes,
+    /// The next key to delete, of all slots.
+    next: Arc<AtomicU64>,
 }
 
 impl Requests {
     pub(super) fn new(mix: Mix, seed: u64) -> Requests {
         let mut state = seed;
         let noise: Vec<u8> = (0..NOISE_BYTES / 8).flat_map(|_| split_mix(&mut state).to_le_bytes()).collect();
-        Requests { mix, state, noise: noise.into() }
+        Requests { mix, state, noise: noise.into(), next: Arc::default() }
     }
 
     /// The same mix and noise, other numbers: for another slot of the same load.
     pub(super) fn fork(&mut self) -> Requests {
-        Requests { mix: self.mix, state: split_mix(&mut self.state), noise: self.noise.clone() }
+        Requests { state: split_mix(&mut self.state), ..self.clone() }
     }
 
     pub(super) fn next(&mut self) -> Request {
-        let number = split_mix(&mut self.state);
+        let number = self.number();
         // The lowest bit chooses the kind of request; the key takes the rest, so that both kinds touch all keys.
-        let keys = if self.mix == Mix::Put || self.mix == Mix::Txn { KEYS } else { KEYS_FILLED };
-        let key = key((number >> 1) % keys);
+        let below = |keys: u64| (number >> 1) % keys;
         match self.mix {
-            Mix::Put => Request::Put(self.put(key)),
-            Mix::RangeLin => Request::Range(get(key, false)),
-            Mix::RangeSer => Request::Range(get(key, true)),
-            Mix::Txn => Request::Txn(self.compare_and_put(key)),
-            Mix::Mixed50 if number & 1 == 0 => Request::Put(self.put(key)),
-            Mix::Mixed50 => Request::Range(get(key, false)),
+            Mix::Put | Mix::PutCompact | Mix::Watch | Mix::WatchMany => Request::Put(self.put(key(below(KEYS)))),
+            Mix::RangeLin => get(below(KEYS_FILLED), false),
+            Mix::RangeSer => get(below(KEYS_FILLED), true),
+            Mix::Range1000Lin => list(below(KEYS_FILLED - LONG_RANGE), false),
+            Mix::Range1000Ser => list(below(KEYS_FILLED - LONG_RANGE), true),
+            Mix::Txn => Request::Txn(self.compare_and_put(key(below(KEYS)))),
+            Mix::Mixed50 if number & 1 == 0 => Request::Put(self.put(key(below(KEYS_FILLED)))),
+            Mix::Mixed50 => get(below(KEYS_FILLED), false),
+            Mix::Delete => {
+                let key = key(self.next.fetch_add(1, Ordering::Relaxed));
+                Request::Delete(pb::DeleteRangeRequest { key, ..Default::default() })
+            }
+            Mix::LeaseGrant => Request::Grant(grant()),
+            Mix::LeaseKeepAlive => Request::KeepAlive,
         }
+    }
+
+    /// The next number of this stream.
+    pub(super) fn number(&mut self) -> u64 {
+        split_mix(&mut self.state)
     }
 
     /// A put of this key with some value.
     pub(super) fn put(&mut self, key: Bytes) -> pb::PutRequest {
-        let at = (split_mix(&mut self.state) as usize) % (NOISE_BYTES - VALUE_BYTES);
+        let at = (self.number() as usize) % (NOISE_BYTES - VALUE_BYTES);
         pb::PutRequest { key, value: self.noise.slice(at..at + VALUE_BYTES), ..Default::default() }
     }
 
@@ -155,8 +231,19 @@ pub(super) fn key(number: u64) -> Bytes {
     Bytes::from(format!("{number:08}"))
 }
 
-fn get(key: Bytes, serializable: bool) -> pb::RangeRequest {
-    pb::RangeRequest { key, serializable, ..Default::default() }
+/// A request for a lease that no measurement outlives.
+pub(super) fn grant() -> pb::LeaseGrantRequest {
+    pb::LeaseGrantRequest { ttl: LEASE_SECONDS, id: 0 }
+}
+
+fn get(number: u64, serializable: bool) -> Request {
+    Request::Range(pb::RangeRequest { key: key(number), serializable, ..Default::default() }, 1)
+}
+
+fn list(first: u64, serializable: bool) -> Request {
+    let (key, range_end) = (key(first), key(first + LONG_RANGE));
+    let range = pb::RangeRequest { key, range_end, serializable, ..Default::default() };
+    Request::Range(range, LONG_RANGE as usize)
 }
 
 /// The generator SplitMix64: 64 good bits a step, which is all that a load needs.
@@ -174,8 +261,9 @@ mod tests {
 
     #[test]
     fn a_workload_is_read_as_it_is_written() {
-        for name in ["put-1x1", "put-100x10", "range-lin-10x10", "range-ser-4x2", "txn-10x10", "mixed50-10x10"] {
-            assert_eq!(name.parse::<Workload>().expect("a workload").to_string(), name);
+        for (name, mix) in MIXES {
+            let read: Workload = format!("{name}-4x2").parse().expect("a workload");
+            assert_eq!((read.mix, read.to_string()), (mix, format!("{name}-4x2")));
         }
         assert_eq!("mixed50".parse::<Workload>().expect("a workload").to_string(), "mixed50-10x10");
     }
@@ -210,5 +298,29 @@ mod tests {
         let mut requests = Requests::new(Mix::Mixed50, 1);
         let puts = (0..10_000).filter(|_| matches!(requests.next(), Request::Put(_))).count();
         assert!((4_800..5_200).contains(&puts), "{puts} of 10,000");
+    }
+
+    #[test]
+    fn no_two_slots_delete_the_same_key() {
+        let mut all = Requests::new(Mix::Delete, 1);
+        let mut slots = [all.fork(), all.fork()];
+        let deleted: Vec<Bytes> = (0..10)
+            .map(|n| match slots[n % 2].next() {
+                Request::Delete(delete) => delete.key,
+                _ => Bytes::new(),
+            })
+            .collect();
+        assert_eq!(deleted, (0..10).map(key).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_long_range_asks_for_a_thousand_keys_that_are_there() {
+        let mut requests = Requests::new(Mix::Range1000Ser, 1);
+        for _ in 0..1_000 {
+            let Request::Range(range, rows) = requests.next() else { panic!("not a range") };
+            let number = |key: &Bytes| String::from_utf8_lossy(key).parse::<u64>().expect("digits");
+            assert_eq!(number(&range.range_end) - number(&range.key), rows as u64);
+            assert!(number(&range.range_end) <= KEYS_FILLED);
+        }
     }
 }
