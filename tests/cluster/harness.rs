@@ -387,6 +387,24 @@ impl Cluster {
         self.processes[member].as_mut().unwrap_or_else(|| panic!("member {member} does not run"))
     }
 
+    /// kill -9, and waits until the members that run agree on a leader among themselves. What one of them passes on to a leader that has just
+    /// died is lost, and its client hears of it: of etcd's members after seven seconds, of ours when the next leader leads.
+    pub(crate) async fn lose(&mut self, member: usize) {
+        self.kill(member);
+        let running: Vec<usize> = (0..self.len()).filter(|&member| self.processes[member].is_some()).collect();
+        until(READY_WITHIN, "a leader among those that run", async || {
+            let mut statuses = Vec::new();
+            for &member in &running {
+                statuses.push(self.client.status(member).await.map_err(|refusal| refusal.to_string())?);
+            }
+            let leader = statuses[0].leader;
+            let runs = statuses.iter().any(|s| s.header.is_some_and(|header| header.member_id == leader));
+            let agree = runs && statuses.iter().all(|status| status.leader == leader);
+            if agree { Ok(()) } else { Err(format!("{statuses:?}")) }
+        })
+        .await;
+    }
+
     /// kill -9. The process has ended when this returns.
     pub(crate) fn kill(&mut self, member: usize) {
         self.process(member).kill();

@@ -200,8 +200,7 @@ fn a_dead_member_is_replaced_and_cannot_come_back() {
         let writers = Writers::start(&cluster.client, "replacing/", 2);
         writers.acknowledged(20, READY_WITHIN).await;
         let dead = cluster.id(1).await;
-        cluster.kill(1);
-        cluster.leader().await;
+        cluster.lose(1).await;
         // Known to be dead, it is no part of the quorum that must stay.
         let left = healthy(async || cluster.try_remove(0, dead).await).await;
         assert_eq!(left.members.len(), 2);
@@ -503,7 +502,7 @@ fn a_founder_without_its_directory_and_a_member_of_another_cluster_stay_out() {
             })
             .await;
         }
-        cluster.kill(2);
+        cluster.lose(2).await;
         std::fs::remove_dir_all(&cluster.spec(2).data_dir).expect("its directory");
         cluster.launch(2);
         assert_eq!(shell_code(cluster.gone(2).await), 1);

@@ -29,6 +29,9 @@ use tokio::process::Command;
 const LIMIT: Duration = Duration::from_secs(240);
 /// Lines of the list: a shorter list is a list that lost something.
 const LINES: usize = 28;
+/// What a cluster that has just begun says to changes of its members.
+const YOUNG: [&str; 2] =
+    ["etcdserver: unhealthy cluster", "etcdserver: re-configuration failed due to not enough started members"];
 
 #[derive(Debug, Deserialize)]
 struct List {
@@ -112,10 +115,12 @@ impl Desk {
     /// Types a line and holds what comes to what the list says.
     async fn types(&self, line: &Line) -> String {
         let typed = self.typed(line);
-        // A cluster that has just begun takes nobody new until its members have been together for five seconds.
+        // A cluster that has just begun takes nobody new until its members have been together for five seconds, and lets nobody go until
+        // whoever is asked has heard that the others have started.
         let output = until(READY_WITHIN, &line.id, async || {
             let output = self.run(&typed).await;
-            let is_young = String::from_utf8_lossy(&output.stderr).contains("etcdserver: unhealthy cluster");
+            let told = String::from_utf8_lossy(&output.stderr);
+            let is_young = YOUNG.iter().any(|refusal| told.contains(refusal));
             if is_young { Err("the cluster is young") } else { Ok(output) }
         })
         .await;
@@ -166,7 +171,7 @@ fn lines_for_three_members_of_which_one_has_failed() {
         let id = cluster.client.status(2).await.expect("a status").header.expect("a header").member_id;
         let newcomer = Spec::new("member4", cluster.dir());
         let peer = newcomer.peer_url.clone();
-        cluster.kill(2);
+        cluster.lose(2).await;
         let alive = endpoints.split(',').take(2).collect::<Vec<_>>().join(",");
         let mut initial = String::new();
         let mut member = None;

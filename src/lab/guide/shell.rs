@@ -3,7 +3,7 @@
 //! Every block gets a shell of its own, but a terminal goes on: what was exported, and the folder, are written down at its end
 //! and read at the next one's beginning, for each node apart. Both output streams go into
 //! one pipe, in the order in which a terminal would show them. Bounded in time and in bytes; what a command leaves running
-//! ends with it.
+//! ends with it, and with the lab, however that ends.
 
 use crate::lab::guide::bed::Bed;
 use crate::lab::guide::service::ALIVE_VAR;
@@ -23,7 +23,9 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
+use tokio::process::Child;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -160,11 +162,15 @@ impl Shell {
         // The prepared command has just been dropped, and with it our ends of the pipe: the reader sees the end.
         let child = child.as_mut().map_err(|e| format!("/bin/sh cannot be started: {e}"))?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let heir = group.map(Heir::of).transpose().map_err(|e| format!("/bin/sh cannot be started: {e}"))?;
         let reading = tokio::spawn(read(reader));
         let ended = timeout(call.limit, child.wait()).await;
         if let Some(group) = group {
             // Nothing is left to kill, usually; that is the only way this fails.
             let _ = kill_process_group(group, Signal::KILL);
+        }
+        if let Some(heir) = heir {
+            heir.dismiss().await;
         }
         let timed_out = ended.is_err();
         let status = match ended {
@@ -256,6 +262,30 @@ impl Shell {
     }
 }
 
+/// Ends a block's processes if nobody else does: if the lab is killed, or no longer waits for the block. It is a process that reads from
+/// a pipe of the lab's; whatever ends the lab closes that.
+struct Heir(Child);
+
+/// Waits for a word. Without one, kills the group `$1`.
+const INHERITS: &str = "read -r word || kill -9 -- \"-$1\"";
+
+impl Heir {
+    fn of(group: Pid) -> std::io::Result<Heir> {
+        let mut heir = Command::new("/bin/sh");
+        heir.args(["-c", INHERITS, "heir", &group.as_raw_nonzero().to_string()]).stdin(Stdio::piped());
+        // A group of its own: Ctrl-C in the lab's terminal is for the lab.
+        heir.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().map(Heir)
+    }
+
+    /// Lets it go, as the group has ended: its number may be another's by and by.
+    async fn dismiss(mut self) {
+        if let Some(mut pipe) = self.0.stdin.take() {
+            drop(pipe.write_all(b"ended\n").await);
+        }
+        drop(self.0.wait().await);
+    }
+}
+
 /// With what a terminal begins. By hand, too, `--endpoints` is to win over the variable; etcdctl itself refuses to choose.
 const TERMINAL: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"\n\
     etcdctl() {\n\
@@ -327,6 +357,36 @@ mod tests {
     async fn what_is_left_running_ends_with_its_block() {
         let output = run("sleep 60 & echo done", 10_000).await;
         assert_eq!((output.text.as_str(), output.timed_out), ("done\n", false));
+    }
+
+    #[tokio::test]
+    async fn what_runs_ends_with_the_lab() {
+        let shell = shell();
+        let pids = shell.folder.join("pids");
+        let desk = shell.clone();
+        let command = "sleep 60 & echo $! >new; echo $$ >>new; mv new pids; sleep 60";
+        let block = tokio::spawn(async move { desk.run(Call::new(command, Duration::from_secs(50))).await });
+        let read = async || loop {
+            if let Ok(pids) = std::fs::read_to_string(&pids) {
+                return pids;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let pids = timeout(Duration::from_secs(20), read()).await.expect("the block has begun");
+        // The lab's end of the pipe closes, as when the lab is killed.
+        block.abort();
+        let runs = |pid: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z")
+        };
+        let gone = async {
+            while pids.lines().any(runs) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), gone).await.expect("all that the block has started ends");
+        assert_eq!(pids.lines().count(), 2);
+        std::fs::remove_dir_all(&shell.folder).expect("it is there");
     }
 
     #[tokio::test]
