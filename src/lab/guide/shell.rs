@@ -267,7 +267,7 @@ impl Shell {
 struct Heir(Child);
 
 /// Waits for a word. Without one, kills the group `$1`.
-const INHERITS: &str = "read -r word || kill -9 -- \"-$1\"";
+const INHERITS: &str = "read -r word || kill -s KILL -- \"-$1\"";
 
 impl Heir {
     fn of(group: Pid) -> std::io::Result<Heir> {
