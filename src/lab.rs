@@ -56,6 +56,8 @@ pub mod recording;
 pub mod setup;
 pub mod shell;
 pub mod sockets;
+#[cfg(test)]
+pub(crate) mod stand_in;
 pub mod store;
 pub mod survey;
 pub mod twin;

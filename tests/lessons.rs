@@ -453,10 +453,12 @@ fn a_command_that_did_not_run_fails_the_gate() {
 fn a_lab_of_machines_says_what_it_needs_where_namespaces_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let unshare = folder.path().join("unshare");
-    std::fs::write(&unshare, "#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2; exit 1\n")
-        .expect("written");
+    // A child writes it: a file that another test's child has inherited open for writing is not run ("Text file busy").
+    let write = "printf '%s' \"$1\" >\"$0\" && chmod 755 \"$0\"";
+    let refuses = "#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2; exit 1\n";
+    let written = std::process::Command::new("/bin/sh").args(["-c", write]).arg(&unshare).arg(refuses).status();
+    assert!(written.expect("a shell").success(), "written");
     std::os::unix::fs::symlink("/bin/true", folder.path().join("ip")).expect("linked");
-    std::fs::set_permissions(&unshare, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("may be run");
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
     for (lab, words) in [
         ("labs/B5-the-hard-way", &["Operation not permitted", "the nodes of this lab are machines", "Vagrantfile"][..]),

@@ -414,7 +414,7 @@ impl Drop for Keeper {
 mod tests {
     use super::*;
     use crate::lab::preflight;
-    use std::os::unix::fs::PermissionsExt as _;
+    use crate::lab::stand_in;
     use std::path::PathBuf;
     use tokio::sync::mpsc::Receiver;
 
@@ -423,8 +423,7 @@ mod tests {
 
     fn start(base: &Path, nodes: usize) -> (Cluster, Receiver<Report>) {
         let program = base.join("stand-in");
-        std::fs::write(&program, STAND_IN).expect("written");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("set");
+        stand_in::make(&program, STAND_IN);
         let plan = preflight::plan(nodes, Some(&base.join("work")), &[]).expect("planned");
         let (to, reports) = tokio::sync::mpsc::channel(64);
         (Cluster::start_guarded(plan, &program, Vec::new(), to).expect("started"), reports)

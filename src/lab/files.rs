@@ -192,8 +192,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::stand_in;
     use crate::lab::workdir::Record;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn member(lab: &Path) -> MemberRecord {
         fs::write(lab.join(MARKER), "").expect("written");
@@ -246,9 +246,7 @@ mod tests {
         let etcdutl = |body: &str| {
             let program = lab.path().join("etcdutl");
             // `convert --data-dir FROM --output-dir TO`
-            fs::write(&program, format!("#!/bin/sh\n[ -f \"$3/member/format\" ] || exit 1\n{body}\n"))
-                .expect("written");
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+            stand_in::make(&program, &format!("#!/bin/sh\n[ -f \"$3/member/format\" ] || exit 1\n{body}\n"));
             program
         };
         // It makes no folder `member`, so that the second rename fails.

@@ -40,7 +40,7 @@ pub fn check(program: &Path) -> Result<(PathBuf, String), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use crate::lab::stand_in;
 
     #[test]
     fn a_program_is_etcd_if_it_says_so() {
@@ -48,8 +48,7 @@ mod tests {
         let path = dir.path().join("some-etcd");
         assert!(check(&path).expect_err("none").to_string().starts_with("cannot find"));
         for (says, is) in [("etcd Version: 3.5.30", true), ("nginx version: 1", false)] {
-            std::fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).expect("written");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+            stand_in::make(&path, &format!("#!/bin/sh\necho '{says}'\n"));
             let found = check(&path);
             match is {
                 true => assert_eq!(found.expect("etcd").1, "3.5.30"),

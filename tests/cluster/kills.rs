@@ -134,8 +134,13 @@ fn a_paused_leader_is_replaced_and_follows_when_it_continues() {
         for round in 0..5 {
             let writers = Writers::start(&cluster.client, &format!("round{round}/"), WRITERS);
             writers.acknowledged(WRITES_BEFORE, READY_WITHIN).await;
-            let leader = cluster.leader().await;
-            let before = cluster.client.status(leader).await.expect("it leads").raft_term;
+            let (leader, before) = until(READY_WITHIN, "who leads says in which term", async || {
+                let leader = cluster.leader().await;
+                let status = cluster.client.status(leader).await.map_err(|refusal| refusal.to_string())?;
+                let leads = status.header.is_some_and(|header| header.member_id == status.leader);
+                if leads { Ok((leader, status.raft_term)) } else { Err("another leads by now".to_owned()) }
+            })
+            .await;
             cluster.pause(leader);
             // A second more than after a kill: nothing but silence tells that it is gone.
             writers.resumed(Instant::now(), RESUME_WITHIN + Duration::from_secs(1)).await;

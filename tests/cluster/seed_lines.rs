@@ -87,8 +87,10 @@ impl Desk {
             drop(std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_etcd-lab"), bin.join(name)));
         }
         let sudo = bin.join("sudo");
-        std::fs::write(&sudo, "#!/bin/sh\nexec env \"$@\"\n").expect("a script");
-        std::fs::set_permissions(&sudo, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+        // A child writes it: a file that another test's child has inherited open for writing is not run ("Text file busy").
+        let write = "printf '#!/bin/sh\\nexec env \"$@\"\\n' >\"$0\" && chmod 755 \"$0\"";
+        let written = std::process::Command::new("/bin/sh").args(["-c", write]).arg(&sudo).status();
+        assert!(written.expect("a shell").success(), "a script");
         let variables = vec![("ETCDCTL_ENDPOINTS", endpoint.to_owned()), ("ENDPOINT", endpoint.to_owned())];
         Desk { folder: folder.to_owned(), variables, replaced: Vec::new() }
     }

@@ -333,6 +333,7 @@ fn sums(to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::stand_in;
 
     /// Without a browser: whatever the machine of the test has.
     fn ran(args: &[&str]) -> Result<String, String> {
@@ -387,10 +388,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let browser = folder.path().join("chromium");
         let script = |line: &str| {
-            // By another process: a file that this one has open for writing, in any thread's child, cannot be started.
-            let write = r#"printf '#!/bin/sh\n%s\n' "$1" >"$0" && chmod 755 "$0""#;
-            let written = Command::new("sh").arg("-c").arg(write).arg(&browser).arg(line).status();
-            assert!(written.expect("sh").success());
+            stand_in::make(&browser, &format!("#!/bin/sh\n{line}\n"));
         };
         let print = |within| printed(folder.path(), Some(&browser), within);
         script("touch \"$(dirname \"$0\")/was-started\"");

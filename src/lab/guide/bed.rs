@@ -41,7 +41,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many clusters of labs there are at once in one process, for each processor. Most of a lab's time is waiting, for elections and for
 /// what must time out.
-const BEDS_PER_PROCESSOR: usize = 5;
+const BEDS_PER_PROCESSOR: usize = 3;
 
 /// Our own etcd fills its log with zeros ahead of use, 64 MB at a time: three members on one disk would begin with half a
 /// gigabyte. A lab's log is small.
