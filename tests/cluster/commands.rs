@@ -18,7 +18,6 @@ mod script;
 
 use crate::foreign;
 use crate::harness::Cluster;
-use crate::harness::ENDS_WITHIN;
 use crate::harness::etcd_bin;
 use crate::harness::shell_code;
 use crate::harness::turn;
@@ -49,6 +48,8 @@ const V2_LINES_MIN: usize = 250;
 
 /// The exit code of a line that does not end.
 const NO_END: i32 = -1;
+/// How long a line may take: many at once, and a password costs a second of a free processor.
+const LINE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where the programs and the server come from, and how they are spoken to.
 struct Side {
@@ -182,7 +183,7 @@ async fn perform(step: &Step, side: &Side, names: &Names, folder: &Path) -> (i32
         err
     };
     let run = async { tokio::join!(feed, read, complaints) };
-    let Ok((_stdin, out, err)) = tokio::time::timeout(ENDS_WITHIN, run).await else {
+    let Ok((_stdin, out, err)) = tokio::time::timeout(LINE_WITHIN, run).await else {
         // Told as an outcome of its own, so that the other lines are compared too.
         return (NO_END, Vec::new(), Vec::new());
     };
