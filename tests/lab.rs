@@ -550,7 +550,8 @@ fn a_member_that_is_killed_from_outside_is_down_and_can_be_started() {
     let record: serde_json::Value = serde_json::from_slice(&std::fs::read(state).expect("there")).expect("JSON");
     let pid = i32::try_from(record["members"][1]["pid"].as_i64().expect("a pid")).expect("small");
     kill_process(Pid::from_raw(pid).expect("not 0"), Signal::KILL).expect("it is the lab's own");
-    lab.shows("n2 x DOWN");
+    // If it led, another must first: while nobody does, that is what there is to ask.
+    lab.until("n2 down and a leader", |text| text.contains("n2 x DOWN") && text.contains(" L leader"));
     // Somebody else is marked, and why tells of who is missed.
     lab.press("y");
     let why = lab.shows("why is n2 not there?");
