@@ -43,6 +43,9 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// what must time out.
 const BEDS_PER_PROCESSOR: usize = 3;
 
+/// And at most, whatever the machine: a cluster takes some 100 MiB of memory.
+const BEDS_MAX: usize = 12;
+
 /// Our own etcd fills its log with zeros ahead of use, 64 MB at a time: three members on one disk would begin with half a
 /// gigabyte. A lab's log is small.
 const OWN_SETTINGS: &[(&str, &str)] = &[("ETCD_EXPERIMENTAL_LAB_WAL_SEGMENT_BYTES", "4194304")];
@@ -51,7 +54,7 @@ const OWN_SETTINGS: &[(&str, &str)] = &[("ETCD_EXPERIMENTAL_LAB_WAL_SEGMENT_BYTE
 static SEATS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(beds_at_once()));
 
 fn beds_at_once() -> usize {
-    BEDS_PER_PROCESSOR * std::thread::available_parallelism().map_or(1, usize::from)
+    (BEDS_PER_PROCESSOR * std::thread::available_parallelism().map_or(1, usize::from)).min(BEDS_MAX)
 }
 
 /// Our own programs that every terminal of a lab has, besides etcd's.
