@@ -391,7 +391,7 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
             let learn = model.learn.as_mut()?;
             // What was asked before the learner's last action is no news.
             if step == learn.session.at() && seq == learn.seq {
-                let (seen, at_end) = (learn.is_seen(before), learn.is_at_end(before));
+                let (seen, at_end) = (learn.is_seen(before), learn.is_theirs() && learn.is_at_end(before));
                 let acted = learn.acted;
                 learn.session.waits_for(&checked, acted);
                 (learn.answered, learn.checked) = (seq, checked);
