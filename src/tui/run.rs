@@ -185,9 +185,8 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     } else if options.folder.is_none() {
         model.kept = Kept::newest(&preflight::bases(), SystemTime::now());
     }
-    model.wanted = options.lab.is_some().then(|| format!("{} {}", lab.head.id, lab.title));
-    let begins = options.lab.is_some() && lab.head.needs_nodes() && model.replay.is_none();
-    let last = runtime.block_on(App::new(terminal, model, options).main(begins));
+    let asked = options.lab.is_some().then_some(lab);
+    let last = runtime.block_on(App::new(terminal, model, options).main(asked));
     drop(restore);
     last
 }
@@ -294,16 +293,17 @@ impl App {
         }
     }
 
-    /// Runs until the user leaves. Returns what to print afterwards. `begins`: nobody is asked how many members there are to be, for the lab
-    /// that was asked for has its own.
-    async fn main(mut self, begins: bool) -> Result<String, Error> {
+    /// Runs until the user leaves. Returns what to print afterwards. `asked`: the lab that was asked for. If it has nodes of its own, nobody is
+    /// asked how many members there are to be beside them.
+    async fn main(mut self, asked: Option<Lab>) -> Result<String, Error> {
         let no_signals = |source| Error::System { what: "cannot listen to signals", source };
         let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
         let mut frames = tokio::time::interval(FRAME);
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.measure();
-        if begins {
+        self.model.wanted = asked.as_ref().map(|lab| format!("{} {}", lab.head.id, lab.title));
+        if asked.is_some_and(|lab| lab.head.needs_nodes()) && self.model.replay.is_none() {
             self.model.starting = true;
             self.start_cluster(SIZES[self.model.size], None);
         }

@@ -196,7 +196,7 @@ fn theatre(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
 
 /// What the user should read now, in one row or two.
 pub(super) fn notice_lines(model: &Model, width: u16) -> Vec<String> {
-    let text = match &model.notice {
+    let text: &str = match &model.notice {
         _ if model.ending => "the members shut down, please wait (at most 5 s)",
         Some((_, text)) => text,
         None => return Vec::new(),
