@@ -404,14 +404,14 @@ mod tests {
 
     #[test]
     fn a_block_says_where_it_ran_how_it_failed_and_that_it_was_right_before() {
-        let text = "# T\n<!--lab run id = \"r\"; on = [\"a\", \"b\"] -->\n```bash\nping 192.0.2.1\n```\n<!--lab expect -->\n```text\nhere\nthere\n```\n";
+        let text = "# T\n<!--lab run id = \"r\"; on = [\"n1\", \"n2\"] -->\n```bash\nping 192.0.2.1\n```\n<!--lab expect -->\n```text\nhere\nthere\n```\n";
         let mut session = session(text);
         assert!(shown(&session.page(40)).contains("  ~ the document has: ping 192.0.2.1\n"));
-        let parts = vec![("a".to_owned(), 0), ("b".to_owned(), 5)];
+        let parts = vec![("n1".to_owned(), 0), ("n2".to_owned(), 5)];
         let output = Output { text: "here\nthere\n".into(), parts, ..Output::default() };
         session.take("r", output).expect("it is a block");
         let page = shown(&session.page(40));
-        assert!(page.contains("  a:\n  here\n  b:\n  there\n  = as expected\n"), "{page}");
+        assert!(page.contains("  n1:\n  here\n  n2:\n  there\n  = as expected\n"), "{page}");
         session.take("r", Output { text: "gone\n".into(), exit: 1, ..Output::default() }).expect("it is a block");
         let page = shown(&session.page(90));
         assert!(

@@ -433,7 +433,10 @@ mod tests {
         said("export A=other; cd /", true).await;
         assert_eq!(said("echo $A ${PWD##*/}", false).await.0, "it's b\n", "aside leaves no traces");
         let kept = std::fs::read_to_string(shell.folder.join(".lab-session")).expect("it is written down");
-        assert!(!kept.contains("TERM=") && !kept.contains("NO_COLOR"), "the learner's terminal is another: {kept}");
+        assert!(
+            !kept.contains("export TERM=") && !kept.contains("NO_COLOR"),
+            "the learner's terminal is another: {kept}"
+        );
         said("export ETCDCTL_ENDPOINTS=mine", false).await;
         assert_eq!(said("echo $ETCDCTL_ENDPOINTS", false).await.0, "mine\n");
         std::fs::remove_dir_all(&shell.folder).expect("it is there");
