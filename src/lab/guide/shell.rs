@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(said("echo $A ${PWD##*/}", false).await.0, "it's b\n", "aside leaves no traces");
         let kept = std::fs::read_to_string(shell.folder.join(".lab-session")).expect("it is written down");
         assert!(
-            !kept.contains("export TERM=") && !kept.contains("NO_COLOR"),
+            !kept.contains("export TERM=") && !kept.contains("NO_COLOR="),
             "the learner's terminal is another: {kept}"
         );
         said("export ETCDCTL_ENDPOINTS=mine", false).await;
