@@ -227,6 +227,11 @@ impl Learn {
         }
     }
 
+    /// Whether a step is being set up: its cluster comes and goes meanwhile, and what checks see of that says nothing.
+    fn is_set_up(&self) -> bool {
+        self.running.as_ref().is_some_and(|(id, _)| id.is_empty())
+    }
+
     fn ask_checks(&mut self, now: Millis) -> Option<Cmd> {
         self.seq += 1;
         self.asked = now;
@@ -264,7 +269,7 @@ impl Learn {
         self.scroll + usize::from(page.height) >= self.lines(usize::from(page.width)).len()
     }
 
-    fn to_end(&mut self, page: Rect) {
+    fn show_end(&mut self, page: Rect) {
         let lines = self.lines(usize::from(page.width)).len();
         self.scroll = lines.saturating_sub(usize::from(page.height).max(1));
     }
@@ -343,7 +348,7 @@ fn filled(text: &str, width: usize) -> Vec<String> {
 /// The time passes: the checks are looked at again while they are shown.
 pub(super) fn tick(model: &mut Model, now: Millis) -> Option<Cmd> {
     let shown = model.screen == Screen::Learn && !model.ending;
-    let learn = model.learn.as_mut().filter(|_| shown)?;
+    let learn = model.learn.as_mut().filter(|learn| shown && !learn.is_set_up())?;
     let since = now.0.saturating_sub(learn.asked.0);
     let due = since >= CHECK_EVERY && (learn.answered == learn.seq || since >= CHECK_LOST);
     if due { learn.ask_checks(now) } else { None }
@@ -390,7 +395,7 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
             let before = page(model)?;
             let learn = model.learn.as_mut()?;
             // What was asked before the learner's last action is no news.
-            if step == learn.session.at() && seq == learn.seq {
+            if step == learn.session.at() && seq == learn.seq && !learn.is_set_up() {
                 let (seen, at_end) = (learn.is_seen(before), learn.is_theirs() && learn.is_at_end(before));
                 let acted = learn.acted;
                 learn.session.waits_for(&checked, acted);
@@ -404,7 +409,7 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
                     reveal(model);
                 }
                 if at_end {
-                    to_end(model);
+                    show_end(model);
                 }
             }
             None
@@ -460,7 +465,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
     match does {
         // The task may stand below the last thing that can be marked.
         Does::Next if is_last && learn.is_seen(page) && !learn.is_at_end(page) => {
-            learn.to_end(page);
+            learn.show_end(page);
             return None;
         }
         Does::Next => learn.item = (learn.item + 1) % items,
@@ -510,11 +515,11 @@ fn reveal(model: &mut Model) {
     }
 }
 
-fn to_end(model: &mut Model) {
+fn show_end(model: &mut Model) {
     if let Some(page) = page(model)
         && let Some(learn) = &mut model.learn
     {
-        learn.to_end(page);
+        learn.show_end(page);
     }
 }
 
@@ -522,7 +527,7 @@ fn to_end(model: &mut Model) {
 fn after_deed(model: &mut Model) {
     reveal(model);
     if model.learn.as_ref().is_some_and(Learn::is_theirs) {
-        to_end(model);
+        show_end(model);
     }
 }
 

@@ -151,6 +151,8 @@ fn a_step_is_set_up_anew_when_it_is_asked_for_twice() {
     assert_eq!(press(&mut model, &[Key::Tab, Key::Char('x')]), None, "another key between: not sure any more");
     assert_eq!(press(&mut model, &[Key::Char('x')]), Some(Cmd::Redo { step: 1 }));
     assert_eq!(press(&mut model, &[Key::Char('x'), Key::Char('x')]), None, "one at a time");
+    checked(&mut model, 2, &[("valid-json", Verdict::Pass)]);
+    assert_eq!(model.learn.as_ref().expect("open").passed().0, 0, "what is seen of a cluster that ends is no news");
     update(&mut model, Msg::Learn(Heard::Redone(Err("no port is free".into()))));
     assert!(frame(&model, 80, 24).contains("no port is free"));
     assert_eq!(press(&mut model, &text("xx")), Some(Cmd::Redo { step: 1 }), "it may be tried again");
