@@ -172,7 +172,7 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     }
     let runtime = observe::runtime()?;
     let terminal = ratatui::try_init().map_err(|source| Error::System { what: "cannot use this terminal", source })?;
-    let restore = Restore;
+    let (asked, restore) = (options.lab.is_some().then_some(lab), Restore);
     let mut model = Model::new(theme, options.ascii || screen.ascii);
     model.twin = simulated;
     if let Some(recording) = recording {
@@ -185,7 +185,6 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     } else if options.folder.is_none() {
         model.kept = Kept::newest(&preflight::bases(), SystemTime::now());
     }
-    let asked = options.lab.is_some().then_some(lab);
     let last = runtime.block_on(App::new(terminal, model, options).main(asked));
     drop(restore);
     last
