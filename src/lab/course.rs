@@ -4,6 +4,7 @@
 //! list, a letter, or any fault by its line.
 
 use crate::lab::Error;
+use crate::lab::guide;
 use crate::lab::guide::Ask;
 use crate::lab::guide::AskKind;
 use crate::lab::guide::Checked;
@@ -13,7 +14,6 @@ use crate::lab::guide::Lab;
 use crate::lab::guide::LentBed;
 use crate::lab::guide::Member;
 use crate::lab::guide::ProcessBeds;
-use crate::lab::guide::Profile;
 use crate::lab::guide::Run;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
@@ -92,7 +92,7 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
     fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
     if lab.head.needs_nodes() {
         budget::check(&lab.head, None, ending)?;
-        let bed = own_beds(&lab, record)?.begin(&lab.head.cluster)?;
+        let bed = own_beds(&lab, record, true)?.begin(&lab.head.cluster)?;
         return Ok(Session::new(Arc::new(lab), bed.into(), &work));
     }
     let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
@@ -101,12 +101,13 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
     Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 
-/// Where this lab's own clusters come from, beside the cluster of `record`.
+/// Where this lab's own clusters come from, beside the cluster of `record`. `beside`: another lab may be open still.
 ///
 /// # Errors
 /// This program's path is not known; or the lab is about upstream etcd, and nobody has named one.
-pub fn own_beds(lab: &Lab, record: &Record) -> Result<ProcessBeds, String> {
-    let beds = ProcessBeds::ours()?.at(if lab.head.cluster.machines { Profile::Netns } else { Profile::Ports });
+pub fn own_beds(lab: &Lab, record: &Record, beside: bool) -> Result<ProcessBeds, String> {
+    let (profile, because) = guide::here(&lab.head, beside);
+    let beds = ProcessBeds::ours()?.at(profile).because(because);
     match &record.upstream {
         _ if !lab.head.wants_etcd() => Ok(beds),
         Some(etcd) => Ok(beds.with_etcd(etcd)),
@@ -171,7 +172,7 @@ impl Course {
     /// The step once more, on a fresh cluster on which the steps before are done.
     async fn anew(&mut self) -> Vec<String> {
         let step = self.session.at();
-        let fresh = match own_beds(self.session.lab(), &self.record) {
+        let fresh = match own_beds(self.session.lab(), &self.record, false) {
             Ok(beds) => self.session.anew(step, &beds).await,
             Err(why) => Err(why),
         };

@@ -168,10 +168,18 @@ impl Progress {
             });
         }
         Some(format!(
-            "last time: {count} of {} steps done, and you were at step {}. The cluster is new: go there with n, and x sets it up",
+            "{count} of {} steps are done. n goes on to step {}; if the cluster is new, x sets it up there",
             lab.steps.len(),
             at + 1
         ))
+    }
+
+    /// At which step this learner was, from 0, if some of the lab is done, and some is not.
+    #[must_use]
+    pub fn left_at(&self, lab: &Lab) -> Option<usize> {
+        let done = self.labs.get(&lab.head.id).filter(|done| done.version == lab.head.version)?;
+        let at = lab.steps.iter().position(|s| s.id == done.at)?;
+        (at > 0 && self.steps(lab) < lab.steps.len()).then_some(at)
     }
 
     /// How many steps of this lab are done.
@@ -301,7 +309,8 @@ mod tests {
         assert_eq!((&again, &kept), (&progress, &progress));
         let mut second = session();
         let said = again.recall(&mut second).expect("there is something");
-        assert!(said.contains("1 of") && said.contains("at step 2"), "{said}");
+        assert!(said.contains("1 of") && said.contains("to step 2"), "{said}");
+        assert_eq!((again.left_at(second.lab()), Progress::default().left_at(second.lab())), (Some(1), None));
         assert_eq!((second.at(), second.guessed(&id)), (0, Some(option.as_str())));
         assert!(second.predict(&id, &option).is_err(), "a guess is made once");
         assert!(again.text().contains("B3  1 of "), "{}", again.text());
@@ -320,6 +329,7 @@ mod tests {
         assert_eq!(offered(&progress, Some("B3")).as_deref(), Some("B5"), "behind it on the core path, and open");
         let said = progress.recall(&mut session()).expect("all is done");
         assert!(said.starts_with("B3 is done. Next in the course is B5 ") && said.ends_with(": etcd-lab B5"), "{said}");
+        assert_eq!(progress.left_at(&lab), None, "it is done: who opens it again begins at its beginning");
         let e7 = shelved("E7-replace-a-member").expect("it is there").unwrap_or_else(|e| panic!("{e}"));
         let said = progress.missing(&e7).expect("E2 is not done");
         assert!(said.starts_with("E7 builds on E2,"), "{said}");

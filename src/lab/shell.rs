@@ -40,7 +40,7 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<u8, Error> {
 pub fn greeting(record: &Record) -> String {
     let members = counted(record.members.len() as u64, "member", "members");
     format!(
-        "Lab shell: {members}, try `etcdctl put a 1` or `etcdctl member list -w table`. `exit` leaves; the lab goes on."
+        "Lab shell: {members}. Try `etcdctl put a 1` or `etcdctl member list -w table`.\n`exit` leaves; the lab goes on."
     )
 }
 

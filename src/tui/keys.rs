@@ -139,6 +139,13 @@ impl Does {
             || matches!(self, NextStep | PreviousStep | Run | Check | Hint | Redo)
     }
 
+    /// Whether it does something to the cluster of the Ring, or to how that is drawn.
+    #[must_use]
+    pub fn is_of_ring(self) -> bool {
+        use Does::*;
+        matches!(self, Hold | Step | StepBack | RunOn | Slower | Faster | Break | Undo | Freeze)
+    }
+
     /// Whether it stands in the line of screens, below the bar of a place.
     #[must_use]
     pub fn is_tab(self) -> bool {
@@ -212,12 +219,12 @@ pub const KEYS: &[Binding] = &[
     k(Key::Enter,     &[Data],         "open",    "open the marked folder or key", Does::Accept),
     k(Key::Tab,       &[Learn],        "mark",    "mark the next thing to do", Does::Next),
     k(Key::BackTab,   &[Learn],        "",        "mark the one before", Does::Previous),
-    c('r',            &[Learn],        "run",     "run the marked command", Does::Run),
+    c('r',            &[Learn],        "",        "run the marked command", Does::Run),
     c('c',            &[Learn],        "check",   "look at the checks now, and say what they see", Does::Check),
     c('h',            &[Learn],        "hint",    "a hint; the fourth is the solution", Does::Hint),
     c('n',            &[Learn],        "next",    "the next step", Does::NextStep),
     c('p',            &[Learn],        "prev",    "the step before", Does::PreviousStep),
-    c('x',            &[Learn],        "",        "this step anew: a fresh cluster, on which the steps before are done", Does::Redo),
+    c('x',            &[Learn],        "anew",    "this step anew: a fresh cluster, on which the steps before are done", Does::Redo),
     k(Key::Down,      &[Learn],        "",        "scroll down", Does::Down),
     k(Key::Up,        &[Learn],        "",        "scroll up", Does::Up),
     k(Key::PageDown,  &[Learn],        "",        "scroll down by a screen", Does::PageDown),
@@ -286,6 +293,8 @@ pub const KEYS: &[Binding] = &[
     k(Key::Up,        &[Wire, Watch, Data], "up", "the previous line", Does::Previous),
     k(Key::Down,      LISTS,           "down",    "the next line", Does::Next),
     k(Key::Up,        LISTS,           "up",      "the previous line", Does::Previous),
+    k(Key::PageDown,  &[Help, Why],    "",        "a screen down", Does::PageDown),
+    k(Key::PageUp,    &[Help, Why],    "",        "a screen up", Does::PageUp),
     k(Key::Right,     &[Picker],       "",        "more members", Does::Next),
     k(Key::Left,      &[Picker],       "",        "fewer members", Does::Previous),
     k(Key::Right,     &[Menu],         "",        "the next member", Does::Right),
@@ -320,6 +329,12 @@ pub fn lookup(place: Place, key: Key) -> Option<Does> {
 pub fn bar(place: Place) -> impl Iterator<Item = (String, &'static str)> {
     let here = KEYS.iter().filter(move |b| b.places.contains(&place) && !b.bar.is_empty());
     here.filter(move |b| !b.does.is_tab()).map(|b| (b.key.name(), b.bar))
+}
+
+/// What the bar of the Learn screen says over a lab with nodes of its own.
+pub fn apart_bar() -> impl Iterator<Item = (String, &'static str)> {
+    let here = KEYS.iter().filter(|b| b.places.contains(&Place::Learn) && !b.bar.is_empty());
+    here.filter(|b| !b.does.is_tab() && !b.does.is_of_ring()).map(|b| (b.key.name(), b.bar))
 }
 
 /// What keys of the table do in a recording, where it is another word; the bar shows these and no others.
@@ -371,11 +386,11 @@ pub fn tabs(place: Place) -> impl Iterator<Item = (String, &'static str, Does)> 
     here.filter(|b| b.does.is_tab()).map(|b| (b.key.name(), b.bar, b.does))
 }
 
-/// What the help says of a screen: key and sentence. Two keys that do the same share a line.
+/// What the help says of a screen: key and sentence. Two keys that do the same share a line. `apart`: without what is for the Ring's cluster.
 #[must_use]
-pub fn help(place: Place) -> Vec<(String, &'static str)> {
+pub fn help(place: Place, apart: bool) -> Vec<(String, &'static str)> {
     let mut lines: Vec<(String, &'static str, Does)> = Vec::new();
-    for b in KEYS.iter().filter(|b| b.places.contains(&place)) {
+    for b in KEYS.iter().filter(|b| b.places.contains(&place) && !(apart && b.does.is_of_ring())) {
         match lines.iter_mut().find(|l| l.2 == b.does) {
             Some(line) => line.0 = format!("{} {}", line.0, b.key.name()),
             None => lines.push((b.key.name(), b.what, b.does)),

@@ -20,6 +20,7 @@ use crate::tui::keys::Does;
 use crate::tui::model::Overlay;
 use crate::tui::model::Screen;
 use crate::tui::model::bars;
+use crate::tui::view::notice_lines;
 use crate::types::Millis;
 use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr as _;
@@ -59,6 +60,8 @@ pub struct Learn {
     pub scroll: usize,
     /// Checks say what they got, too.
     pub details: bool,
+    /// The learner has done something in this step: what is not true yet may be their doing, and is explained.
+    pub acted: bool,
     /// The block that runs, and since when.
     pub running: Option<(String, Millis)>,
     /// What the checks of this step said last.
@@ -90,6 +93,7 @@ impl Learn {
             item: 0,
             scroll: 0,
             details: false,
+            acted: false,
             running: None,
             checked: Vec::new(),
             sure: false,
@@ -103,7 +107,8 @@ impl Learn {
     #[must_use]
     pub fn places(&self, body: Rect) -> Places {
         let none = Rect { height: 0, ..body };
-        if body.width >= BESIDE {
+        // The picture is of the cluster on the other screens. A lab with nodes of its own has no use for it.
+        if body.width >= BESIDE && !self.session.has_own_nodes() {
             let left = Rect { width: (body.width * 55 / 100).clamp(66, 84), ..body };
             let right = Rect { x: left.right() + 1, width: body.width - left.width - 1, ..body };
             let (page, checks) = self.stacked(left);
@@ -156,7 +161,8 @@ impl Learn {
                 Some(Verdict::NotYet { got, cause }) => {
                     let got = got.iter().filter(|_| self.details);
                     got.for_each(|got| below(&mut lines, None, "now: ", got, width));
-                    cause.iter().for_each(|(_, say)| below(&mut lines, Some(false), "why: ", say, width));
+                    let cause = cause.iter().filter(|_| self.acted || self.details);
+                    cause.for_each(|(_, say)| below(&mut lines, Some(false), "why: ", say, width));
                 }
             }
         }
@@ -183,17 +189,18 @@ impl Learn {
 
     fn is_done(&self, item: &Item<'_>) -> bool {
         match item {
-            Item::Run(run) => self.session.output(&run.id).is_some(),
+            // One that has failed is not: it waits for whoever mends the cause.
+            Item::Run(run) => {
+                self.session.fitted(&run.id) || self.session.output(&run.id).is_some_and(|o| o.exit == run.exit)
+            }
             Item::Ask(ask) => self.session.answered(&ask.id).is_some(),
             Item::Predict(predict) => self.session.guessed(&predict.id).is_some(),
         }
     }
 
-    /// Whether what is marked is done, and something below it is not.
-    fn goes_on(&self) -> bool {
-        let items = self.session.items();
-        let mut from_here = items.iter().skip(self.item);
-        from_here.next().is_some_and(|item| self.is_done(item)) && from_here.any(|item| !self.is_done(item))
+    /// The first thing on the page that is not done.
+    fn first_open(&self) -> Option<usize> {
+        self.session.items().iter().position(|item| !self.is_done(item))
     }
 
     /// What Enter does now, in words.
@@ -201,14 +208,15 @@ impl Learn {
     pub fn action(&self) -> &'static str {
         let items = self.session.items();
         let is_ask = matches!(items.get(self.item), Some(Item::Ask(_)));
+        let (idle, (passed, checks)) = (self.running.is_none(), self.passed());
+        let is_over = |item: &&Item<'_>| idle && self.is_done(item);
         match items.get(self.item) {
             // An answer that is not right can be given anew; or it is, and the rest is to be done by hand.
-            _ if self.running.is_none() && self.is_theirs() && is_ask => {
-                "your turn: 0 a terminal, h a hint, Enter anew"
-            }
-            _ if self.running.is_none() && self.is_theirs() => "your turn: 0 a terminal, h a hint",
+            _ if idle && self.is_theirs() && is_ask => "your turn: 0 shell, h hint, Enter anew",
+            _ if idle && self.is_theirs() => "your turn: 0 shell, h hint",
             None => "",
-            _ if self.running.is_none() && self.goes_on() => "Tab: go on",
+            Some(item) if is_over(&item) && self.first_open().is_some() => "Tab: go on",
+            Some(item) if is_over(&item) && checks > 0 && passed == checks => "n: next",
             Some(Item::Run(run)) if self.running.as_ref().is_some_and(|(id, _)| *id == run.id) => "it runs…",
             Some(Item::Run(run)) if self.session.output(&run.id).is_some() => "Enter: run it again",
             Some(Item::Run(_)) => "Enter: run it",
@@ -217,6 +225,11 @@ impl Learn {
             Some(Item::Predict(predict)) if self.session.guessed(&predict.id).is_some() => "Tab: go on",
             Some(Item::Predict(_)) => "Enter: guess",
         }
+    }
+
+    /// Whether a step is being set up: its cluster comes and goes meanwhile, and what checks see of that says nothing.
+    fn is_set_up(&self) -> bool {
+        self.running.as_ref().is_some_and(|(id, _)| id.is_empty())
     }
 
     fn ask_checks(&mut self, now: Millis) -> Option<Cmd> {
@@ -251,12 +264,23 @@ impl Learn {
         self.extent(&self.lines(usize::from(page.width))).is_none_or(|(first, _)| seen.contains(&first))
     }
 
+    /// Whether nothing is below what is seen.
+    fn is_at_end(&self, page: Rect) -> bool {
+        self.scroll + usize::from(page.height) >= self.lines(usize::from(page.width)).len()
+    }
+
+    fn show_end(&mut self, page: Rect) {
+        let lines = self.lines(usize::from(page.width)).len();
+        self.scroll = lines.saturating_sub(usize::from(page.height).max(1));
+    }
+
     /// Scrolls by lines; a mark that goes out of sight moves to what is in sight.
     fn scroll_by(&mut self, by: isize, page: Rect) {
         let lines = self.lines(usize::from(page.width));
         let height = usize::from(page.height).max(1);
         self.scroll = self.scroll.saturating_add_signed(by).min(lines.len().saturating_sub(height));
-        if self.is_seen(page) {
+        let to_top = by <= -(lines.len() as isize);
+        if self.is_seen(page) && !to_top {
             return;
         }
         let mut starts = (0..self.session.items().len()).filter(|i| {
@@ -265,7 +289,7 @@ impl Learn {
                 .position(|l| l.item == Some(*i))
                 .is_some_and(|at| (self.scroll..self.scroll + height).contains(&at))
         });
-        let found = if by > 0 { starts.next() } else { starts.next_back() };
+        let found = if by > 0 || to_top { starts.next() } else { starts.next_back() };
         self.item = found.unwrap_or(self.item);
     }
 }
@@ -283,8 +307,7 @@ fn top(area: Rect, height: u16) -> Rect {
     Rect { height: height.min(area.height), ..area }
 }
 
-/// Breaks what is too long, and stands further in where it goes on. What a program has printed breaks at a blank if one is near; code stays
-/// as it is, for it is copied.
+/// Breaks what is too long, at a blank if one is near, and stands further in where it goes on.
 fn folded(line: Line, width: usize) -> Vec<Line> {
     const IN: usize = 4;
     let mut pieces: Vec<String> = Vec::new();
@@ -299,7 +322,7 @@ fn folded(line: Line, width: usize) -> Vec<Line> {
         // At least one sign, or there would be no end.
         let fits = ends.take_while(|end| rest[..*end].width() + indent <= width).last();
         let fits = fits.unwrap_or_else(|| rest.chars().next().map_or(0, char::len_utf8));
-        let blank = rest[..fits].rfind(' ').filter(|at| line.kind == LineKind::Output && *at > fits / 2);
+        let blank = rest[..fits].rfind(' ').filter(|at| *at > fits / 2);
         let cut = blank.unwrap_or(fits);
         pieces.push(format!("{:indent$}{}", "", &rest[..cut]));
         rest = if blank.is_some() { rest[cut..].trim_start() } else { &rest[cut..] };
@@ -325,7 +348,7 @@ fn filled(text: &str, width: usize) -> Vec<String> {
 /// The time passes: the checks are looked at again while they are shown.
 pub(super) fn tick(model: &mut Model, now: Millis) -> Option<Cmd> {
     let shown = model.screen == Screen::Learn && !model.ending;
-    let learn = model.learn.as_mut().filter(|_| shown)?;
+    let learn = model.learn.as_mut().filter(|learn| shown && !learn.is_set_up())?;
     let since = now.0.saturating_sub(learn.asked.0);
     let due = since >= CHECK_EVERY && (learn.answered == learn.seq || since >= CHECK_LOST);
     if due { learn.ask_checks(now) } else { None }
@@ -344,7 +367,7 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
             None
         }
         Heard::Redone(Ok(session)) => {
-            model.notice = None;
+            model.notify(Tone::Good, format!("step {} is ready, on a fresh cluster", session.at() + 1));
             let mut learn = Learn::new(*session);
             let asked = learn.ask_checks(now);
             model.learn = Some(learn);
@@ -358,22 +381,24 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
         Heard::Ran { id, result } => {
             let learn = model.learn.as_mut()?;
             learn.running = None;
+            learn.acted = true;
             let taken = result.and_then(|output| learn.session.take(&id, output));
             // Whatever was said while it ran is over.
             model.notice = None;
             if let Err(why) = taken {
                 model.notify(Tone::Bad, why);
             }
-            reveal(model);
+            after_deed(model);
             model.learn.as_mut()?.ask_checks(now)
         }
         Heard::Checked { step, seq, checked } => {
             let before = page(model)?;
             let learn = model.learn.as_mut()?;
             // What was asked before the learner's last action is no news.
-            if step == learn.session.at() && seq == learn.seq {
-                let seen = learn.is_seen(before);
-                learn.session.waits_for(&checked);
+            if step == learn.session.at() && seq == learn.seq && !learn.is_set_up() {
+                let (seen, at_end) = (learn.is_seen(before), learn.is_theirs() && learn.is_at_end(before));
+                let acted = learn.acted;
+                learn.session.waits_for(&checked, acted);
                 (learn.answered, learn.checked) = (seq, checked);
                 let (passed, all) = learn.passed();
                 if all > 0 && passed == all {
@@ -382,6 +407,9 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
                 // The checks may need more room now, and the page has less.
                 if seen && page(model).is_some_and(|after| after.height < before.height) {
                     reveal(model);
+                }
+                if at_end {
+                    show_end(model);
                 }
             }
             None
@@ -411,7 +439,7 @@ pub(super) fn show(model: &mut Model) -> Option<Cmd> {
     let asked = learn.ask_checks(now);
     let own = learn.session.lab().head.needs_nodes();
     if own {
-        model.notify(Tone::Plain, "this lab has nodes of its own, which the ring does not show".to_owned());
+        model.notify(Tone::Plain, "this lab has nodes of its own, which screens 2 to 6 do not show".to_owned());
     } else if nodes != wanted {
         model.notify(
             Tone::Plain,
@@ -433,7 +461,13 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
     let learn = model.learn.as_mut()?;
     let items = learn.session.items().len().max(1);
     let sure = std::mem::take(&mut learn.sure);
+    let is_last = learn.item + 1 >= items;
     match does {
+        // The task may stand below the last thing that can be marked.
+        Does::Next if is_last && learn.is_seen(page) && !learn.is_at_end(page) => {
+            learn.show_end(page);
+            return None;
+        }
         Does::Next => learn.item = (learn.item + 1) % items,
         Does::Previous => learn.item = (learn.item + items - 1) % items,
         Does::Down => learn.scroll_by(1, page),
@@ -448,8 +482,14 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Hint => hint(model),
         Does::Redo => return redo(model, sure),
         Does::Check => {
+            let seen = learn.is_seen(page);
             learn.details = true;
-            return learn.ask_checks(now);
+            let asked = learn.ask_checks(now);
+            // What they say takes room of the page.
+            if seen {
+                reveal(model);
+            }
+            return asked;
         }
         _ => {}
     }
@@ -462,7 +502,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
 /// Where the page is on the terminal as it is now.
 pub(super) fn page(model: &Model) -> Option<Rect> {
     // Header and bars, and the notice while there is one.
-    let around = 1 + bars(model.area.1) + u16::from(model.notice.is_some());
+    let around = 1 + bars(model.area.1) + notice_lines(model, model.area.0).len() as u16;
     let body = Rect::new(0, 1, model.area.0, model.area.1.saturating_sub(around));
     Some(model.learn.as_ref()?.places(body).page)
 }
@@ -473,6 +513,29 @@ fn reveal(model: &mut Model) {
     {
         learn.reveal(page);
     }
+}
+
+fn show_end(model: &mut Model) {
+    if let Some(page) = page(model)
+        && let Some(learn) = &mut model.learn
+    {
+        learn.show_end(page);
+    }
+}
+
+/// What has come of a deed is seen; and if nothing is left but the learner's own work, what that is: it stands at the end.
+fn after_deed(model: &mut Model) {
+    reveal(model);
+    if model.learn.as_ref().is_some_and(Learn::is_theirs) {
+        show_end(model);
+    }
+}
+
+/// The learner comes from a shell: what was done there is looked at, and explained.
+pub(super) fn back(model: &mut Model) -> Option<Cmd> {
+    let shown = model.screen == Screen::Learn;
+    model.learn.as_mut()?.acted = true;
+    if shown { press(model, Does::Check) } else { None }
 }
 
 fn go(model: &mut Model, by: isize) -> Option<Cmd> {
@@ -490,7 +553,11 @@ fn go(model: &mut Model, by: isize) -> Option<Cmd> {
         return None;
     }
     learn.session.go(to);
-    (learn.item, learn.scroll, learn.details, learn.checked) = (0, 0, false, Vec::new());
+    (learn.item, learn.scroll, learn.details, learn.acted, learn.checked) = (0, 0, false, false, Vec::new());
+    // Who comes back goes on where they were.
+    let open = learn
+        .first_open()
+        .filter(|open| learn.session.items().iter().take(*open).any(|item| !matches!(item, Item::Predict(_))));
     let asked = learn.ask_checks(now);
     if by > 0 && passed < checks {
         let open = checks - passed;
@@ -498,6 +565,10 @@ fn go(model: &mut Model, by: isize) -> Option<Cmd> {
             Tone::Plain,
             format!("step {} is not done: {open} of {checks} checks say not yet (p goes back)", at + 1),
         );
+    }
+    if let Some(open) = open {
+        model.learn.as_mut()?.item = open;
+        reveal(model);
     }
     asked
 }
@@ -511,14 +582,21 @@ fn run(model: &mut Model) -> Option<Cmd> {
     None
 }
 
-/// The lab is to begin at this step, and is being set up.
-pub(super) fn begin_at(model: &mut Model, step: usize) {
+/// The lab is to begin at this step, and is being set up. `again`: nobody has asked for it; the learner was here the last time.
+pub(super) fn begin_at(model: &mut Model, step: usize, again: bool) {
     let now = model.now();
     let Some(learn) = &mut model.learn else { return };
     learn.session.go(step);
     learn.running = Some((String::new(), now));
-    model
-        .notify(Tone::Plain, format!("step {} is being set up: a fresh cluster, and the steps before on it", step + 1));
+    let (why, way) = match again {
+        true => (
+            "you were here: ",
+            format!("; --step 1 begins anew, as in: etcd-lab {} --step 1", learn.session.lab().head.id),
+        ),
+        false => ("", String::new()),
+    };
+    let text = format!("{why}step {} is being set up: a fresh cluster, and the steps before on it{way}", step + 1);
+    model.notify(Tone::Plain, text);
 }
 
 /// Asked twice, the step is set up anew.
@@ -533,11 +611,12 @@ fn redo(model: &mut Model, sure: bool) -> Option<Cmd> {
     if !sure {
         learn.sure = true;
         let before = match step {
-            0 => "a fresh cluster".into(),
-            1 => "a fresh cluster, step 1 done on it".into(),
-            _ => format!("a fresh cluster, steps 1 to {step} done on it"),
+            0 => String::new(),
+            1 => " with step 1 done".into(),
+            _ => format!(" with steps 1 to {step} done"),
         };
-        model.notify(Tone::Plain, format!("x again: {before}, the lab's folder emptied"));
+        let text = format!("press x once more: you get a fresh cluster{before}; the lab's folder is emptied");
+        model.notify(Tone::Plain, text);
         return None;
     }
     learn.running = Some((String::new(), now));
@@ -617,8 +696,10 @@ pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
     let id = ask.id.clone();
     match learn.session.answer(&id, &text) {
         Ok(()) => {
+            // Whether it is right the checks say.
+            (learn.acted, learn.details) = (true, true);
             let asked = learn.ask_checks(now);
-            reveal(model);
+            after_deed(model);
             asked
         }
         Err(why) => {
@@ -638,7 +719,7 @@ pub(super) fn guess(model: &mut Model, choice: usize) -> Option<Cmd> {
     if let Err(why) = said {
         model.notify(Tone::Bad, why);
     }
-    reveal(model);
+    after_deed(model);
     None
 }
 

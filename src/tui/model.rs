@@ -217,6 +217,8 @@ pub struct Model {
     pub frozen: Option<Box<Picture>>,
     /// Marked size in the picker: a place in [`SIZES`].
     pub size: usize,
+    /// The lab that was asked for, by its number and title.
+    pub wanted: Option<String>,
     /// What an earlier lab has kept, which the picker offers to go on with.
     pub kept: Option<Kept>,
     /// Enter was pressed, the members are being started.
@@ -290,6 +292,7 @@ impl Model {
             picture: None,
             frozen: None,
             size: 1,
+            wanted: None,
             kept: None,
             starting: false,
             ending: false,
@@ -354,6 +357,12 @@ impl Model {
             Screen::Data => Place::Data,
             Screen::Cluster => Place::Cluster,
         }
+    }
+
+    /// Whether the Learn screen is seen, with a lab that has nodes of its own: nothing there is of the cluster of the other screens.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.base() == Place::Learn && self.learn.as_ref().is_some_and(|learn| learn.session.has_own_nodes())
     }
 
     /// What is drawn: the recording, the frozen picture, or the picture.
@@ -456,6 +465,10 @@ fn press(model: &mut Model, key: Key) -> Option<Cmd> {
 pub(super) fn act_on(model: &mut Model, place: Place, does: Does) -> Option<Cmd> {
     model.notice = None;
     match (place, does) {
+        (Place::Learn, does) if does.is_of_ring() && model.is_apart() => {
+            model.notify(Tone::Plain, "that key is for the cluster of screens 2 to 6; to this lab's nodes leads 0");
+            None
+        }
         (Place::Learn, does) if does.is_of_learn() => learn::press(model, does),
         (Place::Data, does) if data::is_of_data(does) => data::press(model, does),
         (_, Does::ShowLearn) => learn::show(model),
@@ -480,6 +493,8 @@ fn common(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Back => model.overlay = None,
         Does::Next => step(model, 1),
         Does::Previous => step(model, -1),
+        Does::PageDown => step(model, isize::try_from(model.area.1.saturating_sub(6)).unwrap_or(1)),
+        Does::PageUp => step(model, -isize::try_from(model.area.1.saturating_sub(6)).unwrap_or(1)),
         Does::Left | Does::Right | Does::Newest | Does::Oldest => sideways(model, does),
         Does::ShowRing => model.screen = Screen::Ring,
         Does::Flip => model.screen = if model.screen == Screen::Ring { Screen::Wire } else { Screen::Ring },

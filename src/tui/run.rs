@@ -9,6 +9,7 @@
 use crate::lab::Cluster;
 use crate::lab::Error;
 use crate::lab::Report;
+use crate::lab::SIZES;
 use crate::lab::ask;
 use crate::lab::board::Order;
 use crate::lab::course;
@@ -171,7 +172,7 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     }
     let runtime = observe::runtime()?;
     let terminal = ratatui::try_init().map_err(|source| Error::System { what: "cannot use this terminal", source })?;
-    let restore = Restore;
+    let (asked, restore) = (options.lab.is_some().then_some(lab), Restore);
     let mut model = Model::new(theme, options.ascii || screen.ascii);
     model.twin = simulated;
     if let Some(recording) = recording {
@@ -184,15 +185,15 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     } else if options.folder.is_none() {
         model.kept = Kept::newest(&preflight::bases(), SystemTime::now());
     }
-    let last = runtime.block_on(App::new(terminal, model, options).main());
+    let last = runtime.block_on(App::new(terminal, model, options).main(asked));
     drop(restore);
     last
 }
 
-/// A lab whose nodes are machines runs where their networks are: this program once more, around which they have been made.
+/// A lab whose page has addresses runs where they are: this program once more, around which they have been made.
 fn elsewhere(lab: &Lab) -> Result<Option<Result<String, Error>>, Error> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let Some(mut again) = guide::enter_for_machines(lab, &args).map_err(Error::Usage)? else { return Ok(None) };
+    let Some(mut again) = guide::enter_for(lab, &args).map_err(Error::Usage)? else { return Ok(None) };
     let status = again.status().map_err(|source| Error::System { what: "cannot make the lab's networks", source })?;
     // It has told everything itself.
     Ok(Some(if status.success() { Ok(String::new()) } else { Err(Error::Usage("the lab has ended".into())) }))
@@ -291,14 +292,20 @@ impl App {
         }
     }
 
-    /// Runs until the user leaves. Returns what to print afterwards.
-    async fn main(mut self) -> Result<String, Error> {
+    /// Runs until the user leaves. Returns what to print afterwards. `asked`: the lab that was asked for. If it has nodes of its own, nobody is
+    /// asked how many members there are to be beside them.
+    async fn main(mut self, asked: Option<Lab>) -> Result<String, Error> {
         let no_signals = |source| Error::System { what: "cannot listen to signals", source };
         let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
         let mut frames = tokio::time::interval(FRAME);
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.measure();
+        self.model.wanted = asked.as_ref().map(|lab| format!("{} {}", lab.head.id, lab.title));
+        if asked.is_some_and(|lab| lab.head.needs_nodes()) && self.model.replay.is_none() {
+            self.model.starting = true;
+            self.start_cluster(SIZES[self.model.size], None);
+        }
         loop {
             let msg = tokio::select! {
                 Some(key) = self.keys.recv() => key,
@@ -572,7 +579,7 @@ impl App {
         let Some(record) = self.live.as_ref().map(|live| live.cluster.record.clone()) else { return };
         let answer = self.answer.clone();
         tokio::spawn(async move {
-            let redone = match course::own_beds(session.lab(), &record) {
+            let redone = match course::own_beds(session.lab(), &record, false) {
                 Ok(beds) => session.anew(step, &beds).await.map(Box::new),
                 Err(why) => Err(why),
             };
@@ -622,7 +629,7 @@ impl App {
         let Some(live) = &self.live else { return };
         let wanted = self.options.lab.as_deref();
         let ending = self.model.learn.as_ref().and_then(|l| l.session.own_head());
-        let mut said = None;
+        let (mut said, mut left) = (None, None);
         let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record, ending) {
             Ok(mut session) => {
                 if let Some(old) = self.model.learn.take() {
@@ -631,6 +638,8 @@ impl App {
                 }
                 let known = self.progress.as_ref().map(|(progress, _)| progress);
                 said = known.and_then(|p| p.recall(&mut session).or_else(|| p.missing(session.lab())));
+                // Its cluster is new, so it is brought to where the learner was. The one on the screen may have been kept.
+                left = known.and_then(|p| p.left_at(session.lab())).filter(|_| session.has_own_nodes());
                 Heard::Opened(Box::new(session))
             }
             Err(why) => Heard::NotOpened(why),
@@ -643,9 +652,10 @@ impl App {
         if let Some(said) = said {
             update(&mut self.model, Msg::Answer(Ok(said)));
         }
-        if let Some(step) = self.options.step.take().filter(|step| *step > 1) {
-            learn::begin_at(&mut self.model, step - 1);
-            self.redo(step - 1);
+        let asked = self.options.step.take().map(|step| step.saturating_sub(1));
+        if let Some(step) = asked.or(left).filter(|step| *step > 0) {
+            learn::begin_at(&mut self.model, step, asked.is_none());
+            self.redo(step);
         }
     }
 
@@ -657,7 +667,7 @@ impl App {
             None => "no lab of the course is left: all are done".to_owned(),
             Some(lab) if lab.head.cluster.machines => {
                 let id = &lab.head.id;
-                format!("next is {id} {}, whose nodes are machines: leave (q), then etcd-lab {id}", lab.title)
+                format!("next is {id} {}, on new machines: leave (q), then etcd-lab {id}", lab.title)
             }
             Some(lab) => {
                 self.options.lab = Some(lab.head.id);
@@ -695,10 +705,10 @@ impl App {
     async fn shell(&mut self) -> Result<(), Error> {
         let Some(live) = &self.live else { return Ok(()) };
         let record = live.cluster.record.clone();
-        // A lab with nodes of its own has a desk of its own, which belongs to its page. What runs in the background for a lab on this cluster
-        // belongs to every screen.
+        // The desk of a lab with nodes of its own is where this key leads from every screen: one key, one cluster. So it is with what runs in
+        // the background for a lab on this cluster.
         let on_page = self.model.screen == crate::tui::model::Screen::Learn;
-        let wanted = |l: &&crate::tui::learn::Learn| on_page || !l.session.has_own_nodes() && l.session.keeps_units();
+        let wanted = |l: &&crate::tui::learn::Learn| on_page || l.session.has_own_nodes() || l.session.keeps_units();
         let learn = self.model.learn.as_ref().filter(wanted);
         let desk = learn.map(|l| (l.session.terminal(), l.session.terminal_greeting()));
         let (command, greeting) = match desk {
@@ -724,6 +734,8 @@ impl App {
         self.measure();
         let said = ended.map(|()| "back from the shell".to_string()).map_err(|e| format!("no shell: {e}"));
         update(&mut self.model, Msg::Answer(said));
+        let asked = learn::back(&mut self.model);
+        self.behind_cmd(asked);
         Ok(())
     }
 

@@ -55,6 +55,9 @@ const STAGE: u16 = 30;
 const LESSON: u16 = 60;
 const AUDIENCE: u16 = 50;
 
+/// What the user should read now has at most so many.
+const NOTICE_ROWS: usize = 2;
+
 /// Draws everything.
 pub fn view(model: &Model, frame: &mut Frame) {
     let area = frame.area();
@@ -138,13 +141,13 @@ impl Page<'_> {
 
 fn screen(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     if model.screen == Screen::Learn {
-        let notice = u16::from(model.notice.is_some() || model.ending).min(area.height);
+        let notice = (notice_lines(model, area.width).len() as u16).min(area.height);
         let main = Rect { height: area.height - notice, ..area };
         learn::draw(model, picture, page, main);
         return notice_line(model, page, Rect { y: main.bottom(), height: notice, ..area });
     }
     let small = area.width < FULL_WIDTH || area.height + 2 < FULL_HEIGHT;
-    let notice = u16::from(model.notice.is_some() || model.ending);
+    let notice = notice_lines(model, area.width).len() as u16;
     let feed_rows = match (small, area.height) {
         (true, h) if model.screen == Screen::Ring => (h / 3).max(3),
         (true, _) => 4,
@@ -191,12 +194,25 @@ fn theatre(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     cluster::brief(model, picture, page, lower(right, half));
 }
 
-/// What the user should read now.
+/// What the user should read now, in one row or two.
+pub(super) fn notice_lines(model: &Model, width: u16) -> Vec<String> {
+    let text: &str = match &model.notice {
+        _ if model.ending => "the members shut down, please wait (at most 5 s)",
+        Some((_, text)) => text,
+        None => return Vec::new(),
+    };
+    let mut lines = wrap(text, usize::from(width.saturating_sub(2)));
+    lines.truncate(NOTICE_ROWS);
+    lines
+}
+
 fn notice_line(model: &Model, page: &mut Page, line: Rect) {
-    if model.ending {
-        page.line(line, 0, " the members shut down, please wait (at most 5 s)", page.theme.busy());
-    } else if let Some((tone, text)) = &model.notice {
-        page.line(line, 0, &format!(" {text}"), tone_style(page.theme, *tone));
+    let style = match &model.notice {
+        Some((tone, _)) if !model.ending => tone_style(page.theme, *tone),
+        _ => page.theme.busy(),
+    };
+    for (text, row) in notice_lines(model, line.width).iter().zip(0..) {
+        page.line(line, row, &format!(" {text}"), style);
     }
 }
 
@@ -246,6 +262,7 @@ fn bars(model: &Model, page: &mut Page, area: Rect) {
         (true, _) if model.twin.is_some() => keys::twin_bar(place).collect(),
         (true, _) => keys::replay_bar(place).collect(),
         (_, true) => keys::clockless_bar(place).collect(),
+        _ if model.is_apart() && place == Place::Learn => keys::apart_bar().collect(),
         _ => keys::bar(place).filter(|(_, word)| *word != keys::GO_ON || model.kept.is_some()).collect(),
     };
     let words = words.into_iter().map(|(key, word)| format!("{key} {word}"));
@@ -319,6 +336,9 @@ fn picker(model: &Model, page: &mut Page, area: Rect) {
     let at = Rect { x, y: area.y + (area.height - height) / 3, width, height };
     let bold = page.theme.good();
     page.line(at, 0, "etcd-lab: a real etcd cluster, and what happens inside it", bold);
+    if let Some(lab) = &model.wanted {
+        page.line(at, 1, &format!("for the lab {lab}"), Style::new());
+    }
     page.line(at, 2, "How many members?", Style::new());
     let about = [
         "one server: the basics, nothing to agree on",

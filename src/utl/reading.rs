@@ -28,6 +28,13 @@ pub(super) fn open(path: &str, passes: u64) -> Result<(Snapshot, Progress), Fail
 pub(super) struct Progress(Arc<Mutex<(u64, Option<Bar>)>>);
 
 impl Progress {
+    /// Makes room for a line of text; the bar comes back below it.
+    pub(super) fn wipe(&self) {
+        if let Some(bar) = &mut self.0.lock().1 {
+            bar.wipe(&mut io::stderr());
+        }
+    }
+
     /// All that there is to read was read.
     pub(super) fn finish(self) {
         if let Some(bar) = self.0.lock().1.take() {

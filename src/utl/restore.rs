@@ -177,6 +177,7 @@ fn restore(plan: &Plan, snapshot: Snapshot, progress: Progress, err: &mut dyn Wr
     let disk = RealDisk;
     let member = plan.data_dir.join("member");
     disk.create_dir(&member)?;
+    progress.wipe();
     log(err, "Trimming membership information from the backend...", &json!({}))?;
     let entries = plan.members.founding_entries();
     let last = entries.len() as u64;

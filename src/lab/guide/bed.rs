@@ -105,6 +105,11 @@ pub trait Bed: Send + Sync {
         &[]
     }
 
+    /// Why its nodes are not at the page's addresses, and where they would be: a sentence or two.
+    fn moved_because(&self) -> Option<&str> {
+        None
+    }
+
     /// Ends it, if it is this lab's own, and waits until its members are gone.
     fn end(&self) {}
 
@@ -267,6 +272,8 @@ pub struct ProcessBeds {
     /// The program that is `systemctl` and the other stand-ins.
     tools: PathBuf,
     profile: Profile,
+    /// Why it is not the page's own.
+    because: Option<String>,
     /// The programs are ours, and know flags that etcd does not.
     are_ours: bool,
 }
@@ -281,6 +288,7 @@ pub struct ProcessBed {
     spares: Vec<Member>,
     places: Vec<Place>,
     swaps: Vec<(String, String)>,
+    because: Option<String>,
     /// Its lock is the members' sign that the lab lives.
     alive: Mutex<Option<File>>,
     settings: &'static [(&'static str, &'static str)],
@@ -307,7 +315,7 @@ impl ProcessBeds {
         }
         // What lies beside etcd-lab was built with it.
         let are_ours = tools.parent().and_then(|dir| dir.canonicalize().ok()) == Some(bin_dir);
-        Ok(ProcessBeds { programs, tools: tools.to_owned(), profile: Profile::Ports, are_ours })
+        Ok(ProcessBeds { programs, tools: tools.to_owned(), profile: Profile::Ports, because: None, are_ours })
     }
 
     /// Clusters of our own `etcd`: this very program, which is all of ours, by the name that it is called by.
@@ -317,7 +325,7 @@ impl ProcessBeds {
     pub fn ours() -> Result<ProcessBeds, String> {
         let tools = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
         let programs = ["etcd", "etcdctl", "etcdutl"].map(|name| (name, tools.clone())).to_vec();
-        Ok(ProcessBeds { programs, tools, profile: Profile::Ports, are_ours: true })
+        Ok(ProcessBeds { programs, tools, profile: Profile::Ports, because: None, are_ours: true })
     }
 
     /// The same with another etcd as the members. `etcd-lab etcd` is ours there.
@@ -332,6 +340,12 @@ impl ProcessBeds {
     #[must_use]
     pub fn at(self, profile: Profile) -> ProcessBeds {
         ProcessBeds { profile, ..self }
+    }
+
+    /// The same; this is what the page tells of its addresses if they are others here.
+    #[must_use]
+    pub fn because(self, because: Option<String>) -> ProcessBeds {
+        ProcessBeds { because, ..self }
     }
 
     /// A cluster that has only just been started; its members may not have agreed on a leader yet.
@@ -365,6 +379,7 @@ impl ProcessBeds {
             members: first.iter().map(member).collect(),
             spares: spare.iter().map(member).collect(),
             swaps: swaps(&places),
+            because: self.because.clone(),
             places: places.clone(),
             alive: Mutex::new(None),
             settings: if self.are_ours { OWN_SETTINGS } else { &[] },
@@ -456,6 +471,10 @@ impl Bed for ProcessBed {
         &self.swaps
     }
 
+    fn moved_because(&self) -> Option<&str> {
+        self.because.as_deref()
+    }
+
     fn end(&self) {
         // The guards wait for this lock, and end with what they keep.
         *self.alive.lock() = None;
@@ -523,6 +542,7 @@ impl ProcessBed {
 
     /// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; `scp` to a node; and its `hostname`.
     fn write_on(&self) -> Result<(), String> {
+        let names = self.places.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         // What was exported at a node, and the folder, hold where the command runs: in a machine that is another root.
         let goes_on = "[ ! -f \\\"$node/.lab-session\\\" ] || . \\\"$node/.lab-session\\\"; $*";
         let run = match &self.machine {
@@ -531,9 +551,11 @@ impl ProcessBed {
         };
         let (nodes, var) = (self.nodes.display(), service::NODE_VAR);
         let on = format!(
-            "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode='{nodes}'/\"$1\"\n\
-             [ -d \"$node\" ] || {{ echo \"on: there is no node $1\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
-             export HOSTNAME {var}\nshift; cd \"$node\"\n{run}\n"
+            "#!/bin/sh\n# on NODE [COMMAND]: runs the command in the terminal of this node of the lab; without one, opens a shell there.\n\
+             [ $# -gt 0 ] || {{ echo \"on: at which node? on NODE COMMAND; there are {names}\" >&2; exit 2; }}\nnode='{nodes}'/\"$1\"\n\
+             [ -d \"$node\" ] || {{ echo \"on: there is no node $1; there are {names}\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
+             export HOSTNAME {var}\nshift; cd \"$node\"\n\
+             [ $# -gt 0 ] || set -- \"PS1='$HOSTNAME\\$ '; export PS1; exec /bin/sh -i\"\n{run}\n"
         );
         let scp = format!(
             "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\

@@ -180,7 +180,16 @@ fn tell(expr: &Expr, facts: &Facts, into: &mut Vec<String>) {
             tell(b, facts, into);
         }
         Expr::Not(_) | Expr::Holds(_) | Expr::Matches(..) | Expr::Compare(..) => {
-            for fact in expr.facts() {
+            // What a wrong answer is compared with is the right one, and is not told. What is missing to judge it is.
+            let is_answer = |fact: &Fact| matches!(fact, Fact::Answer(_) | Fact::AnswerNumber(_));
+            let asks = expr.facts().iter().any(|fact| is_answer(fact));
+            let lacks = expr.facts().iter().any(|fact| look(fact, facts).is_none());
+            let tells = |fact: &&Fact| match (asks, lacks) {
+                (false, _) => true,
+                (true, true) => look(fact, facts).is_none(),
+                (true, false) => is_answer(fact),
+            };
+            for fact in expr.facts().into_iter().filter(tells) {
                 let sentence = sentence(fact, facts);
                 if !into.contains(&sentence) {
                     into.push(sentence);
@@ -234,7 +243,7 @@ fn sentence(fact: &Fact, facts: &Facts) -> String {
             let said = facts.commands.get(text).map(|o| shortened(o.text.lines().last().unwrap_or_default()));
             format!("`{}` ends with {found}: {}", shortened(text), said.unwrap_or_default())
         }
-        Fact::Answer(_) | Fact::AnswerNumber(_) => format!("your answer is {found}"),
+        Fact::Answer(_) | Fact::AnswerNumber(_) => format!("your answer is {found}, and that is not it"),
         Fact::Output(id) => format!("block `{id}` printed {found}"),
         Fact::OutputLines(id) => format!("block `{id}` printed {found} lines"),
         Fact::OutputExit(id) => format!("block `{id}` ended with exit code {found}"),
@@ -276,7 +285,10 @@ fn local_absence(fact: &Fact, facts: &Facts) -> String {
         Fact::File(path, FileProperty::Exists) => format!("there is no file {path}"),
         Fact::File(path, property) => match facts.files.get(&(path.clone(), property.clone())) {
             Some(Some(_)) => format!("{path}: {} no", file_words(property)),
-            _ => format!("there is no file {path}, or it is not what it should be"),
+            _ if facts.files.get(&(path.clone(), FileProperty::Exists)) == Some(&Some(Found::Bool(true))) => {
+                format!("{path} is there, and cannot be read as what it should be")
+            }
+            _ => format!("there is no file {path}"),
         },
         _ => "it was not looked at".into(),
     }
@@ -390,5 +402,22 @@ mod tests {
         assert_eq!(got[1], "there is no key `gone`");
         assert!(got[2].starts_with("`{Name:Mohammed}` is not a JSON object: key must be a string"), "{}", got[2]);
         assert_eq!(got.len(), 3);
+    }
+
+    #[test]
+    fn a_wrong_answer_is_told_to_be_wrong_and_not_what_is_right() {
+        let said = |want: &str| {
+            let mut got = Vec::new();
+            tell(&Expr::parse(want).expect("it is right"), &facts(), &mut got);
+            got
+        };
+        assert_eq!(said("answer('a') == key('here').value"), ["your answer is `three`, and that is not it"]);
+        assert_eq!(said("answer('b') == key('here').value"), ["you have not answered yet"]);
+        assert_eq!(
+            said("answer('a') == key('gone').value"),
+            ["there is no key `gone`"],
+            "nobody knows whether it is right"
+        );
+        assert_eq!(said("answer('a') == 'two'"), ["your answer is `three`, and that is not it"]);
     }
 }

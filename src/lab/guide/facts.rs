@@ -154,6 +154,11 @@ async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) {
         }
         Fact::File(path, property) => {
             let found = papers::look(shell, path, property).await;
+            if found.is_none() {
+                // Is it not there, or not what it should be? The learner wants to know which.
+                let there = papers::look(shell, path, &FileProperty::Exists).await;
+                facts.files.insert((path.clone(), FileProperty::Exists), there);
+            }
             facts.files.insert((path.clone(), property.clone()), found);
         }
         _ => {}

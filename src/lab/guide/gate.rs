@@ -119,7 +119,7 @@ fn tried(path: &Path, options: &TestOptions) -> Result<Report, String> {
 /// As said.
 pub fn closest(lab: &Lab) -> Result<Profile, String> {
     let head = &lab.head;
-    let allows = |p: &Profile| head.network.is_empty() || head.network.iter().any(|n| n == p.word());
+    let allows = |p: &Profile| places::allows(head, *p);
     let refused = if places::inside() { None } else { places::refused(head.cluster.machines) };
     match Profile::ALL.into_iter().find(|p| allows(p) && (*p != Profile::Netns || refused.is_none())) {
         Some(profile) => Ok(profile),
@@ -137,7 +137,7 @@ pub fn enter_if_needed(
     args: &[String],
 ) -> Result<(Profile, Option<Command>), String> {
     let lab = load(path).map_err(|e| e.to_string())?;
-    let allows = |p: &Profile| lab.head.network.is_empty() || lab.head.network.iter().any(|n| n == p.word());
+    let allows = |p: &Profile| places::allows(&lab.head, *p);
     let profile = match wanted {
         Some(profile) if !allows(&profile) => {
             return Err(format!("{} runs with the profiles {}", lab.head.id, lab.head.network.join(", ")));
@@ -159,17 +159,19 @@ pub fn enter_if_needed(
     Ok((profile, Some(places::enter(&program, args, &lab.head.cluster))))
 }
 
-/// The program that is called with `args`, again in a namespace, if the nodes of this lab are machines of their own and there are none
-/// around us yet.
+/// The program that is called with `args`, again in a namespace that has the addresses of this lab's page, or its machines; nothing if it is
+/// there already, or the lab has no use for one, or does without since this system has none.
 ///
 /// # Errors
-/// This system gives the lab none: why, and what else there is.
-pub fn enter_for_machines(lab: &Lab, args: &[String]) -> Result<Option<Command>, String> {
-    if !lab.head.cluster.machines || places::inside() {
+/// This system gives none to a lab whose nodes are machines: why, and what else there is.
+pub fn enter_for(lab: &Lab, args: &[String]) -> Result<Option<Command>, String> {
+    if !places::wants_namespace(&lab.head) || places::inside() {
         return Ok(None);
     }
-    if let Some(why) = places::refused(true) {
-        return Err(why);
+    match places::refused(lab.head.cluster.machines) {
+        Some(why) if lab.head.cluster.machines => return Err(why),
+        Some(_) => return Ok(None),
+        None => {}
     }
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     Ok(Some(places::enter(&program, args, &lab.head.cluster)))

@@ -176,7 +176,13 @@ pub(crate) fn pick(options: &[String], given: &str) -> Result<String, String> {
         .find(|o| o.as_str() == given)
         .or_else(|| options.iter().enumerate().find(by_letter).map(|(_, o)| o))
         .cloned()
-        .ok_or_else(|| format!("Choose one of: {}.", options.join(", ")))
+        .ok_or_else(|| match options.len() {
+            0 | 1 => "type a".to_owned(),
+            n => {
+                let letters: Vec<String> = (0..n - 1).map(|place| letter(place).to_string()).collect();
+                format!("type {} or {}", letters.join(", "), letter(n - 1))
+            }
+        })
 }
 
 /// A guess, locked before the run.

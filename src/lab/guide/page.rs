@@ -13,6 +13,7 @@ use crate::lab::guide::model::Predict;
 use crate::lab::guide::model::Run;
 use crate::lab::guide::model::letter;
 use crate::lab::guide::session::Session;
+use crate::lab::guide::shell::Output;
 use unicode_width::UnicodeWidthStr;
 
 /// What a line is.
@@ -62,6 +63,10 @@ impl Session {
     pub fn page(&self, width: usize) -> Vec<Line> {
         let mut page = Page::new(self, width);
         if self.at() == 0 {
+            if let Some(why) = self.moved_because() {
+                page.filled(LineKind::Question, "~ ", why);
+                page.gap();
+            }
             page.blocks(&self.lab().intro);
         }
         if let Some(step) = self.step() {
@@ -171,13 +176,13 @@ impl Page<'_> {
         }
         let session = self.session;
         for line in session.as_printed(run) {
-            self.filled(LineKind::Text, "  ~ as printed: ", line);
+            self.filled(LineKind::Text, "  ~ the document has: ", line);
         }
         let Some(output) = session.output(&run.id) else {
             let promised = run.expect.as_ref().filter(|_| session.step().is_none());
             return promised.into_iter().for_each(|e| self.verbatim(LineKind::Output, &e.text));
         };
-        self.verbatim(LineKind::Output, &output.text);
+        self.printed(output);
         if output.text.is_empty() {
             self.add(LineKind::Output, "  (it printed nothing)".into());
         }
@@ -190,14 +195,30 @@ impl Page<'_> {
             }
             None if run.expect.is_some() => self.add(LineKind::Same, "  = as expected".into()),
             None => {}
-            Some(why) => self.differs(why),
+            Some(why) => self.differs(why, session.fitted(&run.id)),
+        }
+    }
+
+    /// What came out; of several nodes, each below its name.
+    fn printed(&mut self, output: &Output) {
+        if output.parts.is_empty() {
+            self.verbatim(LineKind::Output, &output.text);
+        }
+        let ends = output.parts.iter().skip(1).map(|(_, at)| *at).chain([output.text.len()]);
+        for ((node, from), to) in output.parts.iter().zip(ends) {
+            let text = output.text.get(*from..to).unwrap_or_default();
+            if !text.is_empty() {
+                self.add(LineKind::Text, format!("  {node}:"));
+                self.verbatim(LineKind::Output, text);
+            }
         }
     }
 
     /// The first line of a difference says what it is; the others show both texts.
-    fn differs(&mut self, why: &str) {
+    fn differs(&mut self, why: &str, before: bool) {
         let (first, rest) = why.split_once('\n').unwrap_or((why, ""));
-        self.filled(LineKind::Differs, "  ! ", &format!("not as expected: {first}"));
+        let before = if before { " (it has been as expected before)" } else { "" };
+        self.filled(LineKind::Differs, "  ! ", &format!("not as expected: {first}{before}"));
         for line in rest.lines().filter(|l| l.trim_start().starts_with("page ")) {
             self.add(LineKind::Differs, format!("  {}", line.trim_start().replacen("page  ", "expected", 1)));
         }
@@ -322,12 +343,23 @@ mod tests {
     use crate::lab::guide::bed::Member;
     use std::path::Path;
     use std::sync::Arc;
+    use std::sync::LazyLock;
 
     struct Nobody;
 
     impl Bed for Nobody {
         fn members(&self) -> &[Member] {
             &[]
+        }
+
+        fn swaps(&self) -> &[(String, String)] {
+            static SWAPS: LazyLock<Vec<(String, String)>> =
+                LazyLock::new(|| vec![("192.0.2.1".to_owned(), "127.0.10.10".to_owned())]);
+            &SWAPS
+        }
+
+        fn moved_because(&self) -> Option<&str> {
+            Some("The nodes are elsewhere.")
         }
 
         fn bin_dir(&self) -> &Path {
@@ -351,7 +383,7 @@ mod tests {
         let mut session = session("# T\ntext\n");
         sendable(&session.check());
         sendable(&session.run(0));
-        assert_eq!(shown(&session.page(40)), "text\n");
+        assert_eq!(shown(&session.page(40)), "~ The nodes are elsewhere.\n\ntext\n");
     }
 
     #[test]
@@ -361,12 +393,30 @@ mod tests {
             <!--lab run id = \"r\" -->\n```bash\netcdctl put a long-enough-to-be-wider 1\n```\n<!--lab expect -->\n```text\nOK\n```\n\
             <!--lab predict id = \"p\"; ask = \"Which?\"; options = [\"x\", \"y\"]; answer = \"y\"; why = \"Because.\" -->\n";
         let mut session = session(text);
-        let page = "First\n\nSome words of a long\nparagraph over two\nlines.\n\n- one item that is long\n  enough\n- two\n\n\
+        let page = "~ The nodes are\n  elsewhere.\n\nFirst\n\nSome words of a long\nparagraph over two\nlines.\n\n- one item that is long\n  enough\n- two\n\n\
             \x20 $ etcdctl put a long-enough-to-be-wider 1\n\nPREDICT  Which?\n   a) x\n   b) y\n";
         assert_eq!(shown(&session.page(24)), page);
         let (right, _) = session.predict("p", "B").expect("it is an option");
         assert!(right);
         assert!(session.predict("p", "a").is_err(), "a guess is locked");
         assert!(shown(&session.page(40)).contains("you said: y (right). Because."));
+    }
+
+    #[test]
+    fn a_block_says_where_it_ran_how_it_failed_and_that_it_was_right_before() {
+        let text = "# T\n<!--lab run id = \"r\"; on = [\"n1\", \"n2\"] -->\n```bash\nping 192.0.2.1\n```\n<!--lab expect -->\n```text\nhere\nthere\n```\n";
+        let mut session = session(text);
+        assert!(shown(&session.page(40)).contains("  ~ the document has: ping 192.0.2.1\n"));
+        let parts = vec![("n1".to_owned(), 0), ("n2".to_owned(), 5)];
+        let output = Output { text: "here\nthere\n".into(), parts, ..Output::default() };
+        session.take("r", output).expect("it is a block");
+        let page = shown(&session.page(40));
+        assert!(page.contains("  n1:\n  here\n  n2:\n  there\n  = as expected\n"), "{page}");
+        session.take("r", Output { text: "gone\n".into(), exit: 1, ..Output::default() }).expect("it is a block");
+        let page = shown(&session.page(90));
+        assert!(
+            page.ends_with("  ! not as expected: the exit code is 1, not 0 (it has been as expected before)\n"),
+            "{page}"
+        );
     }
 }

@@ -10,8 +10,13 @@
 //!
 //! Outside of `netns` the page is rewritten before it is read: text, commands, outputs and checks at once, so that no part of
 //! it can speak of an address that is not there.
+//!
+//! For a learner the profile is chosen by itself ([`here`]): the closest to the document that the lab allows and this system gives. A lab that
+//! is named on the command line is started in a namespace of its own; one that is opened from a running screen cannot enter one. Where the
+//! page's addresses are not there, the page says why, and where they would be.
 
 use crate::lab::guide::settings::Cluster;
+use crate::lab::guide::settings::Head;
 use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::process::Command;
@@ -198,14 +203,71 @@ pub(crate) fn has_machines() -> bool {
     std::env::var_os(INSIDE_VAR).is_some_and(|word| word == MACHINES)
 }
 
-/// Why this machine has no namespaces for a lab; nothing if it has. A lab whose nodes are machines has no other profile.
-pub(crate) fn refused(machines: bool) -> Option<String> {
-    let tried = Command::new("unshare").args(["-Urnm", "ip", "link", "set", "lo", "up"]).stdin(Stdio::null()).output();
-    let why = match tried {
-        Ok(done) if done.status.success() => return None,
-        Ok(done) => String::from_utf8_lossy(&done.stderr).trim().to_owned(),
-        Err(e) => format!("unshare: {e}"),
+/// Whether this lab may run with this profile.
+pub(crate) fn allows(head: &Head, profile: Profile) -> bool {
+    head.network.is_empty() || head.network.iter().any(|word| word == profile.word())
+}
+
+/// The addresses that stand on the page.
+fn addresses(cluster: &Cluster) -> Vec<Ipv4Addr> {
+    cluster.nodes.iter().chain(&cluster.spare).filter_map(|n| n.ip.as_ref()?.parse().ok()).collect()
+}
+
+/// Whether a learner's lab gains by a namespace: its page has addresses, and may have them there.
+pub(crate) fn wants_namespace(head: &Head) -> bool {
+    head.cluster.machines || (allows(head, Profile::Netns) && !addresses(&head.cluster).is_empty())
+}
+
+/// The profile for a learner's lab that is opened in this process. If its nodes are not at the page's addresses: why, and where they would
+/// be. `beside`: another lab is open, and may have the same addresses.
+pub(crate) fn here(head: &Head, beside: bool) -> (Profile, Option<String>) {
+    let ips = addresses(&head.cluster);
+    if head.cluster.machines {
+        return (Profile::Netns, None);
+    }
+    if ips.is_empty() {
+        return (Profile::Ports, None);
+    }
+    let ports: &[u16] = if beside { &[2379, 2380] } else { &[0] };
+    let is_ours = |ip: &Ipv4Addr| ports.iter().all(|port| TcpListener::bind((*ip, *port)).is_ok());
+    if allows(head, Profile::Netns) && inside() && ips.iter().all(is_ours) {
+        return (Profile::Netns, None);
+    }
+    let has_loop = TcpListener::bind((Ipv4Addr::new(127, 0, 10, 10), 0)).is_ok();
+    let profile = if has_loop && allows(head, Profile::Loop) { Profile::Loop } else { Profile::Ports };
+    let refused = if inside() { None } else { no_namespace() };
+    (profile, Some(told(head, profile, refused)))
+}
+
+/// What the page says of its addresses where they are others.
+fn told(head: &Head, profile: Profile, refused: Option<String>) -> String {
+    let at = if profile == Profile::Loop { "127.0.x.y" } else { "127.0.0.1 and ports of their own" };
+    let (why, way) = match refused {
+        Some(why) => (
+            format!("This system gives the lab no network of its own ({why})."),
+            "The VM of the Vagrantfile has the document's own.".to_owned(),
+        ),
+        None => (
+            "This lab was opened from a running screen, and stays in its network.".to_owned(),
+            format!("To have the document's own: leave (q), then `etcd-lab {}`.", head.id),
+        ),
     };
+    format!("{why} So the nodes are at {at}; below a command that differs, ~ shows the document's line. {way}")
+}
+
+/// Why this machine has no namespaces for a lab; nothing if it has.
+fn no_namespace() -> Option<String> {
+    let tried = Command::new("unshare").args(["-Urnm", "ip", "link", "set", "lo", "up"]).stdin(Stdio::null()).output();
+    match tried {
+        Ok(done) if done.status.success() => None,
+        Ok(done) => Some(String::from_utf8_lossy(&done.stderr).trim().to_owned()),
+        Err(e) => Some(format!("unshare: {e}")),
+    }
+}
+
+/// The same in the words of a report. A lab whose nodes are machines has no other profile.
+pub(crate) fn refused(machines: bool) -> Option<String> {
+    let why = no_namespace()?;
     if machines {
         return Some(format!(
             "this system gives the lab no networks of its own ({why}), and the nodes of this lab are machines: each has a network and \
@@ -271,6 +333,25 @@ mod tests {
         let page = "a=http://10.0.0.1:2380,b=http://10.0.0.10:2380 10.0.0.1:23790 10.0.0.1, 110.0.0.1 10.0.0.12 é";
         let here = "a=http://127.0.0.1:20002,b=http://127.0.0.1:20004 127.0.0.1:23790 127.0.0.1, 110.0.0.1 10.0.0.12 é";
         assert_eq!(swapped(page, &swaps), here);
+    }
+
+    #[test]
+    fn a_page_says_why_its_addresses_are_others_and_what_the_other_way_is() {
+        let head = |network: &str, cluster: &str| -> Head {
+            let text = format!("id = \"X1\"\nnetwork = [{network}]\n[cluster]\n{cluster}");
+            crate::lab::guide::settings::read(&text).expect("it is right")
+        };
+        // An address that is on no machine.
+        let nodes = "nodes = [ { name = \"n1\", ip = \"192.0.2.1\" } ]";
+        let far = head("\"netns\", \"ports\"", nodes);
+        assert!(wants_namespace(&far) && !wants_namespace(&head("\"ports\"", nodes)));
+        let (profile, why) = here(&far, false);
+        assert_eq!((profile, why.is_some()), (Profile::Ports, true));
+        assert_eq!(here(&head("\"ports\"", "nodes = 3"), false), (Profile::Ports, None), "its page has no addresses");
+        let refused = told(&far, Profile::Ports, Some("unshare: Operation not permitted".into()));
+        let within = told(&far, Profile::Loop, None);
+        assert!(refused.contains("(unshare: Operation not permitted)") && refused.contains("VM"), "{refused}");
+        assert!(within.contains("127.0.x.y") && within.contains("leave (q), then `etcd-lab X1`"), "{within}");
     }
 
     #[test]

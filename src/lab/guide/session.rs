@@ -92,6 +92,8 @@ pub struct Session {
     guesses: BTreeMap<String, String>,
     outputs: BTreeMap<String, Output>,
     differences: BTreeMap<String, String>,
+    /// The blocks that have once printed what the page says.
+    fitted: BTreeSet<String>,
     /// The steps whose checks have all passed.
     done: BTreeSet<String>,
     /// What the checks of this step wait for, when they were looked at last.
@@ -133,6 +135,7 @@ impl Session {
             guesses: BTreeMap::new(),
             outputs: BTreeMap::new(),
             differences: BTreeMap::new(),
+            fitted: BTreeSet::new(),
             done: BTreeSet::new(),
             waits: None,
             opened: BTreeMap::new(),
@@ -250,6 +253,12 @@ impl Session {
         self.differences.get(run).map(String::as_str)
     }
 
+    /// Whether a block has once done what the page says. Some can do that only once.
+    #[must_use]
+    pub fn fitted(&self, run: &str) -> bool {
+        self.fitted.contains(run)
+    }
+
     /// What a block printed when it was last run.
     #[must_use]
     pub fn output(&self, run: &str) -> Option<&Output> {
@@ -308,6 +317,9 @@ impl Session {
         let differs = self.difference(run, &output);
         self.outputs.insert(run.id.clone(), output.clone());
         self.differences.remove(id);
+        if differs.is_none() {
+            self.fitted.insert(run.id.clone());
+        }
         self.differences.extend(differs.clone().map(|text| (run.id.clone(), text)));
         Ok(Ran { id: run.id.clone(), output, differs })
     }
@@ -318,7 +330,7 @@ impl Session {
         }
         if output.exit != run.exit {
             return Some(format!(
-                "the exit code is {}, not {}; it printed:\n{}",
+                "the exit code is {}, not {}\nit printed:\n{}",
                 output.exit,
                 run.exit,
                 output.text.trim_end()
@@ -341,10 +353,11 @@ impl Session {
         self.done.extend(id);
     }
 
-    /// Notes the first check that is not true yet, with why if that is known: what a teacher wants to hear of a learner.
-    pub fn waits_for(&mut self, checked: &[Checked]) {
+    /// Notes the first check that is not true yet, with why if that is known: what a teacher wants to hear of a learner. Before the learner
+    /// has done anything in this step (`acted`) nothing can be the learner's doing.
+    pub fn waits_for(&mut self, checked: &[Checked], acted: bool) {
         self.waits = checked.iter().find_map(|c| match &c.verdict {
-            Verdict::NotYet { cause: Some((_, say)), .. } => Some(format!("{}: {say}", c.title)),
+            Verdict::NotYet { cause: Some((_, say)), .. } if acted => Some(format!("{}: {say}", c.title)),
             Verdict::NotYet { .. } => Some(c.title.clone()),
             Verdict::Pass | Verdict::Error(_) => None,
         });
@@ -444,6 +457,11 @@ impl Session {
         self.has_own_nodes().then(|| &self.lab.head)
     }
 
+    /// Why its nodes are not at the page's addresses, and where they would be; nothing if they are.
+    pub(super) fn moved_because(&self) -> Option<&str> {
+        self.bed.moved_because().filter(|_| !self.bed.swaps().is_empty())
+    }
+
     /// The names of all nodes, members first.
     #[must_use]
     pub fn nodes(&self) -> Vec<&str> {
@@ -457,14 +475,18 @@ impl Session {
         if !self.has_own_nodes() {
             let id = &self.lab.head.id;
             return format!(
-                "Your desk in {id}: what runs in the background here stays while {id} is open. `exit` leaves; the lab goes on."
+                "Your desk in {id}: what runs in the background here stays while {id} is open.\n\
+                 `exit` leaves; the lab goes on."
             );
         }
+        // None of its lines is cut on a small terminal.
         format!(
-            "Your desk in {}: `on {} COMMAND` runs a command at a node ({}). `exit` leaves; the lab goes on.",
+            "Your desk in {}. Its nodes: {}.\n`on {node} COMMAND` runs a command there.\n\
+             `on {node}` opens a shell there: what you export in it lasts until `exit`.\n\
+             `exit` leaves; the lab goes on.",
             self.lab.head.id,
-            nodes.first().unwrap_or(&"NODE"),
-            nodes.join(", ")
+            nodes.join(", "),
+            node = nodes.first().unwrap_or(&"NODE"),
         )
     }
 

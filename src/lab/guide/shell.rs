@@ -46,6 +46,8 @@ pub struct Output {
     pub timed_out: bool,
     /// It printed more than is kept.
     pub cut: bool,
+    /// Where in the text each node's part begins, if it ran on more than one.
+    pub parts: Vec<(String, usize)>,
 }
 
 /// Where commands run.
@@ -88,9 +90,10 @@ impl<'a> Call<'a> {
 }
 
 /// Read before a command, and written after it; on its first line, so that a shell that names a line names the page's. What a block sets
-/// is exported (`set -a`), or the next one, which is another shell, would not have it.
+/// is exported (`set -a`), or the next one, which is another shell, would not have it. What a block knows of its terminal, which is none, is
+/// not written down: the learner's own has another.
 const GOES_ON: &str = "set -a; [ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; \
-    trap '[ \"$ETCDCTL_ENDPOINTS\" != \"$LAB_ENDPOINTS\" ] || unset ETCDCTL_ENDPOINTS; unset LAB_ENDPOINTS LAB_COMMAND; \
+    trap '[ \"$ETCDCTL_ENDPOINTS\" != \"$LAB_ENDPOINTS\" ] || unset ETCDCTL_ENDPOINTS; unset LAB_ENDPOINTS LAB_COMMAND TERM NO_COLOR; \
     { export -p; printf \"cd \\047%s\\047\\n\" \"$PWD\"; } >\"$LAB_SESSION\"' EXIT; ";
 /// The same for a command that leaves no traces.
 const READS_ON: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; ";
@@ -147,6 +150,9 @@ impl Shell {
         for name in call.on {
             let endpoints = self.endpoints(std::slice::from_ref(name))?;
             let one = self.run_at(Some(name), call, &endpoints).await?;
+            if call.on.len() > 1 {
+                all.parts.push((name.clone(), all.text.len()));
+            }
             all.text += &one.text;
             all.exit = if all.exit == 0 { one.exit } else { all.exit };
             (all.timed_out, all.cut) = (all.timed_out | one.timed_out, all.cut | one.cut);
@@ -179,7 +185,7 @@ impl Shell {
         };
         let status = status.map_err(|e| format!("the command's end was not seen: {e}"))?;
         let (text, cut) = timeout(PIPE_GRACE, reading).await.ok().and_then(Result::ok).unwrap_or_default();
-        Ok(Output { text, exit: exit_code(status), timed_out, cut })
+        Ok(Output { text, exit: exit_code(status), timed_out, cut, parts: Vec::new() })
     }
 
     fn endpoints(&self, on: &[String]) -> Result<String, String> {
@@ -426,6 +432,11 @@ mod tests {
         );
         said("export A=other; cd /", true).await;
         assert_eq!(said("echo $A ${PWD##*/}", false).await.0, "it's b\n", "aside leaves no traces");
+        let kept = std::fs::read_to_string(shell.folder.join(".lab-session")).expect("it is written down");
+        assert!(
+            !kept.contains("export TERM=") && !kept.contains("NO_COLOR="),
+            "the learner's terminal is another: {kept}"
+        );
         said("export ETCDCTL_ENDPOINTS=mine", false).await;
         assert_eq!(said("echo $ETCDCTL_ENDPOINTS", false).await.0, "mine\n");
         std::fs::remove_dir_all(&shell.folder).expect("it is there");

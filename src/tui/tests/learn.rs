@@ -25,6 +25,7 @@ use crate::tui::update;
 use crate::types::Millis;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::LazyLock;
 
 /// A bed that is never slept in: blocks and checks are answered by the test.
 struct Nobody;
@@ -146,10 +147,12 @@ fn a_step_is_set_up_anew_when_it_is_asked_for_twice() {
     press(&mut model, &text("n"));
     assert_eq!(press(&mut model, &[Key::Char('x')]), None, "once is a slip of the finger");
     let screen = frame(&model, 80, 24);
-    assert!(screen.contains("x again: a fresh cluster, step 1 done on it, the lab's folder emptied"), "{screen}");
+    assert!(screen.contains("press x once more: you get a fresh cluster with step 1 done;"), "{screen}");
     assert_eq!(press(&mut model, &[Key::Tab, Key::Char('x')]), None, "another key between: not sure any more");
     assert_eq!(press(&mut model, &[Key::Char('x')]), Some(Cmd::Redo { step: 1 }));
     assert_eq!(press(&mut model, &[Key::Char('x'), Key::Char('x')]), None, "one at a time");
+    checked(&mut model, 2, &[("valid-json", Verdict::Pass)]);
+    assert_eq!(model.learn.as_ref().expect("open").passed().0, 0, "what is seen of a cluster that ends is no news");
     update(&mut model, Msg::Learn(Heard::Redone(Err("no port is free".into()))));
     assert!(frame(&model, 80, 24).contains("no port is free"));
     assert_eq!(press(&mut model, &text("xx")), Some(Cmd::Redo { step: 1 }), "it may be tried again");
@@ -169,7 +172,7 @@ fn what_the_page_has_no_block_for_is_the_learners_turn() {
     for (id, exit) in [("set2-as-printed", 1), ("put2-unquoted", 0), ("get2", 0)] {
         ran(&mut model, id, exit, "");
     }
-    assert!(frame(&model, 80, 24).contains("your turn: 0 a terminal, h a hint"));
+    assert!(frame(&model, 80, 24).contains("your turn: 0 shell, h hint"));
     checked(&mut model, 5, &[("valid-json", Verdict::Pass)]);
     assert!(!frame(&model, 80, 24).contains("your turn"), "it is done");
 }
@@ -234,4 +237,140 @@ fn no_lab_has_more_than_a_screenful_before_there_is_something_to_do() {
         }
     }
     assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+/// Nodes of the lab's own, of which nobody is at home either.
+struct Own;
+
+impl Bed for Own {
+    fn members(&self) -> &[Member] {
+        static NODES: LazyLock<Vec<Member>> = LazyLock::new(|| {
+            let node = |n| Member { name: format!("controller-{n}"), endpoint: String::new() };
+            vec![node(0), node(1), node(2)]
+        });
+        &NODES
+    }
+
+    fn bin_dir(&self) -> &Path {
+        Path::new("/nowhere")
+    }
+
+    fn nodes(&self) -> Option<&Path> {
+        Some(Path::new("/nowhere"))
+    }
+}
+
+fn own(name: &str) -> Model {
+    let mut model = Script::steady(3).model;
+    let lab = shelved(name).expect("it is on the shelf").expect("it can be read");
+    let session = Session::new(Arc::new(lab), Arc::new(Own), Path::new("/"));
+    update(&mut model, Msg::Learn(Heard::Opened(Box::new(session))));
+    press(&mut model, &[Key::Char('1')]);
+    model
+}
+
+#[test]
+fn a_lab_with_nodes_of_its_own_neither_draws_nor_offers_the_other_cluster() {
+    let mut model = own("B5-the-hard-way");
+    update(&mut model, Msg::Resized { width: 120, height: 40 });
+    press(&mut model, &[Key::Tab]);
+    insta::assert_snapshot!("learn_own_120x40", frame(&model, 120, 40));
+    for (width, height) in [(80, 24), (120, 40), (200, 60)] {
+        update(&mut model, Msg::Resized { width, height });
+        let screen = frame(&model, width, height);
+        for word in ["leader", "n1", "break", "undo", "hold", "what happens"] {
+            assert!(!screen.contains(word), "{word}: {screen}");
+        }
+    }
+    for key in "! u.>[],f".chars() {
+        assert_eq!(press(&mut model, &[Key::Char(key)]), None);
+        assert!(model.overlay.is_none() && model.frozen.is_none() && model.replay.is_none(), "{key}");
+        assert!(frame(&model, 80, 24).contains("for the cluster of screens 2 to 6"), "{key}");
+    }
+    press(&mut model, &[Key::Char('?')]);
+    assert!(!frame(&model, 80, 60).contains("a menu"), "the help has none of these keys either");
+    press(&mut model, &[Key::Esc, Key::Char('2'), Key::Char('!')]);
+    assert!(model.overlay.is_some(), "the ring is what it was");
+}
+
+#[test]
+fn a_cause_is_told_after_a_deed_or_if_it_is_asked_for() {
+    let mut model = own("E7-replace-a-member");
+    press(&mut model, &text("n"));
+    let say = |model: &mut Model, seq| {
+        checked(model, seq, &[("stopped", not_yet("it is `activating`", "It is started again."))])
+    };
+    say(&mut model, 2);
+    assert!(!frame(&model, 80, 24).contains("why: "), "nothing was done here yet");
+    press(&mut model, &text("c"));
+    say(&mut model, 3);
+    assert!(frame(&model, 80, 24).contains("why: It is started again."), "it was asked for");
+    press(&mut model, &text("pn"));
+    say(&mut model, 5);
+    assert!(!frame(&model, 80, 24).contains("why: "));
+    ran(&mut model, "journal", 0, "member 8211f1d0f64f3269 has already been bootstrapped\n");
+    say(&mut model, 6);
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("why: It is started again.") && !screen.contains("now: "), "{screen}");
+    assert!(matches!(learn::back(&mut model), Some(Cmd::Check { .. })), "what was done in the shell is looked at");
+    say(&mut model, 7);
+    assert!(frame(&model, 80, 24).contains("now: it is `activating`"));
+}
+
+#[test]
+fn the_task_below_the_last_block_is_seen_when_it_is_the_learners_turn() {
+    let mut model = own("E7-replace-a-member");
+    update(&mut model, Msg::Resized { width: 80, height: 18 });
+    press(&mut model, &text("n"));
+    let task = "stop the etcd server on the broken node. Do it.";
+    press(&mut model, &[Key::Enter, Key::Enter]);
+    assert!(!frame(&model, 80, 18).contains(task), "it is further down");
+    ran(&mut model, "journal", 0, "member 8211f1d0f64f3269 has already been bootstrapped\n");
+    let screen = frame(&model, 80, 18);
+    assert!(screen.contains(task) && screen.contains("your turn"), "{screen}");
+    // Tab comes by here before it goes round.
+    press(&mut model, &[Key::Home]);
+    assert_eq!(model.learn.as_ref().expect("open").item, 0, "the first of the page, not the last in sight");
+    press(&mut model, &[Key::Tab]);
+    assert!(!frame(&model, 80, 18).contains(task));
+    press(&mut model, &[Key::Tab]);
+    assert!(frame(&model, 80, 18).contains(task));
+    press(&mut model, &[Key::Tab]);
+    assert_eq!(model.learn.as_ref().expect("open").item, 0);
+}
+
+#[test]
+fn a_block_that_failed_is_not_done_and_what_is_open_above_is_gone_on_to() {
+    let mut model = opened();
+    let action = |model: &Model| model.learn.as_ref().expect("open").action();
+    press(&mut model, &text("n"));
+    press(&mut model, &[Key::Enter, Key::Enter]);
+    for (id, exit) in [("set2-as-printed", 1), ("put2-unquoted", 7), ("get2", 0)] {
+        ran(&mut model, id, exit, "");
+    }
+    press(&mut model, &[Key::BackTab]);
+    assert_eq!(action(&model), "Tab: go on", "one above has failed");
+    press(&mut model, &[Key::BackTab]);
+    assert_eq!(action(&model), "Enter: run it again");
+    ran(&mut model, "put2-unquoted", 0, "OK\n");
+    assert_eq!(action(&model), "your turn: 0 shell, h hint");
+    ran(&mut model, "put2-unquoted", 7, "");
+    assert_eq!(action(&model), "your turn: 0 shell, h hint", "it was as expected once");
+    let seq = 8;
+    press(&mut model, &text("c"));
+    checked(&mut model, seq, &[("valid-json", Verdict::Pass)]);
+    assert_eq!(model.learn.as_ref().expect("open").passed(), (1, 1), "all checks pass, and nothing is open");
+    assert_eq!(action(&model), "n: next");
+}
+
+#[test]
+fn what_is_to_be_read_now_may_take_two_rows() {
+    let mut model = opened();
+    let long = "next is B6 Is it healthy?, on new machines: leave this lab with q, and then begin it with: etcd-lab B6";
+    update(&mut model, Msg::Answer(Ok(long.into())));
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("next is B6") && screen.contains("etcd-lab B6"), "{screen}");
+    press(&mut model, &[Key::Char('2')]);
+    update(&mut model, Msg::Answer(Ok(long.into())));
+    assert!(frame(&model, 80, 24).contains("etcd-lab B6"), "on every screen");
 }

@@ -12,6 +12,12 @@ use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr as _;
 
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
+    if let Some(learn) = model.learn.as_ref().filter(|_| model.is_apart()) {
+        let text = format!(" LEARN  {} on nodes of its own", learn.session.lab().head.id);
+        let pad = usize::from(area.width).saturating_sub(text.width());
+        page.line(area, 0, &format!("{text}{}", " ".repeat(pad)), page.theme.marked());
+        return;
+    }
     let state = state(model, picture);
     let term = picture.term().map_or("-".to_string(), |t| t.to_string());
     let leader = leader_words(picture);

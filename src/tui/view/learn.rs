@@ -37,7 +37,7 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
     let at = learn.places(area);
     if learn.session.has_own_nodes() {
         let nodes = learn.session.nodes().join(", ");
-        page.line(at.strip, 0, &format!(" this lab's nodes: {nodes}, not those of the ring"), Style::new());
+        page.line(at.strip, 0, &format!(" nodes: {nodes} (not those of screens 2 to 6)"), Style::new());
         page.line(
             at.strip,
             1,

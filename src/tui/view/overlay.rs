@@ -83,14 +83,14 @@ pub(super) fn window(page: &mut Page, area: Rect, title: &str, width: u16, heigh
 
 fn help(model: &Model, page: &mut Page, area: Rect, scroll: u16) {
     let place = model.base();
-    let inside = window(page, area, "help (arrows scroll, Esc leaves)", 78, area.height);
+    let inside = window(page, area, "help (arrows and PgDn scroll, Esc leaves)", 78, area.height);
     let row = |head: &str, what: &str| {
         let room = usize::from(inside.width).saturating_sub(HEAD + 1);
         let rows = wrap(what, room).into_iter().zip([head].into_iter().chain(std::iter::repeat("")));
         rows.map(|(what, head)| (format!("{head:<HEAD$} {what}"), false)).collect::<Vec<_>>()
     };
     let mut lines: Vec<(String, bool)> = vec![("Keys".into(), true)];
-    lines.extend(keys::help(place).iter().flat_map(|(key, what)| row(key, what)));
+    lines.extend(keys::help(place, model.is_apart()).iter().flat_map(|(key, what)| row(key, what)));
     lines.extend([(String::new(), false), ("Messages".into(), true)]);
     lines.extend(CODES.iter().flat_map(|(code, what)| row(code, what)));
     lines.push(("A dot is slower than its message, which takes less than 1 ms.".into(), false));
@@ -199,10 +199,15 @@ fn command_line(page: &mut Page, area: Rect, text: &str) {
 }
 
 fn quit(model: &Model, page: &mut Page, area: Rect, choice: usize) {
-    let inside = window(page, area, "leave the lab? its members end", 66, QUIT.len() as u16 + 4);
+    let learns = u16::from(model.learn.is_some());
+    let inside = window(page, area, "leave the lab? its members end", 66, QUIT.len() as u16 + 4 + learns);
     for (i, what) in QUIT.iter().enumerate() {
         let (mark, style) = if i == choice { ("▸", page.theme.marked()) } else { (" ", Style::new()) };
         page.line(inside, i as u16, &format!("{mark} {what}"), style);
     }
-    page.line(inside, QUIT.len() as u16 + 1, &format!("folder: {}", model.folder), page.theme.faint());
+    let row = QUIT.len() as u16 + 1;
+    page.line(inside, row, &format!("folder: {}", model.folder), page.theme.faint());
+    if model.learn.is_some() {
+        page.line(inside, row + 1, "your progress in the labs is kept in any case", page.theme.faint());
+    }
 }
