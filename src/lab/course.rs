@@ -6,11 +6,13 @@
 use crate::lab::Error;
 use crate::lab::guide::Ask;
 use crate::lab::guide::AskKind;
+use crate::lab::guide::Bed;
 use crate::lab::guide::Checked;
 use crate::lab::guide::Head;
 use crate::lab::guide::Item;
 use crate::lab::guide::Lab;
 use crate::lab::guide::LentBed;
+use crate::lab::guide::MachineBed;
 use crate::lab::guide::Member;
 use crate::lab::guide::ProcessBeds;
 use crate::lab::guide::Profile;
@@ -90,6 +92,9 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
     let lab = chosen(wanted)?;
     let work = folder.join("work");
     fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
+    if lab.head.needs_nodes() && !record.machines.is_empty() {
+        return Ok(Session::new(Arc::new(lab.clone()), on_machines(&lab, record)?, &work));
+    }
     if lab.head.needs_nodes() {
         budget::check(&lab.head, None, ending)?;
         let bed = own_beds(&lab, record)?.begin(&lab.head.cluster)?;
@@ -101,11 +106,33 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
     Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 
+/// The machines as the nodes of this lab.
+fn on_machines(lab: &Lab, record: &Record) -> Result<Arc<dyn Bed>, String> {
+    let id = &lab.head.id;
+    if !lab.head.cluster.machines {
+        return Err(format!(
+            "{id} starts members of its own, breaks them and begins anew, which the lab does on this machine only: etcd-lab {id}, without --machines"
+        ));
+    }
+    let host = |url: &str| {
+        url.split("://").last().and_then(|rest| rest.rsplit_once(':')).map_or("", |(host, _)| host).to_owned()
+    };
+    let all = record.machines.iter().zip(&record.members);
+    let machines: Vec<_> =
+        all.map(|(name, m)| (name.clone(), host(&m.client_url).trim_matches(['[', ']']).to_owned())).collect();
+    Ok(Arc::new(MachineBed::new(&lab.head.cluster, &machines)?))
+}
+
 /// Where this lab's own clusters come from, beside the cluster of `record`.
 ///
 /// # Errors
 /// This program's path is not known; or the lab is about upstream etcd, and nobody has named one.
 pub fn own_beds(lab: &Lab, record: &Record) -> Result<ProcessBeds, String> {
+    if !record.machines.is_empty() {
+        return Err(
+            "machines are not made anew by the lab: with Vagrant, `vagrant destroy` and `vagrant up` do it".into()
+        );
+    }
     let beds = ProcessBeds::ours()?.at(if lab.head.cluster.machines { Profile::Netns } else { Profile::Ports });
     match &record.upstream {
         _ if !lab.head.wants_etcd() => Ok(beds),

@@ -11,6 +11,7 @@
 //! | `expr`, `facts`, `check` | what a check may say, what it looks at, what it answers |
 //! | `expect` | an output on the page against one that came out |
 //! | `shell`, `bed`, `places`, `machine` | commands, the cluster they talk to, and where it is on this machine |
+//! | `away` | the same on other machines, with a systemd of their own |
 //! | `simulated` | the same on simulated members, with a clock of their own |
 //! | `service`, `unit` | `systemctl`, `journalctl` and `sudo` of a node that has none |
 //! | `papers` | files and certificates, for checks |
@@ -26,6 +27,7 @@
 //!
 //! Source: our own format; the precedents are mdBook, rustlings and trycmd.
 
+mod away;
 mod bed;
 mod book;
 pub mod budget;
@@ -60,6 +62,7 @@ pub mod syllabus;
 mod unit;
 mod vocabulary;
 
+pub(crate) use away::MachineBed;
 pub use bed::Bed;
 pub use bed::Beds;
 pub use bed::LentBed;

@@ -13,7 +13,6 @@ use crate::lab::ask;
 use crate::lab::board::Order;
 use crate::lab::course;
 use crate::lab::deed::quoted;
-use crate::lab::files;
 use crate::lab::guide;
 use crate::lab::guide::Lab;
 use crate::lab::observe;
@@ -22,7 +21,6 @@ use crate::lab::orders;
 use crate::lab::own_watch;
 use crate::lab::picture::Pace;
 use crate::lab::preflight;
-use crate::lab::preflight::PORTS;
 use crate::lab::preflight::Screen;
 use crate::lab::progress::Progress;
 use crate::lab::recording::Recorder;
@@ -132,12 +130,15 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
             "--theme",
             "--plain",
             "--tls",
+            "--machines",
             "--lab",
             "--step",
         ],
     )?;
     let lab = course::can_begin(options.lab.as_deref(), options.step, options.folder.as_deref())?;
-    if let Some(code) = elsewhere(&lab)? {
+    if options.machines.is_none()
+        && let Some(code) = elsewhere(&lab)?
+    {
         return code;
     }
     let script = simulated(&options)?;
@@ -162,13 +163,12 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
         if let Some(recording) = recording {
             return up::print_feed(recording, out).map(|()| String::new());
         }
-        drop(writeln!(
-            out,
-            "No screen to draw on: three members start, and what happens is told line by line. Ctrl-C ends it."
-        ));
+        let who = if options.machines.is_some() { "" } else { "three members start, and " };
+        drop(writeln!(out, "No screen to draw on: {who}what happens is told line by line. Ctrl-C ends it."));
         (options.feed, options.course) = (true, true);
-        return up::run_up(&options, out).map(|()| String::new());
+        return up::run_up(options, out).map(|()| String::new());
     }
+    options.reach_machines(&lab, out)?;
     let runtime = observe::runtime()?;
     let terminal = ratatui::try_init().map_err(|source| Error::System { what: "cannot use this terminal", source })?;
     let restore = Restore;
@@ -299,6 +299,10 @@ impl App {
         let mut frames = tokio::time::interval(FRAME);
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.measure();
+        if self.options.found.is_some() {
+            // Who is there is no question.
+            self.start_cluster(0, None);
+        }
         loop {
             let msg = tokio::select! {
                 Some(key) = self.keys.recv() => key,
@@ -498,7 +502,7 @@ impl App {
                 Order::Config { member, misfit } => live.cluster.configure(member, misfit),
                 Order::Program { member, ours } => live.cluster.change_program(member, ours),
                 Order::Files { member, job } => {
-                    let done = files::run(&live.cluster.record.members[member], job);
+                    let done = live.cluster.change_files(member, job);
                     let said = done.map_err(|e| format!("not done: {e}"));
                     drop(self.answer.try_send(Msg::Answer(said)));
                 }
@@ -668,9 +672,7 @@ impl App {
     }
 
     fn try_start(&mut self, nodes: usize, kept: Option<PathBuf>) -> Result<Msg, Error> {
-        let mut plan = preflight::plan(nodes, kept.as_deref().or(self.options.folder.as_deref()), &PORTS)?;
-        plan.with_etcd(self.options.etcd.as_deref())?;
-        plan.with_tls(self.options.tls)?;
+        let mut plan = self.options.plan(nodes, kept.as_deref())?;
         let notices = std::mem::take(&mut plan.notices);
         let token =
             fs::read_to_string(plan.work.token_file()).map_err(|source| Error::System { what: "no token", source })?;
@@ -770,8 +772,10 @@ impl App {
     fn leave(mut self, remove: bool) -> Result<String, Error> {
         let Some(live) = self.live.take() else { return Ok(String::new()) };
         let folder = live.cluster.folder().display().to_string();
+        let on_machines = !live.cluster.record.machines.is_empty();
         match live.cluster.shutdown() {
             Some(work) if remove => work.remove().map(|()| String::new()),
+            _ if on_machines => Ok(format!("kept: {folder}\nwhat happened: etcd-lab replay {folder}/{RECORDING}\n")),
             _ => Ok(format!("kept: {folder}\ngo on with: etcd-lab, and g there; or etcd-lab --folder {folder}\n")),
         }
     }

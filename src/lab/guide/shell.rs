@@ -5,6 +5,7 @@
 //! one pipe, in the order in which a terminal would show them. Bounded in time and in bytes; what a command leaves running
 //! ends with it, and with the lab, however that ends.
 
+use crate::lab::guide::away::Away;
 use crate::lab::guide::bed::Bed;
 use crate::lab::guide::service::ALIVE_VAR;
 use crate::lab::guide::service::NODE_VAR;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::process;
 use std::process::ExitStatus;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
@@ -49,7 +51,7 @@ pub struct Output {
 }
 
 /// Where commands run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Shell {
     folder: PathBuf,
     bin_dir: PathBuf,
@@ -64,6 +66,8 @@ pub(crate) struct Shell {
     settings: &'static [(&'static str, &'static str)],
     /// What takes a command to a node that is a machine of its own.
     machine: Option<PathBuf>,
+    /// The agents of the nodes, if they are other machines.
+    away: Option<Arc<Away>>,
     /// The socket of the simulation that the members live in.
     simulator: Option<PathBuf>,
 }
@@ -115,6 +119,7 @@ impl Shell {
             lab: bed.lab().map(Path::to_owned),
             settings: bed.settings(),
             machine: bed.machine().map(Path::to_owned),
+            away: bed.away(),
             simulator: bed.simulator().map(Path::to_owned),
         }
     }
@@ -124,6 +129,22 @@ impl Shell {
         match (name.split_once(':'), &self.nodes) {
             (Some((node, path)), Some(nodes)) => nodes.join(node).join(path.trim_start_matches('/')),
             _ => self.folder.join(name),
+        }
+    }
+
+    /// The agents of the nodes, if this is one of those that are other machines.
+    pub(crate) fn away(&self, node: &str) -> Option<&Arc<Away>> {
+        self.away.as_ref().filter(|away| away.has(node))
+    }
+
+    /// Brings a file here that is on another machine; [`Shell::file`] says where to. One that cannot be brought is not there.
+    pub(crate) async fn fetch(&self, name: &str) {
+        if let Some((node, path)) = name.split_once(':')
+            && let Some(away) = self.away(node)
+            && away.fetch(node, path).await.is_err()
+        {
+            // What was brought before says nothing of now.
+            let _ = std::fs::remove_file(self.file(name));
         }
     }
 
@@ -195,6 +216,9 @@ impl Shell {
     fn prepared(&self, node: Option<&str>, call: Call<'_>, endpoints: &str) -> Command {
         let start = if call.aside { READS_ON } else { GOES_ON };
         let command = match call.background {
+            Some(unit) if node.is_some_and(|node| self.away(node).is_some()) => {
+                format!("{start}systemd-run -q -G --unit={unit} /bin/sh -c \"$LAB_COMMAND\"")
+            }
             Some(unit) => format!("{start}systemd-run --unit={unit} \"$LAB_COMMAND\""),
             None => format!("{start}{}", call.command),
         };
@@ -329,6 +353,7 @@ mod tests {
             lab: None,
             settings: &[],
             machine: None,
+            away: None,
             simulator: None,
         }
     }
