@@ -7,6 +7,7 @@ use crate::lab::Error;
 use crate::lab::guide::Ask;
 use crate::lab::guide::AskKind;
 use crate::lab::guide::Bed;
+use crate::lab::guide::CHAPTER;
 use crate::lab::guide::Checked;
 use crate::lab::guide::Head;
 use crate::lab::guide::Item;
@@ -21,6 +22,7 @@ use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
 use crate::lab::guide::budget;
+use crate::lab::guide::chapter_quiz;
 use crate::lab::guide::shelved;
 use crate::lab::guide::syllabus::short;
 use crate::lab::picture::words::counted;
@@ -47,6 +49,9 @@ const FIRST_LAB: &str = "B3";
 /// If there is none: a sentence with all names.
 pub fn chosen(wanted: Option<&str>) -> Result<Lab, String> {
     let wanted = wanted.unwrap_or(FIRST_LAB);
+    if let Some(number) = wanted.strip_prefix(CHAPTER) {
+        return chapter_quiz(number);
+    }
     let lab = named(wanted).and_then(shelved).ok_or_else(|| {
         let all: Vec<&str> = SHELF.iter().map(|(name, _)| short(name)).collect();
         format!("there is no lab {wanted:?}; there are {}", all.join(", "))

@@ -17,7 +17,7 @@
 //! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
 //! | `shelf` | the labs and chapters that are in this program |
-//! | `lesson`, `quiz` | a chapter in the terminal, its cluster, and its questions |
+//! | `lesson`, `quiz` | a chapter in the terminal, its cluster, and its questions, there and on the screen |
 //! | `built` | the built book, in this program |
 //! | `gate`, `spoil`, `report`, `seeds` | is this lab true? |
 //! | `book`, `print` | the page as mdBook wants it, and on paper |
@@ -100,6 +100,8 @@ pub use parse::parse;
 pub use places::Profile;
 pub use print::answer_key;
 pub use print::handout;
+pub use quiz::CHAPTER;
+pub use quiz::chapter_quiz;
 pub use quiz::quiz;
 pub use quiz::told as quizzes_told;
 pub use report::Case;

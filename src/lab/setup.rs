@@ -42,7 +42,7 @@ usage: etcd-lab node setup --mode one|three|five --name NAME --ips IP[,IP] [--ke
 ";
 
 /// What a machine of the course needs, and Debian's package that has it.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 12] = [
     ("systemctl", "systemd"),
     ("sudo", "sudo"),
     ("curl", "curl"),
@@ -50,6 +50,7 @@ const TOOLS: [(&str, &str); 11] = [
     ("tar", "tar"),
     ("openssl", "openssl"),
     ("ip", "iproute2"),
+    ("lsb_release", "lsb-release"),
     ("nft", "nftables"),
     ("ssh", "openssh-client"),
     ("unshare", "util-linux"),

@@ -206,7 +206,7 @@ pub fn is_closed(url: &str) -> bool {
 }
 
 /// What is said in place of the answer.
-pub(crate) const CLOSED: &str = "its clients need certificates: ask it from a shell on its machine, with etcdctl";
+pub(crate) const CLOSED: &str = "it wants a certificate of its clients: use etcdctl there";
 
 /// Puts programs in the place of addresses; who was looked for once is not looked for again while it watches.
 async fn name_clients(all: &mut [Watcher], known: &mut BTreeMap<String, String>) {

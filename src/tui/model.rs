@@ -94,6 +94,8 @@ pub enum Cmd {
     Redo { step: usize },
     /// Open the lab that the course has next.
     NextLab,
+    /// Open the lab of this name, or the questions of a chapter.
+    OpenLab { name: String },
     /// Note a marker in the recording.
     Mark { text: String },
     /// Put a text on the clipboard, by way of the terminal.

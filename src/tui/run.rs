@@ -419,6 +419,7 @@ impl App {
             (Cmd::Check { seq }, Some(_)) => self.check(seq),
             (Cmd::Redo { step }, Some(_)) => self.redo(step),
             (Cmd::NextLab, Some(_)) => self.next_lab(),
+            (Cmd::OpenLab { name }, Some(_)) => self.offer(course::chosen(Some(&name))),
             (Cmd::Mark { text }, Some(_)) => {
                 // It may wait for room behind what members report.
                 let to = self.to.clone();
@@ -657,13 +658,18 @@ impl App {
     fn next_lab(&mut self) {
         let here = self.model.learn.as_ref().map(|l| l.session.lab().head.id.clone());
         let next = self.progress.as_ref().and_then(|(progress, _)| progress.next(here.as_deref()));
-        let said = match next {
-            None => "no lab of the course is left: all are done".to_owned(),
-            Some(lab) if lab.head.cluster.machines => {
+        self.offer(next.ok_or_else(|| "no lab of the course is left: all are done".to_owned()));
+    }
+
+    /// Opens a lab in the place of the one that is open, if it can run where this one does.
+    fn offer(&mut self, lab: Result<Lab, String>) {
+        let said = match lab {
+            Err(why) => why,
+            Ok(lab) if lab.head.cluster.machines && self.options.found.is_none() => {
                 let id = &lab.head.id;
-                format!("next is {id} {}, whose nodes are machines: leave (q), then etcd-lab {id}", lab.title)
+                format!("{id} {}: its nodes are machines. Leave (q), then etcd-lab {id}", lab.title)
             }
-            Some(lab) => {
+            Ok(lab) => {
                 self.options.lab = Some(lab.head.id);
                 return self.open_lab();
             }

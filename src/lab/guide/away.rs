@@ -136,25 +136,21 @@ pub(crate) struct MachineBed {
 }
 
 impl MachineBed {
-    /// The nodes of this cluster on these machines, each with its address: by name, or else in their order.
+    /// The nodes of this cluster on these machines, each with its address: those of their names, or for a node that is alone the first.
     ///
     /// # Errors
-    /// There are not so many machines, or a folder cannot be had.
+    /// There are no such machines, or a folder cannot be had.
     pub(crate) fn new(cluster: &Cluster, machines: &[(String, String)]) -> Result<MachineBed, String> {
         let nodes: Vec<_> = cluster.nodes.iter().chain(&cluster.spare).collect();
-        if nodes.len() > machines.len() {
-            return Err(format!("this lab has {} nodes, and --machines names {}", nodes.len(), machines.len()));
-        }
-        let has_all = nodes.iter().all(|node| machines.iter().any(|(name, _)| *name == node.name));
-        let of = |place: usize, name: &str| {
-            let named = machines.iter().find(|(machine, _)| has_all && machine == name);
-            named.unwrap_or(&machines[place])
-        };
+        let named = |name: &str| machines.iter().find(|(machine, _)| machine == name);
+        let alone = machines.first().filter(|_| nodes.len() == 1);
         let folder = scratch("machines")?;
         let (bin_dir, roots) = (folder.join("bin"), folder.join("nodes"));
         let (mut places, mut away) = (Vec::new(), Away { nodes: roots.clone(), ..Away::default() });
-        for (place, node) in nodes.iter().enumerate() {
-            let (machine, ip) = of(place, &node.name);
+        for node in &nodes {
+            let found = named(&node.name).or(alone);
+            let (machine, ip) =
+                found.ok_or_else(|| format!("the lab's node {} is none of the machines of --machines", node.name))?;
             let at = |port: u16| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
             places.push(Place { name: node.name.clone(), client: at(2379), peer: at(2380), ip: node.ip.clone() });
             away.machines.insert(node.name.clone(), (machine.clone(), Mutex::new(None)));
@@ -279,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_labs_nodes_are_the_machines_of_their_names_or_else_those_in_their_place() {
+    fn a_labs_nodes_are_the_machines_of_their_names_and_one_alone_is_the_first() {
         let swapped = cluster(&[("controller-1", "10.240.0.11"), ("controller-0", "10.240.0.10")]);
         let bed = MachineBed::new(&swapped, &machines()).expect("made");
         assert_eq!(bed.members[0].endpoint, "10.240.0.11:2379");
@@ -287,8 +283,8 @@ mod tests {
         let bed = MachineBed::new(&cluster(&[("server", "10.0.0.1")]), &machines()).expect("made");
         assert_eq!(bed.away.machines["server"].0, "controller-0");
         assert!(bed.swaps.contains(&("10.0.0.1".into(), "10.240.0.10".into())));
-        let more = cluster(&[("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.3")]);
-        assert!(MachineBed::new(&more, &machines()).err().is_some_and(|why| why.contains("has 3 nodes")));
+        let others = cluster(&[("controller-0", "10.240.0.10"), ("cp2", "10.2.0.10")]);
+        assert!(MachineBed::new(&others, &machines()).err().is_some_and(|why| why.contains("node cp2 is none of")));
     }
 
     #[test]

@@ -494,7 +494,7 @@ fn ad_hoc(command: &str) -> Unit {
 }
 
 /// A command without anything of the shell's in it takes the shell's place: the unit's process is the program's, as with systemd.
-fn alone(command: &str) -> String {
+pub(super) fn alone(command: &str) -> String {
     let assigns = command.split_whitespace().next().is_some_and(|word| word.contains('='));
     let plain = !assigns && !command.contains([';', '|', '&', '<', '>', '(', '`', '\n']);
     if plain { format!("exec {command}") } else { command.to_owned() }

@@ -9,6 +9,7 @@ use crate::lab::guide::away::Away;
 use crate::lab::guide::bed::Bed;
 use crate::lab::guide::service::ALIVE_VAR;
 use crate::lab::guide::service::NODE_VAR;
+use crate::lab::guide::service::alone;
 use crate::lab::guide::simulated::SIM_VAR;
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -215,8 +216,10 @@ impl Shell {
 
     fn prepared(&self, node: Option<&str>, call: Call<'_>, endpoints: &str) -> Command {
         let start = if call.aside { READS_ON } else { GOES_ON };
+        let is_away = node.is_some_and(|node| self.away(node).is_some());
         let command = match call.background {
-            Some(unit) if node.is_some_and(|node| self.away(node).is_some()) => {
+            Some(unit) if is_away => {
+                // systemd's own takes a program and its words.
                 format!("{start}systemd-run -q -G --unit={unit} /bin/sh -c \"$LAB_COMMAND\"")
             }
             Some(unit) => format!("{start}systemd-run --unit={unit} \"$LAB_COMMAND\""),
@@ -227,7 +230,8 @@ impl Shell {
         if call.command.contains("--endpoints") {
             shell.env_remove("ETCDCTL_ENDPOINTS");
         }
-        shell.stdin(Stdio::null()).env("NO_COLOR", "1").env("TERM", "dumb").env("LAB_COMMAND", call.command);
+        let whole = if is_away { alone(call.command) } else { call.command.to_owned() };
+        shell.stdin(Stdio::null()).env("NO_COLOR", "1").env("TERM", "dumb").env("LAB_COMMAND", whole);
         shell.process_group(0).kill_on_drop(true);
         shell
     }

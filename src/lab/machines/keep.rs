@@ -160,8 +160,8 @@ impl<'a> Keeper<'a> {
             door.latch().is_up.store(false, Ordering::Release);
         }
         if !std::mem::replace(&mut self.is_lost, true) {
-            let line = format!("{} is not reached: {why}", self.machine);
-            self.waiting.push_back(Report::Said { member: self.member, line });
+            let name = self.notes.lock().record.members[self.member].name.clone();
+            self.waiting.push_back(Report::Note { text: format!("{name} on {} is not reached: {why}", self.machine) });
         }
     }
 

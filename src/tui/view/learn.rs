@@ -22,6 +22,7 @@ use crate::lab::Picture;
 use crate::lab::guide::AskKind;
 use crate::lab::guide::Item;
 use crate::lab::guide::LineKind;
+use crate::lab::picture::words::counted;
 use crate::lab::up::clock;
 use crate::tui::learn::Learn;
 use crate::tui::model::Model;
@@ -35,7 +36,7 @@ const WINDOW: u16 = 70;
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let Some(learn) = &model.learn else { return };
     let at = learn.places(area);
-    if learn.session.has_own_nodes() {
+    if !learn.session.is_on_screen() {
         let nodes = learn.session.nodes().join(", ");
         page.line(at.strip, 0, &format!(" this lab's nodes: {nodes}, not those of the ring"), Style::new());
         page.line(
@@ -82,7 +83,10 @@ fn strip(picture: &Picture, page: &mut Page, area: Rect) {
 
 fn title(learn: &Learn, page: &mut Page, area: Rect) {
     let lab = learn.session.lab();
-    let step = format!("step {} of {} ", learn.session.at() + 1, lab.steps.len().max(1));
+    let step = match lab.steps.len() {
+        0 => format!("{} ", counted(learn.session.items().len() as u64, "question", "questions")),
+        count => format!("step {} of {count} ", learn.session.at() + 1),
+    };
     let name = format!(" {} {}", lab.head.id, lab.title);
     let room = usize::from(area.width).saturating_sub(name.width() + step.width());
     let style = page.theme.good().add_modifier(Modifier::UNDERLINED);
