@@ -69,9 +69,10 @@ impl Away {
         matches!(asked, Ok(Answer::Unit { active, .. }) if active == "active")
     }
 
-    /// What this unit has written, its newest part if it is much.
+    /// What this unit has written since the machine was started, its newest part if it is much.
     pub(crate) async fn journal(self: &Arc<Away>, node: &str, unit: &str) -> String {
-        let argv = ["journalctl", "-u", unit, "-o", "cat", "--no-pager", "-n", "2000"].map(str::to_owned).to_vec();
+        let argv =
+            ["journalctl", "-b", "-u", unit, "-o", "cat", "--no-pager", "-n", "2000"].map(str::to_owned).to_vec();
         match self.asked(node, Ask::Run { argv }).await {
             Ok(Answer::Ran { out, .. }) => out,
             _ => String::new(),

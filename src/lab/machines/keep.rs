@@ -2,6 +2,7 @@
 //!
 //! A thread for each machine asks once a second how its etcd is; one that is not reached holds up no other.
 
+use crate::disk;
 use crate::lab::agent::Answer;
 use crate::lab::agent::Ask;
 use crate::lab::agent::Remote;
@@ -10,6 +11,7 @@ use crate::lab::cluster::Change;
 use crate::lab::cluster::Order;
 use crate::lab::journal::Journal;
 use crate::lab::machines::door::Door;
+use crate::lab::machines::door::Starts;
 use crate::lab::observe::Report;
 use crate::lab::setup;
 use crate::lab::workdir::Record;
@@ -100,8 +102,9 @@ impl<'a> Keeper<'a> {
 
     fn run(mut self, orders: &mpsc::Receiver<Action>) {
         let socket = self.notes.lock().record.members[self.member].lab_socket.clone();
-        let opened =
-            fs::create_dir_all(crate::disk::folder_of(&socket)).and_then(|()| Door::open(&socket, &self.machine));
+        let machine = self.machine.clone();
+        let agent: Starts = Arc::new(move || setup::agent_at(&machine));
+        let opened = fs::create_dir_all(disk::folder_of(&socket)).and_then(|()| Door::open(&socket, agent));
         match opened {
             Ok(door) => self.door = Some(door),
             Err(e) => self.waiting.push_back(Report::Note { text: format!("{}: {e}", socket.display()) }),
@@ -184,13 +187,13 @@ impl<'a> Keeper<'a> {
 
     fn act(&mut self, action: Action) {
         let line = match action {
-            Action::Kill => "systemctl kill -s KILL etcd",
-            Action::Pause => "systemctl kill -s STOP etcd",
-            Action::Continue => "systemctl kill -s CONT etcd",
+            Action::Kill => "systemctl kill --kill-who=main -s KILL etcd",
+            Action::Pause => "systemctl kill --kill-who=main -s STOP etcd",
+            Action::Continue => "systemctl kill --kill-who=main -s CONT etcd",
             // A process that stands still hears SIGTERM only when it goes on.
-            Action::Stop => "systemctl kill -s CONT etcd; systemctl stop --no-block etcd",
+            Action::Stop => "systemctl kill --kill-who=main -s CONT etcd; systemctl stop --no-block etcd",
             Action::Restart => {
-                "systemctl kill -s CONT etcd 2>/dev/null; systemctl reset-failed etcd 2>/dev/null; systemctl restart --no-block etcd"
+                "systemctl kill --kill-who=main -s CONT etcd 2>/dev/null; systemctl reset-failed etcd 2>/dev/null; systemctl restart --no-block etcd"
             }
         };
         let argv = ["sh", "-c", line].map(str::to_owned).to_vec();
@@ -207,7 +210,7 @@ impl<'a> Keeper<'a> {
             Ok(other) => format!("another answer: {other:?}"),
             Err(why) => why,
         };
-        self.tell(Change::Failed { why: format!("{}: {why}", self.machine) });
+        self.waiting.push_back(Report::Note { text: format!("not done on {}: {why}", self.machine) });
     }
 
     fn note(&self, pid: u32) {

@@ -83,11 +83,14 @@ fn strip(picture: &Picture, page: &mut Page, area: Rect) {
 
 fn title(learn: &Learn, page: &mut Page, area: Rect) {
     let lab = learn.session.lab();
-    let step = match lab.steps.len() {
-        0 => format!("{} ", counted(learn.session.items().len() as u64, "question", "questions")),
-        count => format!("step {} of {count} ", learn.session.at() + 1),
+    // Without steps it is a chapter's questions.
+    let (name, step) = match lab.steps.len() {
+        0 => {
+            let count = counted(learn.session.items().len() as u64, "question", "questions");
+            (format!(" Chapter {}", lab.title), format!("{count} "))
+        }
+        count => (format!(" {} {}", lab.head.id, lab.title), format!("step {} of {count} ", learn.session.at() + 1)),
     };
-    let name = format!(" {} {}", lab.head.id, lab.title);
     let room = usize::from(area.width).saturating_sub(name.width() + step.width());
     let style = page.theme.good().add_modifier(Modifier::UNDERLINED);
     page.line(area, 0, &format!("{name}{}{step}", " ".repeat(room)), style);
@@ -127,6 +130,12 @@ fn checks(learn: &Learn, page: &mut Page, area: Rect, body: Rect, lines: usize) 
     let state = match (passed == count && count > 0, last) {
         (true, true) => format!("checks: {passed} of {count} pass, lab done, n: next"),
         (true, false) => format!("checks: {passed} of {count} pass, n goes on"),
+        (false, _) if learn.session.lab().steps.is_empty() => {
+            let items = learn.session.items();
+            let answered =
+                |item: &&Item<'_>| matches!(item, Item::Predict(p) if learn.session.guessed(&p.id).is_some());
+            format!("{} of {} answered, n goes on with the course", items.iter().filter(answered).count(), items.len())
+        }
         (false, _) => format!("checks: {passed} of {count} pass"),
     };
     let below = lines.saturating_sub(learn.scroll + usize::from(body.height));
