@@ -168,7 +168,7 @@ async fn explained(session: &mut Session<'_>, failed: Exit, fix: bool) -> Exit {
     // Words that do not fit a command have nothing to do with any member.
     let is_ours = matches!(failed.code, exit::BAD_ARGS | exit::BAD_FEATURE | exit::INVALID_INPUT);
     let Exit { message: Some(message), .. } = &failed else { return failed };
-    if is_ours {
+    if is_ours && !doctor::knows(message) {
         return failed;
     }
     let _ = writeln!(session.err, "Error: {message}");

@@ -219,6 +219,12 @@ causes! {
     AllWell: "whether the error comes again", "Nothing to do.";
 }
 
+/// Whether these words say their own reason, whatever etcdctl came to with them.
+#[must_use]
+pub fn knows(said: &str) -> bool {
+    refusals::of(said).is_some()
+}
+
 /// Looks for what kept a client from its answer. `said` is the error that it printed. The first finding is the cause; the others go with it.
 pub async fn examine(patient: &Patient, said: &str) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -9,8 +9,11 @@ const WRONG: Cause = Cause::WrongRequest;
 
 /// The texts, the cause behind each, and the cause in a sentence or two. One that another contains stands behind it.
 fn table() -> Vec<(String, Cause, &'static str)> {
-    let mut rows =
-        vec![("larger than max".to_owned(), Cause::TooLarge, "the message is larger than this client sends or takes")];
+    let own = [
+        ("larger than max", Cause::TooLarge, "the message is larger than this client sends or takes"),
+        ("no leader endpoint given", Cause::NotLeader, "only the leader hands over, and none of these endpoints leads"),
+    ];
+    let mut rows: Vec<_> = own.into_iter().map(|(text, cause, says)| (text.to_owned(), cause, says)).collect();
     let all = [requests(), keys(), leases(), members(), users(), load()].into_iter().flatten();
     rows.extend(all.map(|(error, cause, says)| (error.to_string(), cause, says)));
     rows

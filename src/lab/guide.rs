@@ -49,6 +49,7 @@ mod places;
 mod print;
 mod quiz;
 mod report;
+mod scales;
 mod scan;
 mod seeds;
 mod service;

@@ -144,6 +144,10 @@ async fn perform(step: &Step, side: &Side, names: &Names, folder: &Path) -> (i32
     if side.dialect == Dialect::V2 {
         command.env("ETCDCTL_API", "2");
     }
+    if side.dialect == Dialect::V2 && words[0] == "etcdctl" && !step.line.contains("timeout") {
+        // The two seconds that it gives an answer are not enough for a password's hash on a busy machine.
+        command.args(["--timeout", "10s", "--total-timeout", "12s"]);
+    }
     command.envs(variables).args(&words[1..]).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", program.display()));

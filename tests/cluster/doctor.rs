@@ -3,6 +3,7 @@
 //! Errors come first, in etcdctl's own words; most of these faults have the same ones.
 
 mod elections;
+mod refusals;
 mod starts;
 mod wires;
 

@@ -554,7 +554,8 @@ fn what_is_left_of_a_lost_cluster_becomes_one_of_its_own() {
         }
         cluster.spec_mut(1).more = begun;
         cluster.restart(1).await;
-        assert_eq!(cluster.client.prefix("kept/").await.expect("a read").len(), written);
+        // One that nobody has heard of may be there, too.
+        assert!(cluster.client.prefix("kept/").await.expect("a read").len() >= written);
         // The others are no members any more.
         cluster.launch(0);
         cluster.ended_as_removed(0).await;

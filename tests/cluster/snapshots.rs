@@ -8,10 +8,12 @@ use crate::foreign;
 use crate::harness::Cluster;
 use crate::harness::ENDS_WITHIN;
 use crate::harness::Process;
+use crate::harness::READY_WITHIN;
 use crate::harness::Scratch;
 use crate::harness::Spec;
 use crate::harness::etcd_bin;
 use crate::harness::turn;
+use crate::harness::until;
 use crate::hashkv;
 use etcd_lab::proto::etcdserverpb as pb;
 use serde_json::Value;
@@ -236,13 +238,18 @@ fn a_snapshot_that_is_saved_while_writers_write_is_one_moment() {
         let file = ours.dir().join("s.db");
         let mut saved = 0;
         for _ in 0..5 {
+            until(READY_WITHIN, "a write since", async || match ours.client.revision().await {
+                Ok(revision) if revision > saved => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
             let (endpoint, to) = (ours.spec(0).client_url.clone(), file.display().to_string());
             let job = tokio::task::spawn_blocking(move || {
                 told(Path::new(ETCDCTL), &["--endpoints", &endpoint, "snapshot", "save", &to])
             });
             job.await.expect("saved");
             let revision = status(Path::new(ETCDUTL), &file)["revision"].as_i64().expect("a number");
-            assert!(revision > saved, "writes went on");
+            assert!(revision > saved, "what was written before it is in it");
             saved = revision;
         }
         let hash = ours.client.hash_kv(0, saved).await.expect("a hash").hash;

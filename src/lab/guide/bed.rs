@@ -27,6 +27,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,16 +41,20 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 /// How long the guards may take to end their members when the bed goes.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// How many clusters of labs there are at once in one process. Most of a lab's time is waiting, for elections and for what must time
-/// out, so there are more than a small machine has processors.
-const BEDS_AT_ONCE: usize = 4;
+/// How many clusters of labs there are at once in one process, for each processor. Most of a lab's time is waiting, for elections and for
+/// what must time out.
+const BEDS_PER_PROCESSOR: usize = 5;
 
 /// Our own etcd fills its log with zeros ahead of use, 64 MB at a time: three members on one disk would begin with half a
 /// gigabyte. A lab's log is small.
 const OWN_SETTINGS: &[(&str, &str)] = &[("ETCD_EXPERIMENTAL_LAB_WAL_SEGMENT_BYTES", "4194304")];
 
 /// A seat for each of them.
-static SEATS: Semaphore = Semaphore::const_new(BEDS_AT_ONCE);
+static SEATS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(beds_at_once()));
+
+fn beds_at_once() -> usize {
+    BEDS_PER_PROCESSOR * std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// Our own programs that every terminal of a lab has, besides etcd's.
 pub(super) const TOOLS: [&str; 5] = ["etcd-lab", "systemctl", "journalctl", "systemd-run", "sudo"];
@@ -409,7 +414,7 @@ impl Beds for ProcessBeds {
 
     fn at_once(&self) -> usize {
         // In a namespace all clusters want the documents' addresses.
-        if self.profile == Profile::Netns { 1 } else { BEDS_AT_ONCE }
+        if self.profile == Profile::Netns { 1 } else { beds_at_once() }
     }
 
     async fn fresh(&self, cluster: &Cluster) -> Result<Box<dyn Bed>, String> {

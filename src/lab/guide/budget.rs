@@ -1,7 +1,7 @@
 //! What a lab costs the learner's machine, and whether there is so much: asked before a cluster is started, not when it falls over.
 //!
-//! A lab's head says the most that its cluster takes, of disk and of memory. Both are an author's measurements. Of the disk the gate weighs what
-//! the lab's folders take when its solution has ended on our own members, and fails a lab that says less; the memory it does not weigh.
+//! A lab's head says the most that its cluster takes, of disk and of memory. Both are an author's measurements. The gate weighs what the lab's folders
+//! take when its solution has ended on our own members, and the most that its processes took until then, and fails a lab that says less.
 
 use crate::lab::guide::settings::Head;
 use std::fs;
@@ -81,9 +81,9 @@ pub fn words(head: &Head) -> String {
 }
 
 /// The disk that these folders take, in MiB, rounded up. What goes away meanwhile counts for nothing.
-pub(super) fn disk_mib(folders: &[&Path]) -> u64 {
+pub(super) fn disk_mib(folders: &[PathBuf]) -> u64 {
     let mut blocks = 0;
-    let mut left: Vec<PathBuf> = folders.iter().map(|f| f.to_path_buf()).collect();
+    let mut left = folders.to_vec();
     while let Some(path) = left.pop() {
         let Ok(found) = fs::symlink_metadata(&path) else { continue };
         blocks += std::os::unix::fs::MetadataExt::blocks(&found);
@@ -94,10 +94,9 @@ pub(super) fn disk_mib(folders: &[&Path]) -> u64 {
     (blocks * 512).div_ceil(1 << 20)
 }
 
-/// Why a lab's solution does not fit its head, if it does not.
-pub(super) fn overdrawn(head: &Head, took: u64) -> Option<String> {
-    let said = u64::from(head.disk);
-    (took > said).then(|| format!("its head says disk = {said}, and its solution ended with {took} MiB"))
+/// Why a lab's solution does not fit what its head says of `what`, if it does not.
+pub(super) fn overdrawn(what: &str, said: u32, took: u64) -> Option<String> {
+    (took > u64::from(said)).then(|| format!("its head says {what} = {said}, and its solution took {took} MiB"))
 }
 
 #[cfg(test)]
@@ -150,14 +149,13 @@ mod tests {
 
     #[test]
     fn a_lab_that_takes_more_than_it_says_is_told_so() {
-        let head = head("id = 'E3'\ndisk = 2\nmemory = 1\nminutes = 5");
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir(folder.path().join("in")).expect("made");
         fs::write(folder.path().join("in/file"), vec![1; 3 << 20]).expect("written");
-        let took = disk_mib(&[folder.path()]);
+        let took = disk_mib(&[folder.path().to_owned()]);
         assert!((3..=4).contains(&took), "{took}");
-        assert!(overdrawn(&head, took).is_some_and(|why| why.contains("disk = 2")));
-        assert_eq!(overdrawn(&head, 2), None);
+        assert!(overdrawn("disk", 2, took).is_some_and(|why| why.contains("disk = 2")));
+        assert_eq!(overdrawn("memory", 2, 2), None);
     }
 
     #[test]

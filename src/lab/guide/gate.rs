@@ -27,6 +27,7 @@ use crate::lab::guide::places::Profile;
 use crate::lab::guide::report::BlockCase;
 use crate::lab::guide::report::Case;
 use crate::lab::guide::report::Report;
+use crate::lab::guide::scales::Scales;
 use crate::lab::guide::seeds::Seeds;
 use crate::lab::guide::session::Checked;
 use crate::lab::guide::session::Ran;
@@ -293,6 +294,11 @@ struct Trial {
 }
 
 impl Trial {
+    /// Where its nodes are and where its commands run.
+    fn folders(&self) -> Vec<PathBuf> {
+        self.session.nodes_folder().into_iter().chain([self.folder.as_path()]).map(Path::to_owned).collect()
+    }
+
     /// Ends the cluster. That waits for its members, so it is not done on the thread of all the other trials.
     async fn end(self) {
         // Fails only if it panics, and then there is nothing left to end.
@@ -345,6 +351,7 @@ impl<B: Beds> Gate<'_, B> {
     async fn solution(&self, notes: &mut Notes) -> Result<(), String> {
         let mut trial = self.trial().await?;
         let lab = trial.session.shared_lab();
+        let scales = Scales::under(trial.folders());
         let mut results = Vec::new();
         for id in self.intro_runs(&lab) {
             let ran = trial.session.run_block(&id).await?;
@@ -369,19 +376,23 @@ impl<B: Beds> Gate<'_, B> {
             }
         }
         swaps(&lab, &results, notes);
-        self.weighed(&trial, notes);
+        self.weighed(&trial, scales.peak_mib(), notes);
         trial.end().await;
         Ok(())
     }
 
-    /// The disk that the lab has taken by its end. Another etcd, and members that are simulated, have figures of their own.
-    fn weighed(&self, trial: &Trial, notes: &mut Notes) {
+    /// The disk that the lab has taken by its end, and the memory that it took at most. Another etcd, and members that are simulated, have
+    /// figures of their own.
+    fn weighed(&self, trial: &Trial, peak_mib: u64, notes: &mut Notes) {
         let head = &self.lab.head;
-        if head.disk > 0 && self.beds.are_ours() && self.beds.name().is_none() {
-            let folders: Vec<&Path> =
-                trial.session.nodes_folder().into_iter().chain([trial.folder.as_path()]).collect();
-            let took = budget::disk_mib(&folders);
-            notes.case("author", format!("its disk is enough: {} MiB", head.disk), budget::overdrawn(head, took));
+        if self.beds.are_ours() && self.beds.name().is_none() {
+            let disk_mib = budget::disk_mib(&trial.folders());
+            for (what, said, took) in [("disk", head.disk, disk_mib), ("memory", head.memory, peak_mib)] {
+                if said > 0 {
+                    let name = format!("its {what} is enough: {said} MiB");
+                    notes.case("author", name, budget::overdrawn(what, said, took));
+                }
+            }
         }
     }
 

@@ -295,7 +295,7 @@ impl Shell {
 struct Heir(Child);
 
 /// Waits for a word. Without one, kills the group `$1`.
-const INHERITS: &str = "read -r word || kill -9 -- \"-$1\"";
+const INHERITS: &str = "read -r word || kill -s KILL -- \"-$1\"";
 
 impl Heir {
     fn of(group: Pid) -> std::io::Result<Heir> {
@@ -395,13 +395,14 @@ mod tests {
         let desk = shell.clone();
         let command = "sleep 60 & echo $! >new; echo $$ >>new; mv new pids; sleep 60";
         let block = tokio::spawn(async move { desk.run(Call::new(command, Duration::from_secs(50))).await });
-        let read = async || loop {
-            if let Ok(pids) = std::fs::read_to_string(&pids) {
-                return pids;
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        let begun = async {
+            while !pids.exists() {
+                every.tick().await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        let pids = timeout(Duration::from_secs(20), read()).await.expect("the block has begun");
+        timeout(Duration::from_secs(20), begun).await.expect("the block has begun");
+        let pids = std::fs::read_to_string(&pids).expect("two pids");
         // The lab's end of the pipe closes, as when the lab is killed.
         block.abort();
         let runs = |pid: &str| {
@@ -410,7 +411,7 @@ mod tests {
         };
         let gone = async {
             while pids.lines().any(runs) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                every.tick().await;
             }
         };
         timeout(Duration::from_secs(20), gone).await.expect("all that the block has started ends");
