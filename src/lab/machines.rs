@@ -49,7 +49,7 @@ const UNIT: &str = "/etc/systemd/system/etcd.service";
 struct Seen {
     name: String,
     ip: IpAddr,
-    /// Where its etcd serves clients: told by the process itself, else the usual place.
+    /// Where its etcd serves clients: told by the process, else by its unit, else the usual place, with TLS.
     url: String,
     has_unit: bool,
     has_data: bool,
@@ -117,6 +117,10 @@ fn looked_at(name: &str) -> Result<(Seen, String), String> {
     for file in ["cmdline", "environ"].iter().filter(|_| pid != 0) {
         said += &text_of(&mut there, &format!("/proc/{pid}/{file}"))?.unwrap_or_default();
         said.push('\0');
+    }
+    if pid == 0 {
+        // One that is down says it by its unit.
+        said = text_of(&mut there, UNIT)?.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join("\0");
     }
     let url = told_url(&said).unwrap_or_else(|| format!("https://{}", at(ip, 2379)));
     let has_data = matches!(data, Answer::File { exists: true, .. });
@@ -280,6 +284,9 @@ mod tests {
         );
         assert_eq!(told(&["etcd", "-advertise-client-urls=http://c:2379"]).as_deref(), Some("http://c:2379"));
         assert_eq!(told(&["etcd", "", "ETCD_ADVERTISE_CLIENT_URLS=http://d:1"]).as_deref(), Some("http://d:1"));
+        let unit = found().unit(1);
+        let words: Vec<&str> = unit.split_whitespace().collect();
+        assert_eq!(told(&words).as_deref(), Some("http://10.240.0.11:2379"), "a unit's words are a command line");
         assert_eq!(told(&["etcd", "--listen-client-urls", "http://e:1"]), None);
         assert_eq!(told(&["etcd", "--advertise-client-urls"]), None);
     }

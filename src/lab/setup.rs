@@ -18,6 +18,9 @@ mod mirror;
 mod reach;
 mod table;
 
+pub(crate) use door::DOOR;
+pub(crate) use door::TOKEN;
+
 use crate::lab::guide;
 use crate::lab::picture::words::counted;
 use std::fs;
@@ -258,9 +261,6 @@ pub(crate) fn first_machines(count: usize) -> Result<Vec<String>, String> {
         )),
     }
 }
-
-pub(crate) use door::DOOR;
-pub(crate) use door::TOKEN;
 
 /// Runs `etcd-lab node …` and returns its exit code.
 pub fn node(args: &[String], program: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
