@@ -136,9 +136,7 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
         ],
     )?;
     let lab = course::can_begin(options.lab.as_deref(), options.step, options.folder.as_deref())?;
-    if options.machines.is_none()
-        && let Some(code) = elsewhere(&lab)?
-    {
+    if let Some(code) = elsewhere(&lab, &options)? {
         return code;
     }
     let script = simulated(&options)?;
@@ -190,7 +188,10 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
 }
 
 /// A lab whose nodes are machines runs where their networks are: this program once more, around which they have been made.
-fn elsewhere(lab: &Lab) -> Result<Option<Result<String, Error>>, Error> {
+fn elsewhere(lab: &Lab, options: &Options) -> Result<Option<Result<String, Error>>, Error> {
+    if options.machines.is_some() {
+        return Ok(None);
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(mut again) = guide::enter_for_machines(lab, &args).map_err(Error::Usage)? else { return Ok(None) };
     let status = again.status().map_err(|source| Error::System { what: "cannot make the lab's networks", source })?;
