@@ -34,6 +34,7 @@ Usage:
   etcd-lab --sim --seed 7           the same screens on a simulated cluster: one seed, one run; step back, and :fork it
   etcd-lab up --nodes 3             start a cluster without a screen; it says what to type elsewhere
   etcd-lab down                     end the cluster that `up` started
+  etcd-lab --machines 3             the same on other machines, set up by `etcd-lab node setup`; also: up --machines a,b,c
   etcd-lab shell                    a shell with the cluster's etcd, etcdctl and etcdutl on its PATH
   etcd-lab doctor -- etcdctl get k  what is behind an error: run it again with eyes open (--help tells more)
   etcd-lab fault kill n2            break the cluster that runs; without a word, all faults; `fault undo` takes one back

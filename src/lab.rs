@@ -21,11 +21,12 @@
 //! twin        a simulated cluster in place of a real one
 //! upstream    another etcd in place of our own, and what cannot be seen of it
 //! setup, agent a machine of the classroom made ready, and asked from another one
+//! machines    members on such machines, seen from here as if they were members of this one
 //! class, ready   what a teacher takes along and gets back; will this machine do
 //! up, shell   the commands without a screen; course: a lab as text
 //! ```
 //!
-//! Left out for now: more than one cluster at once on one screen, members on other machines, TLS for clients (`certs` is for members).
+//! Left out for now: more than one cluster at once on one screen, TLS for clients (`certs` is for members).
 
 pub mod agent;
 pub mod ask;
@@ -40,6 +41,7 @@ pub mod export;
 pub mod files;
 pub mod guide;
 pub mod journal;
+pub mod machines;
 pub mod member;
 pub mod misfit;
 pub mod nemesis;

@@ -6,8 +6,6 @@
 //!
 //! Whoever asks may leave at any time, by Ctrl-C too: that is the end of the input, and ends the command that runs. So one thread listens, and
 //! another answers. Of what a command says, the beginning is told and the rest is thrown away: a machine of the course is small.
-//!
-//! Left out: members of other machines on the lab's screens.
 
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -85,6 +83,8 @@ pub enum Answer {
         load: String,
         active: String,
         enabled: String,
+        /// 0: no process.
+        pid: u32,
     },
     Opened,
     /// It could not be done, and why.
@@ -177,11 +177,12 @@ fn answer(ask: &Ask, running: &Mutex<Running>) -> Result<Answer, String> {
         }
         Ask::File { path } => file(path).map_err(|e| format!("{}: {e}", path.display())),
         Ask::Unit { name } => {
-            let shown = ["show", "--property=LoadState,ActiveState,UnitFileState", "--", name];
+            let shown = ["show", "--property=LoadState,ActiveState,UnitFileState,MainPID", "--", name];
             let done = Command::new("systemctl").args(shown).output().map_err(|e| format!("systemctl: {e}"))?;
             let said = text(&done.stdout);
             let of = |word: &str| said.lines().find_map(|l| l.strip_prefix(word)).unwrap_or_default().to_owned();
-            Ok(Answer::Unit { load: of("LoadState="), active: of("ActiveState="), enabled: of("UnitFileState=") })
+            let pid = of("MainPID=").parse().unwrap_or_default();
+            Ok(Answer::Unit { load: of("LoadState="), active: of("ActiveState="), enabled: of("UnitFileState="), pid })
         }
         Ask::Open { .. } => Err("a socket is opened before this".into()),
     }
@@ -318,6 +319,17 @@ impl Remote {
         }
     }
 
+    /// Makes a pipe of it, to this socket there.
+    ///
+    /// # Errors
+    /// As [`Remote::ask`].
+    pub fn open(mut self, socket: &Path) -> Result<Pipe, String> {
+        match self.ask(&Ask::Open { socket: socket.into() })? {
+            Answer::Opened => Ok(Pipe(self)),
+            other => Err(format!("another answer: {other:?}")),
+        }
+    }
+
     fn hear(&mut self) -> Result<Answer, String> {
         let mut line = String::new();
         // JSON writes a byte as six signs at most.
@@ -332,6 +344,26 @@ impl Remote {
             return Err(format!("no agent answers ({})", said.trim()));
         }
         serde_json::from_str(&line).map_err(|e| format!("this is no agent ({e}): {}", line.trim()))
+    }
+}
+
+/// An agent that is nothing but a pipe any more, to a socket on its machine.
+pub struct Pipe(Remote);
+
+impl Pipe {
+    /// Carries what is said both ways, until one of the two sides ends. Then both have.
+    pub fn carry(mut self, here: &UnixStream) {
+        thread::scope(|scope| {
+            let (from, to) = (&mut self.0.from, &mut self.0.to);
+            scope.spawn(|| {
+                // However it ends, it has ended.
+                let _ = copy(from, &mut &*here);
+                let _ = here.shutdown(Shutdown::Both);
+            });
+            let _ = copy(&mut &*here, to);
+            // Whoever started the agent ends with this, and with it what the other thread reads.
+            let _ = self.0.child.kill();
+        });
     }
 }
 
@@ -438,5 +470,38 @@ mod tests {
         member.join().expect("it ended");
         let text = String::from_utf8(out).expect("text");
         assert!(text.ends_with("{\"is\":\"opened\"}\nyou said raw bytes"), "{text}");
+    }
+
+    /// A stand-in for the agent: it opens whatever it is asked to, and says back what it hears.
+    const ECHO: &str = r#"echo '{"is":"agent","version":"1","host":"h"}'; read -r ask; echo "$ask" >&2
+        printf '{"is":"opened"}\nat once '; exec cat"#;
+
+    #[test]
+    fn a_pipe_carries_both_ways_and_ends_with_either_side() {
+        let open = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", ECHO]).stderr(Stdio::null());
+            Remote::start(&mut command).and_then(|there| there.open(Path::new("/s"))).expect("it opens")
+        };
+        let (mut here, end) = UnixStream::pair().expect("a pair");
+        let carries = thread::spawn(move || open().carry(&end));
+        here.write_all(b"and back").expect("written");
+        let mut heard = [0; 16];
+        here.read_exact(&mut heard).expect("read");
+        assert_eq!(&heard, b"at once and back", "what came with the answer's line is not lost");
+        drop(here);
+        carries.join().expect("it ends with this side");
+
+        let (mut here, end) = UnixStream::pair().expect("a pair");
+        let pipe = open();
+        let there = Pid::from_child(&pipe.0.child);
+        let carries = thread::spawn(move || pipe.carry(&end));
+        kill(there);
+        here.read_to_end(&mut Vec::new()).expect("the end");
+        carries.join().expect("it ends with the other side");
+    }
+
+    fn kill(process: Pid) {
+        rustix::process::kill_process(process, Signal::KILL).expect("it runs");
     }
 }

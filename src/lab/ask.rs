@@ -8,6 +8,7 @@ use crate::lab::promises::Answer;
 use crate::lab::promises::Asked;
 use crate::lab::promises::Call;
 use crate::lab::promises::Found;
+use crate::lab::survey;
 use crate::lab::workdir::Record;
 use crate::proto::etcdserverpb::PutRequest;
 use crate::proto::etcdserverpb::RangeRequest;
@@ -110,6 +111,10 @@ pub async fn call(to: &mpsc::Sender<Report>, id: u64, endpoints: &[String], valu
 async fn connected(endpoints: &[String]) -> Result<(&str, KvClient<Channel>), String> {
     let mut why = "no member runs".to_string();
     for url in endpoints {
+        if survey::is_closed(url) {
+            why = format!("{url}: {}", survey::CLOSED);
+            continue;
+        }
         let endpoint = Endpoint::from_shared(url.clone()).map_err(|e| e.to_string())?.connect_timeout(CONNECT);
         match endpoint.connect().await {
             Ok(channel) => return Ok((url, KvClient::new(channel))),

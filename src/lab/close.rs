@@ -22,7 +22,8 @@ pub struct Close {
     pub histograms: BTreeMap<String, Vec<Bucket>>,
     /// By the id of a peer: milliseconds there and back, the mean since the start.
     pub round_trips: BTreeMap<u64, f64>,
-    pub files: Files,
+    /// Nothing: its folder is on another machine.
+    pub files: Option<Files>,
 }
 
 /// What lies in a member's folder.

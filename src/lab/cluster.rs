@@ -16,7 +16,9 @@
 
 use crate::lab::Error;
 use crate::lab::files;
+use crate::lab::files::Job;
 use crate::lab::journal::Journal;
+use crate::lab::machines;
 use crate::lab::member;
 use crate::lab::member::Launcher;
 use crate::lab::misfit::Misfit;
@@ -76,7 +78,7 @@ pub enum Change {
     Failed { why: String },
 }
 
-enum Order {
+pub(crate) enum Order {
     Act(usize, Action),
     Configure(usize, Option<Misfit>),
     Program(usize, bool),
@@ -100,6 +102,9 @@ impl Cluster {
     /// # Errors
     /// If the folder cannot be prepared. A member that does not start is reported, not returned.
     pub fn start(plan: Plan, program: &Path, reports: tokio::sync::mpsc::Sender<Report>) -> Result<Cluster, Error> {
+        if !plan.record.machines.is_empty() {
+            return Cluster::on_machines(plan, program, reports);
+        }
         Cluster::start_guarded(plan, program, Launcher::own_guard(program), reports)
     }
 
@@ -131,6 +136,22 @@ impl Cluster {
         Ok(Cluster { orders: Some(orders), thread: Some(thread), work: Some(work), record })
     }
 
+    /// The same of members on other machines, which are there already.
+    fn on_machines(plan: Plan, program: &Path, reports: tokio::sync::mpsc::Sender<Report>) -> Result<Cluster, Error> {
+        let Plan { work, mut record, .. } = plan;
+        work.link_programs(program, None)?;
+        record.supervisor_pid = std::process::id();
+        work.save(&record)?;
+        let work = Arc::new(work);
+        let (orders, inbox) = mpsc::channel();
+        let (kept, members) = (Arc::clone(&work), record.clone());
+        let thread = thread::Builder::new()
+            .name("lab-machines".into())
+            .spawn(move || machines::keep(kept, members, &inbox, &reports))
+            .map_err(|source| Error::System { what: "cannot start a thread", source })?;
+        Ok(Cluster { orders: Some(orders), thread: Some(thread), work: Some(work), record })
+    }
+
     /// Does `action` to the member at this place (n1 is 0). What comes of it is reported.
     pub fn act(&self, member: usize, action: Action) {
         if let Some(orders) = &self.orders {
@@ -150,6 +171,19 @@ impl Cluster {
     pub fn change_program(&self, member: usize, ours: bool) {
         if let Some(orders) = &self.orders {
             drop(orders.send(Order::Program(member, ours)));
+        }
+    }
+
+    /// Does something to the files of a member that is down.
+    ///
+    /// # Errors
+    /// As [`files::run`]; or its files are on another machine.
+    pub fn change_files(&self, member: usize, job: Job) -> Result<String, Error> {
+        match self.record.machines.get(member) {
+            Some(name) => Err(Error::Refused(format!(
+                "the lab leaves the files on {name} alone: etcd-lab node on {name} COMMAND"
+            ))),
+            None => files::run(&self.record.members[member], job),
         }
     }
 

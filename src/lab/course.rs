@@ -7,11 +7,14 @@ use crate::lab::Error;
 use crate::lab::guide;
 use crate::lab::guide::Ask;
 use crate::lab::guide::AskKind;
+use crate::lab::guide::Bed;
+use crate::lab::guide::CHAPTER;
 use crate::lab::guide::Checked;
 use crate::lab::guide::Head;
 use crate::lab::guide::Item;
 use crate::lab::guide::Lab;
 use crate::lab::guide::LentBed;
+use crate::lab::guide::MachineBed;
 use crate::lab::guide::Member;
 use crate::lab::guide::ProcessBeds;
 use crate::lab::guide::Run;
@@ -19,6 +22,7 @@ use crate::lab::guide::SHELF;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
 use crate::lab::guide::budget;
+use crate::lab::guide::chapter_quiz;
 use crate::lab::guide::shelved;
 use crate::lab::guide::syllabus::short;
 use crate::lab::picture::words::counted;
@@ -45,6 +49,9 @@ const FIRST_LAB: &str = "B3";
 /// If there is none: a sentence with all names.
 pub fn chosen(wanted: Option<&str>) -> Result<Lab, String> {
     let wanted = wanted.unwrap_or(FIRST_LAB);
+    if let Some(number) = wanted.strip_prefix(CHAPTER) {
+        return chapter_quiz(number);
+    }
     let lab = named(wanted).and_then(shelved).ok_or_else(|| {
         let all: Vec<&str> = SHELF.iter().map(|(name, _)| short(name)).collect();
         format!("there is no lab {wanted:?}; there are {}", all.join(", "))
@@ -90,6 +97,9 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
     let lab = chosen(wanted)?;
     let work = folder.join("work");
     fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
+    if lab.head.needs_nodes() && !record.machines.is_empty() {
+        return Ok(Session::new(Arc::new(lab.clone()), on_machines(&lab, record)?, &work));
+    }
     if lab.head.needs_nodes() {
         budget::check(&lab.head, None, ending)?;
         let bed = own_beds(&lab, record, true)?.begin(&lab.head.cluster)?;
@@ -101,11 +111,33 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
     Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 
+/// The machines as the nodes of this lab.
+fn on_machines(lab: &Lab, record: &Record) -> Result<Arc<dyn Bed>, String> {
+    let id = &lab.head.id;
+    if !lab.head.cluster.machines {
+        return Err(format!(
+            "{id} starts members of its own, breaks them and begins anew, which the lab does on this machine only: etcd-lab {id}, without --machines"
+        ));
+    }
+    let host = |url: &str| {
+        url.split("://").last().and_then(|rest| rest.rsplit_once(':')).map_or("", |(host, _)| host).to_owned()
+    };
+    let all = record.machines.iter().zip(&record.members);
+    let machines: Vec<_> =
+        all.map(|(name, m)| (name.clone(), host(&m.client_url).trim_matches(['[', ']']).to_owned())).collect();
+    Ok(Arc::new(MachineBed::new(&lab.head.cluster, &machines)?))
+}
+
 /// Where this lab's own clusters come from, beside the cluster of `record`. `beside`: another lab may be open still.
 ///
 /// # Errors
-/// This program's path is not known; or the lab is about upstream etcd, and nobody has named one.
+/// This program's path is not known; its nodes are machines, which nobody makes anew; or the lab is about upstream etcd, and nobody has named one.
 pub fn own_beds(lab: &Lab, record: &Record, beside: bool) -> Result<ProcessBeds, String> {
+    if !record.machines.is_empty() {
+        return Err(
+            "machines are not made anew by the lab: with Vagrant, `vagrant destroy` and `vagrant up` do it".into()
+        );
+    }
     let (profile, because) = guide::here(&lab.head, beside);
     let beds = ProcessBeds::ours()?.at(profile).because(because);
     match &record.upstream {

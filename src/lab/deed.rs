@@ -271,7 +271,8 @@ impl Deed {
                     Action::Stop => Some("-TERM"),
                     Action::Restart => None,
                 };
-                signal.and_then(|s| Some(format!("kill {s} {}", pid(member)?)))
+                let there = if picture.is_elsewhere { ", on its machine" } else { "" };
+                signal.and_then(|s| Some(format!("kill {s} {}{there}", pid(member)?)))
             }
             _ => None,
         };

@@ -11,12 +11,13 @@
 //! | `expr`, `facts`, `check` | what a check may say, what it looks at, what it answers |
 //! | `expect` | an output on the page against one that came out |
 //! | `shell`, `bed`, `places`, `machine` | commands, the cluster they talk to, and where it is on this machine |
+//! | `away` | the same on other machines, with a systemd of their own |
 //! | `simulated` | the same on simulated members, with a clock of their own |
 //! | `service`, `unit` | `systemctl`, `journalctl` and `sudo` of a node that has none |
 //! | `papers` | files and certificates, for checks |
 //! | `session`, `page` | one learner in one lab, step by step; the page at a given width |
 //! | `shelf` | the labs and chapters that are in this program |
-//! | `lesson`, `quiz` | a chapter in the terminal, its cluster, and its questions |
+//! | `lesson`, `quiz` | a chapter in the terminal, its cluster, and its questions, there and on the screen |
 //! | `built` | the built book, in this program |
 //! | `gate`, `spoil`, `report`, `seeds` | is this lab true? |
 //! | `book`, `print` | the page as mdBook wants it, and on paper |
@@ -26,6 +27,7 @@
 //!
 //! Source: our own format; the precedents are mdBook, rustlings and trycmd.
 
+mod away;
 mod bed;
 mod book;
 pub mod budget;
@@ -61,6 +63,7 @@ pub mod syllabus;
 mod unit;
 mod vocabulary;
 
+pub(crate) use away::MachineBed;
 pub use bed::Bed;
 pub use bed::Beds;
 pub use bed::LentBed;
@@ -99,6 +102,8 @@ pub use places::Profile;
 pub(crate) use places::here;
 pub use print::answer_key;
 pub use print::handout;
+pub use quiz::CHAPTER;
+pub use quiz::chapter_quiz;
 pub use quiz::quiz;
 pub use quiz::told as quizzes_told;
 pub use report::Case;

@@ -10,6 +10,7 @@ use crate::lab::observe::Report;
 use crate::lab::picture::reconcile::Glance;
 use crate::lab::promises::Told;
 use crate::lab::promises::Watched;
+use crate::lab::survey;
 use crate::lab::workdir::Record;
 use crate::proto::etcdserverpb::WatchCreateRequest;
 use crate::proto::etcdserverpb::WatchRequest;
@@ -100,6 +101,9 @@ async fn follow(member: usize, url: &str, next: &mut i64, to: &mpsc::Sender<Repo
 }
 
 async fn open(url: &str, next: i64) -> Option<Streaming<WatchResponse>> {
+    if survey::is_closed(url) {
+        return None;
+    }
     let endpoint = Endpoint::from_shared(url.to_owned()).ok()?.connect_timeout(CONNECT);
     let mut client = WatchClient::new(endpoint.connect().await.ok()?).max_decoding_message_size(RESPONSE_MAX);
     let all = Bytes::from_static(b"\0");

@@ -335,6 +335,8 @@ pub struct Picture {
     names: BTreeMap<u64, String>,
     /// Its members speak TLS to each other.
     pub is_tls: bool,
+    /// They are on other machines, and go on when the lab ends.
+    pub is_elsewhere: bool,
     /// It was begun with another etcd; any member of it may be our server by now.
     pub has_upstream: bool,
     /// The cluster of which the first member to speak was. 0: none has said.
@@ -350,7 +352,8 @@ impl Picture {
         let view = |m: &MemberRecord| MemberView { is_polled, ..MemberView::new(&m.name, &m.client_url) };
         let members = record.members.iter().map(view).collect();
         let promises = Promises::new(record.members.iter().map(|m| m.name.clone()).collect());
-        Picture { members, promises, is_tls: record.tls, has_upstream, ..Picture::default() }
+        let is_elsewhere = !record.machines.is_empty();
+        Picture { members, promises, is_tls: record.tls, is_elsewhere, has_upstream, ..Picture::default() }
     }
 
     /// Lets time pass.

@@ -120,7 +120,7 @@ pub fn bases() -> Vec<PathBuf> {
     state.map(|s| s.join("etcd-lab")).into_iter().chain([temp]).collect()
 }
 
-fn new_folder(bases: &[PathBuf], notices: &mut Vec<String>) -> Result<WorkDir, Error> {
+pub(super) fn new_folder(bases: &[PathBuf], notices: &mut Vec<String>) -> Result<WorkDir, Error> {
     let mut tried = Vec::new();
     for base in bases {
         match WorkDir::create_under(base) {
@@ -153,11 +153,15 @@ fn draw_up(work: &WorkDir, nodes: usize, ports: &[(u16, u16)], notices: &mut Vec
     });
     let number = work.path().file_name().unwrap_or(OsStr::new("0")).to_string_lossy();
     let cluster_token = format!("etcd-lab-{number}");
-    Ok(Record { supervisor_pid: 0, cluster_token, members: members.collect(), upstream: None, tls: false })
+    Ok(Record { supervisor_pid: 0, cluster_token, members: members.collect(), ..Record::default() })
 }
 
 /// A kept folder: the same members at the same addresses.
 fn take_up(work: &WorkDir, mut kept: Record, notices: &mut Vec<String>) -> Result<Record, Error> {
+    if !kept.machines.is_empty() {
+        let (folder, names) = (work.path().display(), kept.machines.join(","));
+        return Err(Error::Refused(format!("the members of {folder} are on machines: --machines {names}")));
+    }
     for m in &mut kept.members {
         m.pid = 0;
         for url in [&m.client_url, &m.peer_url] {

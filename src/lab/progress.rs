@@ -146,7 +146,9 @@ impl Progress {
             return false;
         }
         self.labs.insert(id.clone(), now);
-        self.last = Some(id.clone());
+        if !session.lab().steps.is_empty() {
+            self.last = Some(id.clone());
+        }
         true
     }
 

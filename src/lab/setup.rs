@@ -6,17 +6,23 @@
 //!
 //! ```text
 //! table    the machines of each mode and their addresses: the same table as the Vagrantfile's, which a test compares
+//! door     by which the lab's screens see an etcd that systemd runs here
 //! mirror   the certificate by which this machine alone believes that its mirror is github.com
 //! reach    `node on NAME COMMAND`, `node status`: by ssh, with a key that starts `etcd-lab agent` there
 //! ```
 //!
 //! Left out: units and certificates of etcd, which are steps of the labs themselves.
 
+mod door;
 mod mirror;
 mod reach;
 mod table;
 
+pub(crate) use door::DOOR;
+pub(crate) use door::TOKEN;
+
 use crate::lab::guide;
+use crate::lab::picture::words::counted;
 use std::fs;
 use std::io;
 use std::io::Write;
@@ -39,7 +45,7 @@ usage: etcd-lab node setup --mode one|three|five --name NAME --ips IP[,IP] [--ke
 ";
 
 /// What a machine of the course needs, and Debian's package that has it.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 12] = [
     ("systemctl", "systemd"),
     ("sudo", "sudo"),
     ("curl", "curl"),
@@ -47,6 +53,7 @@ const TOOLS: [(&str, &str); 11] = [
     ("tar", "tar"),
     ("openssl", "openssl"),
     ("ip", "iproute2"),
+    ("lsb_release", "lsb-release"),
     ("nft", "nftables"),
     ("ssh", "openssh-client"),
     ("unshare", "util-linux"),
@@ -131,6 +138,7 @@ impl Machine {
         order(&["update-ca-certificates"])?;
         if let Some(key) = &self.key {
             done.extend(reach::lend(key, &self.root, self.name == table::FIRST)?);
+            done.extend(door::make(key, &self.root)?);
         }
         let unit = self.root.join("etc/systemd/system/etcd-lab-cloud.service");
         done.extend(written(&unit, UNIT.as_bytes(), 0o644)?);
@@ -230,6 +238,28 @@ fn written(path: &Path, bytes: &[u8], mode: u32) -> io::Result<Option<String>> {
     };
     write().map_err(at(path))?;
     Ok(Some(format!("wrote {}", path.display())))
+}
+
+/// The agent on another machine of the course, or on any host that this user's ssh reaches and that was set up in the same way.
+pub(crate) fn agent_at(name: &str) -> Command {
+    reach::ssh(Path::new("/"), name)
+}
+
+/// The names of the first so many machines of this one's course, on which etcd may run.
+///
+/// # Errors
+/// This machine is none of a course, or there are not so many.
+pub(crate) fn first_machines(count: usize) -> Result<Vec<String>, String> {
+    let mode = noted(Path::new("/"), "MODE")?;
+    let names: Vec<String> = table::members(&mode).take(count).map(str::to_owned).collect();
+    match names.len() == count {
+        true => Ok(names),
+        false => Err(format!(
+            "mode {mode} has {} for etcd: {}",
+            counted(names.len() as u64, "machine", "machines"),
+            names.join(", ")
+        )),
+    }
 }
 
 /// Runs `etcd-lab node …` and returns its exit code.

@@ -2,6 +2,7 @@
 //!
 //! Keys are no folders; a separator makes them so. A folder with a million keys costs one page: its rest is skipped by asking on behind it.
 
+use crate::lab::survey;
 use crate::proto::etcdserverpb::HashKvRequest;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::RangeResponse;
@@ -143,13 +144,14 @@ pub async fn ask(urls: &[String], what: Ask) -> Shown {
 }
 
 async fn client(urls: &[String]) -> Result<KvClient<Channel>, String> {
-    for url in urls {
+    for url in urls.iter().filter(|url| !survey::is_closed(url)) {
         let endpoint = Endpoint::from_shared(url.clone()).map_err(|e| e.to_string())?.connect_timeout(CONNECT);
         if let Ok(channel) = endpoint.connect().await {
             return Ok(KvClient::new(channel));
         }
     }
-    Err("no member answers".into())
+    let is_closed = !urls.is_empty() && urls.iter().all(|url| survey::is_closed(url));
+    Err(if is_closed { survey::CLOSED.into() } else { "no member answers".into() })
 }
 
 async fn range(kv: &mut KvClient<Channel>, request: RangeRequest) -> Result<RangeResponse, String> {
@@ -293,6 +295,10 @@ async fn compare(urls: &[(usize, String)]) -> Result<Shown, String> {
     let mut clients = Vec::new();
     let mut revision = i64::MAX;
     for (member, url) in urls {
+        if survey::is_closed(url) {
+            clients.push((*member, Err(survey::CLOSED.to_owned())));
+            continue;
+        }
         let endpoint = Endpoint::from_shared(url.clone()).map_err(|e| e.to_string())?.connect_timeout(CONNECT);
         let client = match endpoint.connect().await {
             Ok(channel) => {

@@ -199,6 +199,15 @@ pub async fn ask(member: usize, m: &MemberRecord, token: &str, since: &mut Since
     reports
 }
 
+/// Whether a member wants TLS of its clients. It is not asked without: each time it would write into its log that somebody came so.
+#[must_use]
+pub fn is_closed(url: &str) -> bool {
+    !url.starts_with("http://")
+}
+
+/// What is said in place of the answer.
+pub(crate) const CLOSED: &str = "it wants a certificate of its clients: use etcdctl there";
+
 /// Puts programs in the place of addresses; who was looked for once is not looked for again while it watches.
 async fn name_clients(all: &mut [Watcher], known: &mut BTreeMap<String, String>) {
     let watchers = || all.iter().filter(|w| w.watch_id != OWN_WATCH);
@@ -221,6 +230,9 @@ async fn name_clients(all: &mut [Watcher], known: &mut BTreeMap<String, String>)
 
 async fn status(m: &MemberRecord, since: &mut Since) -> Option<Survey> {
     let url = &*m.client_url;
+    if is_closed(url) {
+        return None;
+    }
     let mut client = match since.maintenance.take() {
         Some(client) => client,
         None => {
@@ -245,7 +257,10 @@ async fn status(m: &MemberRecord, since: &mut Since) -> Option<Survey> {
     if since.metrics_wait == 0 {
         let text = metrics(url).await.unwrap_or_default();
         (since.metrics, since.metrics_wait) = (chosen(&text), METRICS_EVERY);
-        close = Some(Box::new(Close { files: close::files(&m.data_dir), ..close::of_metrics(&text) }));
+        close = Some(Box::new(Close {
+            files: m.data_dir.is_dir().then(|| close::files(&m.data_dir)),
+            ..close::of_metrics(&text)
+        }));
     }
     since.metrics_wait -= 1;
     let header = status.header.unwrap_or_default();

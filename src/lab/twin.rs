@@ -195,7 +195,7 @@ fn developed(film: Film) -> Recording {
         data_dir: "none".into(),
     };
     let members = film.names.iter().map(member).collect();
-    let record = Record { supervisor_pid: 0, cluster_token: "simulation".into(), members, upstream: None, tls: false };
+    let record = Record { supervisor_pid: 0, cluster_token: "simulation".into(), members, ..Record::default() };
     let end = film.scenes.last().map_or(0, |scene| scene.at_ms);
     let mut reports = Vec::new();
     for scene in film.scenes {

@@ -11,10 +11,13 @@ use crate::lab::SIZES;
 use crate::lab::ask;
 use crate::lab::board::Move;
 use crate::lab::board::Order;
+use crate::lab::course;
 use crate::lab::course::Course;
 use crate::lab::course::Typed;
 use crate::lab::deed::pasted;
-use crate::lab::files;
+use crate::lab::guide::Lab;
+use crate::lab::machines;
+use crate::lab::machines::Found;
 use crate::lab::nemesis;
 use crate::lab::observe;
 use crate::lab::observe::REPORTS_MAX;
@@ -31,6 +34,7 @@ use crate::lab::picture::json::plain;
 use crate::lab::picture::words::counted;
 use crate::lab::preflight;
 use crate::lab::preflight::PORTS;
+use crate::lab::preflight::Plan;
 use crate::lab::progress::Progress;
 use crate::lab::recording::Recording;
 use crate::lab::recording::Replay;
@@ -47,6 +51,7 @@ use rustix::process::Pid;
 use rustix::process::Signal;
 use std::io::Write;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
@@ -74,6 +79,9 @@ pub struct Options {
     pub seconds: Option<u64>,
     /// `--tls`: members speak TLS to each other.
     pub tls: bool,
+    /// `--machines 3` or names: where the members are, and who was reached by that.
+    pub machines: Option<String>,
+    pub found: Option<Found>,
     /// `--nodes N`.
     pub nodes: Option<usize>,
     /// `--folder PATH`.
@@ -121,6 +129,7 @@ impl Options {
             match name {
                 "--nodes" => options.nodes = Some(nodes(&value("1, 3 or 5")?)?),
                 "--etcd" => options.etcd = Some(value("the path of an etcd")?.into()),
+                "--machines" => options.machines = Some(value("a number, or names with commas between them")?),
                 "--folder" => options.folder = Some(value("a path")?.into()),
                 "--theme" => options.theme = Some(value("dark, light, contrast or mono")?),
                 "--lab" => options.lab = Some(value("a lab's name, such as E3")?),
@@ -138,6 +147,44 @@ impl Options {
             }
         }
         Ok(options)
+    }
+}
+
+impl Options {
+    /// Reaches the machines that were named, if any were, and has them have an etcd, unless this lab begins without. Says what it did there.
+    ///
+    /// # Errors
+    /// A machine that cannot be reached or is not ready; an option that is about members of this one.
+    pub fn reach_machines(&mut self, lab: &Lab, out: &mut dyn Write) -> Result<(), Error> {
+        let Some(wanted) = &self.machines else { return Ok(()) };
+        if self.etcd.is_some() || self.tls || self.nodes.is_some() || self.sim {
+            let why =
+                "--etcd, --tls, --nodes and --sim are about members of this machine: leave them away with --machines";
+            return Err(Error::Usage(why.into()));
+        }
+        let mut found = machines::reach(wanted)?;
+        if !lab.head.cluster.machines
+            && let Some(said) = found.give_etcd()?
+        {
+            print(out, &said)?;
+        }
+        self.found = Some(found);
+        Ok(())
+    }
+
+    /// What to start: so many members, or those of a kept folder, or nothing but what leads to members on machines.
+    ///
+    /// # Errors
+    /// As [`preflight::plan`].
+    pub fn plan(&self, nodes: usize, kept: Option<&Path>) -> Result<Plan, Error> {
+        let folder = kept.or(self.folder.as_deref());
+        if let Some(found) = &self.found {
+            return found.plan(folder);
+        }
+        let mut plan = preflight::plan(nodes, folder, &PORTS)?;
+        plan.with_etcd(self.etcd.as_deref())?;
+        plan.with_tls(self.tls)?;
+        Ok(plan)
     }
 }
 
@@ -173,10 +220,10 @@ pub fn print_feed(recording: Recording, out: &mut dyn Write) -> Result<(), Error
     Ok(())
 }
 
-/// `etcd-lab up [--nodes N] [--folder PATH] [--etcd PATH] [--tls] [--rm] [--feed]`: runs a cluster until it is interrupted.
+/// `etcd-lab up [--nodes N|--machines N] [--folder PATH] [--etcd PATH] [--tls] [--rm] [--feed]`: runs a cluster until it is interrupted.
 pub fn up(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let ran = Options::parse(args, &["--nodes", "--folder", "--etcd", "--tls", "--rm", "--feed"])
-        .and_then(|o| run_up(&o, out));
+    let ran = Options::parse(args, &["--nodes", "--machines", "--folder", "--etcd", "--tls", "--rm", "--feed"])
+        .and_then(|o| run_up(o, out));
     finish(ran, err)
 }
 
@@ -240,14 +287,13 @@ pub(crate) fn finish(ran: Result<(), Error>, err: &mut dyn Write) -> u8 {
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
+pub fn run_up(mut options: Options, out: &mut dyn Write) -> Result<(), Error> {
     if let Some(etcd) = &options.etcd {
         // Before there is a folder.
         upstream::check(etcd)?;
     }
-    let mut plan = preflight::plan(options.nodes.unwrap_or(3), options.folder.as_deref(), &PORTS)?;
-    plan.with_etcd(options.etcd.as_deref())?;
-    plan.with_tls(options.tls)?;
+    options.reach_machines(&course::chosen(options.lab.as_deref()).map_err(Error::Usage)?, out)?;
+    let plan = options.plan(options.nodes.unwrap_or(3), None)?;
     for notice in &plan.notices {
         print(out, &format!("note: {notice}"))?;
     }
@@ -266,11 +312,18 @@ pub fn run_up(options: &Options, out: &mut dyn Write) -> Result<(), Error> {
         print(out, &format!("step {step} is being set up: a fresh cluster, and the steps before on it"))?;
         runtime.block_on(course.begin_at(step)).into_iter().take(1).try_for_each(|line| print(out, &line))?;
     }
+    let on_machines = !cluster.record.machines.is_empty();
+    if let (Some(course), true) = (&course, on_machines) {
+        // Its page may be about how they come to have an etcd at all.
+        course.page().iter().try_for_each(|line| print(out, line))?;
+    }
     let watched = runtime.block_on(watch(&cluster, &token, (to, reports), options.feed, course, out));
-    drop(print(out, "shutting the members down"));
+    let last = if on_machines { "the members go on, on their machines" } else { "shutting the members down" };
+    drop(print(out, last));
     let folder = cluster.folder().to_path_buf();
     match cluster.shutdown() {
         Some(work) if options.remove => work.remove()?,
+        _ if on_machines => print(out, &format!("kept: {}", folder.display()))?,
         _ => print(out, &format!("kept: {} (continue with --folder, or delete it)", folder.display()))?,
     }
     watched
@@ -344,11 +397,11 @@ async fn watch(
         }
         if !led && let Some(leader) = picture.leader() {
             led = true;
-            ready(&picture.members[leader].name, course.as_ref(), out)?;
+            ready(&picture.members[leader].name, course.as_ref().filter(|_| !picture.is_elsewhere), out)?;
         }
         // A nemesis starts again whom it has killed.
         let are_gone = picture.members.iter().all(|m| matches!(m.process, Process::Ended { .. }));
-        if are_gone && deeds.board.nemesis.is_none() {
+        if are_gone && deeds.board.nemesis.is_none() && !picture.is_elsewhere {
             let log = cluster.record.members[0].log.display().to_string();
             return Err(Error::Refused(format!("all members have ended; the reason is in {log}")));
         }
@@ -468,7 +521,7 @@ async fn carry_out(cluster: &Cluster, token: &str, list: Vec<Order>) -> Result<(
             Order::Config { member, misfit } => cluster.configure(member, misfit),
             Order::Program { member, ours } => cluster.change_program(member, ours),
             Order::Files { member, job } => {
-                files::run(&cluster.record.members[member], job).map(drop).map_err(|e| e.to_string())?;
+                cluster.change_files(member, job).map(drop).map_err(|e| e.to_string())?;
             }
         }
     }

@@ -70,6 +70,9 @@ pub struct Record {
     /// Members speak TLS to each other, with certificates of the lab's own authority.
     #[serde(default)]
     pub tls: bool,
+    /// The machines on which the members are, n1's first; none: on this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<String>,
 }
 
 impl Record {
@@ -98,7 +101,7 @@ impl Record {
             }
         };
         let members = (1..=members).map(member).collect();
-        Record { supervisor_pid: 1, cluster_token: "t".into(), members, upstream: None, tls: false }
+        Record { supervisor_pid: 1, cluster_token: "t".into(), members, ..Record::default() }
     }
 }
 

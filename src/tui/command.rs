@@ -2,6 +2,7 @@
 
 use crate::lab::Deed;
 use crate::lab::deed::WORDS;
+use crate::lab::guide::CHAPTER;
 use crate::lab::misfit::Misfit;
 use crate::lab::picture::Tone;
 use crate::tui::Cmd;
@@ -28,6 +29,8 @@ const OWN: &[(&str, &str, &str)] = &[
     ("watch", "", "screen 4"),
     ("data", "PREFIX", "screen 5"),
     ("cluster", "", "screen 6"),
+    ("lab", "E3", "another lab on screen 1"),
+    ("quiz", "4", "a chapter's questions on screen 1"),
     ("shell", "", "a shell with the lab's etcdctl"),
     ("undo", "", "take the last fault back"),
     ("why", "", "why is it not …?"),
@@ -99,6 +102,9 @@ pub(super) fn run(model: &mut Model, line: &str) -> Option<Cmd> {
         "put-at" => return act::put_at(model, rest),
         "get" => return act::get(model, rest),
         "learn" => return learn::show(model),
+        "lab" | "quiz" if rest.is_empty() => model.notify(Tone::Bad, "which? Write it like this: lab E3, or quiz 4"),
+        "lab" => return Some(Cmd::OpenLab { name: rest.to_owned() }),
+        "quiz" => return Some(Cmd::OpenLab { name: format!("{CHAPTER}{rest}") }),
         "ring" => model.screen = Screen::Ring,
         "wire" => model.screen = Screen::Wire,
         "logs" => model.screen = Screen::Logs,

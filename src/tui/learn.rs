@@ -108,7 +108,7 @@ impl Learn {
     pub fn places(&self, body: Rect) -> Places {
         let none = Rect { height: 0, ..body };
         // The picture is of the cluster on the other screens. A lab with nodes of its own has no use for it.
-        if body.width >= BESIDE && !self.session.has_own_nodes() {
+        if body.width >= BESIDE && self.session.is_on_screen() {
             let left = Rect { width: (body.width * 55 / 100).clamp(66, 84), ..body };
             let right = Rect { x: left.right() + 1, width: body.width - left.width - 1, ..body };
             let (page, checks) = self.stacked(left);
@@ -437,10 +437,10 @@ pub(super) fn show(model: &mut Model) -> Option<Cmd> {
     let learn = model.learn.as_mut()?;
     let wanted = learn.session.lab().head.cluster.nodes.len();
     let asked = learn.ask_checks(now);
-    let own = learn.session.lab().head.needs_nodes();
-    if own {
+    let has_steps = !learn.session.lab().steps.is_empty();
+    if !learn.session.is_on_screen() {
         model.notify(Tone::Plain, "this lab has nodes of its own, which screens 2 to 6 do not show".to_owned());
-    } else if nodes != wanted {
+    } else if nodes != wanted && has_steps {
         model.notify(
             Tone::Plain,
             format!(
@@ -545,7 +545,9 @@ fn go(model: &mut Model, by: isize) -> Option<Cmd> {
     let at = learn.session.at();
     let last = learn.session.lab().steps.len().saturating_sub(1);
     let to = at.saturating_add_signed(by).min(last);
-    if to == at && by > 0 && checks > 0 && passed == checks {
+    // A chapter's questions have no checks: whoever goes on goes on with the course.
+    let is_chapter = learn.session.lab().steps.is_empty();
+    if to == at && by > 0 && (is_chapter || checks > 0 && passed == checks) {
         return Some(Cmd::NextLab);
     }
     if to == at {

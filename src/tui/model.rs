@@ -94,6 +94,8 @@ pub enum Cmd {
     Redo { step: usize },
     /// Open the lab that the course has next.
     NextLab,
+    /// Open the lab of this name, or the questions of a chapter.
+    OpenLab { name: String },
     /// Note a marker in the recording.
     Mark { text: String },
     /// Put a text on the clipboard, by way of the terminal.
@@ -362,7 +364,7 @@ impl Model {
     /// Whether the Learn screen is seen, with a lab that has nodes of its own: nothing there is of the cluster of the other screens.
     #[must_use]
     pub fn is_apart(&self) -> bool {
-        self.base() == Place::Learn && self.learn.as_ref().is_some_and(|learn| learn.session.has_own_nodes())
+        self.base() == Place::Learn && self.learn.as_ref().is_some_and(|learn| !learn.session.is_on_screen())
     }
 
     /// What is drawn: the recording, the frozen picture, or the picture.

@@ -14,7 +14,6 @@ use crate::lab::ask;
 use crate::lab::board::Order;
 use crate::lab::course;
 use crate::lab::deed::quoted;
-use crate::lab::files;
 use crate::lab::guide;
 use crate::lab::guide::Lab;
 use crate::lab::observe;
@@ -23,7 +22,6 @@ use crate::lab::orders;
 use crate::lab::own_watch;
 use crate::lab::picture::Pace;
 use crate::lab::preflight;
-use crate::lab::preflight::PORTS;
 use crate::lab::preflight::Screen;
 use crate::lab::progress::Progress;
 use crate::lab::recording::Recorder;
@@ -133,12 +131,13 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
             "--theme",
             "--plain",
             "--tls",
+            "--machines",
             "--lab",
             "--step",
         ],
     )?;
     let lab = course::can_begin(options.lab.as_deref(), options.step, options.folder.as_deref())?;
-    if let Some(code) = elsewhere(&lab)? {
+    if let Some(code) = elsewhere(&lab, &options)? {
         return code;
     }
     let script = simulated(&options)?;
@@ -163,13 +162,12 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
         if let Some(recording) = recording {
             return up::print_feed(recording, out).map(|()| String::new());
         }
-        drop(writeln!(
-            out,
-            "No screen to draw on: three members start, and what happens is told line by line. Ctrl-C ends it."
-        ));
+        let who = if options.machines.is_some() { "" } else { "three members start, and " };
+        drop(writeln!(out, "No screen to draw on: {who}what happens is told line by line. Ctrl-C ends it."));
         (options.feed, options.course) = (true, true);
-        return up::run_up(&options, out).map(|()| String::new());
+        return up::run_up(options, out).map(|()| String::new());
     }
+    options.reach_machines(&lab, out)?;
     let runtime = observe::runtime()?;
     let terminal = ratatui::try_init().map_err(|source| Error::System { what: "cannot use this terminal", source })?;
     let (asked, restore) = (options.lab.is_some().then_some(lab), Restore);
@@ -191,7 +189,10 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
 }
 
 /// A lab whose page has addresses runs where they are: this program once more, around which they have been made.
-fn elsewhere(lab: &Lab) -> Result<Option<Result<String, Error>>, Error> {
+fn elsewhere(lab: &Lab, options: &Options) -> Result<Option<Result<String, Error>>, Error> {
+    if options.machines.is_some() {
+        return Ok(None);
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(mut again) = guide::enter_for(lab, &args).map_err(Error::Usage)? else { return Ok(None) };
     let status = again.status().map_err(|source| Error::System { what: "cannot make the lab's networks", source })?;
@@ -302,7 +303,10 @@ impl App {
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.measure();
         self.model.wanted = asked.as_ref().map(|lab| format!("{} {}", lab.head.id, lab.title));
-        if asked.is_some_and(|lab| lab.head.needs_nodes()) && self.model.replay.is_none() {
+        if self.options.found.is_some() {
+            // Who is there is no question.
+            self.start_cluster(0, None);
+        } else if asked.is_some_and(|lab| lab.head.needs_nodes()) && self.model.replay.is_none() {
             self.model.starting = true;
             self.start_cluster(SIZES[self.model.size], None);
         }
@@ -422,6 +426,7 @@ impl App {
             (Cmd::Check { seq }, Some(_)) => self.check(seq),
             (Cmd::Redo { step }, Some(_)) => self.redo(step),
             (Cmd::NextLab, Some(_)) => self.next_lab(),
+            (Cmd::OpenLab { name }, Some(_)) => self.offer(course::chosen(Some(&name))),
             (Cmd::Mark { text }, Some(_)) => {
                 // It may wait for room behind what members report.
                 let to = self.to.clone();
@@ -505,7 +510,7 @@ impl App {
                 Order::Config { member, misfit } => live.cluster.configure(member, misfit),
                 Order::Program { member, ours } => live.cluster.change_program(member, ours),
                 Order::Files { member, job } => {
-                    let done = files::run(&live.cluster.record.members[member], job);
+                    let done = live.cluster.change_files(member, job);
                     let said = done.map_err(|e| format!("not done: {e}"));
                     drop(self.answer.try_send(Msg::Answer(said)));
                 }
@@ -639,7 +644,7 @@ impl App {
                 let known = self.progress.as_ref().map(|(progress, _)| progress);
                 said = known.and_then(|p| p.recall(&mut session).or_else(|| p.missing(session.lab())));
                 // Its cluster is new, so it is brought to where the learner was. The one on the screen may have been kept.
-                left = known.and_then(|p| p.left_at(session.lab())).filter(|_| session.has_own_nodes());
+                left = known.and_then(|p| p.left_at(session.lab())).filter(|_| !session.is_on_screen());
                 Heard::Opened(Box::new(session))
             }
             Err(why) => Heard::NotOpened(why),
@@ -663,13 +668,18 @@ impl App {
     fn next_lab(&mut self) {
         let here = self.model.learn.as_ref().map(|l| l.session.lab().head.id.clone());
         let next = self.progress.as_ref().and_then(|(progress, _)| progress.next(here.as_deref()));
-        let said = match next {
-            None => "no lab of the course is left: all are done".to_owned(),
-            Some(lab) if lab.head.cluster.machines => {
+        self.offer(next.ok_or_else(|| "no lab of the course is left: all are done".to_owned()));
+    }
+
+    /// Opens a lab in the place of the one that is open, if it can run where this one does.
+    fn offer(&mut self, lab: Result<Lab, String>) {
+        let said = match lab {
+            Err(why) => why,
+            Ok(lab) if lab.head.cluster.machines && self.options.found.is_none() => {
                 let id = &lab.head.id;
-                format!("next is {id} {}, on new machines: leave (q), then etcd-lab {id}", lab.title)
+                format!("{id} {} is on new machines: leave (q), then etcd-lab {id}", lab.title)
             }
-            Some(lab) => {
+            Ok(lab) => {
                 self.options.lab = Some(lab.head.id);
                 return self.open_lab();
             }
@@ -678,9 +688,7 @@ impl App {
     }
 
     fn try_start(&mut self, nodes: usize, kept: Option<PathBuf>) -> Result<Msg, Error> {
-        let mut plan = preflight::plan(nodes, kept.as_deref().or(self.options.folder.as_deref()), &PORTS)?;
-        plan.with_etcd(self.options.etcd.as_deref())?;
-        plan.with_tls(self.options.tls)?;
+        let mut plan = self.options.plan(nodes, kept.as_deref())?;
         let notices = std::mem::take(&mut plan.notices);
         let token =
             fs::read_to_string(plan.work.token_file()).map_err(|source| Error::System { what: "no token", source })?;
@@ -782,8 +790,10 @@ impl App {
     fn leave(mut self, remove: bool) -> Result<String, Error> {
         let Some(live) = self.live.take() else { return Ok(String::new()) };
         let folder = live.cluster.folder().display().to_string();
+        let on_machines = !live.cluster.record.machines.is_empty();
         match live.cluster.shutdown() {
             Some(work) if remove => work.remove().map(|()| String::new()),
+            _ if on_machines => Ok(format!("kept: {folder}\nwhat happened: etcd-lab replay {folder}/{RECORDING}\n")),
             _ => Ok(format!("kept: {folder}\ngo on with: etcd-lab, and g there; or etcd-lab --folder {folder}\n")),
         }
     }

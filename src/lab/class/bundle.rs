@@ -18,6 +18,7 @@ use crate::lab::guide::BOOK;
 use crate::lab::guide::SHELF;
 use crate::lab::guide::Seeds;
 use crate::lab::guide::shelved;
+use crate::lab::guide::syllabus::short;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process_group;
@@ -296,8 +297,7 @@ fn commands() -> String {
         "# The commands of the five documents\n\nByte for byte, with the lab that runs each. What does not run any more has its repair below it.\n",
     );
     let seeds: Seeds = toml::from_str(SEEDS).unwrap_or_default();
-    let pages: BTreeMap<&str, &str> =
-        SHELF.iter().map(|(name, _)| (name.split('-').next().unwrap_or(name), *name)).collect();
+    let pages: BTreeMap<&str, &str> = SHELF.iter().map(|(name, _)| (short(name), *name)).collect();
     let mut document = "";
     for seed in &seeds.seed {
         let of = seed.id.split('#').next().unwrap_or_default();
@@ -334,6 +334,16 @@ fn sums(to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::lab::stand_in;
+
+    #[test]
+    fn every_command_leads_to_a_page_that_is_there() {
+        let text = commands();
+        let pages: Vec<&str> =
+            text.split("](book/labs/").skip(1).filter_map(|rest| rest.split(".html)").next()).collect();
+        assert_eq!(pages.len(), SEEDS.matches("\nid = ").count(), "each has one");
+        let is_there = |page: &&str| SHELF.iter().any(|(name, _)| name == page);
+        assert_eq!(pages.iter().find(|page| !is_there(page)), None);
+    }
 
     /// Without a browser: whatever the machine of the test has.
     fn ran(args: &[&str]) -> Result<String, String> {

@@ -5,6 +5,7 @@
 //! with flags that every etcd since 3.4 knows.
 #![expect(clippy::disallowed_methods, reason = "waits for real processes")]
 
+use crate::lab::guide::away::Away;
 use crate::lab::guide::facts::has_leader;
 use crate::lab::guide::machine;
 use crate::lab::guide::places::Claim;
@@ -25,6 +26,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -58,7 +60,7 @@ fn beds_at_once() -> usize {
 }
 
 /// Our own programs that every terminal of a lab has, besides etcd's.
-const TOOLS: [&str; 5] = ["etcd-lab", "systemctl", "journalctl", "systemd-run", "sudo"];
+pub(super) const TOOLS: [&str; 5] = ["etcd-lab", "systemctl", "journalctl", "systemd-run", "sudo"];
 
 /// The folder of whoever is at no node: commands that stay in the background are kept there.
 const DESK: &str = "desk";
@@ -120,6 +122,11 @@ pub trait Bed: Send + Sync {
 
     /// The program that takes a command to a node that is a machine of its own: `machine NODE COMMAND…`.
     fn machine(&self) -> Option<&Path> {
+        None
+    }
+
+    /// The agents of its nodes, if they are other machines.
+    fn away(&self) -> Option<Arc<Away>> {
         None
     }
 
@@ -202,7 +209,7 @@ impl LentBed {
 }
 
 /// Puts a link into a folder of programs, in place of one that is there.
-fn link(bin_dir: &Path, name: &str, program: &Path) -> Result<(), String> {
+pub(super) fn link(bin_dir: &Path, name: &str, program: &Path) -> Result<(), String> {
     let link = bin_dir.join(name);
     // Usually there is none.
     let _ = fs::remove_file(&link);
@@ -210,7 +217,7 @@ fn link(bin_dir: &Path, name: &str, program: &Path) -> Result<(), String> {
 }
 
 /// The folders in which a node's services live.
-fn make_node(node: &Path) -> Result<(), String> {
+pub(super) fn make_node(node: &Path) -> Result<(), String> {
     for below in ["etc/etcd", "etc/systemd/system", "run", "var/lib", "var/log"] {
         fs::create_dir_all(node.join(below)).map_err(|e| format!("{}: {e}", node.display()))?;
     }

@@ -145,11 +145,17 @@ async fn run_commands(wanted: &BTreeSet<&Fact>, shell: &Shell) -> Result<BTreeMa
 async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) {
     match fact {
         Fact::UnitActive(node, unit) => {
-            let active = shell.node(node).is_some_and(|n| service::is_active(&n, unit));
+            let active = match shell.away(node) {
+                Some(away) => away.is_active(node, unit).await,
+                None => shell.node(node).is_some_and(|n| service::is_active(&n, unit)),
+            };
             facts.units.insert((node.clone(), unit.clone()), active);
         }
         Fact::Log(node, unit) => {
-            let text = shell.node(node).map(|n| service::journal(&n, unit)).unwrap_or_default();
+            let text = match shell.away(node) {
+                Some(away) => away.journal(node, unit).await,
+                None => shell.node(node).map(|n| service::journal(&n, unit)).unwrap_or_default(),
+            };
             facts.logs.insert((node.clone(), unit.clone()), text);
         }
         Fact::File(path, property) => {

@@ -62,7 +62,7 @@ const README: &str = "These are etcd-lab's own programs, under the file name tha
 /// Said where there are none.
 pub(crate) const MISSING: &str = "this lab's nodes are machines with a network and a root of their own, and they are not here: \
     start it with `etcd-lab --lab NAME`, or try it with `etcd-lab test labs/NAME`; both make them if this system allows it. \
-    The VMs of the Vagrantfile are the other way.";
+    The VMs of the Vagrantfile are the other way: there, `etcd-lab NAME --machines 3`.";
 
 /// Which folder's archives are given, if not ours; set once, before the first lab.
 static ARCHIVES: OnceLock<PathBuf> = OnceLock::new();

@@ -27,6 +27,10 @@ pub(crate) enum Found {
 /// Looks at a file of the lab. Nothing: there is no such file, or it is not what was asked for.
 pub(crate) async fn look(shell: &Shell, name: &str, property: &FileProperty) -> Option<Found> {
     let path = shell.file(name);
+    shell.fetch(name).await;
+    if let FileProperty::CertSignedBy(other) | FileProperty::CertMatches(other) = property {
+        shell.fetch(other).await;
+    }
     match property {
         FileProperty::Exists => Some(Found::Bool(path.exists())),
         FileProperty::Text => {

@@ -1,10 +1,13 @@
-//! `etcd-lab lesson N --quiz`: a chapter's questions, one after the other. An answer is given once, and kept with the learner's progress.
+//! A chapter's questions: one after the other in `etcd-lab lesson N --quiz`, or as a page of the Learn screen. An answer is given once, and kept
+//! with the learner's progress, wherever it was given.
 
 use crate::lab::guide::model::Block;
 use crate::lab::guide::model::Fold;
 use crate::lab::guide::model::Lab;
 use crate::lab::guide::model::Predict;
 use crate::lab::guide::model::pick;
+use crate::lab::guide::settings::Cluster;
+use crate::lab::guide::settings::Head;
 use crate::lab::guide::shelf::LESSONS;
 use crate::lab::guide::shelf::lesson_named;
 use crate::lab::progress::Progress;
@@ -15,7 +18,32 @@ use std::path::Path;
 
 /// Where a chapter's answers are kept, among the labs.
 fn key(lesson: &Lab) -> String {
-    format!("chapter {}", lesson.head.id)
+    format!("{CHAPTER}{}", lesson.head.id)
+}
+
+/// How the names begin by which chapters stand among the labs.
+pub const CHAPTER: &str = "chapter ";
+
+/// The questions of this chapter as a page without steps: it wants no cluster, and its name is where the answers are kept.
+///
+/// # Errors
+/// There is no such chapter: a sentence that says which there are.
+pub fn chapter_quiz(number: &str) -> Result<Lab, String> {
+    let none = || format!("there is no chapter {number:?}; there are 0 to {}", LESSONS.len() - 1);
+    let lesson = lesson_named(number).map_err(|e| e.to_string())?.ok_or_else(none)?;
+    let asked: Vec<Block> = questions(&lesson.intro).into_iter().cloned().map(Block::Predict).collect();
+    let what =
+        Block::Text(vec!["The chapter's questions. An answer is given once; `etcd-lab progress` counts them.".into()]);
+    let head = Head {
+        id: key(&lesson),
+        engines: Vec::new(),
+        network: Vec::new(),
+        cluster: Cluster::default(),
+        disk: 0,
+        memory: 0,
+        ..lesson.head.clone()
+    };
+    Ok(Lab { head, intro: [what].into_iter().chain(asked).collect(), steps: Vec::new(), ..lesson })
 }
 
 /// Everything that a page asks with options, from its top to its bottom.
@@ -111,7 +139,11 @@ pub fn told(progress: &Progress) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::guide::Item;
+    use crate::lab::guide::LentBed;
+    use crate::lab::guide::Session;
     use crate::lab::progress::Done;
+    use std::sync::Arc;
 
     #[test]
     fn an_answer_is_given_once_and_is_there_the_next_time() {
@@ -138,6 +170,32 @@ mod tests {
         let progress = Progress::load(&file).expect("kept");
         assert!(told(&progress).starts_with("chapter 4: 2 of 2 questions answered, "), "{}", told(&progress));
         assert!(ran("").1.contains("2 of 2 answered"), "nothing is asked any more");
+    }
+
+    #[test]
+    fn on_the_screen_a_chapter_is_a_page_of_its_questions_and_its_answers_are_the_same() {
+        let lab = chapter_quiz("4").expect("there is a chapter 4");
+        assert_eq!(lab.head.id, "chapter 04");
+        assert!(!lab.head.needs_nodes() && lab.steps.is_empty());
+        let bed = || Arc::new(LentBed::new(Path::new("/nowhere"), Vec::new()));
+        let begin = || Session::new(Arc::new(lab.clone()), bed(), Path::new("/"));
+        let mut session = begin();
+        let first = match session.items().first() {
+            Some(Item::Predict(first)) => (*first).clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(session.predict(&first.id, &first.answer).expect("it is open").0);
+        let mut progress = Progress::default();
+        assert!(progress.note(&session));
+        assert_eq!(progress.last, None, "a teacher wants to know the lab");
+        assert!(told(&progress).starts_with("chapter 4: 1 of 2 questions answered, 1 rightly"), "{}", told(&progress));
+        let mut again = begin();
+        assert_eq!(progress.recall(&mut again), None);
+        assert_eq!(again.guessed(&first.id), Some(first.answer.as_str()));
+        for number in 0..LESSONS.len() {
+            assert!(chapter_quiz(&number.to_string()).is_ok_and(|lab| lab.intro.len() > 1), "chapter {number}");
+        }
+        assert_eq!(chapter_quiz("12").expect_err("none"), "there is no chapter \"12\"; there are 0 to 11");
     }
 
     #[test]

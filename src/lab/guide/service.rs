@@ -5,6 +5,8 @@
 //! starts it again as `Restart=` says, and ends it. The guard holds on to the bed's lock file: when the lab ends, even by
 //! `kill -9`, the lock is free, and the guard ends with all that it started.
 //!
+//! Nodes that are other machines have their own: see `away`.
+//!
 //! Source: systemctl(1), systemd.service(5), sd_notify(3). Left out: everything of systemd that one service does not need.
 #![expect(clippy::disallowed_methods, reason = "stands in for a service manager: waits for processes, with a clock")]
 
@@ -492,7 +494,7 @@ fn ad_hoc(command: &str) -> Unit {
 }
 
 /// A command without anything of the shell's in it takes the shell's place: the unit's process is the program's, as with systemd.
-fn alone(command: &str) -> String {
+pub(super) fn alone(command: &str) -> String {
     let assigns = command.split_whitespace().next().is_some_and(|word| word.contains('='));
     let plain = !assigns && !command.contains([';', '|', '&', '<', '>', '(', '`', '\n']);
     if plain { format!("exec {command}") } else { command.to_owned() }

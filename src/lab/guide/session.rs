@@ -451,6 +451,12 @@ impl Session {
         self.bed.nodes().is_some()
     }
 
+    /// Whether its nodes are the machines whose members are on the screen.
+    #[must_use]
+    pub fn is_on_screen(&self) -> bool {
+        !self.has_own_nodes() || self.bed.away().is_some()
+    }
+
     /// The lab's head, if its cluster is its own: what that takes is free when the lab ends.
     #[must_use]
     pub fn own_head(&self) -> Option<&Head> {

@@ -5,9 +5,11 @@
 //! one pipe, in the order in which a terminal would show them. Bounded in time and in bytes; what a command leaves running
 //! ends with it, and with the lab, however that ends.
 
+use crate::lab::guide::away::Away;
 use crate::lab::guide::bed::Bed;
 use crate::lab::guide::service::ALIVE_VAR;
 use crate::lab::guide::service::NODE_VAR;
+use crate::lab::guide::service::alone;
 use crate::lab::guide::simulated::SIM_VAR;
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -20,6 +22,7 @@ use std::path::PathBuf;
 use std::process;
 use std::process::ExitStatus;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
@@ -51,7 +54,7 @@ pub struct Output {
 }
 
 /// Where commands run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Shell {
     folder: PathBuf,
     bin_dir: PathBuf,
@@ -66,6 +69,8 @@ pub(crate) struct Shell {
     settings: &'static [(&'static str, &'static str)],
     /// What takes a command to a node that is a machine of its own.
     machine: Option<PathBuf>,
+    /// The agents of the nodes, if they are other machines.
+    away: Option<Arc<Away>>,
     /// The socket of the simulation that the members live in.
     simulator: Option<PathBuf>,
 }
@@ -118,6 +123,7 @@ impl Shell {
             lab: bed.lab().map(Path::to_owned),
             settings: bed.settings(),
             machine: bed.machine().map(Path::to_owned),
+            away: bed.away(),
             simulator: bed.simulator().map(Path::to_owned),
         }
     }
@@ -127,6 +133,22 @@ impl Shell {
         match (name.split_once(':'), &self.nodes) {
             (Some((node, path)), Some(nodes)) => nodes.join(node).join(path.trim_start_matches('/')),
             _ => self.folder.join(name),
+        }
+    }
+
+    /// The agents of the nodes, if this is one of those that are other machines.
+    pub(crate) fn away(&self, node: &str) -> Option<&Arc<Away>> {
+        self.away.as_ref().filter(|away| away.has(node))
+    }
+
+    /// Brings a file here that is on another machine; [`Shell::file`] says where to. One that cannot be brought is not there.
+    pub(crate) async fn fetch(&self, name: &str) {
+        if let Some((node, path)) = name.split_once(':')
+            && let Some(away) = self.away(node)
+            && away.fetch(node, path).await.is_err()
+        {
+            // What was brought before says nothing of now.
+            let _ = std::fs::remove_file(self.file(name));
         }
     }
 
@@ -200,7 +222,12 @@ impl Shell {
 
     fn prepared(&self, node: Option<&str>, call: Call<'_>, endpoints: &str) -> Command {
         let start = if call.aside { READS_ON } else { GOES_ON };
+        let is_away = node.is_some_and(|node| self.away(node).is_some());
         let command = match call.background {
+            Some(unit) if is_away => {
+                // systemd's own takes a program and its words.
+                format!("{start}systemd-run -q -G --unit={unit} /bin/sh -c \"$LAB_COMMAND\"")
+            }
             Some(unit) => format!("{start}systemd-run --unit={unit} \"$LAB_COMMAND\""),
             None => format!("{start}{}", call.command),
         };
@@ -209,7 +236,8 @@ impl Shell {
         if call.command.contains("--endpoints") {
             shell.env_remove("ETCDCTL_ENDPOINTS");
         }
-        shell.stdin(Stdio::null()).env("NO_COLOR", "1").env("TERM", "dumb").env("LAB_COMMAND", call.command);
+        let whole = if is_away { alone(call.command) } else { call.command.to_owned() };
+        shell.stdin(Stdio::null()).env("NO_COLOR", "1").env("TERM", "dumb").env("LAB_COMMAND", whole);
         shell.process_group(0).kill_on_drop(true);
         shell
     }
@@ -335,6 +363,7 @@ mod tests {
             lab: None,
             settings: &[],
             machine: None,
+            away: None,
             simulator: None,
         }
     }

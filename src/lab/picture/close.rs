@@ -64,7 +64,7 @@ fn chain(papers: &Papers) -> Vec<String> {
 }
 
 fn files(close: &Close) -> String {
-    let files = &close.files;
+    let Some(files) = &close.files else { return "files: not here, but on the member's machine".into() };
     let newest = match files.snapshots {
         0 => "no snapshot yet".to_owned(),
         n => format!("{n} snapshot{}, the newest of entry {}", plural(n), files.newest_index),

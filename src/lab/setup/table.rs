@@ -30,6 +30,11 @@ pub(super) fn machines(mode: &str) -> impl Iterator<Item = (&'static str, &'stat
     MACHINES.iter().filter(move |(_, _, least)| rank(least) <= most).map(|(name, ip, _)| (*name, *ip))
 }
 
+/// The machines of a mode on which etcd may run: all but the API server's.
+pub(super) fn members(mode: &str) -> impl Iterator<Item = &'static str> {
+    machines(mode).map(|(name, _)| name).filter(|name| *name != "api")
+}
+
 /// Writes all names into this file, between two marks; what else is in it stays.
 pub(super) fn hosts(path: &Path, mode: &str) -> io::Result<Option<String>> {
     let there = String::from_utf8(super::content(path)?)
@@ -65,6 +70,8 @@ mod tests {
     fn each_mode_has_its_machines() {
         let counts = MODES.map(|mode| machines(mode).count());
         assert_eq!(counts, [1, 5, 6]);
+        let members: Vec<&str> = members("five").collect();
+        assert_eq!(members, ["controller-0", "controller-1", "controller-2", "spare", "spare-2"]);
     }
 
     #[test]

@@ -379,7 +379,7 @@ fn a_member_is_looked_at_closely() {
                 etcd_network_peer_round_trip_time_seconds_sum{To=\"2\"} 0.5\n\
                 etcd_network_peer_round_trip_time_seconds_count{To=\"2\"} 100\n";
     let files = Files { snapshots: 1, newest_index: 10_000, segments: 2, segment_bytes: 8 << 20 };
-    let close = Some(Box::new(Close { files, ..close::of_metrics(text) }));
+    let close = Some(Box::new(Close { files: Some(files), ..close::of_metrics(text) }));
     let survey = Survey { version: "3.6.14".into(), close, ..Survey::default() };
     script.report(Report::Surveyed { member: 0, survey: Box::new(survey.clone()) });
     // A round without a close look takes nothing away.

@@ -16,6 +16,7 @@ use super::wrap;
 use crate::lab::Picture;
 use crate::lab::picture::MemberView;
 use crate::lab::picture::Process;
+use crate::lab::survey;
 use crate::lab::survey::Survey;
 use crate::tui::model::Model;
 use crate::tui::mouse::Hit;
@@ -41,6 +42,7 @@ pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect
             Some(s) => {
                 (shown.iter().map(|figure| format!("{:>1$}", (figure.of)(s), figure.width())).collect(), Style::new())
             }
+            None if survey::is_closed(&m.client_url) => (format!(" not asked: {}", survey::CLOSED), page.theme.faint()),
             None => (" no answer".to_owned(), page.theme.faint()),
         };
         page.line(metrics, row, &format!(" {:<7}{line}", m.name), style);
@@ -85,14 +87,16 @@ fn fresh<'a>(picture: &Picture, m: &'a MemberView) -> Option<&'a Survey> {
 fn member(picture: &Picture, m: &MemberView, selected: bool, wide: bool) -> String {
     let (letter, word) = standing(m, picture.now);
     let mark = if selected { "▸" } else { " " };
-    let url = m.client_url.trim_start_matches("http://");
+    let url = m.client_url.split("://").last().unwrap_or_default();
     let (version, size, in_use) = match fresh(picture, m) {
         Some(s) => (s.version.clone(), bytes(s.db_size as f64), bytes(s.db_in_use as f64)),
         None => ("-".into(), "-".into(), "-".into()),
     };
     let revision = m.look.as_ref().map_or(0, |l| l.revision).max(m.revision);
+    // A longer address takes its room from the version.
+    let room = 23_usize.saturating_sub(url.len().max(15));
     let mut line = format!(
-        "{mark}{:<6} {letter} {word:<13} {version:<8} {url:<15} {size:>8} {in_use:>8} {:>9}",
+        "{mark}{:<6} {letter} {word:<13} {version:<room$} {url:<15} {size:>8} {in_use:>8} {:>9}",
         m.name,
         if m.state.is_some() { revision.to_string() } else { "-".into() }
     );

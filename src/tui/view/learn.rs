@@ -22,6 +22,7 @@ use crate::lab::Picture;
 use crate::lab::guide::AskKind;
 use crate::lab::guide::Item;
 use crate::lab::guide::LineKind;
+use crate::lab::picture::words::counted;
 use crate::lab::up::clock;
 use crate::tui::learn::Learn;
 use crate::tui::model::Model;
@@ -35,7 +36,7 @@ const WINDOW: u16 = 70;
 pub(super) fn draw(model: &Model, picture: &Picture, page: &mut Page, area: Rect) {
     let Some(learn) = &model.learn else { return };
     let at = learn.places(area);
-    if learn.session.has_own_nodes() {
+    if !learn.session.is_on_screen() {
         let nodes = learn.session.nodes().join(", ");
         page.line(at.strip, 0, &format!(" nodes: {nodes} (not those of screens 2 to 6)"), Style::new());
         page.line(
@@ -82,8 +83,14 @@ fn strip(picture: &Picture, page: &mut Page, area: Rect) {
 
 fn title(learn: &Learn, page: &mut Page, area: Rect) {
     let lab = learn.session.lab();
-    let step = format!("step {} of {} ", learn.session.at() + 1, lab.steps.len().max(1));
-    let name = format!(" {} {}", lab.head.id, lab.title);
+    // Without steps it is a chapter's questions.
+    let (name, step) = match lab.steps.len() {
+        0 => {
+            let count = counted(learn.session.items().len() as u64, "question", "questions");
+            (format!(" Chapter {}", lab.title), format!("{count} "))
+        }
+        count => (format!(" {} {}", lab.head.id, lab.title), format!("step {} of {count} ", learn.session.at() + 1)),
+    };
     let room = usize::from(area.width).saturating_sub(name.width() + step.width());
     let style = page.theme.good().add_modifier(Modifier::UNDERLINED);
     page.line(area, 0, &format!("{name}{}{step}", " ".repeat(room)), style);
@@ -123,6 +130,12 @@ fn checks(learn: &Learn, page: &mut Page, area: Rect, body: Rect, lines: usize) 
     let state = match (passed == count && count > 0, last) {
         (true, true) => format!("checks: {passed} of {count} pass, lab done, n: next"),
         (true, false) => format!("checks: {passed} of {count} pass, n goes on"),
+        (false, _) if learn.session.lab().steps.is_empty() => {
+            let items = learn.session.items();
+            let answered =
+                |item: &&Item<'_>| matches!(item, Item::Predict(p) if learn.session.guessed(&p.id).is_some());
+            format!("{} of {} answered, n goes on with the course", items.iter().filter(answered).count(), items.len())
+        }
         (false, _) => format!("checks: {passed} of {count} pass"),
     };
     let below = lines.saturating_sub(learn.scroll + usize::from(body.height));

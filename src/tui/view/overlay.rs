@@ -200,7 +200,10 @@ fn command_line(page: &mut Page, area: Rect, text: &str) {
 
 fn quit(model: &Model, page: &mut Page, area: Rect, choice: usize) {
     let learns = u16::from(model.learn.is_some());
-    let inside = window(page, area, "leave the lab? its members end", 66, QUIT.len() as u16 + 4 + learns);
+    let go_on = model.picture.as_ref().is_some_and(|picture| picture.is_elsewhere);
+    let title =
+        if go_on { "leave the lab? its members go on, on their machines" } else { "leave the lab? its members end" };
+    let inside = window(page, area, title, 66, QUIT.len() as u16 + 4 + learns);
     for (i, what) in QUIT.iter().enumerate() {
         let (mark, style) = if i == choice { ("▸", page.theme.marked()) } else { (" ", Style::new()) };
         page.line(inside, i as u16, &format!("{mark} {what}"), style);

@@ -1,0 +1,317 @@
+//! Nodes that are other machines, each with a systemd of its own: a lab's commands and checks reach them by their agents.
+//!
+//! The lab finds them as they are and leaves them so: nothing is started, and nothing is taken away. A command at a node runs there as root, in
+//! `/`; its terminal goes on in a file there. What a check wants to see of a file is brought here first, and then looked at as any other.
+
+use crate::lab::agent::Answer;
+use crate::lab::agent::Ask;
+use crate::lab::agent::Remote;
+use crate::lab::guide::bed::Bed;
+use crate::lab::guide::bed::Member;
+use crate::lab::guide::bed::TOOLS;
+use crate::lab::guide::bed::executable;
+use crate::lab::guide::bed::link;
+use crate::lab::guide::bed::make_node;
+use crate::lab::guide::bed::scratch;
+use crate::lab::guide::places::Place;
+use crate::lab::guide::places::swaps;
+use crate::lab::guide::settings::Cluster;
+use crate::lab::setup;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where the terminal of a node goes on, on its machine.
+const SESSION: &str = "/run/etcd-lab-session";
+
+/// The nodes' agents.
+#[derive(Default)]
+pub struct Away {
+    /// By the node's name: its machine's, and the agent that was asked last.
+    machines: BTreeMap<String, (String, Mutex<Option<Remote>>)>,
+    nodes: PathBuf,
+}
+
+impl Away {
+    /// Whether this node is one of them.
+    pub(crate) fn has(&self, node: &str) -> bool {
+        self.machines.contains_key(node)
+    }
+
+    fn ask(&self, node: &str, ask: &Ask) -> Result<Answer, String> {
+        let (machine, agent) = self.machines.get(node).ok_or_else(|| format!("there is no node {node}"))?;
+        let mut agent = agent.lock();
+        let mut there = match agent.take() {
+            Some(there) => there,
+            None => Remote::start(&mut setup::agent_at(machine))?,
+        };
+        let answer = there.ask(ask)?;
+        *agent = Some(there);
+        Ok(answer)
+    }
+
+    /// The same, off the thread that draws.
+    async fn asked(self: &Arc<Away>, node: &str, ask: Ask) -> Result<Answer, String> {
+        let (away, node) = (Arc::clone(self), node.to_owned());
+        tokio::task::spawn_blocking(move || away.ask(&node, &ask)).await.map_err(|e| e.to_string())?
+    }
+
+    /// Whether this unit is active there.
+    pub(crate) async fn is_active(self: &Arc<Away>, node: &str, unit: &str) -> bool {
+        let asked = self.asked(node, Ask::Unit { name: unit.to_owned() }).await;
+        matches!(asked, Ok(Answer::Unit { active, .. }) if active == "active")
+    }
+
+    /// What this unit has written since the machine was started, its newest part if it is much.
+    pub(crate) async fn journal(self: &Arc<Away>, node: &str, unit: &str) -> String {
+        let argv =
+            ["journalctl", "-b", "-u", unit, "-o", "cat", "--no-pager", "-n", "2000"].map(str::to_owned).to_vec();
+        match self.asked(node, Ask::Run { argv }).await {
+            Ok(Answer::Ran { out, .. }) => out,
+            _ => String::new(),
+        }
+    }
+
+    /// Brings a file here, as it is there: to the same place in the folder that stands for the node.
+    ///
+    /// # Errors
+    /// The machine is not reached, or what came cannot be kept.
+    pub(crate) async fn fetch(self: &Arc<Away>, node: &str, path: &str) -> Result<(), String> {
+        let path = path.trim_start_matches('/');
+        let (there, here) = (Path::new("/").join(path), self.nodes.join(node).join(path));
+        let found = self.asked(node, Ask::File { path: there.clone() }).await?;
+        // What was brought before may be another kind of thing.
+        let _ = fs::remove_file(&here);
+        let Answer::File { exists, dir, mode, .. } = found else { return Err(format!("another answer: {found:?}")) };
+        if !exists {
+            let _ = fs::remove_dir_all(&here);
+            return Ok(());
+        }
+        let mode = u32::from_str_radix(&mode, 8).unwrap_or(0o600);
+        let bytes = match dir {
+            true => None,
+            false => {
+                // Not as text: a key may be binary.
+                let argv = ["base64".to_owned(), "-w0".to_owned(), there.display().to_string()].to_vec();
+                match self.asked(node, Ask::Run { argv }).await? {
+                    Answer::Ran { exit: 0, out, cut: false, .. } => {
+                        Some(STANDARD.decode(out).map_err(|e| e.to_string())?)
+                    }
+                    Answer::Ran { cut: true, .. } => {
+                        return Err(format!("{} is too large to be looked at from here", there.display()));
+                    }
+                    other => return Err(format!("{}: {other:?}", there.display())),
+                }
+            }
+        };
+        keep(&here, bytes.as_deref(), mode).map_err(|e| format!("{}: {e}", here.display()))
+    }
+}
+
+/// A file with these bytes, or a folder, with this mode.
+fn keep(here: &Path, bytes: Option<&[u8]>, mode: u32) -> io::Result<()> {
+    fs::create_dir_all(here.parent().unwrap_or(here))?;
+    match bytes {
+        Some(bytes) => fs::write(here, bytes)?,
+        None => fs::create_dir_all(here)?,
+    }
+    fs::set_permissions(here, fs::Permissions::from_mode(mode))
+}
+
+/// Machines as the nodes of a lab. See the module.
+pub(crate) struct MachineBed {
+    folder: PathBuf,
+    bin_dir: PathBuf,
+    members: Vec<Member>,
+    spares: Vec<Member>,
+    swaps: Vec<(String, String)>,
+    machine: PathBuf,
+    away: Arc<Away>,
+}
+
+impl MachineBed {
+    /// The nodes of this cluster on these machines, each with its address: those of their names, or for a node that is alone the first.
+    ///
+    /// # Errors
+    /// There are no such machines, or a folder cannot be had.
+    pub(crate) fn new(cluster: &Cluster, machines: &[(String, String)]) -> Result<MachineBed, String> {
+        let nodes: Vec<_> = cluster.nodes.iter().chain(&cluster.spare).collect();
+        let named = |name: &str| machines.iter().find(|(machine, _)| machine == name);
+        let alone = machines.first().filter(|_| nodes.len() == 1);
+        let folder = scratch("machines")?;
+        let (bin_dir, roots) = (folder.join("bin"), folder.join("nodes"));
+        let (mut places, mut away) = (Vec::new(), Away { nodes: roots.clone(), ..Away::default() });
+        for node in &nodes {
+            let found = named(&node.name).or(alone);
+            let (machine, ip) =
+                found.ok_or_else(|| format!("the lab's node {} is none of the machines of --machines", node.name))?;
+            let at = |port: u16| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+            places.push(Place { name: node.name.clone(), client: at(2379), peer: at(2380), ip: node.ip.clone() });
+            away.machines.insert(node.name.clone(), (machine.clone(), Mutex::new(None)));
+        }
+        let member = |p: &Place| Member { name: p.name.clone(), endpoint: p.client.clone() };
+        let (first, spare) = places.split_at(cluster.nodes.len());
+        let bed = MachineBed {
+            members: first.iter().map(member).collect(),
+            spares: spare.iter().map(member).collect(),
+            swaps: swaps(&places),
+            machine: bin_dir.join("machine"),
+            bin_dir,
+            folder,
+            away: Arc::new(away),
+        };
+        bed.furnish(&roots)?;
+        Ok(bed)
+    }
+
+    fn furnish(&self, roots: &Path) -> Result<(), String> {
+        let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
+        fs::create_dir_all(&self.bin_dir).map_err(|e| format!("{}: {e}", self.bin_dir.display()))?;
+        for name in ["etcd", "etcdctl", "etcdutl"].into_iter().chain(TOOLS) {
+            link(&self.bin_dir, name, &program)?;
+        }
+        for node in self.away.machines.keys().map(String::as_str).chain(["desk"]) {
+            make_node(&roots.join(node))?;
+        }
+        let names: Vec<String> =
+            self.away.machines.iter().map(|(node, (machine, _))| format!("{node}) to='{machine}';;")).collect();
+        for (name, script) in scripts(&self.machine, &names.join(" ")) {
+            executable(&self.bin_dir.join(name), &script)?;
+        }
+        Ok(())
+    }
+}
+
+/// How a command, and a file, come to a node.
+fn scripts(machine: &Path, names: &str) -> [(&'static str, String); 4] {
+    let program = machine.with_file_name("etcd-lab");
+    let (program, machine) = (program.display(), machine.display());
+    [
+        (
+            "machine",
+            format!(
+                "#!/bin/sh\n# machine NODE COMMAND...: the command on the machine that is this node of the lab, as root.\nnode=$1; shift\n\
+                 case $node in {names} *) echo \"there is no node $node\" >&2; exit 2;; esac\n\
+                 exec '{program}' node on \"$to\" env -C / LAB_SESSION={SESSION} LAB_COMMAND=\"$LAB_COMMAND\" HOME=/ TERM=dumb NO_COLOR=1 \
+                 /bin/sh -c 'exec \"$@\" 2>&1' sh \"$@\"\n"
+            ),
+        ),
+        (
+            "on",
+            format!(
+                "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode=$1; shift\n\
+                 exec '{machine}' \"$node\" /bin/sh -c \"[ ! -f {SESSION} ] || . {SESSION}; $*\"\n"
+            ),
+        ),
+        (
+            "scp",
+            format!(
+                "#!/bin/sh\n# scp FILE... NODE:[PATH]: copies small files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\
+                 [ \"$node\" != \"$last\" ] || {{ echo \"scp: the last word is NODE:PATH\" >&2; exit 1; }}\n\
+                 while [ $# -gt 1 ]; do\n\
+                 \x20 '{machine}' \"$node\" /bin/sh -c 'to=/${{1#/}}; [ ! -d \"$to\" ] || to=$to/$2; printf %s \"$4\" | base64 -d >\"$to\" && chmod \"$3\" \"$to\"' \
+                 sh \"$to\" \"${{1##*/}}\" \"$(stat -c %a \"$1\")\" \"$(base64 -w0 \"$1\")\" || exit 1\n  shift\ndone\n"
+            ),
+        ),
+        ("hostname", "#!/bin/sh\n# The name of where you are.\necho desk\n".to_owned()),
+    ]
+}
+
+impl Bed for MachineBed {
+    fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    fn bin_dir(&self) -> &Path {
+        &self.bin_dir
+    }
+
+    fn spares(&self) -> &[Member] {
+        &self.spares
+    }
+
+    fn nodes(&self) -> Option<&Path> {
+        Some(&self.away.nodes)
+    }
+
+    fn swaps(&self) -> &[(String, String)] {
+        &self.swaps
+    }
+
+    fn machine(&self) -> Option<&Path> {
+        Some(&self.machine)
+    }
+
+    fn away(&self) -> Option<Arc<Away>> {
+        Some(Arc::clone(&self.away))
+    }
+}
+
+impl Drop for MachineBed {
+    fn drop(&mut self) {
+        // What nobody wants any more; there is nobody to tell if some stays.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::guide::settings::Node;
+
+    fn cluster(names: &[(&str, &str)]) -> Cluster {
+        let node = |(name, ip): &(&str, &str)| Node { name: (*name).into(), ip: Some((*ip).into()) };
+        Cluster { nodes: names.iter().map(node).collect(), running: false, machines: true, ..Cluster::default() }
+    }
+
+    fn machines() -> Vec<(String, String)> {
+        [("controller-0", "10.240.0.10"), ("controller-1", "10.240.0.11")].map(|(n, ip)| (n.into(), ip.into())).to_vec()
+    }
+
+    #[test]
+    fn a_labs_nodes_are_the_machines_of_their_names_and_one_alone_is_the_first() {
+        let swapped = cluster(&[("controller-1", "10.240.0.11"), ("controller-0", "10.240.0.10")]);
+        let bed = MachineBed::new(&swapped, &machines()).expect("made");
+        assert_eq!(bed.members[0].endpoint, "10.240.0.11:2379");
+        assert!(bed.swaps.is_empty(), "the page is true as it stands");
+        let bed = MachineBed::new(&cluster(&[("server", "10.0.0.1")]), &machines()).expect("made");
+        assert_eq!(bed.away.machines["server"].0, "controller-0");
+        assert!(bed.swaps.contains(&("10.0.0.1".into(), "10.240.0.10".into())));
+        let others = cluster(&[("controller-0", "10.240.0.10"), ("cp2", "10.2.0.10")]);
+        assert!(MachineBed::new(&others, &machines()).err().is_some_and(|why| why.contains("node cp2 is none of")));
+    }
+
+    #[test]
+    fn a_file_goes_whole_and_with_its_mode() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bin = folder.path().join("bin");
+        fs::create_dir(&bin).expect("made");
+        let machine = bin.join("machine");
+        // In the machine's place: this one, with another root.
+        let root = folder.path().join("root");
+        fs::create_dir(&root).expect("made");
+        let scripts = scripts(&machine, "n1) to=one;;");
+        let scp = scripts
+            .iter()
+            .find(|(name, _)| *name == "scp")
+            .expect("it is there")
+            .1
+            .replace("to=/$", &format!("to={}/$", root.display()));
+        executable(&bin.join("scp"), &scp).expect("written");
+        executable(&machine, "#!/bin/sh\nshift\nexec \"$@\"\n").expect("written");
+        let key = folder.path().join("key.pem");
+        keep(&key, Some(b"\x00binary\n\n"), 0o600).expect("written");
+        let done = std::process::Command::new(bin.join("scp")).arg(&key).arg("n1:").status().expect("it runs");
+        assert!(done.success());
+        let copied = root.join("key.pem");
+        assert_eq!(fs::read(&copied).expect("there"), b"\x00binary\n\n");
+        assert_eq!(fs::metadata(&copied).expect("there").permissions().mode() & 0o777, 0o600);
+    }
+}
