@@ -354,16 +354,40 @@ impl Node {
     /// # Errors
     /// What the state machine answers; [`Error::TooManyRequests`] when too much waits; [`Error::RequestTooLarge`]; one of the time-outs after
     /// [`Node::request_timeout`] (the request may still be applied later).
-    pub async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
-        self.propose_in(None, request).await
+    pub fn propose(
+        &self,
+        request: pb::InternalRaftRequest,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<'_> {
+        self.propose_in(None, request)
     }
 
-    /// The same, but only as the leader of `only_leading`, if that is given: [`Error::NotPrimary`] if this member is that no more.
-    async fn propose_in(
+    /// The same, but only as the leader of `only_leading`, if that is given: [`Error::NotPrimary`] if this member is that no more. The request, which takes
+    /// much memory, is bytes before anybody waits.
+    fn propose_in(
+        &self,
+        only_leading: Option<Term>,
+        request: pb::InternalRaftRequest,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<'_> {
+        let (inner, began) = (&self.inner, self.inner.now());
+        let prepared = self.prepare(only_leading, request, began);
+        async move {
+            let (rank, proposal, is_told) = prepared?;
+            let id = proposal.id;
+            let result = self.submit(rank, proposal).await;
+            if is_told {
+                inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
+            }
+            result
+        }
+    }
+
+    /// Gives a request its id and makes it bytes; whether an observer is told of it.
+    fn prepare(
         &self,
         only_leading: Option<Term>,
         mut request: pb::InternalRaftRequest,
-    ) -> Result<Reply, Error> {
+        began: Millis,
+    ) -> Result<(Rank, Proposal, bool), Error> {
         let inner = &self.inner;
         let id = inner.request_id();
         request.header.get_or_insert_default().id = id;
@@ -384,17 +408,12 @@ impl Node {
         if data.len() > inner.config.max_request_bytes {
             return Err(Error::RequestTooLarge);
         }
-        let began = inner.now();
         let untold = inner.tap.admit(began);
         if let Some(untold) = untold {
             inner.tap.tell(|| telemetry::proposed(id, &request, untold));
         }
         let proposal = Proposal { id, data, conf_change: false, deadline: self.deadline(), only_leading };
-        let result = self.submit(rank, proposal).await;
-        if untold.is_some() {
-            inner.tap.tell(|| telemetry::answered(id, &result, inner.now().0 - began.0));
-        }
-        result
+        Ok((rank, proposal, untold.is_some()))
     }
 
     fn deadline(&self) -> Millis {

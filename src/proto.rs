@@ -3,7 +3,12 @@
 //! `tests/generated.rs` regenerates them and compares. Numbers and names are etcd's; [`lab`] is ours. raft's own messages come from the local crate
 //! `proto/raft-proto`, so that raft-rs and the peer protocol use one set of structs.
 
+mod codec;
 mod redacted;
+
+/// How messages become bytes and back.
+pub use codec::Codec;
+pub use codec::Decoder;
 
 /// The services for clients and all their messages, as a `FileDescriptorSet`: what the JSON gateway and gRPC reflection read.
 pub const DESCRIPTORS: &[u8] = include_bytes!("proto/generated/descriptors.bin");

@@ -14,14 +14,20 @@
 //! catches it up from history whenever it comes for more. If compaction passes the cursor, the watcher is cancelled and told where history
 //! begins. So each watcher gets every event of its range once and in order, or is told that it did not.
 //!
-//! Left out: encoding an event once for all its watchers. Source: contract-server 3; etcd `server/storage/mvcc/watchable_store.go`.
+//! Events are encoded once for all who are told of them ([`Told`]), and a stream's reader takes what is in its own queue without the hub
+//! and its lock. Source: contract-server 3; etcd `server/storage/mvcc/watchable_store.go`.
 
+mod batch;
+mod few;
 mod hub;
+mod outbox;
 mod queue;
 mod tree;
 
 #[cfg(test)]
 mod tests;
+
+pub use batch::Told;
 
 use crate::error::Error;
 use crate::proto::etcdserverpb as pb;
@@ -33,12 +39,17 @@ use crate::types::Revision;
 use bytes::Bytes;
 use hub::Hub;
 use hub::Step;
+use outbox::Delivery;
+use outbox::Found;
+use outbox::Item;
+use outbox::Outbox;
 use parking_lot::Mutex;
 use prost::Message;
-use queue::Delivery;
-use queue::Wake;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
 
 /// How many revisions one reading of history has at most; etcd's number.
 const CATCH_UP_REVISIONS: usize = 1000;
@@ -179,28 +190,25 @@ impl Shared {
     /// starts behind its own write.
     pub fn publish(&self, revision: Revision, events: &[Event]) {
         let wakes = self.0.lock().publish(revision, events);
-        wakes.iter().for_each(|wake| wake.items.notify_one());
+        wakes.iter().for_each(|outbox| outbox.wake());
     }
 
     /// Cancels the watchers that still want what is below `floor`.
     pub fn compacted(&self, floor: Revision) {
         let wakes = self.0.lock().compacted(floor);
-        wakes.iter().for_each(|wake| wake.items.notify_one());
+        wakes.iter().for_each(|outbox| outbox.wake());
     }
 
     /// The store was replaced by a snapshot at `current`: every watcher reads on from where it was.
     pub fn restored(&self, current: Revision) {
         let wakes = self.0.lock().restored(current);
-        wakes.iter().for_each(|wake| wake.items.notify_one());
+        wakes.iter().for_each(|outbox| outbox.wake());
     }
 
     /// Ends all streams, present and future, with `why`.
     pub fn close(&self, why: Error) {
         let wakes = self.0.lock().close(why);
-        for wake in wakes {
-            wake.items.notify_one();
-            wake.room.notify_one();
-        }
+        wakes.iter().for_each(|outbox| outbox.wake());
     }
 
     /// A stream without watchers. Dropping it removes what it has by then.
@@ -212,8 +220,8 @@ impl Shared {
     /// The same for a client at this address, for the lab to show.
     #[must_use]
     pub fn open_stream_of(&self, client: String) -> Stream {
-        let (id, wake, limits) = self.0.lock().open(client);
-        Stream { hub: Arc::clone(&self.0), id, wake, limits, pieces: Mutex::default() }
+        let (id, outbox, limits) = self.0.lock().open(client);
+        Stream { hub: Arc::clone(&self.0), id, outbox, limits, pieces: Mutex::default() }
     }
 
     /// At most `max` watchers for the lab to show, oldest stream first, and how many there are.
@@ -233,10 +241,10 @@ impl Shared {
 pub struct Stream {
     hub: Arc<Mutex<Hub>>,
     id: u64,
-    wake: Arc<Wake>,
+    outbox: Arc<Outbox>,
     limits: Limits,
     /// What is left of a response that was cut.
-    pieces: Mutex<VecDeque<pb::WatchResponse>>,
+    pieces: Mutex<VecDeque<Told>>,
 }
 
 impl Drop for Stream {
@@ -257,13 +265,13 @@ impl Stream {
             None => {}
         }
         drop(hub);
-        self.wake.items.notify_one();
+        self.outbox.wake();
     }
 
     /// Refuses a create request for a reason that the hub knows nothing of, such as a missing permission.
     pub fn refuse(&self, reason: &str) {
         self.hub.lock().refuse(self.id, reason);
-        self.wake.items.notify_one();
+        self.outbox.wake();
     }
 
     /// The ids of this stream's watchers and what each is for.
@@ -275,97 +283,93 @@ impl Stream {
     /// Cancels a watcher and says why; nothing if it has gone by itself.
     pub fn revoke(&self, watch_id: i64, reason: &str) {
         self.hub.lock().revoke(self.id, watch_id, reason);
-        self.wake.items.notify_one();
+        self.outbox.wake();
     }
 
-    /// Returns when the next request may be read from the client: its answers do not pile up.
-    pub async fn room(&self) {
-        while !self.hub.lock().has_room(self.id) {
-            self.wake.room.notified().await;
-        }
+    /// Whether the next request may be read from the client: its answers do not pile up. If not, something waits to be sent.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.outbox.answers() < self.limits.queue_answers
     }
 
     /// Tells the watchers that asked for it, that have got no event since the last call, and that do not lag, how far they are. The server
     /// calls this every `--watch-progress-notify-interval`.
     pub fn report_progress(&self) {
         self.hub.lock().report_progress(self.id);
-        self.wake.items.notify_one();
+        self.outbox.wake();
     }
 
     /// The next response; waits for one. For one caller at a time. Safe to drop while it waits.
     ///
     /// # Errors
-    /// What [`Shared::close`] was told, or [`Error::Storage`] or [`Error::Damaged`] from `history`; then the stream is over.
+    /// Those of [`Stream::poll_told`].
     pub async fn next(&self, history: &dyn History) -> Result<pb::WatchResponse, Error> {
+        poll_fn(|cx| self.poll_told(cx, history)).await.map(Told::into_response)
+    }
+
+    /// The next response, for one who sends it on. For one caller at a time, who is woken when there is one.
+    ///
+    /// # Errors
+    /// What [`Shared::close`] was told, or [`Error::Storage`] or [`Error::Damaged`] from `history`; then the stream is over.
+    pub fn poll_told(&self, cx: &mut Context<'_>, history: &dyn History) -> Poll<Result<Told, Error>> {
+        if let Some(piece) = self.pieces.lock().pop_front() {
+            return Poll::Ready(Ok(piece));
+        }
+        let mut is_registered = false;
         loop {
-            if let Some(piece) = self.pieces.lock().pop_front() {
-                return Ok(piece);
-            }
-            let step = self.hub.lock().step(self.id);
-            match step {
-                Step::Say(response) => {
-                    self.wake.room.notify_one();
-                    return Ok(response);
-                }
-                Step::Deliver(delivery) => return self.deliver(delivery, history),
+            match self.step() {
+                Step::Take(Item::Answer(answer)) => return Poll::Ready(Ok(Told::new(*answer, Bytes::new()))),
+                Step::Take(Item::Events(delivery)) => return Poll::Ready(self.deliver(&delivery, history)),
                 Step::CatchUp { watch_id, serial, range, from } => {
-                    let past = history.events(&range, from, CATCH_UP_REVISIONS)?;
+                    let past = match history.events(&range, from, CATCH_UP_REVISIONS) {
+                        Ok(past) => past,
+                        Err(why) => return Poll::Ready(Err(why)),
+                    };
                     let caught_up = self.hub.lock().caught_up(self.id, watch_id, serial, past);
+                    // That took a while: whoever shares the task with this stream goes first before it reads more.
+                    cx.waker().wake_by_ref();
                     if let Some(delivery) = caught_up {
-                        return self.deliver(delivery, history);
+                        return Poll::Ready(self.deliver(&delivery, history));
                     }
                 }
-                Step::Wait => self.wake.items.notified().await,
-                Step::Closed(why) => return Err(why),
+                Step::Wait if is_registered => return Poll::Pending,
+                Step::Wait => {
+                    // Then a last look: what came in between wakes nobody.
+                    self.outbox.waker().register(cx.waker());
+                    is_registered = true;
+                }
+                Step::Closed(why) => return Poll::Ready(Err(why)),
             }
+        }
+    }
+
+    fn step(&self) -> Step {
+        match self.outbox.look() {
+            Found::Item(item) => Step::Take(item),
+            Found::Nothing => Step::Wait,
+            Found::AskHub => self.hub.lock().step(self.id),
+            Found::Closed(why) => Step::Closed(why),
         }
     }
 
     /// Makes the response of a delivery; if it is cut, the first piece of it.
-    fn deliver(&self, delivery: Delivery, history: &dyn History) -> Result<pb::WatchResponse, Error> {
-        let (prev_kv, fragment) = (delivery.prev_kv, delivery.fragment);
-        let mut response = delivery.into_response();
-        if prev_kv {
-            for event in &mut response.events {
-                event.prev_kv = previous(event, history)?;
-            }
+    fn deliver(&self, delivery: &Delivery, history: &dyn History) -> Result<Told, Error> {
+        let batch = &delivery.batch;
+        let all = if delivery.prev_kv { batch.with_previous(history)? } else { batch.plain() };
+        let some = delivery.picked.as_ref().map(|picked| all.picked(picked));
+        let events = some.as_ref().unwrap_or(all);
+        let header = queue::header(delivery.revision);
+        let response = pb::WatchResponse { header, watch_id: delivery.watch_id, ..Default::default() };
+        let told = Told::new(response, events.bytes());
+        if !delivery.fragment || events.len() < 2 || told.encoded_len() < self.limits.fragment_bytes {
+            return Ok(told);
         }
-        if !fragment || response.events.len() < 2 || response.encoded_len() < self.limits.fragment_bytes {
-            return Ok(response);
-        }
-        let mut pieces = cut(response, self.limits.fragment_bytes);
-        let first = pieces.pop_front().expect("a response with events has a first piece");
+        let cut = pb::WatchResponse { fragment: true, ..told.response };
+        let pieces = events.pieces(cut.encoded_len(), self.limits.fragment_bytes);
+        let mut pieces: VecDeque<Told> = pieces.into_iter().map(|events| Told::new(cut.clone(), events)).collect();
+        pieces.back_mut().expect("events have a first piece").response.fragment = false;
+        let first = pieces.pop_front().expect("events have a first piece");
         *self.pieces.lock() = pieces;
         Ok(first)
     }
-}
-
-fn previous(event: &Event, history: &dyn History) -> Result<Option<KeyValue>, Error> {
-    let Some(kv) = &event.kv else { return Ok(None) };
-    // A put that creates its key has nothing before it.
-    if kv.version == 1 {
-        return Ok(None);
-    }
-    history.previous(&kv.key, Revision(kv.mod_revision.unsigned_abs()))
-}
-
-/// Cuts a response by events into pieces below `limit` bytes; one event is never cut.
-fn cut(mut response: pb::WatchResponse, limit: usize) -> VecDeque<pb::WatchResponse> {
-    let events = std::mem::take(&mut response.events);
-    let empty = pb::WatchResponse { fragment: true, ..response };
-    let mut pieces = VecDeque::from([empty.clone()]);
-    let mut bytes = empty.encoded_len();
-    for event in events {
-        let size = event.encoded_len();
-        let cost = 1 + prost::length_delimiter_len(size) + size;
-        let last = pieces.back_mut().expect("never empty");
-        if !last.events.is_empty() && bytes + cost >= limit {
-            pieces.push_back(empty.clone());
-            bytes = empty.encoded_len();
-        }
-        pieces.back_mut().expect("never empty").events.push(event);
-        bytes += cost;
-    }
-    pieces.back_mut().expect("never empty").fragment = false;
-    pieces
 }

@@ -27,6 +27,7 @@ fn generate(includes: &[&str], files: &[&str], externs: &[(&str, &str)]) -> BTre
     let out = tempfile::tempdir().expect("a temporary directory");
     let mut builder = tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::proto::Codec")
         .skip_debug(SECRET)
         // Told once to an observer, and larger than all other events together.
         .boxed("lab.v1.Event.kind.snapshot")

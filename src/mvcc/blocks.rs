@@ -181,18 +181,23 @@ impl Blocks {
         self.directory.range(..=row).next_back().map(|(id, block)| (*id, block))
     }
 
-    /// Where `row` can be read: the address of its block, how many bytes that has, and the way to it.
-    pub(super) fn source(&self, row: RowId) -> (RowId, usize, Source) {
+    /// Where `row` can be read: the address of its block, and the way to it.
+    pub(super) fn source(&self, row: RowId) -> (RowId, Source) {
         let (id, block) = self.home(row).expect("a row of the index is in a block");
-        let source = match &block.body {
-            Body::Open(rows) => {
-                let place = rows.binary_search_by_key(&row, |row| row.id).expect("a row of the index is in its block");
-                return (row, rows[place].encoded_len(), Source::Row(Box::new(rows[place].clone())));
-            }
-            Body::Closed(bytes) => Source::Block(bytes.clone()),
-            Body::Stored => Source::Stored(id),
-        };
-        (id, block.bytes, source)
+        match &block.body {
+            Body::Open(rows) => (row, Source::Row(Box::new(rows[place_in(rows, row)].clone()))),
+            Body::Closed(bytes) => (id, Source::Block(bytes.clone())),
+            Body::Stored => (id, Source::Stored(id)),
+        }
+    }
+
+    /// What [`Blocks::source`] would read: the block by its address, or the row alone; and how many bytes that has.
+    fn portion(&self, row: RowId) -> (RowId, usize) {
+        let (id, block) = self.home(row).expect("a row of the index is in a block");
+        match &block.body {
+            Body::Open(rows) => (row, rows[place_in(rows, row)].encoded_len()),
+            Body::Closed(_) | Body::Stored => (id, block.bytes),
+        }
     }
 
     /// How many bytes must be read to read `row`: its whole block.
@@ -344,25 +349,38 @@ fn unpack(bytes: Bytes, lives: impl Fn(&Row) -> bool) -> Result<Vec<Row>, Error>
     Ok(live)
 }
 
+fn place_in(rows: &[Row], row: RowId) -> usize {
+    rows.binary_search_by_key(&row, |row| row.id).expect("a row of the index is in its block")
+}
+
 /// The sources of many rows, each block once.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     list: Vec<Source>,
     places: HashMap<RowId, u32>,
-    loaded: HashMap<u32, Bytes>,
+    /// What was noted last: neighbours are often in one block.
+    last: Option<(RowId, u32)>,
+    /// What was read last: its place, its address, and where it ends in its block. The next one is often behind it.
+    read: Option<(u32, RowId, usize)>,
     bytes: usize,
 }
 
 impl Sources {
     /// Notes where `row` is; the number is for [`Sources::load`].
     pub(super) fn add(&mut self, blocks: &Blocks, row: RowId) -> u32 {
-        let (id, bytes, source) = blocks.source(row);
+        let (id, bytes) = blocks.portion(row);
+        if let Some((last, place)) = self.last
+            && last == id
+        {
+            return place;
+        }
         let next = self.list.len() as u32;
         let place = *self.places.entry(id).or_insert(next);
         if place == next {
-            self.list.push(source);
+            self.list.push(blocks.source(row).1);
             self.bytes += bytes;
         }
+        self.last = Some((id, place));
         place
     }
 
@@ -373,14 +391,22 @@ impl Sources {
 
     /// Reads one row.
     pub(super) fn load(&mut self, reader: &Reader, place: u32, row: RowId) -> Result<Row, Error> {
-        let block = match &self.list[place as usize] {
-            Source::Row(row) => return Ok(Row::clone(row)),
-            Source::Block(bytes) => bytes,
-            Source::Stored(id) => match self.loaded.entry(place) {
-                std::collections::hash_map::Entry::Occupied(found) => found.into_mut(),
-                std::collections::hash_map::Entry::Vacant(free) => free.insert(reader.block(*id)?),
-            },
+        let source = &mut self.list[place as usize];
+        if let Source::Stored(id) = source {
+            *source = Source::Block(reader.block(*id)?);
+        }
+        let found = match source {
+            Source::Row(row) => Some(Row::clone(row)),
+            Source::Block(block) => {
+                let is_behind = |(last, id, _): &(u32, RowId, usize)| *last == place && *id < row;
+                let begin = self.read.filter(is_behind).map_or(0, |(_, _, end)| end);
+                find(block, begin, row)?.map(|(found, end)| {
+                    self.read = Some((place, row, end));
+                    found
+                })
+            }
+            Source::Stored(_) => None,
         };
-        find(block, row)?.ok_or_else(|| Error::Damaged(format!("row {row:?} is not in its block")))
+        found.ok_or_else(|| Error::Damaged(format!("row {row:?} is not in its block")))
     }
 }

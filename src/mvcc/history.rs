@@ -59,7 +59,7 @@ impl Store {
             if (count >= max || bytes >= STEP_BYTES) && row.main != last_row.main {
                 return (sources, Revision(row.main.0 - 1));
             }
-            let (block, _, source) = self.blocks.source(row);
+            let (block, source) = self.blocks.source(row);
             if last_block != Some(block) {
                 sources.push(source);
                 bytes += self.blocks.block_bytes(row);

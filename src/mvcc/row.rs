@@ -142,26 +142,50 @@ impl Iterator for Rows {
 
 impl Rows {
     fn read(&mut self) -> Result<Packed, Error> {
-        let damaged = |what: &str| Error::Damaged(format!("a block of history: {what}"));
-        let mut number = || decode_varint(&mut self.0).map_err(|e| damaged(&e.to_string()));
-        let (main, tag, len) = (number()?, number()?, number()?);
-        let sub = u32::try_from(tag >> 1).map_err(|_| damaged("a place within a revision that cannot be"))?;
-        let len =
-            usize::try_from(len).ok().filter(|len| *len <= self.0.len()).ok_or_else(|| damaged("a row is cut off"))?;
-        Ok(Packed { id: RowId { main: Revision(main), sub }, tombstone: tag & 1 == 1, kv: self.0.split_to(len) })
+        let mut rest: &[u8] = &self.0;
+        let head = Head::read(&mut rest)?;
+        let begin = self.0.len() - rest.len();
+        self.0.advance(begin);
+        Ok(Packed { id: head.id, tombstone: head.tombstone, kv: self.0.split_to(head.len) })
     }
 }
 
-/// Finds one row in a block.
-pub(super) fn find(block: &Bytes, id: RowId) -> Result<Option<Row>, Error> {
-    for packed in Rows(block.clone()) {
-        let packed = packed?;
-        if packed.id == id {
-            return packed.unpack().map(Some);
-        }
-        if packed.id > id {
+/// What stands before a row in a block.
+struct Head {
+    id: RowId,
+    tombstone: bool,
+    /// Bytes of the row, which are there.
+    len: usize,
+}
+
+impl Head {
+    /// Reads a head; `rest` begins with the row then.
+    fn read(rest: &mut &[u8]) -> Result<Head, Error> {
+        let damaged = |what: &str| Error::Damaged(format!("a block of history: {what}"));
+        let mut number = || decode_varint(rest).map_err(|e| damaged(&e.to_string()));
+        let (main, tag, len) = (number()?, number()?, number()?);
+        let sub = u32::try_from(tag >> 1).map_err(|_| damaged("a place within a revision that cannot be"))?;
+        let len =
+            usize::try_from(len).ok().filter(|len| *len <= rest.len()).ok_or_else(|| damaged("a row is cut off"))?;
+        Ok(Head { id: RowId { main: Revision(main), sub }, tombstone: tag & 1 == 1, len })
+    }
+}
+
+/// Finds one row in a block, from `begin` on, where a row must begin; and where it ends. Those before it are passed by their heads alone.
+pub(super) fn find(block: &Bytes, begin: usize, id: RowId) -> Result<Option<(Row, usize)>, Error> {
+    let mut rest: &[u8] = &block[begin..];
+    while !rest.is_empty() {
+        let head = Head::read(&mut rest)?;
+        if head.id > id {
             break;
         }
+        if head.id == id {
+            let begin = block.len() - rest.len();
+            let end = begin + head.len;
+            let row = Packed { id, tombstone: head.tombstone, kv: block.slice(begin..end) }.unpack()?;
+            return Ok(Some((row, end)));
+        }
+        rest = &rest[head.len..];
     }
     Ok(None)
 }
@@ -205,8 +229,11 @@ mod tests {
         let back: Vec<Row> =
             Rows(block.clone()).map(|packed| packed.and_then(Packed::unpack).expect("whole")).collect();
         assert_eq!(back, rows);
-        assert_eq!(find(&block, rows[1].id), Ok(Some(rows[1].clone())));
-        assert_eq!(find(&block, RowId { main: Revision(3), sub: 0 }), Ok(None));
+        let (found, end) = find(&block, 0, rows[1].id).expect("whole").expect("there");
+        assert_eq!((found, end), (rows[1].clone(), block.len() - rows[2].encoded_len()));
+        assert_eq!(find(&block, end, rows[2].id), Ok(Some((rows[2].clone(), block.len()))));
+        assert_eq!(find(&block, end, rows[1].id), Ok(None), "it is before");
+        assert_eq!(find(&block, 0, RowId { main: Revision(3), sub: 0 }), Ok(None));
     }
 
     #[test]

@@ -241,13 +241,13 @@ impl Selection {
     }
 
     /// About how many bytes of memory it takes to load and send what has been chosen so far: the rows, their blocks, and the answer as one
-    /// message, in a buffer that doubles while it is filled.
+    /// message.
     #[must_use]
     pub fn weight(&self) -> usize {
         let loads_all = self.wants.limit == 0 || matches!(self.wants.order, Some((SortTarget::Value, _)));
         let loaded = if loads_all { self.rows.len() } else { self.rows.len().min(self.wants.limit) };
         let blocks = self.sources.bytes().saturating_mul(loaded).checked_div(self.rows.len()).unwrap_or(0);
-        self.rows.len() * ROW_BYTES + 3 * blocks
+        self.rows.len() * ROW_BYTES + 2 * blocks
     }
 
     /// Fetches what was chosen. May read the engine: not for callers that hold the node's lock.

@@ -60,6 +60,26 @@ fn lease_error(why: peer::Error) -> Error {
     if matches!(why, peer::Error::LeaseNotFound) { Error::LeaseNotFound } else { Error::NotPrimary }
 }
 
+/// Paces those who ask again; the first time costs nothing.
+#[derive(Default)]
+struct Pace {
+    has_asked: bool,
+    every: Option<Interval>,
+}
+
+impl Pace {
+    async fn turn(&mut self) {
+        if std::mem::replace(&mut self.has_asked, true) {
+            let later = || {
+                let mut every = interval(ASK_AGAIN);
+                every.reset();
+                every
+            };
+            self.every.get_or_insert_with(later).tick().await;
+        }
+    }
+}
+
 impl Node {
     /// Renews a lease, at the leader if that is another; its TTL in seconds, 0 if it is gone.
     ///
@@ -72,9 +92,9 @@ impl Node {
             return Err(Error::NotPrimary);
         }
         let ask = async {
-            let mut every = interval(ASK_AGAIN);
+            let mut pace = Pace::default();
             loop {
-                let (leader, peers) = self.whom_to_ask(&mut every).await;
+                let (leader, peers) = self.whom_to_ask(&mut pace).await;
                 let answer = match peers {
                     None => self.renew_as_leader(id).await,
                     Some(peers) => tokio::select! {
@@ -101,9 +121,9 @@ impl Node {
         request: pb::LeaseTimeToLiveRequest,
     ) -> Result<pb::LeaseTimeToLiveResponse, Error> {
         let ask = async {
-            let mut every = interval(ASK_AGAIN);
+            let mut pace = Pace::default();
             loop {
-                let (leader, peers) = self.whom_to_ask(&mut every).await;
+                let (leader, peers) = self.whom_to_ask(&mut pace).await;
                 let answer = match peers {
                     None => self.time_to_live_as_leader(&request).await,
                     Some(peers) => tokio::select! {
@@ -132,10 +152,10 @@ impl Node {
         all.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// The leader, as soon as there is one, and the way to it unless it is this member. `every` paces those who ask again.
-    async fn whom_to_ask(&self, every: &mut Interval) -> (MemberId, Option<&Peers>) {
+    /// The leader, as soon as there is one, and the way to it unless it is this member.
+    async fn whom_to_ask(&self, pace: &mut Pace) -> (MemberId, Option<&Peers>) {
         loop {
-            every.tick().await;
+            pace.turn().await;
             let leader = self.inner.leader();
             if leader == self.inner.id {
                 return (leader, None);
@@ -192,6 +212,9 @@ impl Node {
 
     async fn catch_up(&self) -> Result<(), Error> {
         let committed = Index(self.inner.published.committed.load(Ordering::Acquire));
+        if self.inner.applied.get() >= committed {
+            return Ok(());
+        }
         let reached = timeout(CATCH_UP, self.inner.applied.reach(committed)).await;
         reached.map_err(|_| Error::TimeoutWaitApplied)
     }
@@ -201,11 +224,13 @@ impl Node {
         self.confirm_leadership().await?;
         self.catch_up().await?;
         let renew = async {
-            let mut confirmed = false;
+            let (mut confirmed, mut listens) = (false, false);
             loop {
                 let mut news = pin!(self.inner.lease_news.notified());
-                // Listens from here on, so that no news falls between the look and the wait.
-                news.as_mut().enable();
+                // Who must wait listens first and looks once more, so that no news falls between the look and the wait. Few must.
+                if listens {
+                    news.as_mut().enable();
+                }
                 failpoint::hit(Point::BeforeCheckpointInLeaseRenew);
                 let (now, sees) = (self.inner.now(), self.inner.standing());
                 let renewed = leases::renew(&mut self.inner.timers.lock(), now, id, sees, confirmed);
@@ -221,7 +246,8 @@ impl Node {
                         confirmed = true;
                     }
                     Renewed::Unmark => drop(self.checkpoint(sees.term, &[(id, 0)]).await?),
-                    Renewed::Wait => news.await,
+                    Renewed::Wait if listens => news.await,
+                    Renewed::Wait => listens = true,
                 }
             }
         };

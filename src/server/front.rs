@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::lease;
 use crate::node::Node;
 use crate::proto::etcdserverpb as pb;
+use futures::future::BoxFuture;
 use http::HeaderMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,21 +163,35 @@ impl Front {
 
     /// Puts a request through the log, unless the store is full: then all members know before the caller does. In nobody's name: what clients
     /// ask for goes by [`Front::propose_as`].
-    pub(super) async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
-        if self.would_overflow(&request) {
-            self.node.raise_no_space().await;
-            return Err(Error::NoSpace);
+    pub(super) fn propose(
+        &self,
+        request: pb::InternalRaftRequest,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<'_> {
+        // Whoever waits does not keep the request: it takes much memory.
+        let proposed = (!self.would_overflow(&request)).then(|| self.node.propose(request));
+        async move {
+            match proposed {
+                Some(proposed) => proposed.await,
+                None => Err(self.out_of_space().await),
+            }
         }
-        self.node.propose(request).await
     }
 
     /// What a request that is refused hears: etcd looks at the space that a write needs before it looks at the write.
-    pub(super) async fn refuse(&self, request: &pb::InternalRaftRequest, why: Error) -> Error {
-        if self.would_overflow(request) {
+    pub(super) fn refuse(
+        &self,
+        request: &pb::InternalRaftRequest,
+        why: Error,
+    ) -> impl Future<Output = Error> + Send + use<'_> {
+        let overflows = self.would_overflow(request);
+        async move { if overflows { self.out_of_space().await } else { why } }
+    }
+
+    fn out_of_space(&self) -> BoxFuture<'_, Error> {
+        Box::pin(async {
             self.node.raise_no_space().await;
-            return Error::NoSpace;
-        }
-        why
+            Error::NoSpace
+        })
     }
 
     fn would_overflow(&self, request: &pb::InternalRaftRequest) -> bool {
@@ -187,15 +202,12 @@ impl Front {
 
     /// What ends a stream from outside.
     pub(super) fn stream_guard(&self, headers: &HeaderMap) -> StreamGuard {
-        let mut every = tokio::time::interval(self.limits.election);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        StreamGuard {
-            front: self.clone(),
-            stopping: self.stopping.clone(),
-            needs_leader: needs_leader(headers),
-            every,
-            leaderless: 0,
-        }
+        let looks = needs_leader(headers).then(|| {
+            let mut every = tokio::time::interval(self.limits.election);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            every
+        });
+        StreamGuard { front: self.clone(), stopping: self.stopping.clone(), looks, leaderless: 0 }
     }
 }
 
@@ -213,18 +225,19 @@ fn needs_leader(headers: &HeaderMap) -> bool {
 pub(super) struct StreamGuard {
     front: Front,
     stopping: watch::Receiver<bool>,
-    needs_leader: bool,
-    every: Interval,
+    /// When to look whether there is a leader, if the client asked for one.
+    looks: Option<Interval>,
     leaderless: u32,
 }
 
 impl StreamGuard {
     /// Pending until the stream must end. Safe to drop and call again.
     pub(super) async fn ended(&mut self) -> Error {
-        let StreamGuard { front, stopping, needs_leader, every, leaderless } = self;
+        let StreamGuard { front, stopping, looks, leaderless } = self;
         let lost = async {
+            let Some(looks) = looks else { return std::future::pending().await };
             loop {
-                every.tick().await;
+                looks.tick().await;
                 *leaderless = if front.node.status().leader.is_none() { *leaderless + 1 } else { 0 };
                 if *leaderless >= LEADERLESS_TIMEOUTS {
                     return Error::NoLeader;
@@ -232,7 +245,7 @@ impl StreamGuard {
             }
         };
         tokio::select! {
-            e = lost, if *needs_leader => e,
+            e = lost => e,
             _ = stopping.wait_for(|stopping| *stopping) => Error::Stopped,
         }
     }

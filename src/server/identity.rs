@@ -21,8 +21,11 @@ use crate::proto::etcdserverpb as pb;
 use crate::types::KeyRange;
 use crate::types::LeaseId;
 use bytes::Bytes;
+use futures::future::Either;
 use http::Extensions;
 use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::Code;
@@ -50,6 +53,16 @@ impl Caller {
     pub(super) fn of<T>(request: Request<T>) -> (Caller, T) {
         let (metadata, extensions, message) = request.into_parts();
         (Caller { headers: metadata.into_headers(), extensions }, message)
+    }
+
+    /// For a stream, which outlasts its request: keeps only the headers that are asked for later, and not the bytes that they came in with all others.
+    pub(super) fn lasting(self) -> Caller {
+        let mut headers = HeaderMap::new();
+        for name in ["token", "authorization", "grpcgateway-accept"] {
+            let value = self.headers.get(name).and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+            headers.extend(value.map(|value| (HeaderName::from_static(name), value)));
+        }
+        Caller { headers, extensions: self.extensions }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
@@ -234,15 +247,20 @@ impl Front {
     }
 
     /// Puts a request through the log in the caller's name.
-    pub(super) async fn propose_as(
-        &self,
-        caller: &Caller,
+    pub(super) fn propose_as<'a>(
+        &'a self,
+        caller: &'a Caller,
         mut request: pb::InternalRaftRequest,
-    ) -> Result<Reply, Error> {
-        if let Some(Who { user: username, revision: auth_revision }) = self.who(caller).await? {
-            request.header = Some(pb::RequestHeader { username, auth_revision, ..Default::default() });
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<'a> {
+        if !self.node.auth_is_on() {
+            return Either::Left(self.propose(request));
         }
-        self.propose(request).await
+        Either::Right(Box::pin(async move {
+            if let Some(Who { user: username, revision: auth_revision }) = self.who(caller).await? {
+                request.header = Some(pb::RequestHeader { username, auth_revision, ..Default::default() });
+            }
+            self.propose(request).await
+        }))
     }
 
     /// Whether the caller may have the watcher that a request asks for. The range is parsed as the hub parses it. Returns who calls, if that matters.
@@ -356,6 +374,14 @@ mod tests {
             (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
         };
         pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn a_stream_keeps_of_its_headers_what_tells_who_calls() {
+        let all = headers(&[("token", "a.1"), ("user-agent", "x"), ("grpcgateway-accept", "y")]);
+        let caller = Caller { headers: all, extensions: Extensions::default() }.lasting();
+        assert_eq!((caller.token(), caller.headers.len()), (Some("a.1"), 2));
+        assert!(caller.headers.contains_key("grpcgateway-accept"));
     }
 
     #[test]

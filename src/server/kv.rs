@@ -64,7 +64,7 @@ impl Kv for Service {
         let checked = check::put(&put);
         let request = pb::InternalRaftRequest { put: Some(put), ..Default::default() };
         if let Err(why) = checked {
-            return Err(self.0.refuse(&request, why).await.into());
+            return Err(self.refused(request, why).await);
         }
         let Reply::Put(mut response) = self.0.propose_as(&caller, request).await? else { return Err(wrong_reply()) };
         slow::answers(0, response.header.as_ref());
@@ -92,16 +92,17 @@ impl Kv for Service {
         let (caller, txn) = Caller::of(request);
         slow::asks(|| Asked::Txn(txn.clone()));
         let checked = check::txn(&txn, self.0.limits.txn_ops_max);
-        let request = pb::InternalRaftRequest { txn: Some(txn), ..Default::default() };
-        if let Err(why) = checked {
-            return Err(self.0.refuse(&request, why).await.into());
-        }
-        let (mut response, seat) = match &request.txn {
-            Some(txn) if check::is_read_only(txn) => self.read_txn(&caller, txn).await?,
-            _ => match self.0.propose_as(&caller, request).await? {
+        let (mut response, seat) = if checked.is_ok() && check::is_read_only(&txn) {
+            Box::pin(self.read_txn(&caller, &txn)).await?
+        } else {
+            let request = pb::InternalRaftRequest { txn: Some(txn), ..Default::default() };
+            if let Err(why) = checked {
+                return Err(self.refused(request, why).await);
+            }
+            match self.0.propose_as(&caller, request).await? {
                 Reply::Txn(response) => (response, Seat::default()),
                 _ => return Err(wrong_reply()),
-            },
+            }
         };
         slow::decided(response.succeeded);
         slow::answers(response.responses.len(), response.header.as_ref());
@@ -136,6 +137,12 @@ impl Kv for Service {
 }
 
 impl Service {
+    /// What a client hears whose request is refused. Does not keep the request while it waits: it takes much memory.
+    fn refused(&self, request: pb::InternalRaftRequest, why: Error) -> impl Future<Output = Status> + Send + use<'_> {
+        let refusal = self.0.refuse(&request, why);
+        async move { refusal.await.into() }
+    }
+
     async fn read_txn(&self, caller: &Caller, txn: &pb::TxnRequest) -> Result<(pb::TxnResponse, Seat), Error> {
         if !check::is_serializable(txn) {
             self.0.node.read_barrier().await?;

@@ -4,7 +4,6 @@
 //! node. Source: etcd `api/v3rpc/lease.go`; contract-server 4.
 
 use super::front::Front;
-use super::front::StreamGuard;
 use super::front::in_grpcs_words;
 use super::front::wrong_reply;
 use super::identity::Caller;
@@ -17,7 +16,10 @@ use crate::meter;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::types::LeaseId;
+use futures::future::BoxFuture;
+use futures::future::FutureExt as _;
 use futures::stream::BoxStream;
+use futures::stream::FuturesUnordered;
 use futures::stream::StreamExt as _;
 use futures::stream::unfold;
 use tonic::Request;
@@ -68,8 +70,9 @@ impl Lease for Service {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (caller, requests) = Caller::of(request);
-        let guard = self.0.stream_guard(caller.headers());
-        let session = Renewals { front: self.0.clone(), caller, requests, guard };
+        let mut guard = self.0.stream_guard(caller.headers());
+        let end = FuturesUnordered::from_iter([async move { guard.ended().await }.boxed()]);
+        let session = Box::new(Renewals { front: self.0.clone(), caller: caller.lasting(), requests, end });
         let responses = unfold(Some(session), |session| async {
             let mut session = session?;
             match session.next().await {
@@ -124,14 +127,15 @@ struct Renewals {
     front: Front,
     caller: Caller,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
-    guard: StreamGuard,
+    /// What ends the stream from outside. It is polled only when it has been woken itself: requests are many.
+    end: FuturesUnordered<BoxFuture<'static, Error>>,
 }
 
 impl Renewals {
     async fn next(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
         let request = tokio::select! {
             request = self.requests.message() => request,
-            e = self.guard.ended() => return Some(Err(e.into())),
+            Some(e) = self.end.next() => return Some(Err(e.into())),
         };
         let id = match request {
             Ok(Some(request)) => request.id,
@@ -150,7 +154,7 @@ impl Renewals {
         let header = self.front.header();
         let renewed = tokio::select! {
             renewed = self.front.node.lease_keep_alive(LeaseId(id)) => renewed,
-            e = self.guard.ended() => return Some(Err(e.into())),
+            Some(e) = self.end.next() => return Some(Err(e.into())),
         };
         match renewed {
             Ok(ttl) => Some(Ok(pb::LeaseKeepAliveResponse { header, id, ttl })),

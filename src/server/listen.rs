@@ -6,15 +6,18 @@
 
 #![expect(clippy::disallowed_methods, reason = "a listener waits and limits by the clock")]
 
+use super::calls::Calls;
 use super::door::Door;
 use super::identity::Origin;
+use super::joined::Joined;
 use super::sniff::Sniffed;
 use super::tally::Outbound;
 use super::urls::Url;
 use crate::meter;
 use crate::tls::Acceptor;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use rustix::net::AddressFamily;
@@ -22,7 +25,6 @@ use rustix::net::SocketFlags;
 use rustix::net::SocketType;
 use rustix::net::sockopt;
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::net::ToSocketAddrs;
@@ -275,11 +277,13 @@ impl Server {
         let origin = Arc::new(Origin { from, common_name: io.common_name(), is_tls: io.is_tls() });
         let sniffed = tokio::time::timeout(FIRST_BYTES_TIMEOUT, Sniffed::new(io)).await;
         let Ok(Ok(io)) = sniffed else { return };
-        if io.is_http2() { self.http2(io, &origin).await } else { self.http1(io, &origin).await }
+        let answer = answers(&self.door, &origin);
+        if io.is_http2() { self.http2(io, answer).await } else { self.http1(io, answer).await }
     }
 
-    async fn http2<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, origin: &Arc<Origin>) {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    async fn http2<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, answer: impl Answer) {
+        let mut calls = Calls::default();
+        let mut builder = hyper::server::conn::http2::Builder::new(calls.arrivals());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.bounds.streams)
@@ -289,37 +293,42 @@ impl Server {
         if !self.bounds.ping_every.is_zero() {
             builder.keep_alive_interval(self.bounds.ping_every).keep_alive_timeout(self.bounds.ping_wait);
         }
-        let mut connection =
-            pin!(builder.serve_connection(TokioIo::new(io), service_fn(|request| self.answer(request, origin))));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Joined::new(io)), service_fn(answer)));
         tokio::select! {
-            _ended = connection.as_mut() => return,
+            _ended = calls.run(connection.as_mut()) => return,
             () = wait_for_stop(self.stopping.clone()) => connection.as_mut().graceful_shutdown(),
         }
-        let _ended = connection.await;
+        let _ended = calls.run(connection).await;
     }
 
-    async fn http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, origin: &Arc<Origin>) {
+    async fn http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO, answer: impl Answer) {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
         // As Go writes them: scripts look for `Content-Type` with a capital letter.
         builder.title_case_headers(true);
-        let answer = service_fn(|request| self.answer(request, origin));
         // A request for a websocket takes the connection with it.
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer).with_upgrades());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service_fn(answer)).with_upgrades());
         tokio::select! {
             _ended = connection.as_mut() => return,
             () = wait_for_stop(self.stopping.clone()) => connection.as_mut().graceful_shutdown(),
         }
         let _ended = connection.await;
     }
+}
 
-    fn answer(
-        &self,
-        request: http::Request<hyper::body::Incoming>,
-        origin: &Arc<Origin>,
-    ) -> impl Future<Output = Result<http::Response<Outbound>, Infallible>> + Send + use<> {
-        let (door, origin) = (self.door.clone(), Arc::clone(origin));
-        async move { Ok(door.answer(request, &origin).await) }
+/// The answer to a request; in a box, since hyper moves it a few times.
+type Answered = BoxFuture<'static, Result<http::Response<Outbound>, Infallible>>;
+
+/// What answers the requests of one connection.
+trait Answer: Fn(http::Request<Incoming>) -> Answered + Send + 'static {}
+
+impl<A: Fn(http::Request<Incoming>) -> Answered + Send + 'static> Answer for A {}
+
+fn answers(door: &Door, origin: &Arc<Origin>) -> impl Answer + use<> {
+    let (door, origin) = (door.clone(), Arc::clone(origin));
+    move |request| {
+        let (door, origin) = (door.clone(), Arc::clone(&origin));
+        Box::pin(async move { Ok(door.answer(request, &origin).await) })
     }
 }
 

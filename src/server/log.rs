@@ -6,7 +6,7 @@
 //!
 //! Events come from `tracing`, become a line in the thread that told them, and wait in a bounded queue for the one thread that writes
 //! each output. When a reader of standard error stops reading, the queue fills, further lines are dropped, and the count
-//! of them is written once it reads again. Lists and computed fields travel as `List` and [`object`]. Left out: zap's sampling.
+//! of them is written once it reads again. Lists and computed fields travel as `List` and [`object`]. Left out: zap's sampling, but for slow requests (`sampler.rs`).
 
 #![expect(clippy::disallowed_methods, reason = "a log line carries the time of day")]
 

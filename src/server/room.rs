@@ -24,6 +24,9 @@ use tonic::body::Body;
 /// Bytes that an answer may take without a seat.
 const FREE_BYTES: usize = 64 * 1024;
 
+/// Bytes of an answer that are loaded at once, in a millisecond or two; the other calls of the connection wait meanwhile.
+const AT_ONCE_BYTES: usize = 2 << 20;
+
 /// What permits are counted in.
 const PERMIT_BYTES: usize = 4096;
 
@@ -46,8 +49,8 @@ pub(super) struct Seat(Option<OwnedSemaphorePermit>);
 struct Taken(#[expect(dead_code, reason = "it is held, not looked at")] Arc<OwnedSemaphorePermit>);
 
 /// A read that is chosen slice by slice and then loaded.
-pub(super) trait Choice: Sized {
-    type Answer;
+pub(super) trait Choice: Send + Sized + 'static {
+    type Answer: Send + 'static;
 
     /// Chooses the next slice, if one is left. Returns whether that was so.
     fn more(&mut self, node: &Node) -> bool;
@@ -108,13 +111,13 @@ impl Room {
     ) -> Result<(C::Answer, Seat), Error> {
         let mut seat = Seat::default();
         loop {
-            match self.choose(node, begin()?, &mut seat) {
+            match self.choose(node, begin()?, &mut seat).await {
                 Ok(choice) => {
                     // What needs no seat is chosen in no time.
                     if seat.permits() > 0 {
                         slow::chose();
                     }
-                    return Ok((choice.load()?, seat));
+                    return Ok((load(choice).await?, seat));
                 }
                 Err(weight) => {
                     let permits = (weight / PERMIT_BYTES).max(seat.permits() * GROWTH);
@@ -125,8 +128,9 @@ impl Room {
         }
     }
 
-    /// Chooses to the end, with a seat that grows. If it cannot grow, the error is the weight at which it ended.
-    fn choose<C: Choice>(&self, node: &Node, mut choice: C, seat: &mut Seat) -> Result<C, usize> {
+    /// Chooses to the end, with a seat that grows. If it cannot grow, the error is the weight at which it ended. Between two slices the other calls of
+    /// the connection have their turn.
+    async fn choose<C: Choice>(&self, node: &Node, mut choice: C, seat: &mut Seat) -> Result<C, usize> {
         loop {
             let weight = choice.weight();
             if weight > FREE_BYTES && !self.grow(seat, weight) {
@@ -135,6 +139,7 @@ impl Room {
             if !choice.more(node) {
                 return Ok(choice);
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -160,6 +165,14 @@ impl Room {
             Err(_) => Err(Error::TooManyRequests),
         }
     }
+}
+
+/// Loads what was chosen; what is large, on another thread.
+async fn load<C: Choice>(choice: C) -> Result<C::Answer, Error> {
+    if choice.weight() <= AT_ONCE_BYTES {
+        return choice.load();
+    }
+    tokio::task::spawn_blocking(|| choice.load()).await.unwrap_or(Err(Error::Stopped))
 }
 
 impl Seat {

@@ -1,5 +1,5 @@
 //! Requests that took long, in the log: etcd's line `request stats`, and its warning of reads that took long to carry out. Which part of a request
-//! took long tells `trace.rs`.
+//! took long tells `trace.rs`. Of very many that were slow, some are told (`sampler.rs`).
 //!
 //! A unary request is timed from its arrival to the end of its handler. What it asked for is noted by the service, by reference counts and without a copy, and made into
 //! text only if it was slow, or at level debug. What a service notes finds its request by the task that both run in, since the
@@ -9,6 +9,8 @@
 
 use super::identity::Origin;
 use super::log;
+use super::sampler::Sampler;
+use super::token::unix_seconds;
 use super::trace;
 use super::trace::Answered;
 use super::trace::Marks;
@@ -47,8 +49,13 @@ struct Current {
 }
 
 tokio::task_local! {
-    static CURRENT: Current;
+    // In a box: it is moved in and out whenever its request goes on.
+    static CURRENT: Box<Current>;
 }
+
+/// Of very many slow requests, some are told.
+static TRACES: Sampler = Sampler::new();
+static STATS: Sampler = Sampler::new();
 
 /// A request that is told in the log once its answer is sent.
 pub(super) struct Slow {
@@ -78,16 +85,17 @@ pub(super) async fn timed<T>(
         answered: Cell::default(),
     };
     CURRENT
-        .scope(current, async {
+        .scope(Box::new(current), async {
             let output = work.await;
             let slow = CURRENT.with(|current| {
                 let took = current.took.get().unwrap_or_else(|| current.began.elapsed());
                 if took > trace::THRESHOLD
                     && let Some(asked) = &*current.asked.borrow()
+                    && TRACES.passes(unix_seconds())
                 {
                     trace::tell(asked, current.marks.get(), current.answered.get(), took);
                 }
-                let expensive = took > limit;
+                let expensive = took > limit && STATS.passes(unix_seconds());
                 if !expensive && !log::wants_debug() {
                     return None;
                 }
@@ -176,7 +184,7 @@ pub(super) fn warn_of_read<M: Message>(
         return;
     }
     let elapsed = |current: &Current| current.took.get().unwrap_or_else(|| current.began.elapsed());
-    let Ok(took) = CURRENT.try_with(elapsed) else { return };
+    let Ok(took) = CURRENT.try_with(|current| elapsed(current)) else { return };
     if took <= expected {
         return;
     }

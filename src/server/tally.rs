@@ -22,6 +22,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 use std::time::Instant;
+use tonic::Code;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -80,8 +81,9 @@ impl Tally {
     }
 
     fn status(&mut self, headers: &HeaderMap) {
-        if let Some(status) = Status::from_header_map(headers) {
-            self.code = Some(status.code() as i32);
+        // Only the number: a whole status would copy all headers.
+        if let Some(code) = headers.get(Status::GRPC_STATUS) {
+            self.code = Some(Code::from_bytes(code.as_bytes()) as i32);
         }
     }
 }

@@ -4,10 +4,13 @@ use super::Counts;
 use super::Limits;
 use super::Past;
 use super::Seen;
-use super::queue::Delivery;
-use super::queue::Item;
+use super::batch::Batch;
+use super::few::Few;
+use super::outbox::Delivery;
+use super::outbox::Item;
+use super::outbox::Outbox;
 use super::queue::Queue;
-use super::queue::Wake;
+use super::queue::Watched;
 use super::queue::Watcher;
 use super::queue::header;
 use super::tree::Tree;
@@ -22,7 +25,6 @@ use crate::types::KeyRange;
 use crate::types::Revision;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The id in an answer that is about no watcher, or about all of them.
@@ -53,20 +55,43 @@ type Address = (u64, i64);
 
 /// What a stream's reader is to do next.
 pub(super) enum Step {
-    Say(pb::WatchResponse),
-    Deliver(Delivery),
+    Take(Item),
     CatchUp { watch_id: i64, serial: u64, range: KeyRange, from: Revision },
     Wait,
     Closed(Error),
+}
+
+/// Queues for one watcher what it wants of a batch. False if there is no room for it: then the watcher must fall behind.
+fn hand(
+    queue: &mut Queue,
+    hits: &[(Address, u32)],
+    (revision, batch): (Revision, &Arc<Batch>),
+    limits: &Limits,
+) -> bool {
+    let watch_id = hits[0].0.1;
+    let watcher = queue.watchers.get_mut(&watch_id).expect("who is listed is there");
+    if revision < watcher.next && !is_planted(Bug::FutureWatchGetsOldEvents) {
+        return true;
+    }
+    let places = || hits.iter().map(|(_, place)| *place);
+    let wanted = |place: &u32| watcher.wants(&batch.events[*place as usize]);
+    let all = hits.len() == batch.events.len() && places().all(|place| wanted(&place));
+    let picked: Option<Box<[u32]>> = if all { None } else { Some(places().filter(wanted).collect()) };
+    if picked.as_ref().is_some_and(|picked| picked.is_empty()) {
+        return true;
+    }
+    watcher.quiet = false;
+    let (prev_kv, fragment) = (watcher.prev_kv, watcher.fragment);
+    queue.offer(Delivery { watch_id, revision, batch: Arc::clone(batch), picked, prev_kv, fragment }, limits)
 }
 
 /// All watchers, and how far they have been told.
 pub(super) struct Hub {
     current: Revision,
     floor: Revision,
-    singles: BTreeMap<Bytes, BTreeSet<Address>>,
+    singles: BTreeMap<Arc<[u8]>, Few<Address>>,
     intervals: Tree<Address>,
-    queues: BTreeMap<u64, Queue>,
+    queues: BTreeMap<u64, Box<Queue>>,
     /// Watchers that take up memory, of all streams together.
     held: usize,
     /// Numbers streams and watchers.
@@ -90,25 +115,33 @@ impl Hub {
         }
     }
 
-    pub(super) fn open(&mut self, client: String) -> (u64, Arc<Wake>, Limits) {
+    pub(super) fn open(&mut self, client: String) -> (u64, Arc<Outbox>, Limits) {
         self.serial += 1;
         let queue = Queue::of(client);
-        let wake = Arc::clone(&queue.wake);
-        self.queues.insert(self.serial, queue);
-        (self.serial, wake, self.limits)
+        let outbox = Arc::clone(&queue.outbox);
+        if let Some(why) = &self.closed {
+            outbox.close(why.clone());
+        }
+        self.queues.insert(self.serial, Box::new(queue));
+        (self.serial, outbox, self.limits)
     }
 
     pub(super) fn remove(&mut self, stream: u64) {
         let Some(queue) = self.queues.remove(&stream) else { return };
         self.held -= queue.held();
         for (id, watcher) in queue.watchers {
-            self.unlist(&watcher.range, (stream, id));
+            self.unlist(&watcher.watched, (stream, id));
         }
     }
 
-    pub(super) fn close(&mut self, why: Error) -> Vec<Arc<Wake>> {
+    pub(super) fn close(&mut self, why: Error) -> Vec<Arc<Outbox>> {
+        self.queues.values().for_each(|queue| queue.outbox.close(why.clone()));
         self.closed = Some(why);
-        self.queues.values().map(|queue| Arc::clone(&queue.wake)).collect()
+        self.outboxes()
+    }
+
+    fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.queues.values().map(|queue| Arc::clone(&queue.outbox)).collect()
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -116,7 +149,7 @@ impl Hub {
         for queue in self.queues.values() {
             counts.watchers += queue.watchers.len();
             counts.slow += queue.slow();
-            counts.pending += queue.pending();
+            counts.pending += queue.outbox.pending();
         }
         counts
     }
@@ -124,12 +157,12 @@ impl Hub {
     pub(super) fn look(&self, max: usize) -> (Vec<Seen>, usize) {
         let current = self.current;
         let of = |(stream, queue): (&u64, &Queue)| {
-            let (stream, queued) = (*stream, queue.pending());
+            let (stream, queued) = (*stream, queue.outbox.pending());
             let alive = queue.watchers.iter().map(move |(id, watcher)| Seen {
                 stream,
                 watch_id: *id,
-                range: watcher.range.clone(),
-                start: watcher.start,
+                range: watcher.watched.range(),
+                start: watcher.start(),
                 first: watcher.first,
                 next: if watcher.live { watcher.next.max(current.next()) } else { watcher.next },
                 synced: watcher.live,
@@ -143,23 +176,19 @@ impl Hub {
             });
             alive.collect::<Vec<_>>()
         };
-        let total = self.queues.values().map(Queue::held).sum();
+        let total = self.queues.values().map(|queue| queue.held()).sum();
         let mut seen = Vec::new();
         for pair in &self.queues {
             if seen.len() >= max {
                 break;
             }
-            seen.extend(of(pair));
+            seen.extend(of((pair.0, pair.1.as_ref())));
             let overtaken =
                 pair.1.overtaken.iter().map(|id| overtaken(*pair.0, *id, self.floor, pair.1.client.clone()));
             seen.extend(overtaken);
         }
         seen.truncate(max);
         (seen, total)
-    }
-
-    pub(super) fn has_room(&self, stream: u64) -> bool {
-        self.closed.is_some() || self.queue(stream).answers() < self.limits.queue_answers
     }
 
     fn queue(&self, stream: u64) -> &Queue {
@@ -171,20 +200,24 @@ impl Hub {
     }
 
     /// Adds a live watcher to those that [`Hub::publish`] finds.
-    fn list(&mut self, range: &KeyRange, who: Address) {
-        match range {
-            KeyRange::Single(key) => drop(self.singles.entry(key.clone()).or_default().insert(who)),
-            KeyRange::Interval(..) | KeyRange::From(_) => self.intervals.insert(range, who),
+    fn list(&mut self, watched: &Watched, who: Address) {
+        match watched {
+            Watched::Key(key) => match self.singles.get_mut(key) {
+                Some(all) => all.insert(who),
+                None => drop(self.singles.insert(Arc::clone(key), Few::One(who))),
+            },
+            Watched::Range(range) => self.intervals.insert(range, who),
         }
     }
 
-    fn unlist(&mut self, range: &KeyRange, who: Address) {
-        let KeyRange::Single(key) = range else { return self.intervals.remove(range, who) };
-        if let Some(all) = self.singles.get_mut(key) {
-            all.remove(&who);
-            if all.is_empty() {
-                self.singles.remove(key);
+    fn unlist(&mut self, watched: &Watched, who: Address) {
+        match watched {
+            Watched::Key(key) => {
+                if self.singles.get_mut(key).is_some_and(|all| all.remove(who)) {
+                    self.singles.remove(key);
+                }
             }
+            Watched::Range(range) => self.intervals.remove(range, who),
         }
     }
 
@@ -199,7 +232,7 @@ impl Hub {
     }
 
     pub(super) fn watchers(&self, stream: u64) -> Vec<(i64, KeyRange)> {
-        self.queue(stream).watchers.iter().map(|(id, watcher)| (*id, watcher.range.clone())).collect()
+        self.queue(stream).watchers.iter().map(|(id, watcher)| (*id, watcher.watched.range())).collect()
     }
 
     /// Removes a watcher for a reason that the hub knows nothing of.
@@ -231,24 +264,25 @@ impl Hub {
         let watch_id = if request.watch_id == 0 { queue.free_id() } else { request.watch_id };
         let created = pb::WatchResponse { header: header(self.current), watch_id, created: true, ..Default::default() };
         self.queue_mut(stream).answer(created);
-        self.admit(stream, watch_id, range, &request);
+        self.admit(stream, watch_id, &range, &request);
     }
 
-    fn admit(&mut self, stream: u64, watch_id: i64, range: KeyRange, request: &pb::WatchCreateRequest) {
+    fn admit(&mut self, stream: u64, watch_id: i64, range: &KeyRange, request: &pb::WatchCreateRequest) {
         let start = Revision(request.start_revision.unsigned_abs());
-        let next = if start == Revision(0) { self.current.next() } else { start };
+        let from_now = start == Revision(0);
+        let (next, watched) = (if from_now { self.current.next() } else { start }, Watched::of(range));
         let live = next > self.current;
         self.serial += 1;
         let (serial, has) = (self.serial, |filter: FilterType| request.filters.contains(&(filter as i32)));
         let (no_put, no_delete) = (has(FilterType::Noput), has(FilterType::Nodelete));
         if live {
-            self.list(&range, (stream, watch_id));
+            self.list(&watched, (stream, watch_id));
         }
         let floor = self.floor;
         let queue = self.queue_mut(stream);
         let watcher = Watcher {
             serial,
-            range,
+            watched,
             no_put,
             no_delete,
             prev_kv: request.prev_kv,
@@ -256,12 +290,12 @@ impl Hub {
             progress_notify: request.progress_notify,
             quiet: true,
             live,
-            start,
+            from_now,
             first: next,
             next,
             last_item: queue.pushed(),
         };
-        queue.watchers.insert(watch_id, watcher);
+        queue.watchers.insert(watch_id, Box::new(watcher));
         if !live {
             queue.lag(watch_id);
         }
@@ -304,7 +338,7 @@ impl Hub {
         let Some(watcher) = queue.watchers.remove(&watch_id) else { return false };
         queue.lag_no_more(watch_id);
         self.held -= 1;
-        self.unlist(&watcher.range, (stream, watch_id));
+        self.unlist(&watcher.watched, (stream, watch_id));
         true
     }
 
@@ -335,60 +369,39 @@ impl Hub {
 
     // What happens to the store.
 
-    pub(super) fn publish(&mut self, revision: Revision, events: &[Event]) -> Vec<Arc<Wake>> {
+    /// Queues events for everybody who watches them; returns whom to wake.
+    pub(super) fn publish(&mut self, revision: Revision, events: &[Event]) -> Vec<Arc<Outbox>> {
         assert!(revision > self.current, "revision {revision} comes after {}", self.current);
         self.current = revision;
         EVENTS.add(events.len() as u64);
         let mut hits: Vec<(Address, u32)> = Vec::new();
         for (place, event) in (0..).zip(events) {
             let key: &[u8] = event.kv.as_ref().map_or(&[], |kv| &kv.key);
-            hits.extend(self.singles.get(key).into_iter().flatten().map(|who| (*who, place)));
+            if let Some(all) = self.singles.get(key) {
+                all.for_each(|who| hits.push((who, place)));
+            }
             self.intervals.find(key, &mut |who| hits.push((who, place)));
         }
         if hits.is_empty() {
             return Vec::new();
         }
         hits.sort_unstable();
-        let events: Arc<[Event]> = events.into();
-        let mut wakes: Vec<Arc<Wake>> = Vec::new();
-        let mut last_stream = 0;
-        for run in hits.chunk_by(|a, b| a.0 == b.0) {
-            let who = run[0].0;
-            self.hand(who, revision, &events, run);
-            if last_stream != who.0 {
-                last_stream = who.0;
-                wakes.push(Arc::clone(&self.queue(who.0).wake));
+        let batch = Arc::new(Batch::new(events));
+        let mut wakes: Vec<Arc<Outbox>> = Vec::new();
+        for of_stream in hits.chunk_by(|a, b| a.0.0 == b.0.0) {
+            let stream = of_stream[0].0.0;
+            let limits = self.limits;
+            let queue = self.queue_mut(stream);
+            let mut behind = Vec::new();
+            for run in of_stream.chunk_by(|a, b| a.0 == b.0) {
+                if !hand(queue, run, (revision, &batch), &limits) {
+                    behind.push(run[0].0);
+                }
             }
+            wakes.push(Arc::clone(&queue.outbox));
+            behind.into_iter().for_each(|who| self.fall_behind(who, revision));
         }
         wakes
-    }
-
-    /// Queues for one watcher what it wants of `events`; if there is no room, it lags from here on.
-    fn hand(&mut self, who: Address, revision: Revision, events: &Arc<[Event]>, hits: &[(Address, u32)]) {
-        let (stream, watch_id) = who;
-        let limits = self.limits;
-        let queue = self.queue_mut(stream);
-        let watcher = queue.watchers.get_mut(&watch_id).expect("who is listed is there");
-        if revision < watcher.next && !is_planted(Bug::FutureWatchGetsOldEvents) {
-            return;
-        }
-        let wanted = hits.iter().map(|(_, place)| *place).filter(|place| watcher.wants(&events[*place as usize]));
-        let picked: Vec<u32> = wanted.collect();
-        if picked.is_empty() {
-            return;
-        }
-        watcher.quiet = false;
-        let delivery = Delivery {
-            watch_id,
-            revision,
-            picked: (picked.len() < events.len()).then_some(picked),
-            events: Arc::clone(events),
-            prev_kv: watcher.prev_kv,
-            fragment: watcher.fragment,
-        };
-        if queue.offer(delivery, &limits).is_err() {
-            self.fall_behind(who, revision);
-        }
     }
 
     fn fall_behind(&mut self, who: Address, from: Revision) {
@@ -396,12 +409,12 @@ impl Hub {
         let watcher = queue.watchers.get_mut(&who.1).expect("only a watcher falls behind");
         let from = if is_planted(Bug::WatchCursorForgotten) { from.next() } else { from };
         (watcher.live, watcher.next) = (false, from);
-        let range = watcher.range.clone();
+        let watched = watcher.watched.clone();
         queue.lag(who.1);
-        self.unlist(&range, who);
+        self.unlist(&watched, who);
     }
 
-    pub(super) fn compacted(&mut self, floor: Revision) -> Vec<Arc<Wake>> {
+    pub(super) fn compacted(&mut self, floor: Revision) -> Vec<Arc<Outbox>> {
         self.floor = floor;
         let mut lost = Vec::new();
         for (stream, queue) in &self.queues {
@@ -409,10 +422,10 @@ impl Hub {
             lost.extend(queue.lagging().filter(is_lost).map(|id| (*stream, id)));
         }
         lost.iter().for_each(|(stream, id)| self.overtaken(*stream, *id));
-        lost.iter().map(|(stream, _)| Arc::clone(&self.queue(*stream).wake)).collect()
+        lost.iter().map(|(stream, _)| Arc::clone(&self.queue(*stream).outbox)).collect()
     }
 
-    pub(super) fn restored(&mut self, current: Revision) -> Vec<Arc<Wake>> {
+    pub(super) fn restored(&mut self, current: Revision) -> Vec<Arc<Outbox>> {
         let told = self.current;
         self.current = self.current.max(current);
         let live = |(stream, queue): (&u64, &Queue)| {
@@ -421,12 +434,13 @@ impl Hub {
             let ids = queue.watchers.iter().filter(move |(_, watcher)| behind(watcher));
             ids.map(|(id, watcher)| ((stream, *id), watcher.next.max(told.next()))).collect::<Vec<_>>()
         };
-        let behind: Vec<(Address, Revision)> = self.queues.iter().flat_map(live).collect();
+        let behind: Vec<(Address, Revision)> =
+            self.queues.iter().map(|(stream, queue)| (stream, queue.as_ref())).flat_map(live).collect();
         if is_planted(Bug::CursorForgottenAtInstall) {
             return Vec::new();
         }
         behind.into_iter().for_each(|(who, from)| self.fall_behind(who, from));
-        self.queues.values().map(|queue| Arc::clone(&queue.wake)).collect()
+        self.outboxes()
     }
 
     // The stream's reader.
@@ -438,14 +452,10 @@ impl Hub {
         let queue = self.queue_mut(stream);
         if let Some(watch_id) = queue.turn_of_lagging() {
             let watcher = &queue.watchers[&watch_id];
-            let (serial, range, from) = (watcher.serial, watcher.range.clone(), watcher.next);
+            let (serial, range, from) = (watcher.serial, watcher.watched.range(), watcher.next);
             return Step::CatchUp { watch_id, serial, range, from };
         }
-        match queue.pop() {
-            Some(Item::Answer(answer)) => Step::Say(*answer),
-            Some(Item::Events(delivery)) => Step::Deliver(delivery),
-            None => Step::Wait,
-        }
+        queue.outbox.pop().map_or(Step::Wait, Step::Take)
     }
 
     /// Takes what a lagging watcher read from history. If that reaches to where the hub is, the watcher is live again: nothing can come in
@@ -470,17 +480,17 @@ impl Hub {
         let delivery = Delivery {
             watch_id,
             revision: current.max(through),
-            events: events.into(),
+            batch: Arc::new(Batch::new(events)),
             picked: None,
             prev_kv: watcher.prev_kv,
             fragment: watcher.fragment,
         };
         if watcher.next > current {
             watcher.live = true;
-            let range = watcher.range.clone();
+            let watched = watcher.watched.clone();
             self.queue_mut(stream).lag_no_more(watch_id);
-            self.list(&range, (stream, watch_id));
+            self.list(&watched, (stream, watch_id));
         }
-        (!delivery.events.is_empty()).then_some(delivery)
+        (!delivery.batch.events.is_empty()).then_some(delivery)
     }
 }

@@ -12,10 +12,10 @@
 //!
 //! Source: Cormen et al., *Introduction to Algorithms*, 14.3; Aragon and Seidel, "Randomized Search Trees" (1989).
 
+use super::few::Few;
 use crate::types::KeyRange;
 use bytes::Bytes;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
 
 /// Where an interval ends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +46,7 @@ type Link<W> = Option<Box<Node<W>>>;
 struct Node<W> {
     from: Bytes,
     to: End,
-    who: BTreeSet<W>,
+    who: Few<W>,
     /// The furthest end in this subtree.
     reach: End,
     weight: u64,
@@ -74,16 +74,9 @@ impl<W: Copy + Ord> Tree<W> {
     pub(super) fn insert(&mut self, range: &KeyRange, who: W) {
         let Some((from, to)) = ends(range) else { return };
         self.drawn += 1;
-        let node = Node {
-            reach: to.clone(),
-            from,
-            to,
-            who: BTreeSet::from([who]),
-            weight: mix(self.drawn),
-            left: None,
-            right: None,
-        };
-        self.root = Some(insert(self.root.take(), Box::new(node)));
+        let node =
+            Node { reach: to.clone(), from, to, who: Few::One(who), weight: mix(self.drawn), left: None, right: None };
+        self.root = Some(insert(self.root.take(), Box::new(node), who));
     }
 
     /// Takes `who` off the interval `range`.
@@ -117,12 +110,12 @@ impl<W> Node<W> {
     }
 }
 
-fn insert<W: Ord>(link: Link<W>, mut new: Box<Node<W>>) -> Box<Node<W>> {
+fn insert<W: Copy + Ord>(link: Link<W>, new: Box<Node<W>>, who: W) -> Box<Node<W>> {
     let Some(mut node) = link else { return new };
     match node.order(&new.from, &new.to) {
-        Ordering::Equal => node.who.append(&mut new.who),
+        Ordering::Equal => node.who.insert(who),
         Ordering::Less => {
-            let mut child = insert(node.left.take(), new);
+            let mut child = insert(node.left.take(), new, who);
             if child.weight > node.weight {
                 node.left = child.right.take();
                 node.measure();
@@ -133,7 +126,7 @@ fn insert<W: Ord>(link: Link<W>, mut new: Box<Node<W>>) -> Box<Node<W>> {
             node.left = Some(child);
         }
         Ordering::Greater => {
-            let mut child = insert(node.right.take(), new);
+            let mut child = insert(node.right.take(), new, who);
             if child.weight > node.weight {
                 node.right = child.left.take();
                 node.measure();
@@ -148,14 +141,13 @@ fn insert<W: Ord>(link: Link<W>, mut new: Box<Node<W>>) -> Box<Node<W>> {
     node
 }
 
-fn remove<W: Ord>(link: Link<W>, from: &Bytes, to: &End, who: W) -> Link<W> {
+fn remove<W: Copy + Ord>(link: Link<W>, from: &Bytes, to: &End, who: W) -> Link<W> {
     let mut node = link?;
     match node.order(from, to) {
         Ordering::Less => node.left = remove(node.left.take(), from, to, who),
         Ordering::Greater => node.right = remove(node.right.take(), from, to, who),
         Ordering::Equal => {
-            node.who.remove(&who);
-            if node.who.is_empty() {
+            if node.who.remove(who) {
                 return join(node.left.take(), node.right.take());
             }
         }
@@ -182,7 +174,7 @@ fn join<W>(left: Link<W>, right: Link<W>) -> Link<W> {
     }
 }
 
-fn find<W: Copy>(link: &Link<W>, key: &[u8], found: &mut impl FnMut(W)) {
+fn find<W: Copy + Ord>(link: &Link<W>, key: &[u8], found: &mut impl FnMut(W)) {
     let Some(node) = link else { return };
     if !node.reach.is_after(key) {
         return;
@@ -190,7 +182,7 @@ fn find<W: Copy>(link: &Link<W>, key: &[u8], found: &mut impl FnMut(W)) {
     find(&node.left, key, found);
     if node.from.as_ref() <= key {
         if node.to.is_after(key) {
-            node.who.iter().copied().for_each(&mut *found);
+            node.who.for_each(&mut *found);
         }
         find(&node.right, key, found);
     }
@@ -200,6 +192,7 @@ fn find<W: Copy>(link: &Link<W>, key: &[u8], found: &mut impl FnMut(W)) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn range(from: u8, to: u8) -> KeyRange {
         let from = Bytes::copy_from_slice(&[from]);

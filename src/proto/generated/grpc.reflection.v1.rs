@@ -183,7 +183,7 @@ pub mod server_reflection_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::proto::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             );
@@ -342,7 +342,7 @@ pub mod server_reflection_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ServerReflectionInfoSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::proto::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -819,7 +819,7 @@ pub mod lab_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::proto::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/lab.v1.Lab/Observe");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("lab.v1.Lab", "Observe"));
@@ -841,7 +841,7 @@ pub mod lab_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::proto::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/lab.v1.Lab/Control");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("lab.v1.Lab", "Control"));
@@ -860,7 +860,7 @@ pub mod lab_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::proto::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/lab.v1.Lab/Look");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("lab.v1.Lab", "Look"));
@@ -1011,7 +1011,7 @@ pub mod lab_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ObserveSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::proto::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1054,7 +1054,7 @@ pub mod lab_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ControlSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::proto::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1097,7 +1097,7 @@ pub mod lab_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LookSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::proto::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
