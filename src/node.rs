@@ -563,9 +563,12 @@ impl Node {
     ///
     /// # Errors
     /// The request's own.
-    pub fn range_page(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+    pub async fn range_page(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         let mut selection = self.read(|machine| machine.store().select_page(request))?;
-        while self.select_more(&mut selection) {}
+        while self.select_more(&mut selection) {
+            // The other calls of the connection have their turn.
+            tokio::task::yield_now().await;
+        }
         selection.load()
     }
 

@@ -28,6 +28,7 @@ pub mod mouse;
 pub mod replay;
 pub mod run;
 pub mod view;
+pub mod why;
 
 #[cfg(test)]
 mod tests;

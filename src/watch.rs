@@ -48,11 +48,17 @@ use prost::Message;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 
 /// How many revisions one reading of history has at most; etcd's number.
 const CATCH_UP_REVISIONS: usize = 1000;
+
+/// After a response from history a stream has nothing to say for so many polls, so that the other calls of its connection have their turn: the first is
+/// used up by tonic, which then passes on what it has gathered and asks again at once.
+const RESTS: u8 = 2;
 
 /// Bounds of the hub; the defaults are for everybody but tests.
 #[derive(Clone, Copy, Debug)]
@@ -221,7 +227,7 @@ impl Shared {
     #[must_use]
     pub fn open_stream_of(&self, client: String) -> Stream {
         let (id, outbox, limits) = self.0.lock().open(client);
-        Stream { hub: Arc::clone(&self.0), id, outbox, limits, pieces: Mutex::default() }
+        Stream { hub: Arc::clone(&self.0), id, outbox, limits, pieces: Mutex::default(), rests: AtomicU8::new(0) }
     }
 
     /// At most `max` watchers for the lab to show, oldest stream first, and how many there are.
@@ -245,6 +251,8 @@ pub struct Stream {
     limits: Limits,
     /// What is left of a response that was cut.
     pieces: Mutex<VecDeque<Told>>,
+    /// How often it has nothing to say before it reads more history.
+    rests: AtomicU8,
 }
 
 impl Drop for Stream {
@@ -315,11 +323,15 @@ impl Stream {
         if let Some(piece) = self.pieces.lock().pop_front() {
             return Poll::Ready(Ok(piece));
         }
+        if self.rests.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |rests| rests.checked_sub(1)).is_ok() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut is_registered = false;
         loop {
             match self.step() {
                 Step::Take(Item::Answer(answer)) => return Poll::Ready(Ok(Told::new(*answer, Bytes::new()))),
-                Step::Take(Item::Events(delivery)) => return Poll::Ready(self.deliver(&delivery, history)),
+                Step::Take(Item::Events { delivery, .. }) => return Poll::Ready(self.deliver(&delivery, history)),
                 Step::CatchUp { watch_id, serial, range, from } => {
                     let past = match history.events(&range, from, CATCH_UP_REVISIONS) {
                         Ok(past) => past,
@@ -327,10 +339,12 @@ impl Stream {
                     };
                     let caught_up = self.hub.lock().caught_up(self.id, watch_id, serial, past);
                     // That took a while: whoever shares the task with this stream goes first before it reads more.
-                    cx.waker().wake_by_ref();
-                    if let Some(delivery) = caught_up {
-                        return Poll::Ready(self.deliver(&delivery, history));
-                    }
+                    let Some(delivery) = caught_up else {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    };
+                    self.rests.store(RESTS, Ordering::Relaxed);
+                    return Poll::Ready(self.deliver(&delivery, history));
                 }
                 Step::Wait if is_registered => return Poll::Pending,
                 Step::Wait => {
@@ -355,9 +369,7 @@ impl Stream {
     /// Makes the response of a delivery; if it is cut, the first piece of it.
     fn deliver(&self, delivery: &Delivery, history: &dyn History) -> Result<Told, Error> {
         let batch = &delivery.batch;
-        let all = if delivery.prev_kv { batch.with_previous(history)? } else { batch.plain() };
-        let some = delivery.picked.as_ref().map(|picked| all.picked(picked));
-        let events = some.as_ref().unwrap_or(all);
+        let events = batch.encoded(delivery.picked.as_deref(), delivery.prev_kv.then_some(history))?;
         let header = queue::header(delivery.revision);
         let response = pb::WatchResponse { header, watch_id: delivery.watch_id, ..Default::default() };
         let told = Told::new(response, events.bytes());

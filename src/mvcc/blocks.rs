@@ -191,12 +191,12 @@ impl Blocks {
         }
     }
 
-    /// What [`Blocks::source`] would read: the block by its address, or the row alone; and how many bytes that has.
-    fn portion(&self, row: RowId) -> (RowId, usize) {
+    /// What [`Blocks::source`] would read, and how many bytes that has.
+    fn portion(&self, row: RowId) -> (Portion, usize) {
         let (id, block) = self.home(row).expect("a row of the index is in a block");
         match &block.body {
-            Body::Open(rows) => (row, rows[place_in(rows, row)].encoded_len()),
-            Body::Closed(_) | Body::Stored => (id, block.bytes),
+            Body::Open(rows) => (Portion::Row(row), rows[place_in(rows, row)].encoded_len()),
+            Body::Closed(_) | Body::Stored => (Portion::Block(id), block.bytes),
         }
     }
 
@@ -353,13 +353,21 @@ fn place_in(rows: &[Row], row: RowId) -> usize {
     rows.binary_search_by_key(&row, |row| row.id).expect("a row of the index is in its block")
 }
 
+/// What is read at once: a row of the open block, or a block whole. A block has the address of its first row, and the open one may be closed
+/// between two slices of a selection: the address alone would not tell that row from its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Portion {
+    Row(RowId),
+    Block(RowId),
+}
+
 /// The sources of many rows, each block once.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     list: Vec<Source>,
-    places: HashMap<RowId, u32>,
+    places: HashMap<Portion, u32>,
     /// What was noted last: neighbours are often in one block.
-    last: Option<(RowId, u32)>,
+    last: Option<(Portion, u32)>,
     /// What was read last: its place, its address, and where it ends in its block. The next one is often behind it.
     read: Option<(u32, RowId, usize)>,
     bytes: usize,
@@ -368,19 +376,19 @@ pub(super) struct Sources {
 impl Sources {
     /// Notes where `row` is; the number is for [`Sources::load`].
     pub(super) fn add(&mut self, blocks: &Blocks, row: RowId) -> u32 {
-        let (id, bytes) = blocks.portion(row);
+        let (portion, bytes) = blocks.portion(row);
         if let Some((last, place)) = self.last
-            && last == id
+            && last == portion
         {
             return place;
         }
         let next = self.list.len() as u32;
-        let place = *self.places.entry(id).or_insert(next);
+        let place = *self.places.entry(portion).or_insert(next);
         if place == next {
             self.list.push(blocks.source(row).1);
             self.bytes += bytes;
         }
-        self.last = Some((id, place));
+        self.last = Some((portion, place));
         place
     }
 
@@ -396,7 +404,7 @@ impl Sources {
             *source = Source::Block(reader.block(*id)?);
         }
         let found = match source {
-            Source::Row(row) => Some(Row::clone(row)),
+            Source::Row(found) => (found.id == row).then(|| Row::clone(found)),
             Source::Block(block) => {
                 let is_behind = |(last, id, _): &(u32, RowId, usize)| *last == place && *id < row;
                 let begin = self.read.filter(is_behind).map_or(0, |(_, _, end)| end);

@@ -256,6 +256,38 @@ fn a_long_range_is_chosen_in_slices_at_one_revision() {
     assert!(response.kvs.iter().all(|kv| kv.value == "old"));
 }
 
+/// The address of a block is that of its first row, so a row that was noted while its block was open could pass for the whole block later.
+#[test]
+fn a_block_that_is_closed_between_two_slices_is_not_taken_for_its_first_row() {
+    let mut store = store();
+    let keys = SLICE_KEYS + 500;
+    for key in 0..keys {
+        put(&mut store, &format!("{key:05}"), "old");
+    }
+    let large = "x".repeat(5000);
+    // A row of more than a block closes what is open, and the next row opens a block.
+    put(&mut store, "00000", &large);
+    let late = format!("{:05}", keys - 100);
+    put(&mut store, "00001", "first of its block");
+    put(&mut store, &late, "behind it");
+    let mut selection = store.select(&all()).expect("readable");
+    put(&mut store, "closes", &large);
+    while !selection.is_complete() {
+        store.select_more(&mut selection);
+    }
+    let response = selection.load().expect("memory");
+    assert_eq!(response.kvs.len(), keys);
+    for (n, kv) in response.kvs.iter().enumerate() {
+        let value = match text(&kv.key) {
+            key if key == "00000" => large.as_str(),
+            key if key == "00001" => "first of its block",
+            key if key == late => "behind it",
+            _ => "old",
+        };
+        assert_eq!((text(&kv.key), text(&kv.value)), (format!("{n:05}"), value.to_owned()));
+    }
+}
+
 #[test]
 fn an_interval_that_ends_where_it_begins_is_empty() {
     let mut store = store();

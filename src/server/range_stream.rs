@@ -58,15 +58,15 @@ pub(super) async fn start(front: &Front, request: Request<pb::RangeRequest>) -> 
     let pages = try_unfold(Some(rest), |rest| async move {
         let Some(rest) = rest else { return Ok(None) };
         rest.front.permit_range(&rest.caller, &KeyRange::parse(&rest.request.key, &rest.request.range_end)).await?;
-        Ok::<_, Status>(Some(rest.next()?))
+        Ok::<_, Status>(Some(rest.next().await?))
     });
     Ok(pages.boxed())
 }
 
 impl Rest {
     /// Reads one page. Gives nothing more to send after the last.
-    fn next(mut self) -> Result<(pb::RangeStreamResponse, Option<Rest>), Error> {
-        let page = self.front.node.range_page(&self.request)?;
+    async fn next(mut self) -> Result<(pb::RangeStreamResponse, Option<Rest>), Error> {
+        let page = self.front.node.range_page(&self.request).await?;
         if self.revision == 0 {
             self.revision = page.header.as_ref().map_or(0, |header| header.revision);
             if self.request.revision <= 0 {
@@ -87,7 +87,7 @@ impl Rest {
         self.request.key = next.into();
         if self.left == 0 {
             let beyond = pb::RangeRequest { count_only: true, limit: 0, ..self.request.clone() };
-            let count = self.sent + self.front.node.range_page(&beyond)?.count;
+            let count = self.sent + self.front.node.range_page(&beyond).await?.count;
             return Ok((self.last(page.kvs, true, count), None));
         }
         let target = self.front.node.config().max_request_bytes;

@@ -117,7 +117,7 @@ impl Room {
                     if seat.permits() > 0 {
                         slow::chose();
                     }
-                    return Ok((load(choice).await?, seat));
+                    return load(choice, seat).await;
                 }
                 Err(weight) => {
                     let permits = (weight / PERMIT_BYTES).max(seat.permits() * GROWTH);
@@ -167,12 +167,13 @@ impl Room {
     }
 }
 
-/// Loads what was chosen; what is large, on another thread.
-async fn load<C: Choice>(choice: C) -> Result<C::Answer, Error> {
+/// Loads what was chosen; what is large, on another thread. That one keeps the seat: it goes on to the end, also if nobody waits any more.
+async fn load<C: Choice>(choice: C, seat: Seat) -> Result<(C::Answer, Seat), Error> {
     if choice.weight() <= AT_ONCE_BYTES {
-        return choice.load();
+        return Ok((choice.load()?, seat));
     }
-    tokio::task::spawn_blocking(|| choice.load()).await.unwrap_or(Err(Error::Stopped))
+    let loaded = tokio::task::spawn_blocking(|| Ok((choice.load()?, seat)));
+    loaded.await.unwrap_or(Err(Error::Stopped))
 }
 
 impl Seat {

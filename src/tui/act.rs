@@ -24,9 +24,9 @@ use crate::tui::keys::Does;
 use crate::tui::model::Item;
 use crate::tui::model::Overlay;
 use crate::tui::model::Question;
-use crate::tui::model::Screen;
 use crate::tui::model::Then;
 use crate::tui::replay;
+use crate::tui::why;
 use crate::types::Millis;
 
 /// The clock's speeds: so many times slower than the world's.
@@ -109,8 +109,8 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::RunBack => model.notify(Tone::Plain, "that is for recordings: , shows what was recorded"),
         Does::Rights => model.overlay = Some(Overlay::Rights { scroll: 0 }),
         Does::CloseUp => model.overlay = Some(Overlay::CloseUp { scroll: 0 }),
-        Does::Why => model.overlay = why(model),
-        Does::Promises => model.overlay = promises(model),
+        Does::Why => model.overlay = why::ask(model),
+        Does::Promises => model.overlay = why::promises(model),
         Does::Compare => return data::compare(model),
         Does::Hold if model.picture.as_ref().is_some_and(Picture::is_upstream) => {
             model.frozen = if model.frozen.is_some() { None } else { model.picture.clone().map(Box::new) };
@@ -436,50 +436,6 @@ pub(super) fn choose(model: &mut Model, item: Item) -> Option<Cmd> {
             None
         }
     }
-}
-
-/// The answer to "why is it not …?" that goes with the screen.
-pub(super) fn why(model: &Model) -> Option<Overlay> {
-    let picture = model.shown()?;
-    let name = &picture.members.get(model.selected)?.name;
-    let last = picture.members.iter().filter_map(|m| m.log.keys().last()).max().copied().unwrap_or(0);
-    let missed = picture.missed_but(model.selected);
-    let (title, mut lines) = match (model.screen, missed) {
-        (Screen::Logs, _) => {
-            let index = model.cursor.unwrap_or(last);
-            (format!("why is entry {index} not committed?"), picture.why_not_committed(index))
-        }
-        (Screen::Watch, _) => {
-            let (member, watcher) = picture.watchers().nth(model.watcher)?;
-            (format!("why is watcher {} behind?", watcher.watch_id), picture.why_watcher_behind(member, watcher))
-        }
-        (Screen::Cluster, missed) => {
-            let member = missed.unwrap_or(model.selected);
-            (format!("why does {} not serve?", picture.members[member].name), picture.why_unstarted(member))
-        }
-        // Who asks why while one is down wonders about that one.
-        (_, Some(missed)) if picture.leader().is_some() => {
-            let mut lines = picture.why_unstarted(missed);
-            lines.extend([String::new(), format!("why does {name} not lead?")]);
-            lines.extend(picture.why_not_leader(model.selected));
-            (format!("why is {} not there?", picture.members[missed].name), lines)
-        }
-        _ => (format!("why does {name} not lead?"), picture.why_not_leader(model.selected)),
-    };
-    lines.extend([String::new(), "why would a write be refused, or wait?".into()]);
-    lines.extend(picture.why_write_refused());
-    let on_purpose = model.board.explained(&picture.member_names());
-    if !on_purpose.is_empty() && model.replay.is_none() {
-        lines.extend([String::new(), "what is broken on purpose?".into()]);
-        lines.extend(on_purpose);
-    }
-    Some(Overlay::Why { title, lines, scroll: 0 })
-}
-
-/// What must never happen, and whether it has.
-pub(super) fn promises(model: &Model) -> Option<Overlay> {
-    let lines = model.shown()?.promises.lines();
-    Some(Overlay::Why { title: "what must never happen".into(), lines, scroll: 0 })
 }
 
 /// Marks this moment in the recording.

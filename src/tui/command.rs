@@ -16,6 +16,7 @@ use crate::tui::model::Overlay;
 use crate::tui::model::Screen;
 use crate::tui::mouse;
 use crate::tui::replay;
+use crate::tui::why;
 
 /// Words beside the deeds: arguments, and what they do.
 const OWN: &[(&str, &str, &str)] = &[
@@ -117,10 +118,10 @@ pub(super) fn run(model: &mut Model, line: &str) -> Option<Cmd> {
         "shell" | "undo" => {
             return act::press(model, if word == "shell" { Does::Shell } else { Does::Undo });
         }
-        "why" => model.overlay = act::why(model),
+        "why" => model.overlay = why::ask(model),
         "users" => model.overlay = Some(Overlay::Rights { scroll: 0 }),
         "close-up" => model.overlay = Some(Overlay::CloseUp { scroll: 0 }),
-        "promises" => model.overlay = act::promises(model),
+        "promises" => model.overlay = why::promises(model),
         "mark" => return act::mark(model, rest),
         "copy" => return act::copy(model),
         "mouse" => return mouse::switch(model, rest),

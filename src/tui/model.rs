@@ -30,6 +30,7 @@ use crate::tui::learn::Learn;
 use crate::tui::look::Theme;
 use crate::tui::mouse;
 use crate::tui::replay;
+use crate::tui::why::About;
 use crate::types::Millis;
 use std::path::PathBuf;
 
@@ -127,10 +128,9 @@ pub enum Overlay {
     Help {
         scroll: u16,
     },
-    /// Lines that were computed; see [`crate::lab::why`].
+    /// A question and its answer, as it is now; see [`crate::lab::why`].
     Why {
-        title: String,
-        lines: Vec<String>,
+        about: About,
         scroll: u16,
     },
     /// Users and roles, as they are told of now.

@@ -15,6 +15,7 @@ use crate::tui::act;
 use crate::tui::data;
 use crate::tui::keys::Does;
 use crate::tui::model::Overlay;
+use crate::tui::why;
 use crate::types::Millis;
 
 /// How it goes.
@@ -181,8 +182,8 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Break if model.twin.is_some() => model.overlay = act::break_menu(model),
         Does::Undo if model.twin.is_some() => return undo(model),
         Does::CloseUp => model.overlay = Some(Overlay::CloseUp { scroll: 0 }),
-        Does::Why => model.overlay = act::why(model),
-        Does::Promises => model.overlay = act::promises(model),
+        Does::Why => model.overlay = why::ask(model),
+        Does::Promises => model.overlay = why::promises(model),
         Does::Rights => model.overlay = Some(Overlay::Rights { scroll: 0 }),
         Does::RunOn | Does::RunBack => {
             let now = replay.picture.now;

@@ -11,11 +11,15 @@ use crate::types::Revision;
 use bytes::BufMut;
 use bytes::Bytes;
 use prost::Message;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 /// What stands before each event in a response: its field's number, and that a length follows.
 const FIELD: u8 = (11 << 3) | 2;
+
+/// Who is told of at most one event in so many has those encoded alone.
+const FEW: usize = 4;
 
 /// The events of a revision, or of a stretch of history.
 #[derive(Debug)]
@@ -30,28 +34,47 @@ impl Batch {
         Batch { events: events.into(), plain: OnceLock::new(), with_previous: OnceLock::new() }
     }
 
-    /// About how much memory the event at `place` takes.
-    pub(super) fn weight(&self, place: usize) -> usize {
-        self.events[place].kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len() + 64)
+    /// About how much memory it takes as long as one of its events waits somewhere: all of them, and their bytes.
+    pub(super) fn weight(&self) -> usize {
+        let of = |event: &Event| event.kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len() + 64);
+        2 * self.events.iter().map(of).sum::<usize>()
     }
 
-    /// The events as bytes, encoded by whoever asks first.
-    pub(super) fn plain(&self) -> &Encoded {
-        self.plain.get_or_init(|| Encoded::of(&self.events))
-    }
-
-    /// The same, with what was there before; read from `history` by whoever asks first.
+    /// The events at these places, all if it does not say, as bytes. What many are told of is encoded by whoever asks first, and for all of them; one
+    /// who is told of a few among very many does not pay for the others. `history` is read for what was there before, if that is wanted.
     ///
     /// # Errors
     /// Those of [`History::previous`].
-    pub(super) fn with_previous(&self, history: &dyn History) -> Result<&Encoded, Error> {
+    pub(super) fn encoded(
+        &self,
+        picked: Option<&[u32]>,
+        history: Option<&dyn History>,
+    ) -> Result<Cow<'_, Encoded>, Error> {
+        if let Some(few) = picked.filter(|places| places.len() * FEW <= self.events.len()) {
+            let events = few.iter().map(|place| &self.events[*place as usize]);
+            return Ok(Cow::Owned(match history {
+                Some(history) => Encoded::of(&with_previous(events, history)?),
+                None => Encoded::of(&events.cloned().collect::<Vec<Event>>()),
+            }));
+        }
+        let all = match history {
+            Some(history) => self.all_with_previous(history)?,
+            None => self.plain.get_or_init(|| Encoded::of(&self.events)),
+        };
+        Ok(picked.map_or(Cow::Borrowed(all), |places| Cow::Owned(all.picked(places))))
+    }
+
+    fn all_with_previous(&self, history: &dyn History) -> Result<&Encoded, Error> {
         if let Some(encoded) = self.with_previous.get() {
             return Ok(encoded);
         }
-        let with = |event: &Event| Ok(Event { prev_kv: previous(event, history)?, ..event.clone() });
-        let events: Vec<Event> = self.events.iter().map(with).collect::<Result<_, Error>>()?;
+        let events = with_previous(self.events.iter(), history)?;
         Ok(self.with_previous.get_or_init(|| Encoded::of(&events)))
     }
+}
+
+fn with_previous<'a>(events: impl Iterator<Item = &'a Event>, history: &dyn History) -> Result<Vec<Event>, Error> {
+    events.map(|event| Ok(Event { prev_kv: previous(event, history)?, ..event.clone() })).collect()
 }
 
 fn previous(event: &Event, history: &dyn History) -> Result<Option<crate::proto::mvccpb::KeyValue>, Error> {
@@ -85,7 +108,7 @@ impl Encoded {
     }
 
     /// Only these of the events. Copies bytes, unless they are all.
-    pub(super) fn picked(&self, places: &[u32]) -> Encoded {
+    fn picked(&self, places: &[u32]) -> Encoded {
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(places.len());
         for place in places {
@@ -162,6 +185,10 @@ impl Told {
 mod tests {
     use super::*;
     use crate::proto::mvccpb::KeyValue;
+    use crate::types::KeyRange;
+    use crate::watch::Past;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering;
 
     fn events(count: usize) -> Vec<Event> {
         let kv = |n: usize| KeyValue {
@@ -180,10 +207,11 @@ mod tests {
 
     #[test]
     fn a_response_in_two_parts_is_the_response() {
-        for places in [vec![], vec![0], vec![1, 3, 4], (0..5).collect()] {
+        // One of five is encoded alone; three are cut out of all.
+        for places in [vec![], vec![0], vec![3], vec![1, 3, 4], (0..5).collect()] {
             let all = events(5);
             let batch = Batch::new(all.clone());
-            let told = Told::new(head(), batch.plain().picked(&places).bytes());
+            let told = Told::new(head(), batch.encoded(Some(&places), None).expect("no history").bytes());
             let picked = places.iter().map(|place| all[*place as usize].clone()).collect();
             let whole = pb::WatchResponse { events: picked, ..head() };
             let mut bytes = Vec::new();
@@ -193,11 +221,41 @@ mod tests {
         }
     }
 
+    /// Knows what was before, and counts who asks.
+    struct Before(AtomicUsize);
+
+    impl History for Before {
+        fn events(&self, _: &KeyRange, _: Revision, _: usize) -> Result<Past, Error> {
+            unreachable!("nobody catches up here")
+        }
+
+        fn previous(&self, key: &Bytes, at: Revision) -> Result<Option<KeyValue>, Error> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(at, Revision(7));
+            Ok(Some(KeyValue { key: key.clone(), value: "before".into(), mod_revision: 6, ..KeyValue::default() }))
+        }
+    }
+
+    #[test]
+    fn what_was_before_is_read_once_for_many_and_only_what_is_told_for_one() {
+        let (batch, history) = (Batch::new(events(100)), Before(AtomicUsize::new(0)));
+        let told = |picked: Option<&[u32]>| {
+            let bytes = batch.encoded(picked, Some(&history)).expect("readable").bytes();
+            let told = Told::new(head(), bytes).into_response().events;
+            assert!(told.iter().all(|event| event.prev_kv.as_ref().is_some_and(|kv| kv.value == "before")));
+            (told.len(), history.0.swap(0, Ordering::Relaxed))
+        };
+        assert_eq!(told(Some(&[3, 50])), (2, 2), "two of a hundred");
+        assert_eq!((told(None), told(None)), ((100, 100), (100, 0)), "once for all");
+        let half: Vec<u32> = (0..50).collect();
+        assert_eq!(told(Some(&half)), (50, 0), "and for half of them");
+    }
+
     #[test]
     fn pieces_are_below_the_limit_and_cut_no_event() {
         let (batch, head) = (Batch::new(events(6)), head());
-        let encoded = batch.plain();
-        assert_eq!(encoded.bytes(), Told::new(head.clone(), encoded.picked(&[0, 1, 2, 3, 4, 5]).bytes()).events);
+        let encoded = batch.encoded(None, None).expect("no history");
+        assert_eq!(encoded.bytes(), encoded.picked(&[0, 1, 2, 3, 4, 5]).bytes());
         for limit in [1, 100, 400, 500, 10_000] {
             let pieces = encoded.pieces(head.encoded_len(), limit);
             let told = |events: &Bytes| Told::new(head.clone(), events.clone()).into_response().events;

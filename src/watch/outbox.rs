@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// A queue that is empty keeps room for so many.
+const KEPT_ITEMS: usize = 16;
+
 /// Events for one watcher.
 #[derive(Debug)]
 pub(super) struct Delivery {
@@ -23,20 +26,15 @@ pub(super) struct Delivery {
     pub(super) fragment: bool,
 }
 
-impl Delivery {
-    fn weight(&self) -> usize {
-        match &self.picked {
-            Some(picked) => picked.iter().map(|place| self.batch.weight(*place as usize)).sum(),
-            None => (0..self.batch.events.len()).map(|place| self.batch.weight(place)).sum(),
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(super) enum Item {
     /// Created, cancelled, progress.
     Answer(Box<pb::WatchResponse>),
-    Events(Delivery),
+    Events {
+        delivery: Delivery,
+        /// What the queue counts for it.
+        weight: usize,
+    },
 }
 
 /// What a stream's reader finds.
@@ -95,14 +93,16 @@ impl Outbox {
 
     /// Queues events, unless too much waits already. Whether they were queued.
     pub(super) fn offer(&self, delivery: Delivery, limits: &Limits) -> bool {
-        let weight = delivery.weight();
         let mut waiting = self.waiting.lock();
+        // What waits holds its whole batch, and others of this stream that are told of the same batch hold no more.
+        let is_held = |item: &Item| matches!(item, Item::Events { delivery: last, .. } if Arc::ptr_eq(&last.batch, &delivery.batch));
+        let weight = if waiting.items.back().is_some_and(is_held) { 0 } else { delivery.batch.weight() };
         let events = waiting.items.len() - waiting.answers;
         if events >= limits.queue_responses || (events > 0 && waiting.bytes + weight > limits.queue_bytes) {
             return false;
         }
         waiting.bytes += weight;
-        waiting.items.push_back(Item::Events(delivery));
+        waiting.items.push_back(Item::Events { delivery, weight });
         true
     }
 
@@ -167,7 +167,10 @@ impl Waiting {
         self.lagging_next = true;
         match &item {
             Item::Answer(_) => self.answers -= 1,
-            Item::Events(delivery) => self.bytes -= delivery.weight(),
+            Item::Events { weight, .. } => self.bytes -= weight,
+        }
+        if self.items.is_empty() && self.items.capacity() > KEPT_ITEMS {
+            self.items = VecDeque::new();
         }
         Some(item)
     }

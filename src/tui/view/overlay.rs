@@ -12,6 +12,7 @@ use crate::tui::model::Overlay;
 use crate::tui::model::QUIT;
 use crate::tui::model::Question;
 use crate::tui::mouse::Hit;
+use crate::tui::why::answer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::widgets::Block;
@@ -48,7 +49,10 @@ pub(super) fn draw(model: &Model, page: &mut Page, area: Rect) {
     match &model.overlay {
         None => {}
         Some(Overlay::Help { scroll }) => help(model, page, area, *scroll),
-        Some(Overlay::Why { title, lines, scroll }) => why(page, area, title, lines, *scroll),
+        Some(Overlay::Why { about, scroll }) => {
+            let (title, lines) = answer(model, *about).unwrap_or_default();
+            why(page, area, &title, &lines, *scroll);
+        }
         Some(Overlay::Rights { scroll }) => {
             let lines = model.shown().map(|picture| picture.rights_lines()).unwrap_or_default();
             why(page, area, "users and roles", &lines, *scroll);
