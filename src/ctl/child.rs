@@ -72,7 +72,7 @@ mod tests {
             ("exit 7", "exit status 7", 7),
             ("kill -9 $$", "signal: killed", 255),
             ("kill -15 $$", "signal: terminated", 255),
-            ("kill -1 $$", "signal: hangup", 255),
+            ("kill -14 $$", "signal: alarm clock", 255),
             ("kill -12 $$", "signal: user defined signal 2", 255),
             ("kill -31 $$", "signal: signal 31", 255),
         ] {
