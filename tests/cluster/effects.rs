@@ -198,6 +198,7 @@ async fn left_of_a_thousand(more: &[&str]) -> (i64, String) {
     let (mut cluster, doors) = with_doors(1, &flags).await;
     let granted = cluster.client.lease(0).lease_grant(pb::LeaseGrantRequest { ttl: 1000, id: 77 }).await;
     assert_eq!(granted.expect("granted").into_inner().ttl, 1000);
+    cluster.agreed(0, "3.6.0").await;
     let mut doors = Doors::open(&doors).await;
     doors.clock(true, 1).await;
     let index = async |cluster: &Cluster| cluster.client.status(0).await.expect("a status").raft_applied_index;

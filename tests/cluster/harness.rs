@@ -12,6 +12,7 @@
 #![expect(clippy::disallowed_methods, reason = "waits for processes, with deadlines")]
 
 use crate::client::Client;
+use crate::http;
 use crate::ports;
 use etcd_lab::proto::etcdserverpb::StatusResponse;
 use parking_lot::RwLock;
@@ -403,6 +404,23 @@ impl Cluster {
             if agree { Ok(()) } else { Err(format!("{statuses:?}")) }
         })
         .await;
+    }
+
+    /// The version that a member says its cluster has agreed on.
+    pub(crate) async fn version(&self, member: usize) -> Result<String, String> {
+        let address = self.spec(member).client_url.trim_start_matches("http://").to_owned();
+        let answer = http::get(&address, "/version").await.map_err(|e| e.to_string())?;
+        let version: serde_json::Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
+        Ok(version["etcdcluster"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until a member says that its cluster has agreed on this version. That is the last thing that a new cluster writes by itself.
+    pub(crate) async fn agreed(&self, member: usize, version: &str) {
+        let told = async || {
+            let told = self.version(member).await?;
+            if told == version { Ok(()) } else { Err(told) }
+        };
+        until(READY_WITHIN, version, told).await;
     }
 
     /// kill -9. The process has ended when this returns.

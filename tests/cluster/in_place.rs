@@ -9,7 +9,6 @@ use crate::harness::READY_WITHIN;
 use crate::harness::etcd_bin;
 use crate::harness::turn;
 use crate::harness::until;
-use crate::http;
 use crate::mixed::assert_lease;
 use crate::mixed::furnish;
 use crate::ports;
@@ -50,22 +49,6 @@ fn convert(from: &Path, to: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_etcdutl")).args(words).output().expect("it runs")
 }
 
-async fn cluster_version(cluster: &Cluster, member: usize) -> Result<String, String> {
-    let address = cluster.spec(member).client_url.trim_start_matches("http://").to_owned();
-    let answer = http::get(&address, "/version").await.map_err(|e| e.to_string())?;
-    let version: serde_json::Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
-    Ok(version["etcdcluster"].as_str().unwrap_or_default().to_owned())
-}
-
-/// Waits until a member says that its cluster has agreed on this.
-async fn agreed(cluster: &Cluster, member: usize, version: &str) {
-    let told = async || {
-        let told = cluster_version(cluster, member).await?;
-        if told == version { Ok(()) } else { Err(told) }
-    };
-    until(READY_WITHIN, version, told).await;
-}
-
 /// Has the cluster agree on 3.5 again.
 async fn downgrade(cluster: &Cluster) {
     let leader = cluster.leader().await;
@@ -73,7 +56,7 @@ async fn downgrade(cluster: &Cluster) {
     until(READY_WITHIN, "a downgrade", async || cluster.client.maintenance(leader).downgrade(enable.clone()).await)
         .await;
     for member in 0..cluster.len() {
-        agreed(cluster, member, "3.5.0").await;
+        cluster.agreed(member, "3.5.0").await;
     }
 }
 
@@ -114,7 +97,7 @@ fn a_member_of_etcd_becomes_ours_in_place_and_etcds_again() {
             assert_eq!(hash_at(&cluster, 0, before.revision).await, before.hash);
             let at_the_end = state(&cluster, 0).await;
             // Back: not while the cluster speaks a later release's language.
-            agreed(&cluster, 0, "3.6.0").await;
+            cluster.agreed(0, "3.6.0").await;
             let data_dir = cluster.spec(0).data_dir.clone();
             cluster.terminate(0).await;
             let refused = convert(&data_dir, &cluster.dir().join("no"));
@@ -180,7 +163,7 @@ fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_
         let ids = state(&cluster, 0).await.ids.0;
         let writers = Writers::start(&cluster.client, "load/", 3);
         for member in 0..3 {
-            assert_eq!(cluster_version(&cluster, member).await.as_deref(), Ok("3.5.0"), "one of etcd's is there");
+            assert_eq!(cluster.version(member).await.as_deref(), Ok("3.5.0"), "one of etcd's is there");
             cluster.terminate(member).await;
             cluster.spec_mut(member).program = Some(etcd_bin());
             cluster.restart(member).await;
@@ -188,7 +171,7 @@ fn a_cluster_of_etcd_becomes_ours_member_by_member_and_goes_back_without_a_lost_
             assert_all_have_told_where_they_are(&cluster, member).await;
             writers.acknowledged(writers.so_far_count() + 10, READY_WITHIN).await;
         }
-        agreed(&cluster, 0, "3.6.0").await;
+        cluster.agreed(0, "3.6.0").await;
         downgrade(&cluster).await;
         for member in 0..3 {
             cluster.terminate(member).await;

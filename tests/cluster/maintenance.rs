@@ -274,12 +274,7 @@ fn status_tells_all_that_etcd_36_tells() {
     }
     turn(Duration::from_secs(60), async {
         let cluster = Cluster::start_with(&etcd_bin(), 1, &["--quota-backend-bytes=-1"]).await;
-        let address = cluster.spec(0).client_url.trim_start_matches("http://").to_owned();
-        until(READY_WITHIN, "the cluster has a version", async || {
-            let told = http::get(&address, "/version").await.map_err(|e| e.to_string())?.body;
-            if told.contains(r#""etcdcluster":"3.6.0""#) { Ok(()) } else { Err(told) }
-        })
-        .await;
+        cluster.agreed(0, "3.6.0").await;
         let status = cluster.client.status(0).await.expect("a status");
         assert_eq!((status.version.as_str(), status.storage_version.as_str()), ("3.6.14", "3.6.0"));
         assert_eq!((status.db_size, status.db_size_in_use), (20_480, 16_384), "as a fresh etcd");

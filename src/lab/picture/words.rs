@@ -114,7 +114,11 @@ impl Picture {
 
     fn applied_words(&mut self, member: usize, to: u64, revision: u64) {
         let m = &self.members[member];
-        let fresh = m.log.range(m.told + 1..=to.max(m.told));
+        // An observer that begins anew hears what was applied, and then of some of it once more.
+        if to <= m.told {
+            return;
+        }
+        let fresh = m.log.range(m.told + 1..=to);
         let entries: Vec<_> = fresh.map(|(i, e)| (*i, e.clone())).collect();
         for (index, e) in entries {
             let on = self.holders(index, e.term).join(" ");

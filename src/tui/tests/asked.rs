@@ -166,6 +166,18 @@ fn a_step_waits_until_what_came_of_the_one_before_has_arrived() {
     assert_eq!(script.wait(10), None, "one step for one key");
 }
 
+/// An observer that begins anew is told how far a member is, and then of the last entries once more.
+#[test]
+fn what_a_leader_has_applied_may_be_told_twice() {
+    let mut script = Script::put();
+    let feed = |script: &Script| script.model.picture.as_ref().expect("started").feed.len();
+    let lines = feed(&script);
+    for index in [3, 2] {
+        script.tell(1, Kind::Applied(lab::Applied { index, revision: index }));
+    }
+    assert_eq!(feed(&script), lines, "nobody is told anything new");
+}
+
 #[test]
 fn a_revision_fans_out_to_members_and_watchers() {
     let mut script = Script::watched();
