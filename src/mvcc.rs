@@ -73,6 +73,9 @@ use std::sync::Arc;
 pub const CACHE_BYTES: usize = 64 << 20;
 
 /// Rows of [`Table::Meta`]. The compaction's two are named as in etcd and hold a row's address; the others are 8 bytes, big-endian.
+/// Who compares the values of a range keeps so many bytes of what it has read.
+const COMPARED_BYTES: usize = 64 << 10;
+
 const CURRENT: &[u8] = b"currentRev";
 const COMPACTED: &[u8] = b"scheduledCompactRev";
 const SWEPT: &[u8] = b"finishedCompactRev";
@@ -205,6 +208,27 @@ impl Store {
         let mut sources = Sources::default();
         let place = sources.add(&self.blocks, found.row);
         Ok(Some(sources.load(&self.reader, place, found.row)?.kv))
+    }
+
+    /// Whether there are keys in `range`, and the value of each passes. Ends with the first that does not, and keeps little of what it reads. May read the
+    /// engine.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] or [`Error::Damaged`] from the engine.
+    pub fn values_pass(&self, range: &KeyRange, passes: impl Fn(&[u8]) -> bool) -> Result<bool, Error> {
+        let (mut sources, mut any) = (Sources::default(), false);
+        for (_, rows) in self.index.walk(range, None) {
+            let Some(found) = rows.at(self.current) else { continue };
+            any = true;
+            if sources.bytes() > COMPARED_BYTES {
+                sources = Sources::default();
+            }
+            let place = sources.add(&self.blocks, found.row);
+            if !passes(&sources.load(&self.reader, place, found.row)?.kv.value) {
+                return Ok(false);
+            }
+        }
+        Ok(any)
     }
 
     /// Begins a write transaction: all its changes have the next revision.

@@ -92,14 +92,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 use store_thread::Write;
+use tokio::runtime::Handle;
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::Notify;
 use tokio::sync::oneshot;
 use tokio::sync::watch as signal;
+use tokio::task::block_in_place;
 use tokio_rustls::rustls::ClientConfig;
 use waiters::Applied;
 use waiters::Requests;
 
 /// Requests that may wait for the raft thread at once.
+/// A thread of the runtime waits so long for the state before it lets others take over its tasks: a run of entries takes less.
+const LOOK_PATIENCE: Duration = Duration::from_millis(10);
 const INBOX_MAX: usize = 16 * 1024;
 /// So many more if they go first: heartbeats and other messages of peers, renewals and revocations of leases.
 const INBOX_RESERVE: usize = 4 * 1024;
@@ -515,8 +520,16 @@ impl Node {
     }
 
     /// Looks at the applied state. Keep it short: the apply thread waits meanwhile.
+    ///
+    /// One entry may take seconds to apply. A thread of the runtime does not wait for that with all its tasks, peers' messages among them: they go on on
+    /// another one.
     pub fn read<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
-        look(&self.inner.machine.read())
+        if let Some(machine) = self.inner.machine.try_read_for(LOOK_PATIENCE) {
+            return look(&machine);
+        }
+        let is_shared = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
+        let wait = || look(&self.inner.machine.read());
+        if Handle::try_current().is_ok_and(is_shared) { block_in_place(wait) } else { wait() }
     }
 
     /// A range request, linearizable unless it says serializable. The header has the revision only.

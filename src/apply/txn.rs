@@ -94,7 +94,11 @@ impl Machine {
     fn holds(&self, compare: &pb::Compare) -> Result<bool, Error> {
         let range = KeyRange::parse(&compare.key, &compare.range_end);
         if compare.target == CompareTarget::Value as i32 {
-            return self.values_hold(compare);
+            let given = match &compare.target_union {
+                Some(TargetUnion::Value(value)) => value.as_ref(),
+                _ => &[],
+            };
+            return self.store.values_pass(&range, |value| passes(compare, value.cmp(given)));
         }
         let mut any = false;
         for found in self.store.peek(&range) {
@@ -104,16 +108,6 @@ impl Machine {
             }
         }
         Ok(any || passes(compare, self.order(compare, None)))
-    }
-
-    fn values_hold(&self, compare: &pb::Compare) -> Result<bool, Error> {
-        let given = match &compare.target_union {
-            Some(TargetUnion::Value(value)) => value.as_ref(),
-            _ => &[],
-        };
-        let (key, range_end) = (compare.key.clone(), compare.range_end.clone());
-        let found = kv::read(&self.store, &pb::RangeRequest { key, range_end, ..Default::default() })?.kvs;
-        Ok(!found.is_empty() && found.iter().all(|kv| passes(compare, kv.value.as_ref().cmp(given))))
     }
 
     /// How the stored number stands to the given one; a member of the union that does not fit counts as 0.

@@ -29,6 +29,8 @@ pub enum Change {
     Disabled,
     /// This user's tokens are forgotten.
     TokensGone(String),
+    /// All tokens are forgotten: whose rights have ended is not known.
+    AllTokensGone,
     /// A user has logged in with this token.
     Token { token: String, user: String },
     /// Rights have changed; tokens have not.

@@ -44,7 +44,7 @@ impl Tokens {
     pub fn follow(&mut self, now: Millis, change: &Change) {
         match change {
             Change::Enabled | Change::Rights => {}
-            Change::Disabled => {
+            Change::Disabled | Change::AllTokensGone => {
                 self.logins.clear();
                 self.queue.clear();
             }

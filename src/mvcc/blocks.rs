@@ -135,7 +135,9 @@ impl Blocks {
                     self.dirty_bytes += bytes;
                     return self.mark(id, bytes);
                 }
-                block.body = Body::Closed(encode_block(rows));
+                // Where writes are few the engine has all of it by now, and no batch to come would say so.
+                let is_written = block.flying == 0 && !self.dirty.contains(&id);
+                block.body = if is_written { Body::Stored } else { Body::Closed(encode_block(rows)) };
             }
         }
         let id = row.id;

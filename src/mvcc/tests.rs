@@ -391,6 +391,29 @@ fn a_reader_below_the_floor_holds_back_the_removal_but_not_the_compaction() {
     assert!(store.is_swept(Revision(3)));
 }
 
+/// Each compaction once began the removal anew, and none came to its end where they were frequent.
+#[test]
+fn removal_ends_also_where_the_next_compaction_always_comes_before_that() {
+    let mut store = store();
+    for key in 0..200 {
+        put(&mut store, &format!("{key:03}"), "1");
+    }
+    let mut most = 0;
+    for round in 0..400 {
+        put(&mut store, "000", &format!("{round:0500}"));
+        store.compact(store.revision().to_wire()).expect("is no future");
+        // All keys are 20 steps of 10.
+        for _ in 0..3 {
+            store.compact_step(10).expect("memory");
+        }
+        most = most.max(store.blocks.len());
+    }
+    assert!(store.is_swept(Revision(500)), "the first hundreds of them are behind us");
+    assert!(most < 30, "{most} blocks of what is one key's");
+    sweep(&mut store);
+    assert!(store.is_swept(store.revision()) && !store.is_sweeping());
+}
+
 #[test]
 fn a_block_is_rewritten_without_its_dead_rows() {
     let engine = Arc::default();
@@ -453,6 +476,44 @@ fn a_cold_store_answers_from_the_engine() {
     flush(&mut store, &engine);
     assert!(store.blocks.resident_bytes() <= blocks::BLOCK_BYTES);
     assert_eq!(ask(&store, |_| {}), warm);
+}
+
+/// A block that the engine has whole before it is full was never let go of.
+#[test]
+fn a_store_that_is_written_slowly_keeps_only_the_open_block() {
+    let engine = Arc::default();
+    let mut store = Store::open(Arc::clone(&engine) as Arc<dyn Engine>, 0).expect("opens").0;
+    for key in 0..300 {
+        put(&mut store, &format!("{key:03}"), &"v".repeat(200));
+        flush(&mut store, &engine);
+    }
+    assert!(store.blocks.resident_bytes() <= blocks::BLOCK_BYTES, "{}", store.blocks.resident_bytes());
+    let all = ask(&store, |_| {});
+    assert!(all.ends_with("(300)"), "{all}");
+    assert_eq!(ask(&open(&engine), |_| {}), all);
+}
+
+#[test]
+fn values_are_compared_up_to_the_first_that_does_not_pass() {
+    let engine = Arc::default();
+    let mut store = Store::open(Arc::clone(&engine) as Arc<dyn Engine>, 0).expect("opens").0;
+    for key in 0..500 {
+        put(&mut store, &format!("{key:03}"), &format!("{key:0400}"));
+    }
+    flush(&mut store, &engine);
+    delete(&mut store, "000");
+    let compared = std::cell::Cell::new(0);
+    let below = |limit: u32| {
+        compared.set(0);
+        let passes = |value: &[u8]| {
+            compared.set(compared.get() + 1);
+            value < format!("{limit:0400}").as_bytes()
+        };
+        (store.values_pass(&KeyRange::From(Bytes::new()), passes), compared.get())
+    };
+    assert_eq!(below(500), (Ok(true), 499));
+    assert_eq!(below(3), (Ok(false), 3));
+    assert_eq!(store.values_pass(&KeyRange::Single("000".into()), |_| true), Ok(false), "nothing is there");
 }
 
 #[test]
@@ -553,6 +614,8 @@ enum Step {
     Delete(u8),
     Compact(i64),
     Sweep,
+    /// So many steps of the removal, and not to its end.
+    SweepSome(usize),
     Flush,
     Reopen,
 }
@@ -563,6 +626,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0u8..6).prop_map(Step::Delete),
         1 => (0i64..100).prop_map(Step::Compact),
         2 => Just(Step::Sweep),
+        2 => (1usize..6).prop_map(Step::SweepSome),
         2 => Just(Step::Flush),
         1 => Just(Step::Reopen),
     ];
@@ -587,6 +651,11 @@ fn play(steps: Vec<Step>) {
                 assert_eq!(store.compact(floor), plain.compact(floor));
             }
             Step::Sweep => sweep(&mut store),
+            Step::SweepSome(count) => {
+                for _ in 0..count {
+                    store.compact_step(2).expect("memory");
+                }
+            }
             Step::Flush => flush(&mut store, &engine),
             Step::Reopen => {
                 flush(&mut store, &engine);

@@ -45,10 +45,12 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Entries applied under one hold of the lock: about a millisecond.
+/// Entries applied under one hold of the lock, usually in about a millisecond, and for how long at most: then readers have their turn, who waits for these
+/// entries is answered, and the answers are gone. An entry may be a transaction that reads or deletes very many keys.
 const RUN_ENTRIES: usize = 256;
-/// Batches that may wait for the store before applying waits too: 64 MiB.
-const BATCHES_MAX: usize = 512;
+const RUN_MAX: Duration = Duration::from_millis(5);
+/// Bytes of batches that may wait for the store, or be in its hands, before applying waits too.
+const BACKLOG_BYTES: usize = 64 << 20;
 /// Changes are handed to the store at least this often.
 const FLUSH_EVERY_MS: u64 = 100;
 
@@ -101,7 +103,12 @@ impl ApplyThread {
             let open = self.entries.take_all(&mut batches, wait);
             for work in batches.drain(..) {
                 match work {
-                    Work::Entries(entries) => entries.chunks(RUN_ENTRIES).try_for_each(|run| self.apply(run))?,
+                    Work::Entries(entries) => {
+                        let mut rest = &entries[..];
+                        while !rest.is_empty() {
+                            rest = self.apply(rest)?;
+                        }
+                    }
                     Work::Install(mark) => self.install(&mark)?,
                 }
             }
@@ -135,6 +142,9 @@ impl ApplyThread {
         let began = self.inner.started.elapsed();
         failpoint::hit(Point::CompactBeforeCommitBatch);
         let more = machine.compact_step(keys)?;
+        if machine.batch_bytes() >= BATCH_BYTES {
+            hand_over(&self.inner, &mut machine)?;
+        }
         meter::COMPACTION_PAUSE.observe((self.inner.started.elapsed() - began).as_secs_f64() * 1000.0);
         failpoint::hit(Point::CompactAfterCommitBatch);
         if !more {
@@ -164,14 +174,15 @@ impl ApplyThread {
         Ok(())
     }
 
-    /// Applies a run of entries, then lets everybody know.
-    fn apply(&mut self, run: &[Entry]) -> Result<(), Error> {
+    /// Applies a run of entries, the first of these, then lets everybody know. Returns the others.
+    fn apply<'a>(&mut self, entries: &'a [Entry]) -> Result<&'a [Entry], Error> {
+        let mut run = &entries[..entries.len().min(RUN_ENTRIES)];
         let mut done = Vec::with_capacity(run.len());
         let began = self.inner.started.elapsed();
         let (mut last_end, mut slow) = (began, Vec::new());
         let (last, revision) = {
             let mut machine = self.inner.machine.write();
-            for entry in run {
+            for (place, entry) in run.iter().enumerate() {
                 if entry.index > machine.applied().0.0 {
                     self.marks.count(entry.data.len());
                     let applied = self.apply_entry(&mut machine, entry)?;
@@ -188,8 +199,14 @@ impl ApplyThread {
                     }
                     last_end = end;
                     done.push(applied);
+                    let mut is_enough = end - began >= RUN_MAX;
                     if machine.batch_bytes() >= BATCH_BYTES {
                         hand_over(&self.inner, &mut machine)?;
+                        is_enough |= self.inner.writes.weight() >= BACKLOG_BYTES;
+                    }
+                    if is_enough {
+                        run = &run[..=place];
+                        break;
                     }
                 }
             }
@@ -208,9 +225,9 @@ impl ApplyThread {
             self.inner.requests.answer(request, reply);
         }
         // Without the lock: the store may be far behind, and readers must not be.
-        self.inner.writes.wait_below(BATCHES_MAX);
+        self.inner.writes.wait_below(BACKLOG_BYTES);
         self.probe.tell(|| Kind::Applied(lab::Applied { index: last.0, revision: revision.0 }));
-        Ok(())
+        Ok(&entries[run.len()..])
     }
 
     fn is_slow(&self, took: Duration) -> bool {
@@ -401,7 +418,8 @@ impl Audience for Everybody<'_> {
 pub(super) fn hand_over(inner: &Inner, machine: &mut Machine) -> Result<(), Error> {
     let (written, epoch) = (inner.batches_written.swap(0, Ordering::AcqRel), inner.epoch.load(Ordering::Acquire));
     if let Some(batch) = behind::take_batch(machine, written, epoch) {
-        inner.writes.force(Write::Work(batch));
+        let weight = batch.weight();
+        inner.writes.force_heavy(Write::Work(batch), weight);
     }
     match inner.stopped.borrow().clone() {
         Some(why) => Err(why),

@@ -47,7 +47,7 @@ impl Gate {
         match change {
             Change::Enabled => self.is_on.store(true, Ordering::Relaxed),
             Change::Disabled => self.is_on.store(false, Ordering::Relaxed),
-            Change::Rights | Change::TokensGone(_) | Change::Token { .. } => {}
+            Change::Rights | Change::TokensGone(_) | Change::AllTokensGone | Change::Token { .. } => {}
         }
         self.tokens.lock().follow(now, change);
         if !matches!(change, Change::Token { .. }) {

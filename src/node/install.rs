@@ -396,7 +396,7 @@ impl Inner {
             self.epoch.fetch_add(1, Ordering::AcqRel);
             std::mem::replace(&mut *current, machine)
         };
-        self.follow_installed(before.members());
+        self.follow_installed(&before);
         let revision = self.machine.read().store().revision();
         tracing::info!(
             "applied-index" = mark.index,
@@ -409,13 +409,17 @@ impl Inner {
     }
 
     /// Lets everybody know who follows the state entry by entry, and has missed some.
-    fn follow_installed(self: &Arc<Self>, before: &Members) {
+    fn follow_installed(self: &Arc<Self>, before: &Machine) {
         // What they need of the machine first: none of their locks is waited for under its.
-        let (auth_is_on, revision, floor, members) = {
+        let (auth_is_on, rights, revision, floor, members) = {
             let machine = self.machine.read();
-            let store = machine.store();
-            (machine.auth().is_enabled(), store.revision(), store.compacted(), machine.members().clone())
+            let (auth, store) = (machine.auth(), machine.store());
+            (auth.is_enabled(), auth.revision(), store.revision(), store.compacted(), machine.members().clone())
         };
+        if rights != before.auth().revision() {
+            // A password may have changed, or a user gone, in an entry that this member has not seen. Clients log in again by themselves.
+            self.auth.follow(self.now(), &Change::AllTokensGone);
+        }
         let auth = if auth_is_on { Change::Enabled } else { Change::Disabled };
         self.auth.follow(self.now(), &auth);
         self.auth.follow(self.now(), &Change::Rights);
@@ -427,7 +431,7 @@ impl Inner {
             self.watches.compacted(floor);
         }
         if let Some(peers) = self.peers.get() {
-            for gone in before.iter().filter(|member| members.get(member.id).is_none()) {
+            for gone in before.members().iter().filter(|member| members.get(member.id).is_none()) {
                 peers.remove(gone.id);
             }
             for member in members.iter().filter(|member| member.id != self.id) {

@@ -282,7 +282,8 @@ impl Node {
         self.read(|machine| {
             let lease = machine.leases().get(id).ok_or(Error::LeaseNotFound)?;
             let keys = if request.keys { lease.keys().cloned().collect() } else { Vec::new() };
-            let ttl = i64::try_from(remaining.unwrap_or(0) / 1000).unwrap_or(i64::MAX);
+            // One that was granted a moment ago is not timed yet.
+            let ttl = remaining.map_or(lease.ttl, |left| i64::try_from(left / 1000).unwrap_or(i64::MAX));
             let header = machine.header();
             Ok(pb::LeaseTimeToLiveResponse { header, id: id.0, ttl, granted_ttl: lease.ttl, keys })
         })

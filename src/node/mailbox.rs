@@ -12,12 +12,14 @@ use std::time::Duration;
 pub(crate) struct Mailbox<T> {
     queue: Mutex<Queue<T>>,
     arrived: Condvar,
-    taken: Condvar,
+    lighter: Condvar,
     limit: usize,
 }
 
 struct Queue<T> {
     items: Vec<T>,
+    /// Of what waits and of what the receiver has taken and not finished.
+    weight: usize,
     waiting: bool,
     closed: bool,
 }
@@ -32,8 +34,8 @@ pub(crate) enum Refused {
 impl<T> Mailbox<T> {
     /// A mailbox for at most `limit` items.
     pub(crate) fn new(limit: usize) -> Mailbox<T> {
-        let queue = Queue { items: Vec::new(), waiting: false, closed: false };
-        Mailbox { queue: Mutex::new(queue), arrived: Condvar::new(), taken: Condvar::new(), limit }
+        let queue = Queue { items: Vec::new(), weight: 0, waiting: false, closed: false };
+        Mailbox { queue: Mutex::new(queue), arrived: Condvar::new(), lighter: Condvar::new(), limit }
     }
 
     /// Adds an item, unless the queue is full or closed.
@@ -79,15 +81,34 @@ impl<T> Mailbox<T> {
             queue.waiting = false;
         }
         std::mem::swap(&mut queue.items, into);
-        self.taken.notify_all();
         !(queue.closed && into.is_empty())
     }
 
-    /// Waits until fewer than `limit` items wait, or the mailbox is closed: back-pressure for a sender that may block.
+    /// As [`Mailbox::force`], an item that weighs so much until the receiver has finished it.
+    pub(crate) fn force_heavy(&self, item: T, weight: usize) {
+        let mut queue = self.queue.lock();
+        if !queue.closed {
+            queue.weight += weight;
+            self.add(&mut queue, item);
+        }
+    }
+
+    /// The receiver has finished what weighed so much.
+    pub(crate) fn finished(&self, weight: usize) {
+        self.queue.lock().weight -= weight;
+        self.lighter.notify_all();
+    }
+
+    /// What waits, and what the receiver has not finished, weighs so much.
+    pub(crate) fn weight(&self) -> usize {
+        self.queue.lock().weight
+    }
+
+    /// Waits until that is less than `limit`, or the mailbox is closed: back-pressure for a sender that may block.
     pub(crate) fn wait_below(&self, limit: usize) {
         let mut queue = self.queue.lock();
-        while queue.items.len() >= limit && !queue.closed {
-            self.taken.wait(&mut queue);
+        while queue.weight >= limit && !queue.closed {
+            self.lighter.wait(&mut queue);
         }
     }
 
@@ -108,7 +129,7 @@ impl<T> Mailbox<T> {
     pub(crate) fn close(&self) {
         self.queue.lock().closed = true;
         self.arrived.notify_all();
-        self.taken.notify_all();
+        self.lighter.notify_all();
     }
 }
 
@@ -134,6 +155,28 @@ mod tests {
         assert_eq!(all, [1, 2, 4, 6]);
         all.clear();
         assert!(!mailbox.take_all(&mut all, Duration::ZERO));
+    }
+
+    #[test]
+    fn what_the_receiver_has_taken_weighs_until_it_is_finished() {
+        let mailbox = std::sync::Arc::new(Mailbox::new(10));
+        mailbox.force_heavy(1, 60);
+        mailbox.force_heavy(2, 5);
+        let mut all = Vec::new();
+        assert!(mailbox.take_all(&mut all, Duration::ZERO));
+        assert_eq!((all.as_slice(), mailbox.weight()), ([1, 2].as_slice(), 65));
+        let (sender, (tell, told)) = (mailbox.clone(), std::sync::mpsc::channel());
+        let thread = std::thread::spawn(move || {
+            sender.wait_below(65);
+            tell.send(sender.weight())
+        });
+        assert!(told.try_recv().is_err(), "it waits");
+        mailbox.finished(60);
+        assert_eq!(told.recv(), Ok(5));
+        thread.join().expect("the sender").expect("heard");
+        mailbox.force_heavy(3, 100);
+        mailbox.close();
+        mailbox.wait_below(1);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::sync::watch as signal;
+use tokio::time::timeout;
 
 /// How many hashes of compactions are kept; etcd's `hashStorageMaxSize`.
 const HASHES_MAX: usize = 10;
@@ -190,8 +191,9 @@ impl Node {
             machine.alarms().iter().any(|alarm| alarm.member_id == id && alarm.alarm == AlarmType::Nospace as i32)
         };
         // One after the other: a thousand refused writes raise one alarm.
-        let _turn = self.inner.raising.lock().await;
-        if self.read(raised) {
+        let turn = timeout(self.inner.request_timeout(), self.inner.raising.lock()).await;
+        // Who has waited for so long has waited for one who could not raise it.
+        if turn.is_err() || self.read(raised) {
             return;
         }
         tracing::warn!("the store exceeds its quota: raising the NOSPACE alarm");

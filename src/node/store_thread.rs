@@ -58,7 +58,10 @@ impl StoreThread {
         let mut writes = Vec::new();
         while self.inner.writes.take_all(&mut writes, Duration::from_secs(3600)) {
             for write in writes.drain(..) {
-                if let Err(why) = self.write(write) {
+                let weight = if let Write::Work(work) = &write { work.weight() } else { 0 };
+                let written = self.write(write);
+                self.inner.writes.finished(weight);
+                if let Err(why) = written {
                     self.inner.fail(why);
                     self.inner.writes.close();
                     return;

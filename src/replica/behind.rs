@@ -28,6 +28,17 @@ pub enum Work {
     Sync(Mark, Vec<u8>),
 }
 
+impl Work {
+    /// About how many bytes of memory it holds.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Work::Batch(_, batch) => batch.bytes(),
+            Work::Sync(..) => 0,
+        }
+    }
+}
+
 /// What the store has done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stored {
