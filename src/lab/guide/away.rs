@@ -26,17 +26,23 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 /// Where the terminal of a node goes on, on its machine.
 const SESSION: &str = "/run/etcd-lab-session";
 
+/// Starts the agent of the machine of this name.
+type Starts = fn(&str) -> Command;
+
 /// The nodes' agents.
-#[derive(Default)]
+///
+/// What cannot be asked for, as the machine is not reached, is an error and no answer: nobody knows it then.
 pub struct Away {
     /// By the node's name: its machine's, and the agent that was asked last.
     machines: BTreeMap<String, (String, Mutex<Option<Remote>>)>,
     nodes: PathBuf,
+    starts: Starts,
 }
 
 impl Away {
@@ -50,7 +56,7 @@ impl Away {
         let mut agent = agent.lock();
         let mut there = match agent.take() {
             Some(there) => there,
-            None => Remote::start(&mut setup::agent_at(machine))?,
+            None => Remote::start(&mut (self.starts)(machine))?,
         };
         let answer = there.ask(ask)?;
         *agent = Some(there);
@@ -64,18 +70,26 @@ impl Away {
     }
 
     /// Whether this unit is active there.
-    pub(crate) async fn is_active(self: &Arc<Away>, node: &str, unit: &str) -> bool {
-        let asked = self.asked(node, Ask::Unit { name: unit.to_owned() }).await;
-        matches!(asked, Ok(Answer::Unit { active, .. }) if active == "active")
+    ///
+    /// # Errors
+    /// The machine is not reached.
+    pub(crate) async fn is_active(self: &Arc<Away>, node: &str, unit: &str) -> Result<bool, String> {
+        match self.asked(node, Ask::Unit { name: unit.to_owned() }).await? {
+            Answer::Unit { active, .. } => Ok(active == "active"),
+            other => Err(format!("another answer: {other:?}")),
+        }
     }
 
     /// What this unit has written since the machine was started, its newest part if it is much.
-    pub(crate) async fn journal(self: &Arc<Away>, node: &str, unit: &str) -> String {
+    ///
+    /// # Errors
+    /// The machine is not reached.
+    pub(crate) async fn journal(self: &Arc<Away>, node: &str, unit: &str) -> Result<String, String> {
         let argv =
             ["journalctl", "-b", "-u", unit, "-o", "cat", "--no-pager", "-n", "2000"].map(str::to_owned).to_vec();
-        match self.asked(node, Ask::Run { argv }).await {
-            Ok(Answer::Ran { out, .. }) => out,
-            _ => String::new(),
+        match self.asked(node, Ask::Run { argv }).await? {
+            Answer::Ran { out, .. } => Ok(out),
+            other => Err(format!("another answer: {other:?}")),
         }
     }
 
@@ -142,12 +156,16 @@ impl MachineBed {
     /// # Errors
     /// There are no such machines, or a folder cannot be had.
     pub(crate) fn new(cluster: &Cluster, machines: &[(String, String)]) -> Result<MachineBed, String> {
+        MachineBed::with(cluster, machines, setup::agent_at)
+    }
+
+    fn with(cluster: &Cluster, machines: &[(String, String)], starts: Starts) -> Result<MachineBed, String> {
         let nodes: Vec<_> = cluster.nodes.iter().chain(&cluster.spare).collect();
         let named = |name: &str| machines.iter().find(|(machine, _)| machine == name);
         let alone = machines.first().filter(|_| nodes.len() == 1);
         let folder = scratch("machines")?;
         let (bin_dir, roots) = (folder.join("bin"), folder.join("nodes"));
-        let (mut places, mut away) = (Vec::new(), Away { nodes: roots.clone(), ..Away::default() });
+        let (mut places, mut away) = (Vec::new(), Away { machines: BTreeMap::new(), nodes: roots.clone(), starts });
         for node in &nodes {
             let found = named(&node.name).or(alone);
             let (machine, ip) =
@@ -264,7 +282,16 @@ impl Drop for MachineBed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::guide::check::Verdict;
+    use crate::lab::guide::check::judge;
+    use crate::lab::guide::expr::Expr;
+    use crate::lab::guide::facts::gather;
+    use crate::lab::guide::model::Cause;
+    use crate::lab::guide::model::Check;
     use crate::lab::guide::settings::Node;
+    use crate::lab::guide::shell::Shell;
+    use std::process::Stdio;
+    use std::time::Duration;
 
     fn cluster(names: &[(&str, &str)]) -> Cluster {
         let node = |(name, ip): &(&str, &str)| Node { name: (*name).into(), ip: Some((*ip).into()) };
@@ -288,6 +315,31 @@ mod tests {
         assert!(MachineBed::new(&others, &machines()).err().is_some_and(|why| why.contains("node cp2 is none of")));
     }
 
+    #[tokio::test]
+    async fn what_nobody_reaches_is_neither_so_nor_not_so() {
+        let nobody: Starts = |_| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo no route >&2"]).stderr(Stdio::piped());
+            command
+        };
+        let bed = MachineBed::with(&cluster(&[("controller-0", "10.240.0.10")]), &machines(), nobody).expect("made");
+        let folder = tempfile::tempdir().expect("a folder");
+        let shell = Shell::new(folder.path(), &bed);
+        for (fact, said) in [
+            ("unit('controller-0', 'etcd').active", "whether etcd runs at controller-0 is not known: "),
+            ("log('controller-0', 'etcd') has 'x'", "what etcd of controller-0 has written is not known: "),
+            ("file('controller-0:etc/etcd').exists", "controller-0:etc/etcd could not be looked at: "),
+            ("file('controller-0:etc/etcd').mode == '700'", "controller-0:etc/etcd could not be looked at: "),
+        ] {
+            let not = Expr::parse(&format!("not {fact}")).expect("it is right");
+            let cause = Cause { when: not.clone(), say: "a cause".into() };
+            let check = Check { id: "c".into(), title: "it".into(), want: not, within: Duration::ZERO, causes: vec![cause], spoil: None, line: 1 };
+            let facts = gather(&check.want.facts().into_iter().collect(), &bed, &shell).await.expect("asked");
+            let Verdict::NotYet { got, cause: None } = judge(&check, &facts) else { panic!("{fact}") };
+            assert!(got[0].starts_with(said) && got[0].contains("no route"), "{got:?}");
+        }
+    }
+
     #[test]
     fn a_file_goes_whole_and_with_its_mode() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -308,7 +360,7 @@ mod tests {
         executable(&machine, "#!/bin/sh\nshift\nexec \"$@\"\n").expect("written");
         let key = folder.path().join("key.pem");
         keep(&key, Some(b"\x00binary\n\n"), 0o600).expect("written");
-        let done = std::process::Command::new(bin.join("scp")).arg(&key).arg("n1:").status().expect("it runs");
+        let done = Command::new(bin.join("scp")).arg(&key).arg("n1:").status().expect("it runs");
         assert!(done.success());
         let copied = root.join("key.pem");
         assert_eq!(fs::read(&copied).expect("there"), b"\x00binary\n\n");

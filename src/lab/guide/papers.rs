@@ -25,12 +25,19 @@ pub(crate) enum Found {
 }
 
 /// Looks at a file of the lab. Nothing: there is no such file, or it is not what was asked for.
-pub(crate) async fn look(shell: &Shell, name: &str, property: &FileProperty) -> Option<Found> {
-    let path = shell.file(name);
-    shell.fetch(name).await;
+///
+/// # Errors
+/// It is on another machine, and could not be looked at there.
+pub(crate) async fn look(shell: &Shell, name: &str, property: &FileProperty) -> Result<Option<Found>, String> {
+    shell.fetch(name).await?;
     if let FileProperty::CertSignedBy(other) | FileProperty::CertMatches(other) = property {
-        shell.fetch(other).await;
+        shell.fetch(other).await?;
     }
+    Ok(look_here(shell, name, property).await)
+}
+
+async fn look_here(shell: &Shell, name: &str, property: &FileProperty) -> Option<Found> {
+    let path = shell.file(name);
     match property {
         FileProperty::Exists => Some(Found::Bool(path.exists())),
         FileProperty::Text => {

@@ -141,15 +141,18 @@ impl Shell {
         self.away.as_ref().filter(|away| away.has(node))
     }
 
-    /// Brings a file here that is on another machine; [`Shell::file`] says where to. One that cannot be brought is not there.
-    pub(crate) async fn fetch(&self, name: &str) {
-        if let Some((node, path)) = name.split_once(':')
-            && let Some(away) = self.away(node)
-            && away.fetch(node, path).await.is_err()
-        {
-            // What was brought before says nothing of now.
+    /// Brings a file here that is on another machine; [`Shell::file`] says where to.
+    ///
+    /// # Errors
+    /// It could not be looked at there. What was brought before is gone then: it says nothing of now.
+    pub(crate) async fn fetch(&self, name: &str) -> Result<(), String> {
+        let Some((node, path)) = name.split_once(':') else { return Ok(()) };
+        let Some(away) = self.away(node) else { return Ok(()) };
+        let fetched = away.fetch(node, path).await;
+        if fetched.is_err() {
             let _ = std::fs::remove_file(self.file(name));
         }
+        fetched
     }
 
     /// The folder of a node.
