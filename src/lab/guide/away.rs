@@ -32,6 +32,17 @@ use std::sync::Arc;
 /// Where the terminal of a node goes on, on its machine.
 const SESSION: &str = "/run/etcd-lab-session";
 
+/// Says `file` or `folder`, and its mode, of what is at the place `$1`; nothing if nothing is.
+const STAT: &str =
+    "[ -e \"$1\" ] || exit 0; if [ -d \"$1\" ]; then printf 'folder '; else printf 'file '; fi; stat -L -c %a -- \"$1\"";
+
+/// What a file on a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    is_dir: bool,
+    pub(crate) mode: u32,
+}
+
 /// Starts the agent of the machine of this name.
 type Starts = fn(&str) -> Command;
 
@@ -93,23 +104,39 @@ impl Away {
         }
     }
 
+    /// What a file is there; nothing if there is none. Its bytes stay where they are.
+    ///
+    /// # Errors
+    /// The machine is not reached.
+    pub(crate) async fn stat(self: &Arc<Away>, node: &str, path: &str) -> Result<Option<Stat>, String> {
+        let there = Path::new("/").join(path.trim_start_matches('/'));
+        let argv = ["sh", "-c", STAT, "sh", &there.display().to_string()].map(str::to_owned).to_vec();
+        match self.asked(node, Ask::Run { argv }).await? {
+            Answer::Ran { exit: 0, out, .. } if out.is_empty() => Ok(None),
+            Answer::Ran { exit: 0, out, .. } => {
+                let (kind, mode) = out.trim().split_once(' ').unwrap_or_default();
+                let mode = u32::from_str_radix(mode, 8).map_err(|_| format!("{}: {out:?}", there.display()))?;
+                Ok(Some(Stat { is_dir: kind == "folder", mode }))
+            }
+            other => Err(format!("{}: {other:?}", there.display())),
+        }
+    }
+
     /// Brings a file here, as it is there: to the same place in the folder that stands for the node.
     ///
     /// # Errors
-    /// The machine is not reached, or what came cannot be kept.
+    /// The machine is not reached, the file is too large, or what came cannot be kept.
     pub(crate) async fn fetch(self: &Arc<Away>, node: &str, path: &str) -> Result<(), String> {
         let path = path.trim_start_matches('/');
         let (there, here) = (Path::new("/").join(path), self.nodes.join(node).join(path));
-        let found = self.asked(node, Ask::File { path: there.clone() }).await?;
+        let found = self.stat(node, path).await?;
         // What was brought before may be another kind of thing.
         let _ = fs::remove_file(&here);
-        let Answer::File { exists, dir, mode, .. } = found else { return Err(format!("another answer: {found:?}")) };
-        if !exists {
+        let Some(Stat { is_dir, mode }) = found else {
             let _ = fs::remove_dir_all(&here);
             return Ok(());
-        }
-        let mode = u32::from_str_radix(&mode, 8).unwrap_or(0o600);
-        let bytes = match dir {
+        };
+        let bytes = match is_dir {
             true => None,
             false => {
                 // Not as text: a key may be binary.
@@ -284,10 +311,14 @@ mod tests {
     use super::*;
     use crate::lab::guide::check::Verdict;
     use crate::lab::guide::check::judge;
+    use crate::lab::agent;
     use crate::lab::guide::expr::Expr;
+    use crate::lab::guide::expr::FileProperty;
     use crate::lab::guide::facts::gather;
     use crate::lab::guide::model::Cause;
     use crate::lab::guide::model::Check;
+    use crate::lab::guide::papers;
+    use crate::lab::guide::papers::Found;
     use crate::lab::guide::settings::Node;
     use crate::lab::guide::shell::Shell;
     use std::process::Stdio;
@@ -338,6 +369,44 @@ mod tests {
             let Verdict::NotYet { got, cause: None } = judge(&check, &facts) else { panic!("{fact}") };
             assert!(got[0].starts_with(said) && got[0].contains("no route"), "{got:?}");
         }
+    }
+
+    /// An agent that does what it is asked to on this machine, and writes down what that was in the file of its name.
+    fn noting(notes: &str) -> Command {
+        let (to_it, from_it) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut says = to_it.try_clone().expect("a socket");
+        std::thread::spawn(move || agent::serve(std::io::BufReader::new(to_it), &mut says));
+        let mut command = Command::new("sh");
+        // Standard error is the other end, both ways.
+        command.args(["-c", "cat <&2 & hears=$!; (tee -a \"$0\" >&2; kill $hears)", notes]).stderr(std::os::fd::OwnedFd::from(from_it));
+        command
+    }
+
+    #[tokio::test]
+    async fn whether_a_file_is_there_is_asked_without_its_bytes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (notes, large) = (folder.path().join("notes"), folder.path().join("large"));
+        fs::write(&large, vec![b'x'; 2 << 20]).expect("written");
+        fs::set_permissions(&large, fs::Permissions::from_mode(0o750)).expect("its owner may");
+        let machine = (notes.display().to_string(), "10.240.0.10".to_owned());
+        let bed = MachineBed::with(&cluster(&[("n1", "10.240.0.10")]), &[machine], noting).expect("made");
+        let shell = Shell::new(folder.path(), &bed);
+        let at = |path: &Path| format!("n1:{}", path.display());
+        let look = async |name: String, property| papers::look(&shell, &name, &property).await;
+        assert_eq!(look(at(&large), FileProperty::Exists).await, Ok(Some(Found::Bool(true))));
+        assert_eq!(look(at(&large), FileProperty::Mode).await, Ok(Some(Found::Text("750".into()))));
+        assert_eq!(look(at(folder.path()), FileProperty::Exists).await, Ok(Some(Found::Bool(true))));
+        for nowhere in [large.join("below a file"), folder.path().join("nowhere")] {
+            assert_eq!(look(at(&nowhere), FileProperty::Exists).await, Ok(Some(Found::Bool(false))));
+            assert_eq!(look(at(&nowhere), FileProperty::Mode).await, Ok(None));
+            assert_eq!(look(at(&nowhere), FileProperty::Text).await, Ok(None));
+        }
+        let asked = fs::read_to_string(&notes).expect("noted");
+        assert!(asked.contains("stat") && !asked.contains("base64"), "{asked}");
+        let too_large = look(at(&large), FileProperty::Text).await.expect_err("more than an agent tells");
+        assert!(too_large.contains("too large"), "{too_large}");
+        fs::write(&large, "small").expect("written");
+        assert_eq!(look(at(&large), FileProperty::Text).await, Ok(Some(Found::Text("small".into()))));
     }
 
     #[test]

@@ -29,6 +29,16 @@ pub(crate) enum Found {
 /// # Errors
 /// It is on another machine, and could not be looked at there.
 pub(crate) async fn look(shell: &Shell, name: &str, property: &FileProperty) -> Result<Option<Found>, String> {
+    if let (FileProperty::Exists | FileProperty::Mode, Some((node, path))) = (property, name.split_once(':'))
+        && let Some(away) = shell.away(node)
+    {
+        // Its bytes may be many, and nobody wants them.
+        let found = away.stat(node, path).await?;
+        return Ok(match property {
+            FileProperty::Exists => Some(Found::Bool(found.is_some())),
+            _ => found.map(|stat| Found::Text(format!("{:o}", stat.mode))),
+        });
+    }
     shell.fetch(name).await?;
     if let FileProperty::CertSignedBy(other) | FileProperty::CertMatches(other) = property {
         shell.fetch(other).await?;
