@@ -1,7 +1,7 @@
 //! Nodes that are other machines, each with a systemd of its own: a lab's commands and checks reach them by their agents.
 //!
 //! The lab finds them as they are and leaves them so: nothing is started, and nothing is taken away. A command at a node runs there as root, in
-//! `/`; its terminal goes on in a file there. What a check wants to see of a file is brought here first, and then looked at as any other.
+//! `/`; its terminal goes on in a file there, which goes with the lab. What a check wants to see of a file is brought here first, and then looked at as any other.
 
 use crate::lab::agent::Answer;
 use crate::lab::agent::Ask;
@@ -20,6 +20,8 @@ use crate::lab::setup;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -29,7 +31,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-/// Where the terminal of a node goes on, on its machine.
+/// Why a step on machines cannot be begun anew.
+pub(crate) const NOT_MADE_ANEW: &str =
+    "machines are not made anew by the lab: with Vagrant, `vagrant destroy` and `vagrant up` do it";
+
+/// Where the terminal of a node goes on, on its machine: with the bed's own name behind it. What an earlier lab exported is not this one's.
 const SESSION: &str = "/run/etcd-lab-session";
 
 /// Says `file` or `folder`, and its mode, of what is at the place `$1`; nothing if nothing is.
@@ -54,6 +60,8 @@ pub struct Away {
     machines: BTreeMap<String, (String, Mutex<Option<Remote>>)>,
     nodes: PathBuf,
     starts: Starts,
+    /// The file there in which a terminal goes on.
+    session: String,
 }
 
 impl Away {
@@ -72,6 +80,21 @@ impl Away {
         let answer = there.ask(ask)?;
         *agent = Some(there);
         Ok(answer)
+    }
+
+    /// Takes the terminals' files away, where an agent is at hand. Where none is, the file stays until that machine starts anew; nobody reads it.
+    fn forget(&self) {
+        let argv = ["rm", "-f", "--", &self.session].map(str::to_owned).to_vec();
+        let ask = Ask::Run { argv };
+        std::thread::scope(|scope| {
+            for (_, agent) in self.machines.values() {
+                // One that is being asked something is not waited for.
+                if let Some(mut there) = agent.try_lock().and_then(|mut agent| agent.take()) {
+                    let ask = &ask;
+                    scope.spawn(move || drop(there.ask(ask)));
+                }
+            }
+        });
     }
 
     /// The same, off the thread that draws.
@@ -192,7 +215,7 @@ impl MachineBed {
         let alone = machines.first().filter(|_| nodes.len() == 1);
         let folder = scratch("machines")?;
         let (bin_dir, roots) = (folder.join("bin"), folder.join("nodes"));
-        let (mut places, mut away) = (Vec::new(), Away { machines: BTreeMap::new(), nodes: roots.clone(), starts });
+        let (mut places, mut away) = (Vec::new(), Away { machines: BTreeMap::new(), nodes: roots.clone(), starts, session: own_session()? });
         for node in &nodes {
             let found = named(&node.name).or(alone);
             let (machine, ip) =
@@ -227,15 +250,22 @@ impl MachineBed {
         }
         let names: Vec<String> =
             self.away.machines.iter().map(|(node, (machine, _))| format!("{node}) to='{machine}';;")).collect();
-        for (name, script) in scripts(&self.machine, &names.join(" ")) {
+        for (name, script) in scripts(&self.machine, &names.join(" "), &self.away.session) {
             executable(&self.bin_dir.join(name), &script)?;
         }
         Ok(())
     }
 }
 
+/// A place for a bed's terminals that no other bed has, of whatever process.
+fn own_session() -> Result<String, String> {
+    let mut bytes = [0; 8];
+    OsRng.try_fill_bytes(&mut bytes).map_err(|e| format!("no randomness for a name: {e}"))?;
+    Ok(format!("{SESSION}-{:016x}", u64::from_be_bytes(bytes)))
+}
+
 /// How a command, and a file, come to a node.
-fn scripts(machine: &Path, names: &str) -> [(&'static str, String); 4] {
+fn scripts(machine: &Path, names: &str, session: &str) -> [(&'static str, String); 4] {
     let program = machine.with_file_name("etcd-lab");
     let (program, machine) = (program.display(), machine.display());
     [
@@ -244,15 +274,17 @@ fn scripts(machine: &Path, names: &str) -> [(&'static str, String); 4] {
             format!(
                 "#!/bin/sh\n# machine NODE COMMAND...: the command on the machine that is this node of the lab, as root.\nnode=$1; shift\n\
                  case $node in {names} *) echo \"there is no node $node\" >&2; exit 2;; esac\n\
-                 exec '{program}' node on \"$to\" env -C / LAB_SESSION={SESSION} LAB_COMMAND=\"$LAB_COMMAND\" HOME=/ TERM=dumb NO_COLOR=1 \
+                 exec '{program}' node on \"$to\" env -C / LAB_SESSION={session} LAB_COMMAND=\"$LAB_COMMAND\" HOME=/ TERM=dumb NO_COLOR=1 \
                  /bin/sh -c 'exec \"$@\" 2>&1' sh \"$@\"\n"
             ),
         ),
         (
             "on",
             format!(
-                "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\nnode=$1; shift\n\
-                 exec '{machine}' \"$node\" /bin/sh -c \"[ ! -f {SESSION} ] || . {SESSION}; $*\"\n"
+                "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\n\
+                 [ $# -gt 1 ] || {{ echo \"on: on NODE COMMAND: it runs one command; a shell on a machine is for a terminal of its own\" >&2; exit 2; }}\n\
+                 node=$1; shift\n\
+                 exec '{machine}' \"$node\" /bin/sh -c \"[ ! -f {session} ] || . {session}; $*\"\n"
             ),
         ),
         (
@@ -301,6 +333,7 @@ impl Bed for MachineBed {
 
 impl Drop for MachineBed {
     fn drop(&mut self) {
+        self.away.forget();
         // What nobody wants any more; there is nobody to tell if some stays.
         let _ = fs::remove_dir_all(&self.folder);
     }
@@ -383,6 +416,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_machines_terminal_is_one_labs_and_goes_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let notes = folder.path().join("notes");
+        let machine = (notes.display().to_string(), "10.240.0.10".to_owned());
+        let bed = || MachineBed::with(&cluster(&[("n1", "10.240.0.10")]), std::slice::from_ref(&machine), noting);
+        let (one, other) = (bed().expect("made"), bed().expect("made"));
+        assert_ne!(one.away.session, other.away.session, "what was exported in the lab before is not this one's");
+        let on = fs::read_to_string(one.bin_dir.join("on")).expect("there");
+        let to_it = fs::read_to_string(&one.machine).expect("there");
+        let session = one.away.session.clone();
+        assert!(on.contains(&session) && to_it.contains(&format!("LAB_SESSION={session} ")), "{on}{to_it}");
+        // The agent is there from the first look on.
+        one.away.stat("n1", "nowhere").await.expect("asked");
+        drop(one);
+        let asked = fs::read_to_string(&notes).expect("noted");
+        assert!(asked.contains(&format!(r#"["rm","-f","--","{session}"]"#)), "{asked}");
+        let done = Command::new(other.bin_dir.join("on")).arg("n1").output().expect("it runs");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.code() == Some(2) && said.contains("on NODE COMMAND"), "{said}");
+    }
+
+    #[tokio::test]
     async fn whether_a_file_is_there_is_asked_without_its_bytes() {
         let folder = tempfile::tempdir().expect("a folder");
         let (notes, large) = (folder.path().join("notes"), folder.path().join("large"));
@@ -418,7 +473,7 @@ mod tests {
         // In the machine's place: this one, with another root.
         let root = folder.path().join("root");
         fs::create_dir(&root).expect("made");
-        let scripts = scripts(&machine, "n1) to=one;;");
+        let scripts = scripts(&machine, "n1) to=one;;", "/run/s");
         let scp = scripts
             .iter()
             .find(|(name, _)| *name == "scp")
