@@ -352,7 +352,9 @@ mod tests {
     use crate::lab::guide::model::Check;
     use crate::lab::guide::papers;
     use crate::lab::guide::papers::Found;
+    use crate::lab::guide::session::Session;
     use crate::lab::guide::settings::Node;
+    use crate::lab::guide::shelved;
     use crate::lab::guide::shell::Shell;
     use std::process::Stdio;
     use std::time::Duration;
@@ -413,6 +415,14 @@ mod tests {
         // Standard error is the other end, both ways.
         command.args(["-c", "cat <&2 & hears=$!; (tee -a \"$0\" >&2; kill $hears)", notes]).stderr(std::os::fd::OwnedFd::from(from_it));
         command
+    }
+
+    #[test]
+    fn the_greeting_promises_no_shell_that_a_machine_does_not_give() {
+        let lab = shelved("B5-the-hard-way").expect("on the shelf").expect("right");
+        let bed = MachineBed::new(&cluster(&[("controller-0", "10.240.0.10")]), &machines()).expect("made");
+        let greeting = Session::new(Arc::new(lab), Arc::new(bed), Path::new(".")).terminal_greeting();
+        assert!(greeting.contains("`on controller-0 COMMAND` runs") && !greeting.contains("opens a shell"), "{greeting}");
     }
 
     #[tokio::test]

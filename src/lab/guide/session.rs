@@ -485,14 +485,18 @@ impl Session {
                  `exit` leaves; the lab goes on."
             );
         }
+        let node = nodes.first().unwrap_or(&"NODE");
+        // A machine's agent gives no terminal.
+        let opens = match self.bed.away() {
+            None => format!("`on {node}` opens a shell there: what you export in it lasts until `exit`.\n"),
+            Some(_) => String::new(),
+        };
         // None of its lines is cut on a small terminal.
         format!(
-            "Your desk in {}. Its nodes: {}.\n`on {node} COMMAND` runs a command there.\n\
-             `on {node}` opens a shell there: what you export in it lasts until `exit`.\n\
+            "Your desk in {}. Its nodes: {}.\n`on {node} COMMAND` runs a command there.\n{opens}\
              `exit` leaves; the lab goes on.",
             self.lab.head.id,
             nodes.join(", "),
-            node = nodes.first().unwrap_or(&"NODE"),
         )
     }
 
