@@ -113,12 +113,7 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
 
 /// The machines as the nodes of this lab.
 fn on_machines(lab: &Lab, record: &Record) -> Result<Arc<dyn Bed>, String> {
-    let id = &lab.head.id;
-    if !lab.head.cluster.machines {
-        return Err(format!(
-            "{id} starts members of its own, breaks them and begins anew, which the lab does on this machine only: etcd-lab {id}, without --machines"
-        ));
-    }
+    guide::fits_machines(&lab.head, &record.machines)?;
     let host = |url: &str| {
         url.split("://").last().and_then(|rest| rest.rsplit_once(':')).map_or("", |(host, _)| host).to_owned()
     };

@@ -64,6 +64,8 @@ mod unit;
 mod vocabulary;
 
 pub(crate) use away::MachineBed;
+pub(crate) use away::NOT_MADE_ANEW;
+pub(crate) use away::fits_machines;
 pub use bed::Bed;
 pub use bed::Beds;
 pub use bed::LentBed;

@@ -16,6 +16,7 @@ use crate::lab::guide::bed::scratch;
 use crate::lab::guide::places::Place;
 use crate::lab::guide::places::swaps;
 use crate::lab::guide::settings::Cluster;
+use crate::lab::guide::settings::Head;
 use crate::lab::setup;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -189,6 +190,31 @@ fn keep(here: &Path, bytes: Option<&[u8]>, mode: u32) -> io::Result<()> {
     fs::set_permissions(here, fs::Permissions::from_mode(mode))
 }
 
+/// Whether these machines can be the nodes of this lab: each is there by its name, or the lab has one alone.
+///
+/// # Errors
+/// They cannot: why, and what to do.
+pub(crate) fn fits_machines(head: &Head, machines: &[String]) -> Result<(), String> {
+    let (id, cluster) = (&head.id, &head.cluster);
+    if !head.needs_nodes() {
+        return Ok(());
+    }
+    if !cluster.machines {
+        return Err(format!(
+            "{id} starts members of its own, breaks them and begins anew, which the lab does on this machine only: etcd-lab {id}, without --machines"
+        ));
+    }
+    let nodes: Vec<&str> = cluster.nodes.iter().chain(&cluster.spare).map(|n| n.name.as_str()).collect();
+    if nodes.len() == 1 || nodes.iter().all(|node| machines.iter().any(|machine| machine == node)) {
+        return Ok(());
+    }
+    Err(format!(
+        "the nodes of {id} are {}, and --machines names {}: name them all, or let the lab make them by itself: etcd-lab {id}, without --machines",
+        nodes.join(", "),
+        machines.join(", ")
+    ))
+}
+
 /// Machines as the nodes of a lab. See the module.
 pub(crate) struct MachineBed {
     folder: PathBuf,
@@ -347,6 +373,7 @@ mod tests {
     use crate::lab::agent;
     use crate::lab::guide::expr::Expr;
     use crate::lab::guide::expr::FileProperty;
+    use crate::lab::guide::machine;
     use crate::lab::guide::facts::gather;
     use crate::lab::guide::model::Cause;
     use crate::lab::guide::model::Check;
@@ -423,6 +450,26 @@ mod tests {
         let bed = MachineBed::new(&cluster(&[("controller-0", "10.240.0.10")]), &machines()).expect("made");
         let greeting = Session::new(Arc::new(lab), Arc::new(bed), Path::new(".")).terminal_greeting();
         assert!(greeting.contains("`on controller-0 COMMAND` runs") && !greeting.contains("opens a shell"), "{greeting}");
+    }
+
+    #[test]
+    fn a_lab_whose_nodes_are_other_machines_is_refused_with_what_to_do() {
+        let course = ["controller-0", "controller-1", "controller-2"].map(str::to_owned);
+        let told = |name, machines: &[String]| {
+            let lab = shelved(name).expect("on the shelf").expect("right");
+            fits_machines(&lab.head, machines).err().unwrap_or_default()
+        };
+        assert_eq!(told("B5-the-hard-way", &course), "");
+        assert_eq!(told("B3-first-keys", &course), "", "it is on the cluster that runs");
+        for (name, machines) in [("B6-is-it-healthy", &course[..]), ("B5-the-hard-way", &course[..1])] {
+            let said = told(name, machines);
+            assert!(said.contains("without --machines") && said.contains(&machines.join(", ")), "{said}");
+        }
+        assert!(told("E7-replace-a-member", &course).contains("E7 starts members of its own"));
+        // A cluster whose machines are not here names the VMs only if they are such.
+        let lab = |name| shelved(name).expect("on the shelf").expect("right").head.cluster;
+        assert!(machine::missing(&lab("B5-the-hard-way")).contains("--machines 3"));
+        assert!(!machine::missing(&lab("B6-is-it-healthy")).contains("--machines"));
     }
 
     #[tokio::test]

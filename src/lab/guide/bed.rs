@@ -374,7 +374,7 @@ impl ProcessBeds {
 
     fn start(&self, cluster: &Cluster, seat: Option<SemaphorePermit<'static>>) -> Result<ProcessBed, String> {
         if cluster.machines && !(self.profile == Profile::Netns && has_machines()) {
-            return Err(machine::MISSING.into());
+            return Err(machine::missing(cluster));
         }
         let folder = scratch("bed")?;
         let (places, claim) = places(cluster, self.profile)?;

@@ -9,6 +9,8 @@
 //! Source: ip-netns(8), unshare(1), chroot(1); Google's metadata server, as document 004 asks it.
 
 use crate::lab::guide::places::CLOUD;
+use crate::lab::guide::settings::Cluster;
+use crate::lab::setup;
 use crate::tls::Acceptor;
 use crate::tls::ServerFiles;
 use axum::Extension;
@@ -59,13 +61,22 @@ const README: &str = "These are etcd-lab's own programs, under the file name tha
     They are not the etcd project's: `etcd --version` says what they are.\n\
     `etcd-lab test --releases DIR` gives the archives of that folder in their place.\n";
 
-/// Said where there are none.
-pub(crate) const MISSING: &str = "this lab's nodes are machines with a network and a root of their own, and they are not here: \
-    start it with `etcd-lab --lab NAME`, or try it with `etcd-lab test labs/NAME`; both make them if this system allows it. \
-    The VMs of the Vagrantfile are the other way: there, `etcd-lab NAME --machines 3`.";
-
 /// Which folder's archives are given, if not ours; set once, before the first lab.
 static ARCHIVES: OnceLock<PathBuf> = OnceLock::new();
+
+/// What is said where the machines that are this cluster's nodes are not there.
+pub(crate) fn missing(cluster: &Cluster) -> String {
+    let said = "this lab's nodes are machines with a network and a root of their own, and they are not here: \
+        start it with `etcd-lab --lab NAME`, or try it with `etcd-lab test labs/NAME`; both make them if this system allows it.";
+    let mut nodes = cluster.nodes.iter().chain(&cluster.spare).map(|n| n.name.as_str());
+    match cluster.nodes.len() == 1 || nodes.all(setup::is_of_the_course) {
+        true => format!(
+            "{said} The VMs of the Vagrantfile are the other way: there, `etcd-lab NAME --machines {}`.",
+            cluster.nodes.len()
+        ),
+        false => said.to_owned(),
+    }
+}
 
 /// From now on the mirror gives the archives of this folder: those that the etcd project has published, for example.
 ///
