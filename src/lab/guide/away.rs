@@ -12,9 +12,9 @@ use crate::lab::guide::bed::TOOLS;
 use crate::lab::guide::bed::executable;
 use crate::lab::guide::bed::link;
 use crate::lab::guide::bed::make_node;
-use crate::lab::guide::bed::scratch;
 use crate::lab::guide::places::Place;
 use crate::lab::guide::places::swaps;
+use crate::lab::guide::scratch::scratch;
 use crate::lab::guide::settings::Cluster;
 use crate::lab::guide::settings::Head;
 use crate::lab::setup;
@@ -26,6 +26,8 @@ use rand::rngs::OsRng;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -40,8 +42,7 @@ pub(crate) const NOT_MADE_ANEW: &str =
 const SESSION: &str = "/run/etcd-lab-session";
 
 /// Says `file` or `folder`, and its mode, of what is at the place `$1`; nothing if nothing is.
-const STAT: &str =
-    "[ -e \"$1\" ] || exit 0; if [ -d \"$1\" ]; then printf 'folder '; else printf 'file '; fi; stat -L -c %a -- \"$1\"";
+const STAT: &str = "[ -e \"$1\" ] || exit 0; if [ -d \"$1\" ]; then printf 'folder '; else printf 'file '; fi; stat -L -c %a -- \"$1\"";
 
 /// What a file on a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,11 +181,14 @@ impl Away {
     }
 }
 
-/// A file with these bytes, or a folder, with this mode.
+/// A file with these bytes, or a folder, with this mode. Nobody else reads it before it has that.
 fn keep(here: &Path, bytes: Option<&[u8]>, mode: u32) -> io::Result<()> {
     fs::create_dir_all(here.parent().unwrap_or(here))?;
     match bytes {
-        Some(bytes) => fs::write(here, bytes)?,
+        Some(bytes) => {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(here)?;
+            file.write_all(bytes)?;
+        }
         None => fs::create_dir_all(here)?,
     }
     fs::set_permissions(here, fs::Permissions::from_mode(mode))
@@ -239,19 +243,21 @@ impl MachineBed {
         let nodes: Vec<_> = cluster.nodes.iter().chain(&cluster.spare).collect();
         let named = |name: &str| machines.iter().find(|(machine, _)| machine == name);
         let alone = machines.first().filter(|_| nodes.len() == 1);
-        let folder = scratch("machines")?;
-        let (bin_dir, roots) = (folder.join("bin"), folder.join("nodes"));
-        let (mut places, mut away) = (Vec::new(), Away { machines: BTreeMap::new(), nodes: roots.clone(), starts, session: own_session()? });
+        let (mut places, mut away) = (Vec::new(), BTreeMap::new());
         for node in &nodes {
             let found = named(&node.name).or(alone);
             let (machine, ip) =
                 found.ok_or_else(|| format!("the lab's node {} is none of the machines of --machines", node.name))?;
             let at = |port: u16| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
             places.push(Place { name: node.name.clone(), client: at(2379), peer: at(2380), ip: node.ip.clone() });
-            away.machines.insert(node.name.clone(), (machine.clone(), Mutex::new(None)));
+            away.insert(node.name.clone(), (machine.clone(), Mutex::new(None)));
         }
         let member = |p: &Place| Member { name: p.name.clone(), endpoint: p.client.clone() };
         let (first, spare) = places.split_at(cluster.nodes.len());
+        let session = own_session()?;
+        // From here on it goes with the bed.
+        let folder = scratch("machines")?;
+        let (bin_dir, roots) = (folder.join("bin"), folder.join("nodes"));
         let bed = MachineBed {
             members: first.iter().map(member).collect(),
             spares: spare.iter().map(member).collect(),
@@ -259,7 +265,7 @@ impl MachineBed {
             machine: bin_dir.join("machine"),
             bin_dir,
             folder,
-            away: Arc::new(away),
+            away: Arc::new(Away { machines: away, nodes: roots.clone(), starts, session }),
         };
         bed.furnish(&roots)?;
         Ok(bed)
@@ -368,21 +374,21 @@ impl Drop for MachineBed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::agent;
     use crate::lab::guide::check::Verdict;
     use crate::lab::guide::check::judge;
-    use crate::lab::agent;
     use crate::lab::guide::expr::Expr;
     use crate::lab::guide::expr::FileProperty;
-    use crate::lab::guide::machine;
     use crate::lab::guide::facts::gather;
+    use crate::lab::guide::machine;
     use crate::lab::guide::model::Cause;
     use crate::lab::guide::model::Check;
     use crate::lab::guide::papers;
     use crate::lab::guide::papers::Found;
     use crate::lab::guide::session::Session;
     use crate::lab::guide::settings::Node;
-    use crate::lab::guide::shelved;
     use crate::lab::guide::shell::Shell;
+    use crate::lab::guide::shelved;
     use std::process::Stdio;
     use std::time::Duration;
 
@@ -426,7 +432,15 @@ mod tests {
         ] {
             let not = Expr::parse(&format!("not {fact}")).expect("it is right");
             let cause = Cause { when: not.clone(), say: "a cause".into() };
-            let check = Check { id: "c".into(), title: "it".into(), want: not, within: Duration::ZERO, causes: vec![cause], spoil: None, line: 1 };
+            let check = Check {
+                id: "c".into(),
+                title: "it".into(),
+                want: not,
+                within: Duration::ZERO,
+                causes: vec![cause],
+                spoil: None,
+                line: 1,
+            };
             let facts = gather(&check.want.facts().into_iter().collect(), &bed, &shell).await.expect("asked");
             let Verdict::NotYet { got, cause: None } = judge(&check, &facts) else { panic!("{fact}") };
             assert!(got[0].starts_with(said) && got[0].contains("no route"), "{got:?}");
@@ -440,7 +454,9 @@ mod tests {
         std::thread::spawn(move || agent::serve(std::io::BufReader::new(to_it), &mut says));
         let mut command = Command::new("sh");
         // Standard error is the other end, both ways.
-        command.args(["-c", "cat <&2 & hears=$!; (tee -a \"$0\" >&2; kill $hears)", notes]).stderr(std::os::fd::OwnedFd::from(from_it));
+        command
+            .args(["-c", "cat <&2 & hears=$!; (tee -a \"$0\" >&2; kill $hears)", notes])
+            .stderr(std::os::fd::OwnedFd::from(from_it));
         command
     }
 
@@ -449,7 +465,10 @@ mod tests {
         let lab = shelved("B5-the-hard-way").expect("on the shelf").expect("right");
         let bed = MachineBed::new(&cluster(&[("controller-0", "10.240.0.10")]), &machines()).expect("made");
         let greeting = Session::new(Arc::new(lab), Arc::new(bed), Path::new(".")).terminal_greeting();
-        assert!(greeting.contains("`on controller-0 COMMAND` runs") && !greeting.contains("opens a shell"), "{greeting}");
+        assert!(
+            greeting.contains("`on controller-0 COMMAND` runs") && !greeting.contains("opens a shell"),
+            "{greeting}"
+        );
     }
 
     #[test]

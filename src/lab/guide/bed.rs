@@ -14,6 +14,7 @@ use crate::lab::guide::places::Profile;
 use crate::lab::guide::places::has_machines;
 use crate::lab::guide::places::places;
 use crate::lab::guide::places::swaps;
+use crate::lab::guide::scratch::scratch;
 use crate::lab::guide::service;
 use crate::lab::guide::settings::Cluster;
 use crate::lab::workdir::KUBE_PROGRAMS;
@@ -376,8 +377,9 @@ impl ProcessBeds {
         if cluster.machines && !(self.profile == Profile::Netns && has_machines()) {
             return Err(machine::missing(cluster));
         }
-        let folder = scratch("bed")?;
         let (places, claim) = places(cluster, self.profile)?;
+        // From here on it goes with the bed.
+        let folder = scratch("bed")?;
         let member = |p: &Place| Member { name: p.name.clone(), endpoint: p.client.clone() };
         let (first, spare) = places.split_at(cluster.nodes.len());
         let mut bed = ProcessBed {
@@ -588,23 +590,6 @@ impl Drop for ProcessBed {
         self.end();
         // Data that nobody wants; there is nobody to tell if some stays.
         let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// A new empty folder for one run.
-///
-/// # Errors
-/// It cannot be made.
-pub(crate) fn scratch(purpose: &str) -> Result<PathBuf, String> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let name = format!("etcd-lab-{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(format!("{}: {e}", folder.display())),
-        }
     }
 }
 

@@ -280,7 +280,7 @@ fn sum(name: &str, bytes: &[u8]) -> String {
 
 /// An archive as the etcd project packs it. Each program in it is a script that becomes ours: a copy would be a hundred megabytes.
 fn packed(name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u8>, String> {
-    let folder = crate::lab::guide::bed::scratch("release")?;
+    let folder = crate::lab::guide::scratch::scratch("release")?;
     let made = pack(&folder, name, programs);
     // Nobody wants it any more.
     let _ = fs::remove_dir_all(&folder);
@@ -323,7 +323,7 @@ mod tests {
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  a\n",
             "of nothing, as sha256sum says it"
         );
-        let folder = crate::lab::guide::bed::scratch("release-test").expect("a folder");
+        let folder = crate::lab::guide::scratch::scratch("release-test").expect("a folder");
         fs::write(folder.join("a.tar.gz"), bytes).expect("written");
         let done = Command::new("tar").arg("-xzf").arg(folder.join("a.tar.gz")).arg("-C").arg(&folder).status();
         assert!(done.expect("tar").success());

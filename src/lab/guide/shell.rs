@@ -351,7 +351,7 @@ fn exit_code(status: ExitStatus) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::guide::bed::scratch;
+    use crate::lab::guide::scratch::scratch;
 
     fn shell() -> Shell {
         let members = [("n1", "127.0.0.1:1"), ("n2", "127.0.0.1:2")];
