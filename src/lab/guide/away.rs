@@ -6,6 +6,7 @@
 use crate::lab::agent::Answer;
 use crate::lab::agent::Ask;
 use crate::lab::agent::Remote;
+use crate::lab::deed::quoted;
 use crate::lab::guide::bed::Bed;
 use crate::lab::guide::bed::Member;
 use crate::lab::guide::bed::TOOLS;
@@ -281,7 +282,7 @@ impl MachineBed {
             make_node(&roots.join(node))?;
         }
         let names: Vec<String> =
-            self.away.machines.iter().map(|(node, (machine, _))| format!("{node}) to='{machine}';;")).collect();
+            self.away.machines.iter().map(|(node, (machine, _))| format!("{node}) to={};;", quoted(machine))).collect();
         for (name, script) in scripts(&self.machine, &names.join(" "), &self.away.session) {
             executable(&self.bin_dir.join(name), &script)?;
         }
@@ -299,14 +300,14 @@ fn own_session() -> Result<String, String> {
 /// How a command, and a file, come to a node.
 fn scripts(machine: &Path, names: &str, session: &str) -> [(&'static str, String); 4] {
     let program = machine.with_file_name("etcd-lab");
-    let (program, machine) = (program.display(), machine.display());
+    let (program, machine) = (quoted(&program.to_string_lossy()), quoted(&machine.to_string_lossy()));
     [
         (
             "machine",
             format!(
                 "#!/bin/sh\n# machine NODE COMMAND...: the command on the machine that is this node of the lab, as root.\nnode=$1; shift\n\
                  case $node in {names} *) echo \"there is no node $node\" >&2; exit 2;; esac\n\
-                 exec '{program}' node on \"$to\" env -C / LAB_SESSION={session} LAB_COMMAND=\"$LAB_COMMAND\" HOME=/ TERM=dumb NO_COLOR=1 \
+                 exec {program} node on \"$to\" env -C / LAB_SESSION={session} LAB_COMMAND=\"$LAB_COMMAND\" HOME=/ TERM=dumb NO_COLOR=1 \
                  /bin/sh -c 'exec \"$@\" 2>&1' sh \"$@\"\n"
             ),
         ),
@@ -316,7 +317,7 @@ fn scripts(machine: &Path, names: &str, session: &str) -> [(&'static str, String
                 "#!/bin/sh\n# on NODE COMMAND: runs the command in the terminal of this node of the lab.\n\
                  [ $# -gt 1 ] || {{ echo \"on: on NODE COMMAND: it runs one command; a shell on a machine is for a terminal of its own\" >&2; exit 2; }}\n\
                  node=$1; shift\n\
-                 exec '{machine}' \"$node\" /bin/sh -c \"[ ! -f {session} ] || . {session}; $*\"\n"
+                 exec {machine} \"$node\" /bin/sh -c \"[ ! -f {session} ] || . {session}; $*\"\n"
             ),
         ),
         (
@@ -325,7 +326,7 @@ fn scripts(machine: &Path, names: &str, session: &str) -> [(&'static str, String
                 "#!/bin/sh\n# scp FILE... NODE:[PATH]: copies small files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\
                  [ \"$node\" != \"$last\" ] || {{ echo \"scp: the last word is NODE:PATH\" >&2; exit 1; }}\n\
                  while [ $# -gt 1 ]; do\n\
-                 \x20 '{machine}' \"$node\" /bin/sh -c 'to=/${{1#/}}; [ ! -d \"$to\" ] || to=$to/$2; printf %s \"$4\" | base64 -d >\"$to\" && chmod \"$3\" \"$to\"' \
+                 \x20 {machine} \"$node\" /bin/sh -c 'to=/${{1#/}}; [ ! -d \"$to\" ] || to=$to/$2; printf %s \"$4\" | base64 -d >\"$to\" && chmod \"$3\" \"$to\"' \
                  sh \"$to\" \"${{1##*/}}\" \"$(stat -c %a \"$1\")\" \"$(base64 -w0 \"$1\")\" || exit 1\n  shift\ndone\n"
             ),
         ),
@@ -538,6 +539,23 @@ mod tests {
         assert!(too_large.contains("too large"), "{too_large}");
         fs::write(&large, "small").expect("written");
         assert_eq!(look(at(&large), FileProperty::Text).await, Ok(Some(Found::Text("small".into()))));
+    }
+
+    #[test]
+    fn a_quote_in_a_name_ends_no_word_of_a_script() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bin = folder.path().join("o'brien");
+        fs::create_dir(&bin).expect("made");
+        let machine = bin.join("machine");
+        let ours = MachineBed::new(&cluster(&[("n1", "10.0.0.1")]), &[("o'x; echo mine;'@h".into(), "::1".into())]);
+        let names = fs::read_to_string(&ours.expect("made").machine).expect("there");
+        assert!(names.contains(r"n1) to='o'\''x; echo mine;'\''@h';;"), "{names}");
+        executable(&bin.join("etcd-lab"), "#!/bin/sh\necho \"$3\"\n").expect("written");
+        for (name, script) in scripts(&machine, &format!("n1) to={};;", quoted("o'x@host")), "/run/s") {
+            executable(&bin.join(name), &script).expect("written");
+        }
+        let on = Command::new(bin.join("on")).args(["n1", "true"]).output().expect("it runs");
+        assert_eq!(String::from_utf8_lossy(&on.stdout), "o'x@host\n", "{}", String::from_utf8_lossy(&on.stderr));
     }
 
     #[test]

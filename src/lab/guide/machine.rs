@@ -8,6 +8,7 @@
 //!
 //! Source: ip-netns(8), unshare(1), chroot(1); Google's metadata server, as document 004 asks it.
 
+use crate::lab::deed::quoted;
 use crate::lab::guide::places::CLOUD;
 use crate::lab::guide::settings::Cluster;
 use crate::lab::setup;
@@ -94,16 +95,16 @@ pub fn mirror_from(folder: &Path) -> Result<(), String> {
 /// The two scripts by which a command comes into a machine: into its network, then into its root.
 pub(crate) fn scripts(bin_dir: &Path, nodes: &Path) -> [(&'static str, String); 2] {
     let machine = format!(
-        "#!/bin/sh\n# machine NODE COMMAND...: the command on this machine of the lab.\nnode=$1; shift\nunset ETCDCTL_ENDPOINTS\nroot='{}'/$node\n\
+        "#!/bin/sh\n# machine NODE COMMAND...: the command on this machine of the lab.\nnode=$1; shift\nunset ETCDCTL_ENDPOINTS\nroot={}/$node\n\
          [ -d \"$root\" ] || {{ echo \"machine: there is no node $node\" >&2; exit 2; }}\n\
-         exec nsenter --net=/run/netns/$node unshare -m '{}' \"$root\" \"$@\"\n",
-        nodes.display(),
-        bin_dir.join("machine-root").display(),
+         exec nsenter --net=/run/netns/$node unshare -m {} \"$root\" \"$@\"\n",
+        quoted(&nodes.to_string_lossy()),
+        quoted(&bin_dir.join("machine-root").to_string_lossy()),
     );
     // What holds the roots themselves goes first: later it would bring along what has been mounted in them.
-    let mut lent = bin_dir.parent().map(|folder| format!("'{}'", folder.display())).unwrap_or_default();
+    let mut lent = bin_dir.parent().map(|folder| quoted(&folder.to_string_lossy())).unwrap_or_default();
     for folder in homes(bin_dir) {
-        lent += &format!(" '{}'", folder.display());
+        lent += &format!(" {}", quoted(&folder.to_string_lossy()));
     }
     let root = "#!/bin/sh\n# machine-root FOLDER COMMAND...: the command with this folder as its root.\nroot=$1; shift\nset -e\n\
         mount --bind \"$root/usr/local/bin\" \"$root/mnt\"\n\
@@ -294,8 +295,10 @@ fn pack(folder: &Path, name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u
     for (program, path) in programs {
         // One program may be all of ours, by the name that it is called by.
         let word = if path.ends_with(program) { "" } else { program };
-        let script =
-            format!("#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec '{}' {word} \"$@\"\n", path.display());
+        let script = format!(
+            "#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec {} {word} \"$@\"\n",
+            quoted(&path.to_string_lossy())
+        );
         crate::lab::guide::bed::executable(&inner.join(program), &script)?;
     }
     // The same programs make the same archive, byte for byte: its hash is told by another request.
@@ -329,7 +332,7 @@ mod tests {
         assert!(done.expect("tar").success());
         let read = |name: &str| fs::read_to_string(folder.join("etcd-v3.4.10-linux-amd64").join(name)).expect(name);
         assert!(read("README.md").contains("not the etcd project's"));
-        assert!(read("etcdctl").ends_with("exec '/opt/etcd-lab' etcdctl \"$@\"\n"));
+        assert!(read("etcdctl").ends_with("exec /opt/etcd-lab etcdctl \"$@\"\n"));
         fs::remove_dir_all(&folder).expect("it is there");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Dates are not compared with the clock here: whether a certificate has expired is for the program that refuses it to say.
 
+use crate::lab::deed::quoted;
 use crate::lab::guide::expr::FileProperty;
 use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Shell;
@@ -75,7 +76,7 @@ async fn snapshot(shell: &Shell, path: &Path, property: &FileProperty) -> Option
     if !path.is_file() {
         return None;
     }
-    let command = format!("etcdutl snapshot status '{}' -w json 2>/dev/null", path.display());
+    let command = format!("etcdutl snapshot status {} -w json 2>/dev/null", quoted(&path.to_string_lossy()));
     let call = Call { aside: true, ..Call::new(&command, STATUS_WITHIN) };
     let output = shell.run(call).await.ok()?;
     let told: serde_json::Value = serde_json::from_str(output.text.trim()).unwrap_or_default();

@@ -99,7 +99,7 @@ impl<'a> Call<'a> {
 /// not written down: the learner's own has another.
 const GOES_ON: &str = "set -a; [ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; \
     trap '[ \"$ETCDCTL_ENDPOINTS\" != \"$LAB_ENDPOINTS\" ] || unset ETCDCTL_ENDPOINTS; unset LAB_ENDPOINTS LAB_COMMAND TERM NO_COLOR; \
-    { export -p; printf \"cd \\047%s\\047\\n\" \"$PWD\"; } >\"$LAB_SESSION\"' EXIT; ";
+    { export PWD; export -p; echo \"cd \\\"\\$PWD\\\"\"; } >\"$LAB_SESSION\"' EXIT; ";
 /// The same for a command that leaves no traces.
 const READS_ON: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; ";
 
@@ -469,6 +469,8 @@ mod tests {
             !kept.contains("export TERM=") && !kept.contains("NO_COLOR="),
             "the learner's terminal is another: {kept}"
         );
+        said("mkdir \"o'brien\"; cd \"o'brien\"", false).await;
+        assert_eq!(said("echo ${PWD##*/}", false).await, ("o'brien\n".to_owned(), 0), "a quote in a folder's name");
         said("export ETCDCTL_ENDPOINTS=mine", false).await;
         assert_eq!(said("echo $ETCDCTL_ENDPOINTS", false).await.0, "mine\n");
         std::fs::remove_dir_all(&shell.folder).expect("it is there");
