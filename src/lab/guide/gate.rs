@@ -38,6 +38,7 @@ use crate::lab::upstream;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::stream;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -164,7 +165,7 @@ pub fn enter_if_needed(
 ///
 /// # Errors
 /// This system gives none to a lab whose nodes are machines: why, and what else there is.
-pub fn enter_for(lab: &Lab, args: &[String]) -> Result<Option<Command>, String> {
+pub fn enter_for(lab: &Lab, args: &[OsString]) -> Result<Option<Command>, String> {
     if !places::wants_namespace(&lab.head) || places::inside() {
         return Ok(None);
     }
