@@ -311,6 +311,18 @@ fn pack(folder: &Path, name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::guide::LentBed;
+    use crate::lab::guide::ProcessBeds;
+    use crate::lab::guide::Session;
+
+    #[tokio::test]
+    async fn a_step_that_could_not_be_set_up_can_be_tried_once_more() {
+        let lab = crate::lab::guide::shelved("B6-is-it-healthy").expect("on the shelf").expect("right");
+        let nobody = LentBed::new(Path::new("/nowhere"), Vec::new());
+        let session = Session::new(Arc::new(lab), Arc::new(nobody), Path::new("/nowhere"));
+        let why = session.anew(0, &ProcessBeds::ours().expect("a program")).await.err().unwrap_or_default();
+        assert!(why.starts_with("this lab's nodes are machines") && why.ends_with("; x tries once more"), "{why}");
+    }
 
     #[test]
     fn an_archive_has_both_programs_and_says_whose_they_are() {

@@ -392,6 +392,11 @@ impl Session {
     /// # Errors
     /// No cluster can be had, or a solution that does not work.
     pub async fn anew(&self, step: usize, beds: &ProcessBeds) -> Result<Session, String> {
+        // The old cluster is gone by then.
+        self.begun_anew(step, beds).await.map_err(|why| format!("{why}; x tries once more"))
+    }
+
+    async fn begun_anew(&self, step: usize, beds: &ProcessBeds) -> Result<Session, String> {
         let old = Arc::clone(&self.bed);
         // It waits for its members.
         tokio::task::spawn_blocking(move || old.end()).await.map_err(|e| e.to_string())?;
