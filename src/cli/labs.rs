@@ -9,6 +9,7 @@ use crate::lab::guide;
 use crate::lab::guide::Profile;
 use crate::lab::upstream;
 use std::io::Write;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -129,7 +130,11 @@ fn one(path: &Path, options: &guide::TestOptions, words: &[String]) -> Result<u8
     let again: Vec<String> = std::iter::once("test".to_owned()).chain(words.iter().cloned()).collect();
     let (profile, inside) = guide::enter_if_needed(path, options.profile, &again)?;
     match inside {
-        Some(mut again) => code(&mut again),
+        // In this process's place: its exit code is this one's, and a signal to this one ends the test.
+        Some(mut again) => {
+            let why = again.exec();
+            Err(format!("{}: {why}", again.get_program().display()))
+        }
         None => {
             let options = guide::TestOptions { profile: Some(profile), ..options.clone() };
             Ok(guide::test(path, &options, &mut std::io::stdout()))

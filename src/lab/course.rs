@@ -113,12 +113,7 @@ pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option
 
 /// The machines as the nodes of this lab.
 fn on_machines(lab: &Lab, record: &Record) -> Result<Arc<dyn Bed>, String> {
-    let id = &lab.head.id;
-    if !lab.head.cluster.machines {
-        return Err(format!(
-            "{id} starts members of its own, breaks them and begins anew, which the lab does on this machine only: etcd-lab {id}, without --machines"
-        ));
-    }
+    guide::fits_machines(&lab.head, &record.machines)?;
     let host = |url: &str| {
         url.split("://").last().and_then(|rest| rest.rsplit_once(':')).map_or("", |(host, _)| host).to_owned()
     };
@@ -134,9 +129,7 @@ fn on_machines(lab: &Lab, record: &Record) -> Result<Arc<dyn Bed>, String> {
 /// This program's path is not known; its nodes are machines, which nobody makes anew; or the lab is about upstream etcd, and nobody has named one.
 pub fn own_beds(lab: &Lab, record: &Record, beside: bool) -> Result<ProcessBeds, String> {
     if !record.machines.is_empty() {
-        return Err(
-            "machines are not made anew by the lab: with Vagrant, `vagrant destroy` and `vagrant up` do it".into()
-        );
+        return Err(guide::NOT_MADE_ANEW.into());
     }
     let (profile, because) = guide::here(&lab.head, beside);
     let beds = ProcessBeds::ours()?.at(profile).because(because);
@@ -241,7 +234,9 @@ impl Course {
             });
         }
         lines.push("c: look at the checks. h: a hint. n: the next step. p: the step before. t: the text again.".into());
-        lines.push("x: this step anew, on a fresh cluster on which the steps before are done.".into());
+        if self.record.machines.is_empty() {
+            lines.push("x: this step anew, on a fresh cluster on which the steps before are done.".into());
+        }
         lines.push("labs: all labs; lab NAME: another one. q: leave. Or a fault by its line, as kill n1.".into());
         lines
     }

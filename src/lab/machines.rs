@@ -23,6 +23,8 @@ use crate::lab::Error;
 use crate::lab::agent::Answer;
 use crate::lab::agent::Ask;
 use crate::lab::agent::Remote;
+use crate::lab::guide;
+use crate::lab::guide::Head;
 use crate::lab::preflight;
 use crate::lab::preflight::Plan;
 use crate::lab::setup;
@@ -63,11 +65,11 @@ pub struct Found {
     token: String,
 }
 
-/// Reaches the machines that these words name: a number, of the course's machines; or names, with commas between them.
+/// Reaches the machines that these words name, for this lab: a number, of the course's machines; or names, with commas between them.
 ///
 /// # Errors
-/// One sentence: which of them was not reached, and why, or what it lacks.
-pub fn reach(wanted: &str) -> Result<Found, Error> {
+/// One sentence: why they are none for this lab; or which of them was not reached, and why, or what it lacks.
+pub fn reach(wanted: &str, lab: &Head) -> Result<Found, Error> {
     let names = match wanted.parse() {
         Ok(count) if (1..=MOST).contains(&count) => setup::first_machines(count).map_err(Error::Refused)?,
         _ => wanted.split(',').map(|name| name.trim().to_owned()).collect(),
@@ -82,6 +84,7 @@ pub fn reach(wanted: &str) -> Result<Found, Error> {
             "--machines is {wanted:?}, but can be 1 to {MOST}, or as many names with commas between them"
         )));
     }
+    guide::fits_machines(lab, &names).map_err(Error::Refused)?;
     let asked: Vec<_> = thread::scope(|scope| {
         let all: Vec<_> = names.iter().map(|name| scope.spawn(|| looked_at(name))).collect();
         let joined = all.into_iter().map(|one| one.join().unwrap_or_else(|_| Err("this program has failed".into())));
@@ -323,8 +326,12 @@ mod tests {
 
     #[test]
     fn words_that_name_no_machines_are_refused() {
+        let head = |name| guide::shelved(name).expect("on the shelf").expect("right").head;
         for wanted in ["0", "6", "", "a,,b", "-oProxyCommand=x", "a,b,c,d,e,f"] {
-            assert!(matches!(reach(wanted), Err(Error::Usage(_))), "{wanted}");
+            assert!(matches!(reach(wanted, &head("B3-first-keys")), Err(Error::Usage(_))), "{wanted}");
         }
+        // Before any of them is asked: nobody has such a name.
+        let refused = reach("a.invalid,b.invalid", &head("B6-is-it-healthy"));
+        assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains("without --machines")), "{refused:?}");
     }
 }

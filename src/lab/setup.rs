@@ -262,6 +262,11 @@ pub(crate) fn first_machines(count: usize) -> Result<Vec<String>, String> {
     }
 }
 
+/// Whether the course has a machine of this name.
+pub(crate) fn is_of_the_course(name: &str) -> bool {
+    table::MODES.iter().any(|mode| table::members(mode).any(|known| known == name))
+}
+
 /// Runs `etcd-lab node …` and returns its exit code.
 pub fn node(args: &[String], program: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let rest = args.get(1..).unwrap_or_default();

@@ -162,7 +162,7 @@ impl Options {
                 "--etcd, --tls, --nodes and --sim are about members of this machine: leave them away with --machines";
             return Err(Error::Usage(why.into()));
         }
-        let mut found = machines::reach(wanted)?;
+        let mut found = machines::reach(wanted, &lab.head)?;
         if !lab.head.cluster.machines
             && let Some(said) = found.give_etcd()?
         {

@@ -104,6 +104,11 @@ pub(super) fn run(model: &mut Model, line: &str) -> Option<Cmd> {
         "get" => return act::get(model, rest),
         "learn" => return learn::show(model),
         "lab" | "quiz" if rest.is_empty() => model.notify(Tone::Bad, "which? Write it like this: lab E3, or quiz 4"),
+        "lab" | "quiz" if model.picture.is_none() => {
+            let line =
+                if word == "lab" { format!("etcd-lab {rest}") } else { format!("etcd-lab lesson {rest} --quiz") };
+            model.notify(Tone::Bad, format!("no cluster runs here, and this needs one: leave (q), then {line}"));
+        }
         "lab" => return Some(Cmd::OpenLab { name: rest.to_owned() }),
         "quiz" => return Some(Cmd::OpenLab { name: format!("{CHAPTER}{rest}") }),
         "ring" => model.screen = Screen::Ring,

@@ -9,6 +9,7 @@ use crate::lab::guide::Checked;
 use crate::lab::guide::Item;
 use crate::lab::guide::Line;
 use crate::lab::guide::LineKind;
+use crate::lab::guide::NOT_MADE_ANEW;
 use crate::lab::guide::Output;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
@@ -608,6 +609,10 @@ fn redo(model: &mut Model, sure: bool) -> Option<Cmd> {
     let step = learn.session.at();
     if learn.running.is_some() {
         model.notify(Tone::Plain, "a command runs: wait for its end");
+        return None;
+    }
+    if model.picture.as_ref().is_some_and(|picture| picture.is_elsewhere) {
+        model.notify(Tone::Plain, NOT_MADE_ANEW);
         return None;
     }
     if !sure {

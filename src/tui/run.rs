@@ -53,9 +53,11 @@ use base64::engine::general_purpose::STANDARD;
 use crossterm::event::DisableMouseCapture;
 use crossterm::event::EnableMouseCapture;
 use ratatui::DefaultTerminal;
+use std::ffi::OsString;
 use std::fs;
 use std::io::IsTerminal as _;
 use std::io::Write;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -137,9 +139,7 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
         ],
     )?;
     let lab = course::can_begin(options.lab.as_deref(), options.step, options.folder.as_deref())?;
-    if let Some(code) = elsewhere(&lab, &options)? {
-        return code;
-    }
+    elsewhere(&lab, &options)?;
     let script = simulated(&options)?;
     let (simulated, recording) = match script.as_ref().map(twin::play) {
         Some((twin, played)) => (Some(twin), Some(played)),
@@ -188,16 +188,15 @@ fn open_on(args: &[String], recording: Option<Recording>, out: &mut dyn Write) -
     last
 }
 
-/// A lab whose page has addresses runs where they are: this program once more, around which they have been made.
-fn elsewhere(lab: &Lab, options: &Options) -> Result<Option<Result<String, Error>>, Error> {
+/// A lab whose page has addresses runs where they are: this program once more, around which they have been made. It takes this process's place,
+/// so its exit code is this one's, and a signal to this one is the lab's.
+fn elsewhere(lab: &Lab, options: &Options) -> Result<(), Error> {
     if options.machines.is_some() {
-        return Ok(None);
+        return Ok(());
     }
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let Some(mut again) = guide::enter_for(lab, &args).map_err(Error::Usage)? else { return Ok(None) };
-    let status = again.status().map_err(|source| Error::System { what: "cannot make the lab's networks", source })?;
-    // It has told everything itself.
-    Ok(Some(if status.success() { Ok(String::new()) } else { Err(Error::Usage("the lab has ended".into())) }))
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let Some(mut again) = guide::enter_for(lab, &args).map_err(Error::Usage)? else { return Ok(()) };
+    Err(Error::System { what: "cannot make the lab's networks", source: again.exec() })
 }
 
 /// What is to be simulated, if anything is.

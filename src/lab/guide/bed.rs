@@ -5,6 +5,7 @@
 //! with flags that every etcd since 3.4 knows.
 #![expect(clippy::disallowed_methods, reason = "waits for real processes")]
 
+use crate::lab::deed::quoted;
 use crate::lab::guide::away::Away;
 use crate::lab::guide::facts::has_leader;
 use crate::lab::guide::machine;
@@ -14,6 +15,7 @@ use crate::lab::guide::places::Profile;
 use crate::lab::guide::places::has_machines;
 use crate::lab::guide::places::places;
 use crate::lab::guide::places::swaps;
+use crate::lab::guide::scratch::scratch;
 use crate::lab::guide::service;
 use crate::lab::guide::settings::Cluster;
 use crate::lab::workdir::KUBE_PROGRAMS;
@@ -374,10 +376,11 @@ impl ProcessBeds {
 
     fn start(&self, cluster: &Cluster, seat: Option<SemaphorePermit<'static>>) -> Result<ProcessBed, String> {
         if cluster.machines && !(self.profile == Profile::Netns && has_machines()) {
-            return Err(machine::MISSING.into());
+            return Err(machine::missing(cluster));
         }
-        let folder = scratch("bed")?;
         let (places, claim) = places(cluster, self.profile)?;
+        // From here on it goes with the bed.
+        let folder = scratch("bed")?;
         let member = |p: &Place| Member { name: p.name.clone(), endpoint: p.client.clone() };
         let (first, spare) = places.split_at(cluster.nodes.len());
         let mut bed = ProcessBed {
@@ -414,14 +417,16 @@ impl ProcessBeds {
 /// The unit file with which a node begins.
 fn unit(place: &Place, bin_dir: &Path, initial: &str, token: &str) -> String {
     let Place { name, client, peer, .. } = place;
+    let etcd = bin_dir.join("etcd").display().to_string();
+    // In a unit file a word with a blank or a quote in it is quoted by the other sort.
+    let etcd = if etcd.contains([' ', '\'']) { format!("\"{etcd}\"") } else { etcd };
     // A gate starts a dozen clusters; waiting for their first elections is most of its time.
     format!(
-        "[Unit]\nDescription=etcd of {name}\n\n[Service]\nType=notify\nExecStart={}/etcd \\\n  --name {name} \\\n  \
+        "[Unit]\nDescription=etcd of {name}\n\n[Service]\nType=notify\nExecStart={etcd} \\\n  --name {name} \\\n  \
          --data-dir var/lib/etcd \\\n  --listen-client-urls http://{client} \\\n  --advertise-client-urls http://{client} \\\n  \
          --listen-peer-urls http://{peer} \\\n  --initial-advertise-peer-urls http://{peer} \\\n  \
          --initial-cluster {initial} \\\n  --initial-cluster-state new \\\n  --initial-cluster-token {token} \\\n  \
-         --heartbeat-interval 50 --election-timeout 500\nRestart=on-failure\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n",
-        bin_dir.display()
+         --heartbeat-interval 50 --election-timeout 500\nRestart=on-failure\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n"
     )
 }
 
@@ -547,34 +552,39 @@ impl ProcessBed {
         machine::cloud(&self.bin_dir)
     }
 
-    /// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; `scp` to a node; and its `hostname`.
+    /// What leads to a node, from wherever one is.
     fn write_on(&self) -> Result<(), String> {
         let names = self.places.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
-        // What was exported at a node, and the folder, hold where the command runs: in a machine that is another root.
-        let goes_on = "[ ! -f \\\"$node/.lab-session\\\" ] || . \\\"$node/.lab-session\\\"; $*";
-        let run = match &self.machine {
-            Some(machine) => format!("exec '{}' \"$HOSTNAME\" /bin/sh -c \"{goes_on}\"", machine.display()),
-            None => format!("exec /bin/sh -c \"{goes_on}\""),
-        };
-        let (nodes, var) = (self.nodes.display(), service::NODE_VAR);
-        let on = format!(
-            "#!/bin/sh\n# on NODE [COMMAND]: runs the command in the terminal of this node of the lab; without one, opens a shell there.\n\
-             [ $# -gt 0 ] || {{ echo \"on: at which node? on NODE COMMAND; there are {names}\" >&2; exit 2; }}\nnode='{nodes}'/\"$1\"\n\
-             [ -d \"$node\" ] || {{ echo \"on: there is no node $1; there are {names}\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
-             export HOSTNAME {var}\nshift; cd \"$node\"\n\
-             [ $# -gt 0 ] || set -- \"PS1='$HOSTNAME\\$ '; export PS1; exec /bin/sh -i\"\n{run}\n"
-        );
-        let scp = format!(
-            "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\
-             [ -d '{nodes}'/\"$node\" ] && [ \"$node\" != \"$last\" ] || {{ echo \"scp: the last word is NODE:PATH\" >&2; exit 1; }}\n\
-             while [ $# -gt 1 ]; do cp \"$1\" '{nodes}'/\"$node/$to\" || exit 1; shift; done\n"
-        );
-        let hostname = "#!/bin/sh\n# The name of this node of the lab.\necho \"${HOSTNAME:-desk}\"\n".to_owned();
-        for (name, script) in [("on", on), ("scp", scp), ("hostname", hostname)] {
+        for (name, script) in scripts(&self.nodes, self.machine.as_deref(), &names) {
             executable(&self.bin_dir.join(name), &script)?;
         }
         Ok(())
     }
+}
+
+/// `on NODE COMMAND`: a command in a node's terminal, from wherever one is; `scp` to a node; and its `hostname`.
+fn scripts(nodes: &Path, machine: Option<&Path>, names: &str) -> [(&'static str, String); 3] {
+    // What was exported at a node, and the folder, hold where the command runs: in a machine that is another root.
+    let goes_on = "[ ! -f \\\"$node/.lab-session\\\" ] || . \\\"$node/.lab-session\\\"; $*";
+    let run = match machine {
+        Some(machine) => format!("exec {} \"$HOSTNAME\" /bin/sh -c \"{goes_on}\"", quoted(&machine.to_string_lossy())),
+        None => format!("exec /bin/sh -c \"{goes_on}\""),
+    };
+    let (nodes, var) = (quoted(&nodes.to_string_lossy()), service::NODE_VAR);
+    let on = format!(
+        "#!/bin/sh\n# on NODE [COMMAND]: runs the command in the terminal of this node of the lab; without one, opens a shell there.\n\
+         [ $# -gt 0 ] || {{ echo \"on: at which node? on NODE COMMAND; there are {names}\" >&2; exit 2; }}\nnode={nodes}/\"$1\"\n\
+         [ -d \"$node\" ] || {{ echo \"on: there is no node $1; there are {names}\" >&2; exit 2; }}\nHOSTNAME=$1 {var}=\"$node\"\n\
+         export HOSTNAME {var}\nshift; cd \"$node\"\n\
+         [ $# -gt 0 ] || set -- \"PS1='$HOSTNAME\\$ '; export PS1; exec /bin/sh -i\"\n{run}\n"
+    );
+    let scp = format!(
+        "#!/bin/sh\n# scp FILE… NODE:[PATH]: copies files to a node of the lab.\nfor last; do :; done\nnode=${{last%%:*}}; to=${{last#*:}}\n\
+         [ -d {nodes}/\"$node\" ] && [ \"$node\" != \"$last\" ] || {{ echo \"scp: the last word is NODE:PATH\" >&2; exit 1; }}\n\
+         while [ $# -gt 1 ]; do cp \"$1\" {nodes}/\"$node/$to\" || exit 1; shift; done\n"
+    );
+    let hostname = "#!/bin/sh\n# The name of this node of the lab.\necho \"${HOSTNAME:-desk}\"\n".to_owned();
+    [("on", on), ("scp", scp), ("hostname", hostname)]
 }
 
 pub(crate) fn executable(path: &Path, script: &str) -> Result<(), String> {
@@ -591,26 +601,11 @@ impl Drop for ProcessBed {
     }
 }
 
-/// A new empty folder for one run.
-///
-/// # Errors
-/// It cannot be made.
-pub(crate) fn scratch(purpose: &str) -> Result<PathBuf, String> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let name = format!("etcd-lab-{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(format!("{}: {e}", folder.display())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::guide::unit::Unit;
+    use std::process::Command;
 
     #[test]
     fn a_lent_cluster_has_a_desk_that_goes_with_the_lesson() {
@@ -625,5 +620,27 @@ mod tests {
         assert!(!desk.exists() && other.desk().is_some_and(|desk| desk.is_dir()));
         drop(other);
         fs::remove_dir_all(&lab).expect("it is there");
+    }
+
+    #[test]
+    fn a_quote_in_the_temp_folders_name_ends_no_word() {
+        let folder = scratch("quote'test").expect("a folder");
+        let (nodes, bin) = (folder.join("nodes"), folder.join("bin"));
+        fs::create_dir_all(nodes.join("n1")).and_then(|()| fs::create_dir(&bin)).expect("made");
+        for (name, script) in scripts(&nodes, None, "n1") {
+            executable(&bin.join(name), &script).expect("written");
+        }
+        let run = |name: &str, words: &[&str]| {
+            let done = Command::new(bin.join(name)).args(words).current_dir(&bin).output().expect("it runs");
+            assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8_lossy(&done.stdout).into_owned()
+        };
+        assert_eq!(run("on", &["n1", "pwd; echo $HOSTNAME"]), format!("{}\nn1\n", nodes.join("n1").display()));
+        run("scp", &["on", "n1:copy"]);
+        assert!(nodes.join("n1/copy").is_file());
+        let place = Place { name: "n1".into(), client: "127.0.0.1:1".into(), peer: "127.0.0.1:2".into(), ip: None };
+        let unit = Unit::parse(&unit(&place, &bin, "n1=http://127.0.0.1:2", "t")).expect("a unit");
+        assert_eq!(unit.exec[0], bin.join("etcd").display().to_string());
+        fs::remove_dir_all(&folder).expect("it is there");
     }
 }

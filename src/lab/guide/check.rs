@@ -276,6 +276,14 @@ fn file_words(property: &FileProperty) -> &'static str {
 
 /// What is not there of a node or a file.
 fn local_absence(fact: &Fact, facts: &Facts) -> String {
+    if let Some(why) = facts.unseen.get(fact) {
+        return match fact {
+            Fact::UnitActive(node, unit) => format!("whether {unit} runs at {node} is not known: {why}"),
+            Fact::Log(node, unit) => format!("what {unit} of {node} has written is not known: {why}"),
+            Fact::File(path, _) => format!("{path} could not be looked at: {why}"),
+            _ => why.clone(),
+        };
+    }
     match fact {
         Fact::Member(name, MemberProperty::Up) => format!("{name} does not answer"),
         Fact::Member(name, MemberProperty::Leads) => format!("{name} is not the leader"),

@@ -87,6 +87,8 @@ pub(crate) struct Facts {
     pub(crate) commands: BTreeMap<String, Output>,
     pub(crate) answers: BTreeMap<String, String>,
     pub(crate) outputs: BTreeMap<String, Output>,
+    /// What of a node could not be looked at, and why: it is neither so nor not so.
+    pub(crate) unseen: BTreeMap<Fact, String>,
     /// Why the cluster could not be asked. That is no error: a lab may begin, or go wrong, with a cluster that is down.
     pub(crate) silent: Option<String>,
 }
@@ -120,7 +122,9 @@ pub(crate) async fn gather(wanted: &BTreeSet<&Fact>, bed: &dyn Bed, shell: &Shel
         read_members(wanted, bed, &places, &mut facts).await;
     }
     for fact in wanted {
-        read_local(fact, shell, &mut facts).await;
+        if let Err(why) = read_local(fact, shell, &mut facts).await {
+            facts.unseen.insert((*fact).clone(), why);
+        }
     }
     facts.commands = run_commands(wanted, shell).await?;
     Ok(facts)
@@ -142,33 +146,36 @@ async fn run_commands(wanted: &BTreeSet<&Fact>, shell: &Shell) -> Result<BTreeMa
     try_join_all(run).await.map(|all| all.into_iter().collect())
 }
 
-async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) {
+/// # Errors
+/// The fact's node is on another machine, which is not reached.
+async fn read_local(fact: &Fact, shell: &Shell, facts: &mut Facts) -> Result<(), String> {
     match fact {
         Fact::UnitActive(node, unit) => {
             let active = match shell.away(node) {
-                Some(away) => away.is_active(node, unit).await,
+                Some(away) => away.is_active(node, unit).await?,
                 None => shell.node(node).is_some_and(|n| service::is_active(&n, unit)),
             };
             facts.units.insert((node.clone(), unit.clone()), active);
         }
         Fact::Log(node, unit) => {
             let text = match shell.away(node) {
-                Some(away) => away.journal(node, unit).await,
+                Some(away) => away.journal(node, unit).await?,
                 None => shell.node(node).map(|n| service::journal(&n, unit)).unwrap_or_default(),
             };
             facts.logs.insert((node.clone(), unit.clone()), text);
         }
         Fact::File(path, property) => {
-            let found = papers::look(shell, path, property).await;
+            let found = papers::look(shell, path, property).await?;
             if found.is_none() {
                 // Is it not there, or not what it should be? The learner wants to know which.
-                let there = papers::look(shell, path, &FileProperty::Exists).await;
+                let there = papers::look(shell, path, &FileProperty::Exists).await?;
                 facts.files.insert((path.clone(), FileProperty::Exists), there);
             }
             facts.files.insert((path.clone(), property.clone()), found);
         }
         _ => {}
     }
+    Ok(())
 }
 
 pub(crate) fn key_of(fact: &Fact) -> Option<&str> {

@@ -11,7 +11,6 @@ use crate::lab::guide::LabError;
 use crate::lab::guide::bed::Bed;
 use crate::lab::guide::bed::Beds;
 use crate::lab::guide::bed::ProcessBeds;
-use crate::lab::guide::bed::scratch;
 use crate::lab::guide::budget;
 use crate::lab::guide::check::Verdict;
 use crate::lab::guide::expect::Bound;
@@ -28,6 +27,7 @@ use crate::lab::guide::report::BlockCase;
 use crate::lab::guide::report::Case;
 use crate::lab::guide::report::Report;
 use crate::lab::guide::scales::Scales;
+use crate::lab::guide::scratch::scratch;
 use crate::lab::guide::seeds::Seeds;
 use crate::lab::guide::session::Checked;
 use crate::lab::guide::session::Ran;
@@ -38,6 +38,7 @@ use crate::lab::upstream;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::stream;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -164,7 +165,7 @@ pub fn enter_if_needed(
 ///
 /// # Errors
 /// This system gives none to a lab whose nodes are machines: why, and what else there is.
-pub fn enter_for(lab: &Lab, args: &[String]) -> Result<Option<Command>, String> {
+pub fn enter_for(lab: &Lab, args: &[OsString]) -> Result<Option<Command>, String> {
     if !places::wants_namespace(&lab.head) || places::inside() {
         return Ok(None);
     }

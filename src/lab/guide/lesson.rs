@@ -6,11 +6,11 @@
 use crate::lab::guide::ProcessBeds;
 use crate::lab::guide::bed::Beds as _;
 use crate::lab::guide::bed::LentBed;
-use crate::lab::guide::bed::scratch;
 use crate::lab::guide::model::Block;
 use crate::lab::guide::model::Fold;
 use crate::lab::guide::model::Lab;
 use crate::lab::guide::quiz::quiz;
+use crate::lab::guide::scratch::scratch;
 use crate::lab::guide::session::Session;
 use crate::lab::guide::shelf::LESSONS;
 use crate::lab::guide::shelf::lesson_named;

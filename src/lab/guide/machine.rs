@@ -8,7 +8,10 @@
 //!
 //! Source: ip-netns(8), unshare(1), chroot(1); Google's metadata server, as document 004 asks it.
 
+use crate::lab::deed::quoted;
 use crate::lab::guide::places::CLOUD;
+use crate::lab::guide::settings::Cluster;
+use crate::lab::setup;
 use crate::tls::Acceptor;
 use crate::tls::ServerFiles;
 use axum::Extension;
@@ -59,13 +62,22 @@ const README: &str = "These are etcd-lab's own programs, under the file name tha
     They are not the etcd project's: `etcd --version` says what they are.\n\
     `etcd-lab test --releases DIR` gives the archives of that folder in their place.\n";
 
-/// Said where there are none.
-pub(crate) const MISSING: &str = "this lab's nodes are machines with a network and a root of their own, and they are not here: \
-    start it with `etcd-lab --lab NAME`, or try it with `etcd-lab test labs/NAME`; both make them if this system allows it. \
-    The VMs of the Vagrantfile are the other way: there, `etcd-lab NAME --machines 3`.";
-
 /// Which folder's archives are given, if not ours; set once, before the first lab.
 static ARCHIVES: OnceLock<PathBuf> = OnceLock::new();
+
+/// What is said where the machines that are this cluster's nodes are not there.
+pub(crate) fn missing(cluster: &Cluster) -> String {
+    let said = "this lab's nodes are machines with a network and a root of their own, and they are not here: \
+        start it with `etcd-lab --lab NAME`, or try it with `etcd-lab test labs/NAME`; both make them if this system allows it.";
+    let mut nodes = cluster.nodes.iter().chain(&cluster.spare).map(|n| n.name.as_str());
+    match cluster.nodes.len() == 1 || nodes.all(setup::is_of_the_course) {
+        true => format!(
+            "{said} The VMs of the Vagrantfile are the other way: there, `etcd-lab NAME --machines {}`.",
+            cluster.nodes.len()
+        ),
+        false => said.to_owned(),
+    }
+}
 
 /// From now on the mirror gives the archives of this folder: those that the etcd project has published, for example.
 ///
@@ -83,16 +95,16 @@ pub fn mirror_from(folder: &Path) -> Result<(), String> {
 /// The two scripts by which a command comes into a machine: into its network, then into its root.
 pub(crate) fn scripts(bin_dir: &Path, nodes: &Path) -> [(&'static str, String); 2] {
     let machine = format!(
-        "#!/bin/sh\n# machine NODE COMMAND...: the command on this machine of the lab.\nnode=$1; shift\nunset ETCDCTL_ENDPOINTS\nroot='{}'/$node\n\
+        "#!/bin/sh\n# machine NODE COMMAND...: the command on this machine of the lab.\nnode=$1; shift\nunset ETCDCTL_ENDPOINTS\nroot={}/$node\n\
          [ -d \"$root\" ] || {{ echo \"machine: there is no node $node\" >&2; exit 2; }}\n\
-         exec nsenter --net=/run/netns/$node unshare -m '{}' \"$root\" \"$@\"\n",
-        nodes.display(),
-        bin_dir.join("machine-root").display(),
+         exec nsenter --net=/run/netns/$node unshare -m {} \"$root\" \"$@\"\n",
+        quoted(&nodes.to_string_lossy()),
+        quoted(&bin_dir.join("machine-root").to_string_lossy()),
     );
     // What holds the roots themselves goes first: later it would bring along what has been mounted in them.
-    let mut lent = bin_dir.parent().map(|folder| format!("'{}'", folder.display())).unwrap_or_default();
+    let mut lent = bin_dir.parent().map(|folder| quoted(&folder.to_string_lossy())).unwrap_or_default();
     for folder in homes(bin_dir) {
-        lent += &format!(" '{}'", folder.display());
+        lent += &format!(" {}", quoted(&folder.to_string_lossy()));
     }
     let root = "#!/bin/sh\n# machine-root FOLDER COMMAND...: the command with this folder as its root.\nroot=$1; shift\nset -e\n\
         mount --bind \"$root/usr/local/bin\" \"$root/mnt\"\n\
@@ -269,7 +281,7 @@ fn sum(name: &str, bytes: &[u8]) -> String {
 
 /// An archive as the etcd project packs it. Each program in it is a script that becomes ours: a copy would be a hundred megabytes.
 fn packed(name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u8>, String> {
-    let folder = crate::lab::guide::bed::scratch("release")?;
+    let folder = crate::lab::guide::scratch::scratch("release")?;
     let made = pack(&folder, name, programs);
     // Nobody wants it any more.
     let _ = fs::remove_dir_all(&folder);
@@ -283,8 +295,10 @@ fn pack(folder: &Path, name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u
     for (program, path) in programs {
         // One program may be all of ours, by the name that it is called by.
         let word = if path.ends_with(program) { "" } else { program };
-        let script =
-            format!("#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec '{}' {word} \"$@\"\n", path.display());
+        let script = format!(
+            "#!/bin/sh\n# etcd-lab's own {program}; see README.md.\nexec {} {word} \"$@\"\n",
+            quoted(&path.to_string_lossy())
+        );
         crate::lab::guide::bed::executable(&inner.join(program), &script)?;
     }
     // The same programs make the same archive, byte for byte: its hash is told by another request.
@@ -297,6 +311,18 @@ fn pack(folder: &Path, name: &str, programs: &[(&str, PathBuf)]) -> Result<Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::guide::LentBed;
+    use crate::lab::guide::ProcessBeds;
+    use crate::lab::guide::Session;
+
+    #[tokio::test]
+    async fn a_step_that_could_not_be_set_up_can_be_tried_once_more() {
+        let lab = crate::lab::guide::shelved("B6-is-it-healthy").expect("on the shelf").expect("right");
+        let nobody = LentBed::new(Path::new("/nowhere"), Vec::new());
+        let session = Session::new(Arc::new(lab), Arc::new(nobody), Path::new("/nowhere"));
+        let why = session.anew(0, &ProcessBeds::ours().expect("a program")).await.err().unwrap_or_default();
+        assert!(why.starts_with("this lab's nodes are machines") && why.ends_with("; x tries once more"), "{why}");
+    }
 
     #[test]
     fn an_archive_has_both_programs_and_says_whose_they_are() {
@@ -312,13 +338,13 @@ mod tests {
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  a\n",
             "of nothing, as sha256sum says it"
         );
-        let folder = crate::lab::guide::bed::scratch("release-test").expect("a folder");
+        let folder = crate::lab::guide::scratch::scratch("release-test").expect("a folder");
         fs::write(folder.join("a.tar.gz"), bytes).expect("written");
         let done = Command::new("tar").arg("-xzf").arg(folder.join("a.tar.gz")).arg("-C").arg(&folder).status();
         assert!(done.expect("tar").success());
         let read = |name: &str| fs::read_to_string(folder.join("etcd-v3.4.10-linux-amd64").join(name)).expect(name);
         assert!(read("README.md").contains("not the etcd project's"));
-        assert!(read("etcdctl").ends_with("exec '/opt/etcd-lab' etcdctl \"$@\"\n"));
+        assert!(read("etcdctl").ends_with("exec /opt/etcd-lab etcdctl \"$@\"\n"));
         fs::remove_dir_all(&folder).expect("it is there");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Dates are not compared with the clock here: whether a certificate has expired is for the program that refuses it to say.
 
+use crate::lab::deed::quoted;
 use crate::lab::guide::expr::FileProperty;
 use crate::lab::guide::shell::Call;
 use crate::lab::guide::shell::Shell;
@@ -25,12 +26,29 @@ pub(crate) enum Found {
 }
 
 /// Looks at a file of the lab. Nothing: there is no such file, or it is not what was asked for.
-pub(crate) async fn look(shell: &Shell, name: &str, property: &FileProperty) -> Option<Found> {
-    let path = shell.file(name);
-    shell.fetch(name).await;
-    if let FileProperty::CertSignedBy(other) | FileProperty::CertMatches(other) = property {
-        shell.fetch(other).await;
+///
+/// # Errors
+/// It is on another machine, and could not be looked at there.
+pub(crate) async fn look(shell: &Shell, name: &str, property: &FileProperty) -> Result<Option<Found>, String> {
+    if let (FileProperty::Exists | FileProperty::Mode, Some((node, path))) = (property, name.split_once(':'))
+        && let Some(away) = shell.away(node)
+    {
+        // Its bytes may be many, and nobody wants them.
+        let found = away.stat(node, path).await?;
+        return Ok(match property {
+            FileProperty::Exists => Some(Found::Bool(found.is_some())),
+            _ => found.map(|stat| Found::Text(format!("{:o}", stat.mode))),
+        });
     }
+    shell.fetch(name).await?;
+    if let FileProperty::CertSignedBy(other) | FileProperty::CertMatches(other) = property {
+        shell.fetch(other).await?;
+    }
+    Ok(look_here(shell, name, property).await)
+}
+
+async fn look_here(shell: &Shell, name: &str, property: &FileProperty) -> Option<Found> {
+    let path = shell.file(name);
     match property {
         FileProperty::Exists => Some(Found::Bool(path.exists())),
         FileProperty::Text => {
@@ -58,7 +76,7 @@ async fn snapshot(shell: &Shell, path: &Path, property: &FileProperty) -> Option
     if !path.is_file() {
         return None;
     }
-    let command = format!("etcdutl snapshot status '{}' -w json 2>/dev/null", path.display());
+    let command = format!("etcdutl snapshot status {} -w json 2>/dev/null", quoted(&path.to_string_lossy()));
     let call = Call { aside: true, ..Call::new(&command, STATUS_WITHIN) };
     let output = shell.run(call).await.ok()?;
     let told: serde_json::Value = serde_json::from_str(output.text.trim()).unwrap_or_default();

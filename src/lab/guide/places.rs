@@ -17,8 +17,10 @@
 
 use crate::lab::guide::settings::Cluster;
 use crate::lab::guide::settings::Head;
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::atomic::AtomicU16;
@@ -281,7 +283,7 @@ pub(crate) fn refused(machines: bool) -> Option<String> {
 }
 
 /// This program again with these arguments, in a namespace in which these addresses are its own, or its machines'.
-pub(crate) fn enter(program: &std::path::Path, args: &[String], cluster: &Cluster) -> Command {
+pub(crate) fn enter(program: &Path, args: &[impl AsRef<OsStr>], cluster: &Cluster) -> Command {
     let mut script = String::from("ip link set lo up");
     let nodes = cluster.nodes.iter().chain(&cluster.spare).filter_map(|n| Some((&n.name, n.ip.as_ref()?)));
     if cluster.machines {

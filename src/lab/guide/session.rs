@@ -392,6 +392,11 @@ impl Session {
     /// # Errors
     /// No cluster can be had, or a solution that does not work.
     pub async fn anew(&self, step: usize, beds: &ProcessBeds) -> Result<Session, String> {
+        // The old cluster is gone by then.
+        self.begun_anew(step, beds).await.map_err(|why| format!("{why}; x tries once more"))
+    }
+
+    async fn begun_anew(&self, step: usize, beds: &ProcessBeds) -> Result<Session, String> {
         let old = Arc::clone(&self.bed);
         // It waits for its members.
         tokio::task::spawn_blocking(move || old.end()).await.map_err(|e| e.to_string())?;
@@ -485,14 +490,18 @@ impl Session {
                  `exit` leaves; the lab goes on."
             );
         }
+        let node = nodes.first().unwrap_or(&"NODE");
+        // A machine's agent gives no terminal.
+        let opens = match self.bed.away() {
+            None => format!("`on {node}` opens a shell there: what you export in it lasts until `exit`.\n"),
+            Some(_) => String::new(),
+        };
         // None of its lines is cut on a small terminal.
         format!(
-            "Your desk in {}. Its nodes: {}.\n`on {node} COMMAND` runs a command there.\n\
-             `on {node}` opens a shell there: what you export in it lasts until `exit`.\n\
+            "Your desk in {}. Its nodes: {}.\n`on {node} COMMAND` runs a command there.\n{opens}\
              `exit` leaves; the lab goes on.",
             self.lab.head.id,
             nodes.join(", "),
-            node = nodes.first().unwrap_or(&"NODE"),
         )
     }
 

@@ -99,7 +99,7 @@ impl<'a> Call<'a> {
 /// not written down: the learner's own has another.
 const GOES_ON: &str = "set -a; [ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; \
     trap '[ \"$ETCDCTL_ENDPOINTS\" != \"$LAB_ENDPOINTS\" ] || unset ETCDCTL_ENDPOINTS; unset LAB_ENDPOINTS LAB_COMMAND TERM NO_COLOR; \
-    { export -p; printf \"cd \\047%s\\047\\n\" \"$PWD\"; } >\"$LAB_SESSION\"' EXIT; ";
+    { export PWD; export -p; echo \"cd \\\"\\$PWD\\\"\"; } >\"$LAB_SESSION\"' EXIT; ";
 /// The same for a command that leaves no traces.
 const READS_ON: &str = "[ ! -f \"$LAB_SESSION\" ] || . \"$LAB_SESSION\"; ";
 
@@ -141,15 +141,18 @@ impl Shell {
         self.away.as_ref().filter(|away| away.has(node))
     }
 
-    /// Brings a file here that is on another machine; [`Shell::file`] says where to. One that cannot be brought is not there.
-    pub(crate) async fn fetch(&self, name: &str) {
-        if let Some((node, path)) = name.split_once(':')
-            && let Some(away) = self.away(node)
-            && away.fetch(node, path).await.is_err()
-        {
-            // What was brought before says nothing of now.
+    /// Brings a file here that is on another machine; [`Shell::file`] says where to.
+    ///
+    /// # Errors
+    /// It could not be looked at there. What was brought before is gone then: it says nothing of now.
+    pub(crate) async fn fetch(&self, name: &str) -> Result<(), String> {
+        let Some((node, path)) = name.split_once(':') else { return Ok(()) };
+        let Some(away) = self.away(node) else { return Ok(()) };
+        let fetched = away.fetch(node, path).await;
+        if fetched.is_err() {
             let _ = std::fs::remove_file(self.file(name));
         }
+        fetched
     }
 
     /// The folder of a node.
@@ -348,7 +351,7 @@ fn exit_code(status: ExitStatus) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::guide::bed::scratch;
+    use crate::lab::guide::scratch::scratch;
 
     fn shell() -> Shell {
         let members = [("n1", "127.0.0.1:1"), ("n2", "127.0.0.1:2")];
@@ -466,6 +469,8 @@ mod tests {
             !kept.contains("export TERM=") && !kept.contains("NO_COLOR="),
             "the learner's terminal is another: {kept}"
         );
+        said("mkdir \"o'brien\"; cd \"o'brien\"", false).await;
+        assert_eq!(said("echo ${PWD##*/}", false).await, ("o'brien\n".to_owned(), 0), "a quote in a folder's name");
         said("export ETCDCTL_ENDPOINTS=mine", false).await;
         assert_eq!(said("echo $ETCDCTL_ENDPOINTS", false).await.0, "mine\n");
         std::fs::remove_dir_all(&shell.folder).expect("it is there");

@@ -1,5 +1,6 @@
 //! Changes of an end state that a check must notice: a check that still passes afterwards has not looked.
 
+use crate::lab::deed::quoted;
 use crate::lab::guide::check::Verdict;
 use crate::lab::guide::expr::Fact;
 use crate::lab::guide::facts::key_of;
@@ -67,10 +68,6 @@ fn mutations(check: &Check) -> Vec<Mutation> {
         }
     }
     found
-}
-
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 impl Mutation {

@@ -4,6 +4,8 @@ use crate::lab::agent::Remote;
 use crate::lab::setup;
 use std::fs;
 use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -35,6 +37,8 @@ pub(super) struct Latch {
 pub(super) struct Door {
     latch: Arc<Latch>,
     socket: PathBuf,
+    /// The end at which the thread waits.
+    ear: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,10 +48,12 @@ impl Door {
         // One of an earlier lab.
         drop(fs::remove_file(socket));
         let listener = UnixListener::bind(socket)?;
+        // It is no stream, but it can be shut down like one.
+        let ear = UnixStream::from(OwnedFd::from(listener.try_clone()?));
         let latch = Arc::new(Latch::default());
         let theirs = Arc::clone(&latch);
         let thread = thread::Builder::new().name("lab-door".into()).spawn(move || serve(&listener, &agent, &theirs))?;
-        Ok(Door { latch, socket: socket.to_owned(), thread: Some(thread) })
+        Ok(Door { latch, socket: socket.to_owned(), ear, thread: Some(thread) })
     }
 
     pub(super) fn latch(&self) -> &Latch {
@@ -58,9 +64,10 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.latch.is_over.store(true, Ordering::Release);
-        // Somebody comes: that is what the thread waits for.
-        drop(UnixStream::connect(&self.socket));
-        if let Some(thread) = self.thread.take() {
+        // Who waits for somebody is woken by either: nobody can come any more (Linux), or somebody comes. A system without the one and a door whose
+        // socket was removed has neither; then the thread ends with the process, and nobody waits for it.
+        let is_woken = self.ear.shutdown(Shutdown::Both).is_ok() || UnixStream::connect(&self.socket).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| is_woken) {
             drop(thread.join());
         }
         drop(fs::remove_file(&self.socket));
@@ -116,7 +123,7 @@ mod tests {
         let mut stream = UnixStream::connect(socket).expect("somebody listens");
         // Who was sent away cannot be told any more.
         let _ = stream.write_all(says.as_bytes());
-        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.shutdown(Shutdown::Write);
         let mut heard = Vec::new();
         let _ = stream.read_to_end(&mut heard);
         String::from_utf8_lossy(&heard).into_owned()
@@ -137,6 +144,19 @@ mod tests {
         drop(stream);
         drop(door);
         assert!(!socket.exists(), "it goes with the lab");
+    }
+
+    #[test]
+    fn a_door_whose_socket_was_removed_ends_all_the_same() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (door, socket) = door(folder.path(), OPENS);
+        fs::remove_file(&socket).expect("it was there");
+        let (told, hears) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            drop(door);
+            told.send(())
+        });
+        hears.recv_timeout(std::time::Duration::from_secs(20)).expect("nobody waits for a thread that nobody wakes");
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub(super) fn ssh(root: &Path, name: &str) -> Command {
     command.args(["-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=3"]);
     // All agents of a machine share one connection, which outlives the last of them by a little: the next one starts at once.
     command.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=10", "-o", "ControlPath=~/.ssh/etcd-lab-%C"]);
-    command.args(["-o", "LogLevel=ERROR", &whom, "sudo /usr/local/bin/etcd-lab agent"]);
+    // A name that begins with a dash is a name, and no option of ssh's.
+    command.args(["-o", "LogLevel=ERROR", "--", &whom, "sudo /usr/local/bin/etcd-lab agent"]);
     // A group of its own: Ctrl-C in the lab's terminal is for the lab.
     command.stderr(Stdio::piped()).process_group(0);
     command
@@ -177,6 +178,16 @@ fn told(root: &Path, name: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_no_option_of_ssh() {
+        let root = tempfile::tempdir().expect("a directory");
+        let command = ssh(root.path(), "-oProxyCommand=touch /tmp/x");
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        let place = words.iter().position(|word| word.starts_with("-oProxyCommand")).expect("the host");
+        assert_eq!(words[place - 1], "--", "{words:?}");
+        assert_eq!(words[place + 2..], [""; 0], "behind it is what is run there, and nothing else");
+    }
 
     #[test]
     fn a_key_joins_the_others_whatever_their_comments_are_and_its_private_half_is_private() {

@@ -191,6 +191,21 @@ fn markers_are_put_and_gone_to() {
     assert_eq!(press(&mut model, &[Key::Char('M')]), None, "nothing is recorded in a recording");
 }
 
+#[test]
+fn a_recording_has_no_labs_and_says_where_they_are() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let recording = Recording::read(Path::new(&recorded(&Script::watched(), folder.path()))).expect("read");
+    let mut model = Model::new(Theme::Mono, false);
+    update(&mut model, Msg::Replay(Ok(Box::new(Replay::new(recording)))));
+    for (typed, line) in [("lab E3", "then etcd-lab E3"), ("quiz 4", "then etcd-lab lesson 4 --quiz")] {
+        press(&mut model, &[Key::Char(':')]);
+        press(&mut model, &text(typed));
+        assert_eq!(press(&mut model, &[Key::Enter]), None);
+        let screen = frame(&model, 120, 24);
+        assert!(screen.contains(line), "{screen}");
+    }
+}
+
 fn exported(args: &[&str]) -> String {
     let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
     let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -164,6 +164,16 @@ fn a_step_is_set_up_anew_when_it_is_asked_for_twice() {
 }
 
 #[test]
+fn machines_are_not_promised_anew() {
+    let mut model = opened();
+    model.picture.as_mut().expect("drawn").is_elsewhere = true;
+    assert_eq!(press(&mut model, &text("x")), None);
+    let screen = frame(&model, 120, 24);
+    assert!(screen.contains("machines are not made anew") && !screen.contains("once more"), "{screen}");
+    assert_eq!(press(&mut model, &text("xx")), None);
+}
+
+#[test]
 fn what_the_page_has_no_block_for_is_the_learners_turn() {
     let mut model = opened();
     press(&mut model, &text("n"));
