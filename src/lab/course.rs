@@ -33,6 +33,7 @@ use crate::lab::workdir::Record;
 use serde_json::Value;
 use serde_json::json;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,25 +90,33 @@ pub fn can_begin(wanted: Option<&str>, step: Option<usize>, folder: Option<&Path
 }
 
 /// A lab: on the cluster that runs in this folder, or, if it stops members and changes their files, on nodes of its own. Its
-/// commands work in a folder of their own. `ending` is a lab with nodes of its own that ends once this one has begun.
+/// commands work in a folder of their own, which is empty if the nodes are new: what another cluster has left there is no
+/// learner's deed. `ending` is a lab with nodes of its own that ends once this one has begun.
 ///
 /// # Errors
 /// As [`chosen`], if no folder can be made, or if there is no room for more nodes: a sentence.
 pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option<&Head>) -> Result<Session, String> {
     let lab = chosen(wanted)?;
-    let work = folder.join("work");
-    fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
+    let work = folder.join("work").join(&lab.head.id);
+    let made = || fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()));
     if lab.head.needs_nodes() && !record.machines.is_empty() {
-        return Ok(Session::new(Arc::new(lab.clone()), on_machines(&lab, record)?, &work));
+        let bed = on_machines(&lab, record)?;
+        made()?;
+        return Ok(Session::new(Arc::new(lab), bed, &work));
     }
     if lab.head.needs_nodes() {
         budget::check(&lab.head, None, ending)?;
         let bed = own_beds(&lab, record, true)?.begin(&lab.head.cluster)?;
+        match fs::remove_dir_all(&work) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(format!("cannot empty {}: {e}", work.display())),
+            _ => made()?,
+        }
         return Ok(Session::new(Arc::new(lab), bed.into(), &work));
     }
     let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
     let members = record.members.iter().map(|m| Member { name: m.name.clone(), endpoint: endpoint(&m.client_url) });
     let bed = LentBed::new(&folder.join("bin"), members.collect()).with_desk(folder)?;
+    made()?;
     Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 
@@ -491,6 +500,33 @@ mod tests {
             }
         }
         assert!(guessed > 0, "no lab asks for a guess");
+    }
+
+    #[tokio::test]
+    async fn a_lab_has_a_folder_and_a_terminal_of_its_own() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let opened = |name| open(Some(name), folder.path(), &Record::sample(3), None).expect("a lab");
+        async fn said(session: &Session, command: &str) -> String {
+            session.shell(command, std::time::Duration::from_secs(20)).await.expect("a shell starts").text
+        }
+        let first = opened("B3");
+        said(&first, "export MINE=one; touch left; mkdir deep; cd deep").await;
+        let goes_on = said(&first, "echo $MINE; ls ..").await;
+        assert!(goes_on.starts_with("one\n") && goes_on.contains("left"), "a terminal goes on: {goes_on}");
+        let second = opened("E2");
+        drop(first);
+        let begins = said(&second, "echo .$MINE.; command -v etcdctl; ls; echo at ${LAB_NODE#$(cd ../..; pwd)/}").await;
+        assert!(begins.starts_with(".."), "nothing of the first lab: {begins}");
+        assert!(begins.contains("/bin/etcdctl") && begins.contains("at desk-") && !begins.contains("left"), "{begins}");
+        let again = opened("B3");
+        assert!(said(&again, "ls; command -v on etcdctl").await.contains("left"), "the cluster is the same still");
+        // This one has nodes of its own, and they are new each time.
+        let own = opened("E7");
+        said(&own, "export MINE=one; touch left").await;
+        let anew = opened("E7");
+        drop(own);
+        let begins = said(&anew, "echo .$MINE.; ls; command -v on").await;
+        assert!(begins.starts_with("..\n/"), "an empty folder, and the new cluster's programs: {begins}");
     }
 
     #[tokio::test]
