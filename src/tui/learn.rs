@@ -41,6 +41,13 @@ pub enum Heard {
     Opened(Box<Session>),
     /// It is not; why.
     NotOpened(String),
+    /// What has come of something that this opening of a lab has asked for.
+    Came { opening: u64, what: Came },
+}
+
+/// What has come of something that takes time.
+#[derive(Clone, Debug)]
+pub enum Came {
     /// A step was set up anew, or not; why.
     Redone(Result<Box<Session>, String>),
     /// A block has ended, or could not be started.
@@ -54,6 +61,8 @@ pub enum Heard {
 pub struct Learn {
     /// The learner in the lab.
     pub session: Session,
+    /// Which opening of a lab this is, of all in this run. What another one has asked for is no news here.
+    pub opening: u64,
     /// The mark: a place in [`Session::items`].
     pub item: usize,
     /// The first line of the page that is seen.
@@ -87,9 +96,10 @@ pub struct Places {
 }
 
 impl Learn {
-    fn new(session: Session) -> Learn {
+    fn new(session: Session, opening: u64) -> Learn {
         Learn {
             session,
+            opening,
             item: 0,
             scroll: 0,
             details: false,
@@ -356,71 +366,97 @@ pub(super) fn tick(model: &mut Model, now: Millis) -> Option<Cmd> {
 
 /// Something came from outside.
 pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
-    let now = model.now();
     match heard {
         Heard::Opened(session) => {
-            model.learn = Some(Learn::new(*session));
+            open(model, *session);
             None
         }
         Heard::NotOpened(why) => {
             model.notify(Tone::Bad, format!("the lab cannot be opened: {why}"));
             None
         }
-        Heard::Redone(Ok(session)) => {
+        Heard::Came { opening, what } if model.learn.as_ref().is_some_and(|l| l.opening == opening) => match what {
+            Came::Redone(redone) => redone_is(model, redone),
+            Came::Ran { id, result } => ran(model, &id, result),
+            Came::Checked { step, seq, checked } => {
+                looked_at(model, step, seq, checked);
+                None
+            }
+        },
+        // Of a lab that was left, or of the cluster before this one.
+        Heard::Came { .. } => None,
+    }
+}
+
+fn open(model: &mut Model, session: Session) -> &mut Learn {
+    model.openings += 1;
+    model.learn.insert(Learn::new(session, model.openings))
+}
+
+/// A step was set up, or not.
+fn redone_is(model: &mut Model, redone: Result<Box<Session>, String>) -> Option<Cmd> {
+    let now = model.now();
+    match redone {
+        Ok(session) => {
             model.notify(Tone::Good, format!("step {} is ready, on a fresh cluster", session.at() + 1));
-            let mut learn = Learn::new(*session);
-            let asked = learn.ask_checks(now);
-            model.learn = Some(learn);
-            asked
+            open(model, *session).ask_checks(now)
         }
-        Heard::Redone(Err(why)) => {
+        Err(why) => {
             model.learn.as_mut()?.running = None;
             model.notify(Tone::Bad, format!("the step could not be set up: {why}"));
             None
         }
-        Heard::Ran { id, result } => {
-            let learn = model.learn.as_mut()?;
-            learn.running = None;
-            learn.acted = true;
-            let taken = result.and_then(|output| learn.session.take(&id, output));
-            // Whatever was said while it ran is over.
-            model.notice = None;
-            if let Err(why) = taken {
-                model.notify(Tone::Bad, why);
-            }
-            after_deed(model);
-            model.learn.as_mut()?.ask_checks(now)
-        }
-        Heard::Checked { step, seq, checked } => {
-            let before = page(model)?;
-            let learn = model.learn.as_mut()?;
-            // What was asked before the learner's last action is no news.
-            if step == learn.session.at() && seq == learn.seq && !learn.is_set_up() {
-                let (seen, at_end) = (learn.is_seen(before), learn.is_theirs() && learn.is_at_end(before));
-                let acted = learn.acted;
-                learn.session.waits_for(&checked, acted);
-                (learn.answered, learn.checked) = (seq, checked);
-                let (passed, all) = learn.passed();
-                if all > 0 && passed == all {
-                    learn.session.step_is_done();
-                }
-                // The checks may need more room now, and the page has less.
-                if seen && page(model).is_some_and(|after| after.height < before.height) {
-                    reveal(model);
-                }
-                if at_end {
-                    show_end(model);
-                }
-            }
-            None
-        }
+    }
+}
+
+/// A block has ended.
+fn ran(model: &mut Model, id: &str, result: Result<Output, String>) -> Option<Cmd> {
+    let now = model.now();
+    let learn = model.learn.as_mut()?;
+    learn.running = learn.running.take().filter(|(running, _)| running != id);
+    // One of the step before, which the learner has left meanwhile, is no deed in this one.
+    learn.acted |= learn.session.items().iter().any(|item| matches!(item, Item::Run(run) if run.id == id));
+    let taken = result.and_then(|output| learn.session.take(id, output));
+    // Whatever was said while it ran is over.
+    model.notice = None;
+    if let Err(why) = taken {
+        model.notify(Tone::Bad, why);
+    }
+    after_deed(model);
+    model.learn.as_mut()?.ask_checks(now)
+}
+
+/// The checks of a step were looked at.
+fn looked_at(model: &mut Model, step: usize, seq: u64, checked: Vec<Checked>) {
+    let Some(before) = page(model) else { return };
+    let Some(learn) = &mut model.learn else { return };
+    // What was asked before the learner's last action is no news.
+    if step != learn.session.at() || seq != learn.seq || learn.is_set_up() {
+        return;
+    }
+    let (seen, at_end) = (learn.is_seen(before), learn.is_theirs() && learn.is_at_end(before));
+    let acted = learn.acted;
+    learn.session.waits_for(&checked, acted);
+    (learn.answered, learn.checked) = (seq, checked);
+    let (passed, all) = learn.passed();
+    if all > 0 && passed == all {
+        learn.session.step_is_done();
+    }
+    // The checks may need more room now, and the page has less.
+    if seen && page(model).is_some_and(|after| after.height < before.height) {
+        reveal(model);
+    }
+    if at_end {
+        show_end(model);
     }
 }
 
 /// Whether a message changes what is seen; checks that say the same again do not.
 pub(super) fn is_news(model: &Model, heard: &Heard) -> bool {
     match (heard, &model.learn) {
-        (Heard::Checked { checked, .. }, Some(learn)) => model.screen == Screen::Learn && *checked != learn.checked,
+        (Heard::Came { opening, what: Came::Checked { checked, .. } }, Some(learn)) => {
+            model.screen == Screen::Learn && *opening == learn.opening && *checked != learn.checked
+        }
         _ => true,
     }
 }

@@ -18,6 +18,7 @@ use crate::tui::Model;
 use crate::tui::Msg;
 use crate::tui::keys::Key;
 use crate::tui::learn;
+use crate::tui::learn::Came;
 use crate::tui::learn::Heard;
 use crate::tui::look;
 use crate::tui::model::Overlay;
@@ -49,9 +50,18 @@ fn opened() -> Model {
     model
 }
 
-fn ran(model: &mut Model, id: &str, exit: i32, printed: &str) -> Option<Cmd> {
-    let output = Output { text: printed.into(), exit, ..Output::default() };
-    update(model, Msg::Learn(Heard::Ran { id: id.into(), result: Ok(output) }))
+/// What has come of something that the open lab has asked for.
+fn came(model: &mut Model, what: Came) -> Option<Cmd> {
+    let opening = model.learn.as_ref().expect("open").opening;
+    update(model, Msg::Learn(Heard::Came { opening, what }))
+}
+
+fn printed(id: &str, exit: i32, text: &str) -> Came {
+    Came::Ran { id: id.into(), result: Ok(Output { text: text.into(), exit, ..Output::default() }) }
+}
+
+fn ran(model: &mut Model, id: &str, exit: i32, text: &str) -> Option<Cmd> {
+    came(model, printed(id, exit, text))
 }
 
 fn checked(model: &mut Model, seq: u64, verdicts: &[(&str, Verdict)]) {
@@ -59,7 +69,7 @@ fn checked(model: &mut Model, seq: u64, verdicts: &[(&str, Verdict)]) {
     let checked = verdicts.iter();
     let checked =
         checked.map(|(id, v)| Checked { id: (*id).into(), title: (*id).into(), verdict: v.clone() }).collect();
-    update(model, Msg::Learn(Heard::Checked { step, seq, checked }));
+    came(model, Came::Checked { step, seq, checked });
 }
 
 fn not_yet(got: &str, why: &str) -> Verdict {
@@ -153,12 +163,12 @@ fn a_step_is_set_up_anew_when_it_is_asked_for_twice() {
     assert_eq!(press(&mut model, &[Key::Char('x'), Key::Char('x')]), None, "one at a time");
     checked(&mut model, 2, &[("valid-json", Verdict::Pass)]);
     assert_eq!(model.learn.as_ref().expect("open").passed().0, 0, "what is seen of a cluster that ends is no news");
-    update(&mut model, Msg::Learn(Heard::Redone(Err("no port is free".into()))));
+    came(&mut model, Came::Redone(Err("no port is free".into())));
     assert!(frame(&model, 80, 24).contains("no port is free"));
     assert_eq!(press(&mut model, &text("xx")), Some(Cmd::Redo { step: 1 }), "it may be tried again");
     let mut fresh = model.learn.as_ref().expect("open").session.clone();
     fresh.go(1);
-    let asked = update(&mut model, Msg::Learn(Heard::Redone(Ok(Box::new(fresh)))));
+    let asked = came(&mut model, Came::Redone(Ok(Box::new(fresh))));
     assert!(matches!(asked, Some(Cmd::Check { .. })), "{asked:?}");
     assert!(frame(&model, 80, 24).contains("step 2 of 3"));
 }
@@ -373,4 +383,42 @@ fn what_is_to_be_read_now_may_take_two_rows() {
     press(&mut model, &[Key::Char('2')]);
     update(&mut model, Msg::Answer(Ok(long.into())));
     assert!(frame(&model, 80, 24).contains("etcd-lab B6"), "on every screen");
+}
+
+fn learn(model: &Model) -> &learn::Learn {
+    model.learn.as_ref().expect("a lab is open")
+}
+
+#[test]
+fn what_a_lab_that_was_left_has_asked_for_is_no_news_in_the_next_one() {
+    let mut model = opened();
+    let left = learn(&model).opening;
+    let of_left = |what| Msg::Learn(Heard::Came { opening: left, what });
+    let old = Box::new(learn(&model).session.clone());
+    update(&mut model, Msg::Learn(Heard::Opened(old.clone())));
+    press(&mut model, &text("1xx"));
+    assert_eq!(update(&mut model, of_left(Came::Redone(Err("stale".into())))), None);
+    assert_eq!(update(&mut model, of_left(Came::Redone(Ok(old.clone())))), None);
+    assert_eq!(update(&mut model, of_left(printed("put", 0, "stale\n"))), None);
+    assert!(!frame(&model, 80, 24).contains("stale") && learn(&model).session.output("put").is_none());
+    assert_eq!(press(&mut model, &text("xx")), None, "its own step is being set up still");
+    let now = learn(&model).opening;
+    assert!(left < now && !learn(&model).acted);
+    came(&mut model, Came::Redone(Ok(old)));
+    let pass = Checked { id: "key-stored".into(), title: String::new(), verdict: Verdict::Pass };
+    for (opening, passed) in [(left, 0), (now, 0), (learn(&model).opening, 1)] {
+        let what = Came::Checked { step: 0, seq: 1, checked: vec![pass.clone()] };
+        update(&mut model, Msg::Learn(Heard::Came { opening, what }));
+        assert_eq!(learn(&model).passed().0, passed, "only what was seen of this cluster counts");
+    }
+}
+
+#[test]
+fn a_block_that_ends_in_another_step_is_no_deed_there() {
+    let mut model = opened();
+    press(&mut model, &text("n"));
+    ran(&mut model, "put", 0, "OK\n");
+    assert!(!learn(&model).acted && learn(&model).session.output("put").is_some());
+    ran(&mut model, "get2", 0, "");
+    assert!(learn(&model).acted);
 }
