@@ -216,6 +216,9 @@ impl Learn {
     /// What Enter does now, in words.
     #[must_use]
     pub fn action(&self) -> &'static str {
+        if self.is_set_up() {
+            return "the step is being set up…";
+        }
         let items = self.session.items();
         let is_ask = matches!(items.get(self.item), Some(Item::Ask(_)));
         let (idle, (passed, checks)) = (self.running.is_none(), self.passed());
@@ -389,6 +392,10 @@ pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
 }
 
 fn open(model: &mut Model, session: Session) -> &mut Learn {
+    // A window that asks something of the page before would take its answer to this one.
+    if let Some(Overlay::Answer { .. } | Overlay::Guess { .. }) = model.overlay {
+        model.overlay = None;
+    }
     model.openings += 1;
     model.learn.insert(Learn::new(session, model.openings))
 }
@@ -397,8 +404,11 @@ fn open(model: &mut Model, session: Session) -> &mut Learn {
 fn redone_is(model: &mut Model, redone: Result<Box<Session>, String>) -> Option<Cmd> {
     let now = model.now();
     match redone {
-        Ok(session) => {
+        Ok(mut session) => {
             model.notify(Tone::Good, format!("step {} is ready, on a fresh cluster", session.at() + 1));
+            if let Some(learn) = &model.learn {
+                session.go_on_from(&learn.session);
+            }
             open(model, *session).ask_checks(now)
         }
         Err(why) => {
@@ -451,6 +461,26 @@ fn looked_at(model: &mut Model, step: usize, seq: u64, checked: Vec<Checked>) {
     }
 }
 
+/// While a step is set up its page may be read. What is done there waits until it is there. True: that was said.
+fn refuses(model: &mut Model) -> bool {
+    let refuses = model.learn.as_ref().is_some_and(Learn::is_set_up);
+    if refuses {
+        model.notify(Tone::Plain, "the step is being set up: read on, and do that when it is ready");
+    }
+    refuses
+}
+
+/// Whether the key of the shell leads to the open lab's desk: from its page, and from every screen if only the desk has what the lab is about.
+pub(super) fn has_desk(model: &Model) -> bool {
+    let on_page = model.screen == Screen::Learn;
+    model.learn.as_ref().is_some_and(|l| on_page || l.session.has_own_nodes() || l.session.keeps_units())
+}
+
+/// A shell is asked for. One at the desk of a cluster that comes or goes would lose the ground under it.
+pub(super) fn shell(model: &mut Model) -> Option<Cmd> {
+    if has_desk(model) && refuses(model) { None } else { Some(Cmd::Shell) }
+}
+
 /// Whether a message changes what is seen; checks that say the same again do not.
 pub(super) fn is_news(model: &Model, heard: &Heard) -> bool {
     match (heard, &model.learn) {
@@ -494,6 +524,9 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
     let now = model.now();
     let page = page(model)?;
     let height = isize::try_from(page.height).unwrap_or(1);
+    if matches!(does, Does::NextStep | Does::PreviousStep | Does::Run | Does::Redo) && refuses(model) {
+        return None;
+    }
     let learn = model.learn.as_mut()?;
     let items = learn.session.items().len().max(1);
     let sure = std::mem::take(&mut learn.sure);
@@ -699,6 +732,10 @@ pub(super) fn act(model: &mut Model) -> Option<Cmd> {
         model.notify(Tone::Plain, "this is marked; Enter does it");
         return None;
     }
+    if refuses(model) {
+        return None;
+    }
+    let learn = model.learn.as_mut()?;
     let items = learn.session.items();
     match items.get(learn.item)? {
         Item::Run(_) if learn.running.is_some() => {
@@ -729,6 +766,9 @@ pub(super) fn act(model: &mut Model) -> Option<Cmd> {
 /// The prompt was sent off.
 pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
     let now = model.now();
+    if refuses(model) {
+        return None;
+    }
     let learn = model.learn.as_mut()?;
     let Some(Item::Ask(ask)) = learn.session.items().get(learn.item).copied() else { return None };
     let id = ask.id.clone();
@@ -750,6 +790,9 @@ pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
 
 /// A guess was chosen.
 pub(super) fn guess(model: &mut Model, choice: usize) -> Option<Cmd> {
+    if refuses(model) {
+        return None;
+    }
     let learn = model.learn.as_mut()?;
     let Some(Item::Predict(predict)) = learn.session.items().get(learn.item).copied() else { return None };
     let (id, option) = (predict.id.clone(), predict.options.get(choice)?.clone());

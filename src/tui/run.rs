@@ -610,9 +610,7 @@ impl App {
         let record = live.cluster.record.clone();
         // The desk of a lab with nodes of its own is where this key leads from every screen: one key, one cluster. So it is with what runs in
         // the background for a lab on this cluster.
-        let on_page = self.model.screen == crate::tui::model::Screen::Learn;
-        let wanted = |l: &&crate::tui::learn::Learn| on_page || l.session.has_own_nodes() || l.session.keeps_units();
-        let learn = self.model.learn.as_ref().filter(wanted);
+        let learn = self.model.learn.as_ref().filter(|_| learn::has_desk(&self.model));
         let desk = learn.map(|l| (l.session.terminal(), l.session.terminal_greeting()));
         let (command, greeting) = match desk {
             Some((Ok(Some(command)), greeting)) => (command, greeting),

@@ -386,6 +386,12 @@ impl Session {
         }
     }
 
+    /// Takes from the session before what is the learner's and not the cluster's, as it is now: guesses, steps that are done, hints.
+    pub fn go_on_from(&mut self, before: &Session) {
+        self.recall(&before.done());
+        self.opened.clone_from(&before.opened);
+    }
+
     /// The same learner at the beginning of a step, on a fresh cluster on which every step before has been done as its solution says.
     /// The old cluster ends if it was this lab's own, and what is in the lab's folder goes.
     ///

@@ -422,3 +422,29 @@ fn a_block_that_ends_in_another_step_is_no_deed_there() {
     ran(&mut model, "get2", 0, "");
     assert!(learn(&model).acted);
 }
+
+#[test]
+fn while_a_step_is_set_up_its_page_is_read_and_nothing_is_lost() {
+    let mut model = opened();
+    assert_eq!(press(&mut model, &text("xx")), Some(Cmd::Redo { step: 0 }));
+    let fresh = learn(&model).session.clone();
+    for keys in [[Key::Tab, Key::BackTab], [Key::Enter, Key::Enter], [Key::Char('h'), Key::Tab]] {
+        press(&mut model, &keys);
+    }
+    for key in [Key::Enter, Key::Char('r'), Key::Char('n'), Key::Char('p'), Key::Char('x'), Key::Char('0')] {
+        assert_eq!(press(&mut model, &[key]), None, "{key:?}");
+        assert!(frame(&model, 80, 24).contains("the step is being set up: read on"), "{key:?}");
+        assert!(model.overlay.is_none() && learn(&model).session.at() == 0, "{key:?}");
+    }
+    // A step is done by hand, and a guess comes, however it may be, before the new cluster is there.
+    let session = &mut model.learn.as_mut().expect("open").session;
+    session.step_is_done();
+    session.predict("set-today", "b").expect("it is open");
+    model.overlay = Some(Overlay::Guess { choice: 1 });
+    came(&mut model, Came::Redone(Ok(Box::new(fresh))));
+    assert_eq!(model.overlay, None, "its question may be another one's now");
+    let session = &learn(&model).session;
+    assert_eq!((session.guessed("set-today"), session.opened()), (Some("It does not know the word `set`"), 1));
+    assert!(session.done().steps.contains("put"));
+    assert_eq!(press(&mut model, &[Key::Char('0')]), Some(Cmd::Shell), "it is there");
+}
