@@ -175,6 +175,8 @@ pub struct Course {
     checked: Vec<Checked>,
     progress: Progress,
     kept: Option<PathBuf>,
+    /// Where the learner was the last time.
+    welcome: Option<String>,
 }
 
 impl Course {
@@ -186,9 +188,20 @@ impl Course {
         let session = open(wanted, folder, record, None)?;
         let progress = kept.as_deref().map_or(Ok(Progress::default()), Progress::load).map_err(|e| e.to_string())?;
         let (folder, record, checked) = (folder.to_owned(), record.clone(), Vec::new());
-        let mut course = Course { session, folder, record, checked, progress, kept };
-        course.progress.recall(&mut course.session);
+        let mut course = Course { session, folder, record, checked, progress, kept, welcome: None };
+        course.welcome = course.progress.resume(&mut course.session);
         Ok(course)
+    }
+
+    /// Where the learner was the last time, and is again: a sentence.
+    #[must_use]
+    pub fn welcome(&self) -> Option<&str> {
+        self.welcome.as_deref()
+    }
+
+    /// Goes to the first step, though the learner was further the last time.
+    pub fn begin(&mut self) {
+        self.session.go(0);
     }
 
     /// Keeps what is new.
@@ -297,7 +310,7 @@ impl Course {
                 Ok(session) => {
                     self.session = session;
                     let missing = self.progress.missing(self.session.lab());
-                    let said = self.progress.recall(&mut self.session);
+                    let said = self.progress.resume(&mut self.session);
                     said.into_iter().chain(missing).chain(self.page()).collect()
                 }
                 Err(why) => vec![format!("No: {why}.")],
@@ -527,6 +540,27 @@ mod tests {
         drop(own);
         let begins = said(&anew, "echo .$MINE.; ls; command -v on").await;
         assert!(begins.starts_with("..\n/"), "an empty folder, and the new cluster's programs: {begins}");
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_is_where_they_were_though_they_only_look() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let file = folder.path().join("progress.json");
+        let begin = || Course::new(None, folder.path(), &Record::sample(3), Some(file.clone())).expect("the first lab");
+        let mut course = begin();
+        assert_eq!(course.welcome(), None);
+        says(&mut course, "n").await;
+        let mut course = begin();
+        let welcome = course.welcome().expect("they were here").to_owned();
+        assert_eq!(welcome, "0 of 3 steps done. You are at step 2 again; if the cluster is new, x sets the step up");
+        assert!(says(&mut course, "t").await.contains("step 2 of 3"));
+        assert_eq!(Progress::load(&file).expect("kept").labs["B3"].at, "json");
+        assert!(says(&mut course, "lab E2").await.contains("step 1 of"));
+        assert_eq!(Progress::load(&file).expect("kept").last.as_deref(), Some("B3"), "E2 was only opened");
+        let again = says(&mut course, "lab B3").await;
+        assert!(again.starts_with(&welcome) && again.contains("step 2 of 3"), "{again}");
+        course.begin();
+        assert!(course.page()[0].ends_with("step 1 of 3."));
     }
 
     #[tokio::test]

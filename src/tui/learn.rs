@@ -603,7 +603,9 @@ fn after_deed(model: &mut Model) {
 /// The learner comes from a shell: what was done there is looked at, and explained.
 pub(super) fn back(model: &mut Model) -> Option<Cmd> {
     let shown = model.screen == Screen::Learn;
-    model.learn.as_mut()?.acted = true;
+    let learn = model.learn.as_mut()?;
+    learn.acted = true;
+    learn.session.has_acted();
     if shown { press(model, Does::Check) } else { None }
 }
 
@@ -657,7 +659,10 @@ fn run(model: &mut Model) -> Option<Cmd> {
 pub(super) fn begin_at(model: &mut Model, step: usize, again: bool) {
     let now = model.now();
     let Some(learn) = &mut model.learn else { return };
-    learn.session.go(step);
+    match again {
+        true => learn.session.stand_at(step),
+        false => learn.session.go(step),
+    }
     learn.running = Some((String::new(), now));
     let (why, way) = match again {
         true => (

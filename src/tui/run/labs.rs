@@ -87,14 +87,19 @@ impl App {
         let Some(live) = &self.live else { return };
         let wanted = self.options.lab.clone();
         let ending = self.model.learn.as_ref().and_then(|l| l.session.own_head());
+        let asked = self.options.step.take().map(|step| step.saturating_sub(1));
         let (mut said, mut left) = (None, None);
         let heard = match course::open(wanted.as_deref(), live.cluster.folder(), &live.cluster.record, ending) {
             Ok(mut session) => {
                 self.close_lab();
                 let known = self.progress.as_ref().map(|(progress, _)| progress);
-                said = known.and_then(|p| p.recall(&mut session).or_else(|| p.missing(session.lab())));
+                let place = known.and_then(|p| p.resume(&mut session));
+                if asked.is_some() {
+                    session.stand_at(0);
+                }
+                said = place.filter(|_| asked.is_none()).or_else(|| known?.missing(session.lab()));
                 // Its cluster is new, so it is brought to where the learner was. The one on the screen may have been kept.
-                left = known.and_then(|p| p.left_at(session.lab())).filter(|_| !session.is_on_screen());
+                left = Some(session.at()).filter(|_| !session.is_on_screen());
                 Heard::Opened(Box::new(session))
             }
             Err(why) => Heard::NotOpened(why),
@@ -107,7 +112,6 @@ impl App {
         if let Some(said) = said {
             update(&mut self.model, Msg::Answer(Ok(said)));
         }
-        let asked = self.options.step.take().map(|step| step.saturating_sub(1));
         if let Some(step) = asked.or(left).filter(|step| *step > 0) {
             learn::begin_at(&mut self.model, step, asked.is_none());
             self.redo(step);
