@@ -77,6 +77,18 @@ pub struct Done {
     pub hints: usize,
 }
 
+impl Done {
+    /// The same with what is kept already. The lab may be open twice: each adds what was done there, and takes nothing away.
+    fn and(mut self, kept: Option<&Done>) -> Done {
+        if let Some(kept) = kept.filter(|kept| kept.version == self.version) {
+            self.steps.extend(kept.steps.iter().cloned());
+            // A guess is made once: the one that was there first counts.
+            self.guesses.extend(kept.guesses.clone());
+        }
+        self
+    }
+}
+
 impl Progress {
     /// Where it is kept: where labs are.
     #[must_use]
@@ -142,8 +154,8 @@ impl Progress {
         if !session.is_touched() {
             return false;
         }
-        let now = session.done();
         let id = &session.lab().head.id;
+        let now = session.done().and(self.labs.get(id));
         let last = if session.lab().steps.is_empty() { self.last.clone() } else { Some(id.clone()) };
         if self.labs.get(id) == Some(&now) && self.last == last {
             return false;
@@ -367,6 +379,32 @@ mod tests {
         let said = progress.missing(&e7).expect("E2 is not done");
         assert!(said.starts_with("E7 builds on E2,"), "{said}");
         assert_eq!(progress.missing(&lab), None);
+    }
+
+    #[test]
+    fn a_lab_that_is_open_twice_keeps_what_was_done_in_both() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("progress.json");
+        let (mut one, mut other) = (session(), session());
+        let keep = |session: &Session| {
+            let note = |kept: &mut Progress| {
+                kept.note(session);
+            };
+            Progress::change(&file, note).expect("written")
+        };
+        one.step_is_done();
+        one.predict("set-today", "a").expect("it is open");
+        keep(&one);
+        other.predict("set-today", "b").expect("it is open here");
+        other.predict("get-lines", "b").expect("it is open");
+        other.go(1);
+        let kept = keep(&other).labs.remove("B3").expect("kept");
+        let option = |id: &str, n: usize| one.lab().predict(id).map(|p| p.options[n].clone()).expect("it is asked");
+        assert_eq!((kept.at.as_str(), kept.steps.len()), ("json", 1));
+        let wanted = [("get-lines", 1), ("set-today", 0)].map(|(id, n)| (id.to_owned(), option(id, n)));
+        assert_eq!(kept.guesses, BTreeMap::from(wanted));
+        let mut known = Progress::load(&file).expect("kept");
+        assert!(!known.note(&other), "what is kept and what is done are told apart once");
     }
 
     #[test]
