@@ -376,6 +376,13 @@ impl Session {
         }
     }
 
+    /// The steps of this lab that are not done, from 1.
+    #[must_use]
+    pub fn undone(&self) -> Vec<usize> {
+        let steps = self.lab.steps.iter().zip(1..);
+        steps.filter(|(step, _)| !self.done.contains(&step.id)).map(|(_, number)| number).collect()
+    }
+
     /// Notes the first check that is not true yet, with why if that is known: what a teacher wants to hear of a learner. Before the learner
     /// has done anything in this step (`acted`) nothing can be the learner's doing.
     pub fn waits_for(&mut self, checked: &[Checked], acted: bool) {

@@ -414,6 +414,23 @@ fn what_a_lab_that_was_left_has_asked_for_is_no_news_in_the_next_one() {
 }
 
 #[test]
+fn a_lab_is_done_when_all_its_steps_are() {
+    let mut model = opened();
+    press(&mut model, &text("n"));
+    checked(&mut model, 2, &[("valid-json", Verdict::Pass)]);
+    press(&mut model, &text("n"));
+    let last = ["made-once", "folder-gone", "translated"].map(|id| (id, Verdict::Pass));
+    checked(&mut model, 3, &last);
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("3 of 3 pass, step 1 is not done (p)") && !screen.contains("lab done"), "{screen}");
+    press(&mut model, &text("pp"));
+    checked(&mut model, 5, &[("key-stored", Verdict::Pass), ("revision-read", Verdict::Pass)]);
+    press(&mut model, &text("nn"));
+    checked(&mut model, 7, &last);
+    assert!(frame(&model, 80, 24).contains("3 of 3 pass, lab done, n: next"));
+}
+
+#[test]
 fn a_block_that_ends_in_another_step_is_no_deed_there() {
     let mut model = opened();
     press(&mut model, &text("n"));
