@@ -236,6 +236,17 @@ fn clicks(on: bool) -> Result<(), Error> {
     done.map_err(|source| Error::System { what: "cannot write to the terminal", source })
 }
 
+/// Tells whoever sent a line what comes of it, or why nothing does. What is to be done.
+fn answered(model: &mut Model, line: orders::Line) -> Option<Cmd> {
+    let (said, cmd) = match act::order(model, &line.text) {
+        Ok((said, cmd)) => (Ok(said), cmd),
+        Err(why) => (Err(why), None),
+    };
+    // Who asked may be gone.
+    drop(line.answer.send(said));
+    cmd
+}
+
 /// A running cluster and those who listen to it.
 struct Live {
     cluster: Cluster,
@@ -534,17 +545,9 @@ impl App {
 
     /// A line from another terminal: done, or refused, as if it were typed here.
     async fn take_line(&mut self, line: orders::Line) -> Result<(), Error> {
-        let said = match act::order(&mut self.model, &line.text) {
-            Ok((said, cmd)) => {
-                if let Some(cmd) = cmd {
-                    self.run(cmd).await?;
-                }
-                Ok(said)
-            }
-            Err(why) => Err(why),
-        };
-        // Who asked may be gone.
-        drop(line.answer.send(said));
+        if let Some(cmd) = answered(&mut self.model, line) {
+            self.run(cmd).await?;
+        }
         Ok(())
     }
 
@@ -650,12 +653,8 @@ impl App {
                     self.behind(Msg::Report(report));
                 }
                 Some(line) = self.lines.recv() => {
-                    if let Ok(cmd) = act::order(&mut self.model, &line.text).map(|(said, cmd)| {
-                        drop(line.answer.send(Ok(said)));
-                        cmd
-                    }) {
-                        self.behind_cmd(cmd);
-                    }
+                    let cmd = answered(&mut self.model, line);
+                    self.behind_cmd(cmd);
                 }
                 Some(answer) = self.answers.recv() => self.behind(answer),
             }
@@ -689,5 +688,27 @@ impl App {
             _ if on_machines => Ok(format!("kept: {folder}\nwhat happened: etcd-lab replay {folder}/{RECORDING}\n")),
             _ => Ok(format!("kept: {folder}\ngo on with: etcd-lab, and g there; or etcd-lab --folder {folder}\n")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::workdir::Record;
+    use tokio::sync::oneshot;
+
+    #[test]
+    fn a_line_that_is_refused_is_told_why() {
+        let mut model = Model::new(Theme::Mono, false);
+        let (record, folder) = (Record::sample(3), String::new());
+        update(&mut model, Msg::Started { record, folder, notices: Vec::new() });
+        let mut told = |text: &str| {
+            let (answer, mut said) = oneshot::channel();
+            let cmd = answered(&mut model, orders::Line { text: text.into(), answer });
+            (said.try_recv().expect("an answer"), cmd.is_some())
+        };
+        let (said, does) = told("kill n9");
+        assert!(said.expect_err("there is no n9").contains("n9") && !does);
+        assert_eq!(told("undo"), (Ok("nothing to undo".into()), false));
     }
 }
