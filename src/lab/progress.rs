@@ -145,7 +145,13 @@ impl Progress {
     fn save(&self, file: &Path) -> Result<(), Error> {
         let beside = file.with_extension("json.new");
         let text = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
-        fs::write(&beside, text).map_err(Error::file("cannot write", &beside))?;
+        let write = || {
+            let mut written = fs::File::create(&beside)?;
+            written.write_all(text.as_bytes())?;
+            // The name may reach the disk before the bytes do, and a machine may lose its power between.
+            written.sync_all()
+        };
+        write().map_err(Error::file("cannot write", &beside))?;
         fs::rename(&beside, file).map_err(Error::file("cannot write", file))
     }
 

@@ -270,8 +270,8 @@ struct App {
     recorder: Option<Recorder>,
     /// What the open lab has asked for: its blocks, its checks, a step that is set up.
     labours: JoinSet<()>,
-    /// What the learner has done, and where it is kept.
-    progress: Option<(Progress, PathBuf)>,
+    /// What the learner has done, and where it is kept; or why nothing is kept.
+    progress: Result<(Progress, PathBuf), String>,
     /// Requests of the lab's own client so far.
     calls: u64,
     start: Instant,
@@ -301,7 +301,7 @@ impl App {
             recorder: None,
             labours: JoinSet::new(),
             // What cannot be read is not written over either.
-            progress: Progress::load(&Progress::file()).ok().map(|progress| (progress, Progress::file())),
+            progress: labs::known(&Progress::file()),
             calls: 0,
             start: Instant::now(),
             drawn: None,

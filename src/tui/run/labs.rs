@@ -11,6 +11,21 @@ use crate::tui::learn::Came;
 use crate::tui::learn::Heard;
 use crate::tui::model::Screen;
 use crate::tui::update;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// What this learner has done, and the file; or why that is not known.
+pub(super) fn known(file: &Path) -> Result<(Progress, PathBuf), String> {
+    Progress::load(file).map(|progress| (progress, file.to_owned())).map_err(|e| e.to_string())
+}
+
+/// The lab that the course has after this one, or why none is offered. Who knows nothing of the learner does not know that all is done either.
+fn next(progress: &Result<(Progress, PathBuf), String>, here: Option<&str>) -> Result<Lab, String> {
+    match progress {
+        Ok((progress, _)) => progress.next(here).ok_or_else(|| "no lab of the course is left: all are done".to_owned()),
+        Err(why) => Err(format!("which lab is next is not known: {why}")),
+    }
+}
 
 impl App {
     /// Works on a clone of the session as it is now, and says what has come of it: of this opening of this lab.
@@ -66,7 +81,7 @@ impl App {
 
     /// Keeps what the learner has done, if there is news. Once it cannot be kept, that is said, and not tried again.
     pub(super) fn keep(&mut self) {
-        let (Some(learn), Some((progress, file))) = (&self.model.learn, &mut self.progress) else { return };
+        let (Some(learn), Ok((progress, file))) = (&self.model.learn, &mut self.progress) else { return };
         if !progress.note(&learn.session) {
             return;
         }
@@ -76,8 +91,8 @@ impl App {
         match Progress::change(file, note) {
             Ok(kept) => *progress = kept,
             Err(e) => {
-                self.progress = None;
-                update(&mut self.model, Msg::Answer(Err(format!("what you do here cannot be kept: {e}"))));
+                self.progress = Err(e.to_string());
+                update(&mut self.model, Msg::Answer(Err(format!("what you do here is not kept: {e}"))));
             }
         }
     }
@@ -92,7 +107,7 @@ impl App {
         let heard = match course::open(wanted.as_deref(), live.cluster.folder(), &live.cluster.record, ending) {
             Ok(mut session) => {
                 self.close_lab();
-                let known = self.progress.as_ref().map(|(progress, _)| progress);
+                let known = self.progress.as_ref().ok().map(|(progress, _)| progress);
                 let place = known.and_then(|p| p.resume(&mut session));
                 if asked.is_some() {
                     session.stand_at(0);
@@ -109,8 +124,12 @@ impl App {
         if wanted.is_some() && self.model.learn.is_some() {
             self.model.screen = Screen::Learn;
         }
+        let said = match &self.progress {
+            Ok(_) => said.map(Ok),
+            Err(why) => Some(Err(format!("what you do here is not kept: {why}"))),
+        };
         if let Some(said) = said {
-            update(&mut self.model, Msg::Answer(Ok(said)));
+            update(&mut self.model, Msg::Answer(said));
         }
         if let Some(step) = asked.or(left).filter(|step| *step > 0) {
             learn::begin_at(&mut self.model, step, asked.is_none());
@@ -121,8 +140,7 @@ impl App {
     /// Goes on with the lab that the course has next, in the place of the one that is open.
     pub(super) fn next_lab(&mut self) {
         let here = self.model.learn.as_ref().map(|l| l.session.lab().head.id.clone());
-        let next = self.progress.as_ref().and_then(|(progress, _)| progress.next(here.as_deref()));
-        self.offer(next.ok_or_else(|| "no lab of the course is left: all are done".to_owned()));
+        self.offer(next(&self.progress, here.as_deref()));
     }
 
     /// Opens a lab in the place of the one that is open, if it can run where this one does.
@@ -139,5 +157,20 @@ impl App {
             }
         };
         update(&mut self.model, Msg::Answer(Ok(said)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_that_cannot_be_read_is_no_course_that_is_done() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("progress.json");
+        let first = next(&known(&file), None).expect("nobody has done anything");
+        std::fs::write(&file, "{\"labs\": {}, \"of a newer program\": 1}").expect("written");
+        let why = next(&known(&file), Some(&first.head.id)).expect_err("it is not known");
+        assert!(why.starts_with("which lab is next is not known") && why.contains("Move it away"), "{why}");
     }
 }
