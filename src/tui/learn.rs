@@ -29,8 +29,9 @@ use unicode_width::UnicodeWidthStr as _;
 const BESIDE: u16 = 110;
 /// Checks are looked at so often while they are shown.
 const CHECK_EVERY: u64 = 1_000;
-/// An answer that took longer than this is not waited for.
-const CHECK_LOST: u64 = 8_000;
+/// An answer that took longer than this is not waited for. A look may well take seconds, where members do not answer: it is told when it
+/// is there, and until then there is no second one beside it.
+const CHECK_LOST: u64 = 60_000;
 /// How wide the words of a verdict are.
 const VERDICT: usize = 9;
 
@@ -77,8 +78,12 @@ pub struct Learn {
     pub checked: Vec<Checked>,
     /// The learner has asked once to have the step anew.
     sure: bool,
+    /// The look at the checks that was asked for last.
     seq: u64,
+    /// The newest that was answered.
     answered: u64,
+    /// The last one before the learner's last deed: what it sees is of no use any more.
+    stale: u64,
     asked: Millis,
 }
 
@@ -109,6 +114,7 @@ impl Learn {
             sure: false,
             seq: 0,
             answered: 0,
+            stale: 0,
             asked: Millis(0),
         }
     }
@@ -245,10 +251,21 @@ impl Learn {
         self.running.as_ref().is_some_and(|(id, _)| id.is_empty())
     }
 
-    fn ask_checks(&mut self, now: Millis) -> Option<Cmd> {
+    /// Has the checks looked at, unless that is under way.
+    fn look(&mut self, now: Millis) -> Option<Cmd> {
+        let is_under_way = self.answered < self.seq && now.0.saturating_sub(self.asked.0) < CHECK_LOST;
+        if is_under_way {
+            return None;
+        }
         self.seq += 1;
         self.asked = now;
         Some(Cmd::Check { seq: self.seq })
+    }
+
+    /// Has them looked at after a deed: what was asked before is no news any more.
+    fn look_anew(&mut self, now: Millis) -> Option<Cmd> {
+        (self.stale, self.answered) = (self.seq, self.seq);
+        self.look(now)
     }
 
     /// First and last line of what is marked.
@@ -363,8 +380,7 @@ pub(super) fn tick(model: &mut Model, now: Millis) -> Option<Cmd> {
     let shown = model.screen == Screen::Learn && !model.ending;
     let learn = model.learn.as_mut().filter(|learn| shown && !learn.is_set_up())?;
     let since = now.0.saturating_sub(learn.asked.0);
-    let due = since >= CHECK_EVERY && (learn.answered == learn.seq || since >= CHECK_LOST);
-    if due { learn.ask_checks(now) } else { None }
+    if since >= CHECK_EVERY { learn.look(now) } else { None }
 }
 
 /// Something came from outside.
@@ -409,7 +425,7 @@ fn redone_is(model: &mut Model, redone: Result<Box<Session>, String>) -> Option<
             if let Some(learn) = &model.learn {
                 session.go_on_from(&learn.session);
             }
-            open(model, *session).ask_checks(now)
+            open(model, *session).look_anew(now)
         }
         Err(why) => {
             model.learn.as_mut()?.running = None;
@@ -433,7 +449,7 @@ fn ran(model: &mut Model, id: &str, result: Result<Output, String>) -> Option<Cm
         model.notify(Tone::Bad, why);
     }
     after_deed(model);
-    model.learn.as_mut()?.ask_checks(now)
+    model.learn.as_mut()?.look_anew(now)
 }
 
 /// The checks of a step were looked at.
@@ -441,7 +457,7 @@ fn looked_at(model: &mut Model, step: usize, seq: u64, checked: Vec<Checked>) {
     let Some(before) = page(model) else { return };
     let Some(learn) = &mut model.learn else { return };
     // What was asked before the learner's last action is no news.
-    if step != learn.session.at() || seq != learn.seq || learn.is_set_up() {
+    if step != learn.session.at() || seq <= learn.stale.max(learn.answered) || learn.is_set_up() {
         return;
     }
     let (seen, at_end) = (learn.is_seen(before), learn.is_theirs() && learn.is_at_end(before));
@@ -502,7 +518,7 @@ pub(super) fn show(model: &mut Model) -> Option<Cmd> {
     let nodes = model.picture.as_ref().map_or(0, |p| p.members.len());
     let learn = model.learn.as_mut()?;
     let wanted = learn.session.lab().head.cluster.nodes.len();
-    let asked = learn.ask_checks(now);
+    let asked = learn.look(now);
     let has_steps = !learn.session.lab().steps.is_empty();
     if !learn.session.is_on_screen() {
         model.notify(Tone::Plain, "this lab has nodes of its own, which screens 2 to 6 do not show".to_owned());
@@ -553,7 +569,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Check => {
             let seen = learn.is_seen(page);
             learn.details = true;
-            let asked = learn.ask_checks(now);
+            let asked = learn.look(now);
             // What they say takes room of the page.
             if seen {
                 reveal(model);
@@ -606,6 +622,8 @@ pub(super) fn back(model: &mut Model) -> Option<Cmd> {
     let learn = model.learn.as_mut()?;
     learn.acted = true;
     learn.session.has_acted();
+    // Whatever was asked for before says nothing of it.
+    (learn.stale, learn.answered) = (learn.seq, learn.seq);
     if shown { press(model, Does::Check) } else { None }
 }
 
@@ -631,7 +649,7 @@ fn go(model: &mut Model, by: isize) -> Option<Cmd> {
     let open = learn
         .first_open()
         .filter(|open| learn.session.items().iter().take(*open).any(|item| !matches!(item, Item::Predict(_))));
-    let asked = learn.ask_checks(now);
+    let asked = learn.look_anew(now);
     if by > 0 && passed < checks {
         let open = checks - passed;
         model.notify(
@@ -781,7 +799,7 @@ pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
         Ok(()) => {
             // Whether it is right the checks say.
             (learn.acted, learn.details) = (true, true);
-            let asked = learn.ask_checks(now);
+            let asked = learn.look_anew(now);
             after_deed(model);
             asked
         }

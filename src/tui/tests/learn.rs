@@ -127,11 +127,12 @@ fn a_first_step_goes_by_keys_alone() {
 #[test]
 fn a_check_that_is_not_true_yet_says_what_it_sees_and_why() {
     let mut model = opened();
-    press(&mut model, &[Key::Char('c')]);
+    assert_eq!(press(&mut model, &[Key::Char('c')]), None, "they are being looked at");
     let why = "Key and value have changed places: `put` takes the key first, then the value.";
     let verdicts =
         [("key-stored", not_yet("there is no key `key`", why)), ("revision-read", Verdict::Error("nobody".into()))];
-    checked(&mut model, 2, &verdicts);
+    checked(&mut model, 1, &verdicts);
+    assert_eq!(press(&mut model, &[Key::Char('c')]), Some(Cmd::Check { seq: 2 }), "once more");
     let screen = frame(&model, 80, 24);
     assert!(screen.contains("now: there is no key `key`") && screen.contains("why: Key and value"), "{screen}");
     assert!(screen.contains("error    You know at which revision"), "{screen}");
@@ -198,6 +199,26 @@ fn checks_are_looked_at_every_second_while_they_are_shown() {
     checked(&mut model, 2, &[]);
     press(&mut model, &[Key::Char('2')]);
     assert_eq!(update(&mut model, Msg::Tick(Millis(now + 9_000))), None, "nobody looks");
+}
+
+#[test]
+fn a_look_that_takes_long_is_told_all_the_same() {
+    let mut model = opened();
+    let now = model.now().0;
+    for seconds in [5, 9, 12] {
+        assert_eq!(update(&mut model, Msg::Tick(Millis(now + seconds * 1_000))), None, "one question at a time");
+        assert_eq!(press(&mut model, &text("c")), None, "who asks for it does not make it begin again");
+    }
+    checked(&mut model, 1, &[("key-stored", not_yet("nobody answers", "Two of three are down."))]);
+    assert!(frame(&model, 80, 24).contains("why: Two of three are down."));
+    assert_eq!(update(&mut model, Msg::Tick(Millis(now + 13_000))), Some(Cmd::Check { seq: 2 }));
+    let lost = update(&mut model, Msg::Tick(Millis(now + 80_000)));
+    assert_eq!(lost, Some(Cmd::Check { seq: 3 }), "an answer that never comes");
+    checked(&mut model, 2, &[("key-stored", Verdict::Pass)]);
+    assert_eq!(learn(&model).passed().0, 1, "it came late, and nothing was done since it was asked for");
+    press(&mut model, &text("np"));
+    checked(&mut model, 3, &[("key-stored", Verdict::Pass)]);
+    assert_eq!(learn(&model).passed().0, 0, "the learner has gone elsewhere and come back since");
 }
 
 #[test]
