@@ -501,7 +501,7 @@ pub(super) fn back(model: &mut Model) -> Option<Cmd> {
     let shown = model.screen == Screen::Learn;
     let learn = model.learn.as_mut()?;
     learn.acted = true;
-    learn.session.has_acted();
+    learn.session.acts_by_hand();
     // Whatever was asked for before says nothing of it.
     (learn.stale, learn.answered) = (learn.seq, learn.seq);
     if shown { press(model, Does::Check) } else { None }

@@ -189,7 +189,7 @@ impl Session {
     }
 
     /// The learner has done something: by hand, where nobody sees it.
-    pub fn has_acted(&mut self) {
+    pub fn acts_by_hand(&mut self) {
         self.acted = true;
     }
 

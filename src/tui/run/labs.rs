@@ -103,37 +103,33 @@ impl App {
         let wanted = self.options.lab.clone();
         let ending = self.model.learn.as_ref().and_then(|l| l.session.own_head());
         let asked = self.options.step.take().map(|step| step.saturating_sub(1));
-        let (mut said, mut left) = (None, None);
-        let heard = match course::open(wanted.as_deref(), live.cluster.folder(), &live.cluster.record, ending) {
-            Ok(mut session) => {
-                self.close_lab();
-                let known = self.progress.as_ref().ok().map(|(progress, _)| progress);
-                let place = known.and_then(|p| p.resume(&mut session));
-                if asked.is_some() {
-                    session.stand_at(0);
-                }
-                said = place.filter(|_| asked.is_none()).or_else(|| known?.missing(session.lab()));
-                // Its cluster is new, so it is brought to where the learner was. The one on the screen may have been kept.
-                left = Some(session.at()).filter(|_| !session.is_on_screen());
-                Heard::Opened(Box::new(session))
-            }
-            Err(why) => Heard::NotOpened(why),
+        let mut session = match course::open(wanted.as_deref(), live.cluster.folder(), &live.cluster.record, ending) {
+            Ok(session) => session,
+            Err(why) => return drop(update(&mut self.model, Msg::Learn(Heard::NotOpened(why)))),
         };
-        update(&mut self.model, Msg::Learn(heard));
+        self.close_lab();
+        let known = self.progress.as_ref().ok().map(|(progress, _)| progress);
+        let place = known.and_then(|p| p.resume(&mut session)).filter(|_| asked.is_none());
+        if asked.is_some() {
+            session.stand_at(0);
+        }
+        let said = place.or_else(|| known?.missing(session.lab()));
+        // Its cluster is new, so it is brought to where the learner was. The one on the screen may have been kept.
+        let left = Some(session.at()).filter(|_| !session.is_on_screen());
+        update(&mut self.model, Msg::Learn(Heard::Opened(Box::new(session))));
         // Who names a lab wants to see it.
-        if wanted.is_some() && self.model.learn.is_some() {
+        if wanted.is_some() {
             self.model.screen = Screen::Learn;
         }
-        let said = match &self.progress {
-            Ok(_) => said.map(Ok),
-            Err(why) => Some(Err(format!("what you do here is not kept: {why}"))),
-        };
         if let Some(said) = said {
-            update(&mut self.model, Msg::Answer(said));
+            update(&mut self.model, Msg::Answer(Ok(said)));
         }
         if let Some(step) = asked.or(left).filter(|step| *step > 0) {
             learn::begin_at(&mut self.model, step, asked.is_none());
             self.redo(step);
+        }
+        if let Err(why) = &self.progress {
+            update(&mut self.model, Msg::Answer(Err(format!("what you do here is not kept: {why}"))));
         }
     }
 
