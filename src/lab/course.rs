@@ -532,7 +532,11 @@ mod tests {
         assert!(begins.starts_with(".."), "nothing of the first lab: {begins}");
         assert!(begins.contains("/bin/etcdctl") && begins.contains("at desk-") && !begins.contains("left"), "{begins}");
         let again = opened("B3");
-        assert!(said(&again, "ls; command -v on etcdctl").await.contains("left"), "the cluster is the same still");
+        let kept = said(&again, "echo .$MINE.; ls").await;
+        assert!(
+            kept.starts_with("..") && kept.contains("left"),
+            "the cluster is the same, the terminal is not: {kept}"
+        );
         // This one has nodes of its own, and they are new each time.
         let own = opened("E7");
         said(&own, "export MINE=one; touch left").await;
