@@ -33,6 +33,7 @@ use crate::lab::workdir::Record;
 use serde_json::Value;
 use serde_json::json;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,25 +90,33 @@ pub fn can_begin(wanted: Option<&str>, step: Option<usize>, folder: Option<&Path
 }
 
 /// A lab: on the cluster that runs in this folder, or, if it stops members and changes their files, on nodes of its own. Its
-/// commands work in a folder of their own. `ending` is a lab with nodes of its own that ends once this one has begun.
+/// commands work in a folder of their own, which is empty if the nodes are new: what another cluster has left there is no
+/// learner's deed. `ending` is a lab with nodes of its own that ends once this one has begun.
 ///
 /// # Errors
 /// As [`chosen`], if no folder can be made, or if there is no room for more nodes: a sentence.
 pub fn open(wanted: Option<&str>, folder: &Path, record: &Record, ending: Option<&Head>) -> Result<Session, String> {
     let lab = chosen(wanted)?;
-    let work = folder.join("work");
-    fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()))?;
+    let work = folder.join("work").join(&lab.head.id);
+    let made = || fs::create_dir_all(&work).map_err(|e| format!("cannot make {}: {e}", work.display()));
     if lab.head.needs_nodes() && !record.machines.is_empty() {
-        return Ok(Session::new(Arc::new(lab.clone()), on_machines(&lab, record)?, &work));
+        let bed = on_machines(&lab, record)?;
+        made()?;
+        return Ok(Session::new(Arc::new(lab), bed, &work));
     }
     if lab.head.needs_nodes() {
         budget::check(&lab.head, None, ending)?;
         let bed = own_beds(&lab, record, true)?.begin(&lab.head.cluster)?;
+        match fs::remove_dir_all(&work) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(format!("cannot empty {}: {e}", work.display())),
+            _ => made()?,
+        }
         return Ok(Session::new(Arc::new(lab), bed.into(), &work));
     }
     let endpoint = |url: &str| url.trim_start_matches("http://").to_owned();
     let members = record.members.iter().map(|m| Member { name: m.name.clone(), endpoint: endpoint(&m.client_url) });
     let bed = LentBed::new(&folder.join("bin"), members.collect()).with_desk(folder)?;
+    made()?;
     Ok(Session::new(Arc::new(lab), Arc::new(bed), &work))
 }
 
@@ -159,6 +168,8 @@ pub struct Course {
     checked: Vec<Checked>,
     progress: Progress,
     kept: Option<PathBuf>,
+    /// Where the learner was the last time.
+    welcome: Option<String>,
 }
 
 impl Course {
@@ -170,9 +181,20 @@ impl Course {
         let session = open(wanted, folder, record, None)?;
         let progress = kept.as_deref().map_or(Ok(Progress::default()), Progress::load).map_err(|e| e.to_string())?;
         let (folder, record, checked) = (folder.to_owned(), record.clone(), Vec::new());
-        let mut course = Course { session, folder, record, checked, progress, kept };
-        course.progress.recall(&mut course.session);
+        let mut course = Course { session, folder, record, checked, progress, kept, welcome: None };
+        course.welcome = course.progress.resume(&mut course.session);
         Ok(course)
+    }
+
+    /// Where the learner was the last time, and is again: a sentence.
+    #[must_use]
+    pub fn welcome(&self) -> Option<&str> {
+        self.welcome.as_deref()
+    }
+
+    /// Goes to the first step, though the learner was further the last time.
+    pub fn begin(&mut self) {
+        self.session.go(0);
     }
 
     /// Keeps what is new.
@@ -283,7 +305,7 @@ impl Course {
                 Ok(session) => {
                     self.session = session;
                     let missing = self.progress.missing(self.session.lab());
-                    let said = self.progress.recall(&mut self.session);
+                    let said = self.progress.resume(&mut self.session);
                     said.into_iter().chain(missing).chain(self.page()).collect()
                 }
                 Err(why) => vec![format!("No: {why}.")],
@@ -486,6 +508,58 @@ mod tests {
             }
         }
         assert!(guessed > 0, "no lab asks for a guess");
+    }
+
+    #[tokio::test]
+    async fn a_lab_has_a_folder_and_a_terminal_of_its_own() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let opened = |name| open(Some(name), folder.path(), &Record::sample(3), None).expect("a lab");
+        async fn said(session: &Session, command: &str) -> String {
+            session.shell(command, std::time::Duration::from_secs(20)).await.expect("a shell starts").text
+        }
+        let first = opened("B3");
+        said(&first, "export MINE=one; touch left; mkdir deep; cd deep").await;
+        let goes_on = said(&first, "echo $MINE; ls ..").await;
+        assert!(goes_on.starts_with("one\n") && goes_on.contains("left"), "a terminal goes on: {goes_on}");
+        let second = opened("E2");
+        drop(first);
+        let begins = said(&second, "echo .$MINE.; command -v etcdctl; ls; echo at ${LAB_NODE#$(cd ../..; pwd)/}").await;
+        assert!(begins.starts_with(".."), "nothing of the first lab: {begins}");
+        assert!(begins.contains("/bin/etcdctl") && begins.contains("at desk-") && !begins.contains("left"), "{begins}");
+        let again = opened("B3");
+        let kept = said(&again, "echo .$MINE.; ls").await;
+        assert!(
+            kept.starts_with("..") && kept.contains("left"),
+            "the cluster is the same, the terminal is not: {kept}"
+        );
+        // This one has nodes of its own, and they are new each time.
+        let own = opened("E7");
+        said(&own, "export MINE=one; touch left").await;
+        let anew = opened("E7");
+        drop(own);
+        let begins = said(&anew, "echo .$MINE.; ls; command -v on").await;
+        assert!(begins.starts_with("..\n/"), "an empty folder, and the new cluster's programs: {begins}");
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_is_where_they_were_though_they_only_look() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let file = folder.path().join("progress.json");
+        let begin = || Course::new(None, folder.path(), &Record::sample(3), Some(file.clone())).expect("the first lab");
+        let mut course = begin();
+        assert_eq!(course.welcome(), None);
+        says(&mut course, "n").await;
+        let mut course = begin();
+        let welcome = course.welcome().expect("they were here").to_owned();
+        assert_eq!(welcome, "0 of 3 steps done. You are at step 2 again; if the cluster is new, x sets the step up");
+        assert!(says(&mut course, "t").await.contains("step 2 of 3"));
+        assert_eq!(Progress::load(&file).expect("kept").labs["B3"].at, "json");
+        assert!(says(&mut course, "lab E2").await.contains("step 1 of"));
+        assert_eq!(Progress::load(&file).expect("kept").last.as_deref(), Some("B3"), "E2 was only opened");
+        let again = says(&mut course, "lab B3").await;
+        assert!(again.starts_with(&welcome) && again.contains("step 2 of 3"), "{again}");
+        course.begin();
+        assert!(course.page()[0].ends_with("step 1 of 3."));
     }
 
     #[tokio::test]

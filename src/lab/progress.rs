@@ -77,6 +77,18 @@ pub struct Done {
     pub hints: usize,
 }
 
+impl Done {
+    /// The same with what is kept already. The lab may be open twice: each adds what was done there, and takes nothing away.
+    fn and(mut self, kept: Option<&Done>) -> Done {
+        if let Some(kept) = kept.filter(|kept| kept.version == self.version) {
+            self.steps.extend(kept.steps.iter().cloned());
+            // A guess is made once: the one that was there first counts.
+            self.guesses.extend(kept.guesses.clone());
+        }
+        self
+    }
+}
+
 impl Progress {
     /// Where it is kept: where labs are.
     #[must_use]
@@ -133,47 +145,64 @@ impl Progress {
     fn save(&self, file: &Path) -> Result<(), Error> {
         let beside = file.with_extension("json.new");
         let text = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
-        fs::write(&beside, text).map_err(Error::file("cannot write", &beside))?;
+        let write = || {
+            let mut written = fs::File::create(&beside)?;
+            written.write_all(text.as_bytes())?;
+            // The name may reach the disk before the bytes do, and a machine may lose its power between.
+            written.sync_all()
+        };
+        write().map_err(Error::file("cannot write", &beside))?;
         fs::rename(&beside, file).map_err(Error::file("cannot write", file))
     }
 
-    /// Notes where this learner is. True if that is news.
+    /// Notes where this learner is. True if that is news. A lab that was only opened is none: the learner is where they were.
     pub fn note(&mut self, session: &Session) -> bool {
-        let now = session.done();
-        let untouched = Done { version: now.version, at: now.at.clone(), waits: now.waits.clone(), ..Done::default() };
+        if !session.is_touched() {
+            return false;
+        }
         let id = &session.lab().head.id;
-        if self.labs.get(id) == Some(&now) || (now == untouched && !self.labs.contains_key(id)) {
+        let now = session.done().and(self.labs.get(id));
+        let last = if session.lab().steps.is_empty() { self.last.clone() } else { Some(id.clone()) };
+        if self.labs.get(id) == Some(&now) && self.last == last {
             return false;
         }
         self.labs.insert(id.clone(), now);
-        if !session.lab().steps.is_empty() {
-            self.last = Some(id.clone());
-        }
+        self.last = last;
         true
     }
 
-    /// Gives a learner who begins again what is known of this lab. Says where they were, if they had done anything.
-    pub fn recall(&self, session: &mut Session) -> Option<String> {
-        let done = self.labs.get(&session.lab().head.id)?;
-        session.recall(done);
+    /// Gives a learner who begins again what is known of this lab.
+    pub fn recall(&self, session: &mut Session) {
+        if let Some(done) = self.labs.get(&session.lab().head.id) {
+            session.recall(done);
+        }
+    }
+
+    /// The same, and puts them where they were. Says where that is, if they had done anything.
+    pub fn resume(&self, session: &mut Session) -> Option<String> {
+        self.recall(session);
+        if let Some(at) = self.left_at(session.lab()) {
+            session.stand_at(at);
+        }
         let lab = session.lab();
-        let at = lab.steps.iter().position(|s| s.id == done.at).filter(|_| done.version == lab.head.version)?;
-        let count = lab.steps.iter().filter(|s| done.steps.contains(&s.id)).count();
-        if at == 0 && count == 0 {
+        let (done, count) = (self.steps(lab), lab.steps.len());
+        if done == 0 && session.at() == 0 {
             return None;
         }
-        if count == lab.steps.len() {
+        if done == count {
             let id = &lab.head.id;
             return Some(match self.next(Some(id)).map(|next| (next.head.id, next.title)) {
                 Some((next, title)) => format!("{id} is done. Next in the course is {next} {title}: etcd-lab {next}"),
                 None => format!("{id} is done, and so is the whole course"),
             });
         }
-        Some(format!(
-            "{count} of {} steps are done. n goes on to step {}; if the cluster is new, x sets it up there",
-            lab.steps.len(),
-            at + 1
-        ))
+        let anew = match (session.has_own_nodes(), session.is_on_screen()) {
+            // Machines, which are as they were left.
+            (true, true) => "",
+            (true, false) => "; the cluster is new: x sets the step up",
+            (false, _) => "; if the cluster is new, x sets the step up",
+        };
+        Some(format!("{done} of {count} steps done. You are at step {} again{anew}", session.at() + 1))
     }
 
     /// At which step this learner was, from 0, if some of the lab is done, and some is not.
@@ -310,13 +339,33 @@ mod tests {
         let again = Progress::load(&file).expect("read");
         assert_eq!((&again, &kept), (&progress, &progress));
         let mut second = session();
-        let said = again.recall(&mut second).expect("there is something");
-        assert!(said.contains("1 of") && said.contains("to step 2"), "{said}");
+        let said = again.resume(&mut second).expect("there is something");
+        assert_eq!(said, "1 of 3 steps done. You are at step 2 again; if the cluster is new, x sets the step up");
         assert_eq!((again.left_at(second.lab()), Progress::default().left_at(second.lab())), (Some(1), None));
-        assert_eq!((second.at(), second.guessed(&id)), (0, Some(option.as_str())));
+        assert_eq!((second.at(), second.guessed(&id)), (1, Some(option.as_str())));
+        assert!(!progress.note(&second), "it was only opened");
         assert!(second.predict(&id, &option).is_err(), "a guess is made once");
         assert!(again.text().contains("B3  1 of "), "{}", again.text());
         assert!(again.text().contains("Next: A1 ") && again.text().contains("etcd-lab A1"), "{}", again.text());
+    }
+
+    #[test]
+    fn to_open_a_lab_is_no_news_and_moves_nobody() {
+        let mut progress = Progress::default();
+        let mut first = session();
+        first.go(2);
+        assert!(progress.note(&first), "a step that was gone to");
+        progress.last = Some("E7".into());
+        let before = progress.clone();
+        let mut second = session();
+        progress.recall(&mut second);
+        second.waits_for(&[], true);
+        assert!(!progress.note(&second) && progress == before, "{progress:?}");
+        progress.resume(&mut second);
+        assert!(!progress.note(&second) && second.at() == 2, "they were there");
+        second.open_next();
+        assert!(progress.note(&second));
+        assert_eq!((progress.last.as_deref(), progress.labs["B3"].at.as_str()), (Some("B3"), "rosetta"));
     }
 
     #[test]
@@ -329,13 +378,39 @@ mod tests {
         let at = lab.steps[0].id.clone();
         progress.labs.insert("B3".into(), Done { version: lab.head.version, steps, at, ..Done::default() });
         assert_eq!(offered(&progress, Some("B3")).as_deref(), Some("B5"), "behind it on the core path, and open");
-        let said = progress.recall(&mut session()).expect("all is done");
+        let said = progress.resume(&mut session()).expect("all is done");
         assert!(said.starts_with("B3 is done. Next in the course is B5 ") && said.ends_with(": etcd-lab B5"), "{said}");
         assert_eq!(progress.left_at(&lab), None, "it is done: who opens it again begins at its beginning");
         let e7 = shelved("E7-replace-a-member").expect("it is there").unwrap_or_else(|e| panic!("{e}"));
         let said = progress.missing(&e7).expect("E2 is not done");
         assert!(said.starts_with("E7 builds on E2,"), "{said}");
         assert_eq!(progress.missing(&lab), None);
+    }
+
+    #[test]
+    fn a_lab_that_is_open_twice_keeps_what_was_done_in_both() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("progress.json");
+        let (mut one, mut other) = (session(), session());
+        let keep = |session: &Session| {
+            let note = |kept: &mut Progress| {
+                kept.note(session);
+            };
+            Progress::change(&file, note).expect("written")
+        };
+        one.step_is_done();
+        one.predict("set-today", "a").expect("it is open");
+        keep(&one);
+        other.predict("set-today", "b").expect("it is open here");
+        other.predict("get-lines", "b").expect("it is open");
+        other.go(1);
+        let kept = keep(&other).labs.remove("B3").expect("kept");
+        let option = |id: &str, n: usize| one.lab().predict(id).map(|p| p.options[n].clone()).expect("it is asked");
+        assert_eq!((kept.at.as_str(), kept.steps.len()), ("json", 1));
+        let wanted = [("get-lines", 1), ("set-today", 0)].map(|(id, n)| (id.to_owned(), option(id, n)));
+        assert_eq!(kept.guesses, BTreeMap::from(wanted));
+        let mut known = Progress::load(&file).expect("kept");
+        assert!(!known.note(&other), "what is kept and what is done are told apart once");
     }
 
     #[test]
@@ -365,7 +440,7 @@ mod tests {
         first.step_is_done();
         progress.note(&first);
         progress.labs.get_mut("B3").expect("noted").version += 1;
-        assert_eq!(progress.recall(&mut session()), None);
+        assert_eq!(progress.resume(&mut session()), None);
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("progress.json");
         fs::write(&file, "{}x").expect("written");

@@ -308,9 +308,14 @@ pub fn run_up(mut options: Options, out: &mut dyn Write) -> Result<(), Error> {
         .then(|| Course::new(options.lab.as_deref(), cluster.folder(), &cluster.record, Some(Progress::file())));
     let course = course.transpose();
     let mut course = course.map_err(Error::Refused)?;
-    if let (Some(course), Some(step)) = (&mut course, options.step.filter(|step| *step > 1)) {
-        print(out, &format!("step {step} is being set up: a fresh cluster, and the steps before on it"))?;
-        runtime.block_on(course.begin_at(step)).into_iter().take(1).try_for_each(|line| print(out, &line))?;
+    match (&mut course, options.step) {
+        (Some(course), Some(step @ 2..)) => {
+            print(out, &format!("step {step} is being set up: a fresh cluster, and the steps before on it"))?;
+            runtime.block_on(course.begin_at(step)).into_iter().take(1).try_for_each(|line| print(out, &line))?;
+        }
+        (Some(course), Some(_)) => course.begin(),
+        (Some(course), None) => course.welcome().into_iter().try_for_each(|said| print(out, said))?,
+        (None, _) => {}
     }
     let on_machines = !cluster.record.machines.is_empty();
     if let (Some(course), true) = (&course, on_machines) {

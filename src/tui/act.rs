@@ -21,6 +21,7 @@ use crate::tui::Cmd;
 use crate::tui::Model;
 use crate::tui::data;
 use crate::tui::keys::Does;
+use crate::tui::learn;
 use crate::tui::model::Item;
 use crate::tui::model::Overlay;
 use crate::tui::model::Question;
@@ -98,7 +99,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         return replay::press(model, does);
     }
     match does {
-        Does::Shell => return Some(Cmd::Shell),
+        Does::Shell => return learn::shell(model),
         Does::Break => model.overlay = break_menu(model),
         Does::Undo => return undo(model),
         Does::Write => ask_what_to_write(model),

@@ -5,12 +5,18 @@
 //!
 //! One mark goes over everything that waits for the learner: guesses, commands, questions. Enter does what is marked.
 
+mod heard;
+
+pub use heard::Came;
+pub use heard::Heard;
+pub(super) use heard::hear;
+pub(super) use heard::is_news;
+
 use crate::lab::guide::Checked;
 use crate::lab::guide::Item;
 use crate::lab::guide::Line;
 use crate::lab::guide::LineKind;
 use crate::lab::guide::NOT_MADE_ANEW;
-use crate::lab::guide::Output;
 use crate::lab::guide::Session;
 use crate::lab::guide::Verdict;
 use crate::lab::picture::Tone;
@@ -30,31 +36,19 @@ use unicode_width::UnicodeWidthStr as _;
 const BESIDE: u16 = 110;
 /// Checks are looked at so often while they are shown.
 const CHECK_EVERY: u64 = 1_000;
-/// An answer that took longer than this is not waited for.
-const CHECK_LOST: u64 = 8_000;
+/// An answer that took longer than this is not waited for. A look may well take seconds, where members do not answer: it is told when it
+/// is there, and until then there is no second one beside it.
+const CHECK_LOST: u64 = 60_000;
 /// How wide the words of a verdict are.
 const VERDICT: usize = 9;
-
-/// What the outside says to this screen.
-#[derive(Clone, Debug)]
-pub enum Heard {
-    /// The lab is open on this cluster.
-    Opened(Box<Session>),
-    /// It is not; why.
-    NotOpened(String),
-    /// A step was set up anew, or not; why.
-    Redone(Result<Box<Session>, String>),
-    /// A block has ended, or could not be started.
-    Ran { id: String, result: Result<Output, String> },
-    /// The checks of a step were looked at.
-    Checked { step: usize, seq: u64, checked: Vec<Checked> },
-}
 
 /// Everything that this screen knows.
 #[derive(Clone, Debug)]
 pub struct Learn {
     /// The learner in the lab.
     pub session: Session,
+    /// Which opening of a lab this is, of all in this run. What another one has asked for is no news here.
+    pub opening: u64,
     /// The mark: a place in [`Session::items`].
     pub item: usize,
     /// The first line of the page that is seen.
@@ -69,8 +63,12 @@ pub struct Learn {
     pub checked: Vec<Checked>,
     /// The learner has asked once to have the step anew.
     sure: bool,
+    /// The look at the checks that was asked for last.
     seq: u64,
+    /// The newest that was answered.
     answered: u64,
+    /// The last one before the learner's last deed: what it sees is of no use any more.
+    stale: u64,
     asked: Millis,
 }
 
@@ -88,9 +86,10 @@ pub struct Places {
 }
 
 impl Learn {
-    fn new(session: Session) -> Learn {
+    fn new(session: Session, opening: u64) -> Learn {
         Learn {
             session,
+            opening,
             item: 0,
             scroll: 0,
             details: false,
@@ -100,6 +99,7 @@ impl Learn {
             sure: false,
             seq: 0,
             answered: 0,
+            stale: 0,
             asked: Millis(0),
         }
     }
@@ -207,6 +207,9 @@ impl Learn {
     /// What Enter does now, in words.
     #[must_use]
     pub fn action(&self) -> &'static str {
+        if self.is_set_up() {
+            return "the step is being set up…";
+        }
         let items = self.session.items();
         let is_ask = matches!(items.get(self.item), Some(Item::Ask(_)));
         let (idle, (passed, checks)) = (self.running.is_none(), self.passed());
@@ -233,10 +236,21 @@ impl Learn {
         self.running.as_ref().is_some_and(|(id, _)| id.is_empty())
     }
 
-    fn ask_checks(&mut self, now: Millis) -> Option<Cmd> {
+    /// Has the checks looked at, unless that is under way.
+    fn look(&mut self, now: Millis) -> Option<Cmd> {
+        let is_under_way = self.answered < self.seq && now.0.saturating_sub(self.asked.0) < CHECK_LOST;
+        if is_under_way {
+            return None;
+        }
         self.seq += 1;
         self.asked = now;
         Some(Cmd::Check { seq: self.seq })
+    }
+
+    /// Has them looked at after a deed: what was asked before is no news any more.
+    fn look_anew(&mut self, now: Millis) -> Option<Cmd> {
+        (self.stale, self.answered) = (self.seq, self.seq);
+        self.look(now)
     }
 
     /// First and last line of what is marked.
@@ -351,79 +365,27 @@ pub(super) fn tick(model: &mut Model, now: Millis) -> Option<Cmd> {
     let shown = model.screen == Screen::Learn && !model.ending;
     let learn = model.learn.as_mut().filter(|learn| shown && !learn.is_set_up())?;
     let since = now.0.saturating_sub(learn.asked.0);
-    let due = since >= CHECK_EVERY && (learn.answered == learn.seq || since >= CHECK_LOST);
-    if due { learn.ask_checks(now) } else { None }
+    if since >= CHECK_EVERY { learn.look(now) } else { None }
 }
 
-/// Something came from outside.
-pub(super) fn hear(model: &mut Model, heard: Heard) -> Option<Cmd> {
-    let now = model.now();
-    match heard {
-        Heard::Opened(session) => {
-            model.learn = Some(Learn::new(*session));
-            None
-        }
-        Heard::NotOpened(why) => {
-            model.notify(Tone::Bad, format!("the lab cannot be opened: {why}"));
-            None
-        }
-        Heard::Redone(Ok(session)) => {
-            model.notify(Tone::Good, format!("step {} is ready, on a fresh cluster", session.at() + 1));
-            let mut learn = Learn::new(*session);
-            let asked = learn.ask_checks(now);
-            model.learn = Some(learn);
-            asked
-        }
-        Heard::Redone(Err(why)) => {
-            model.learn.as_mut()?.running = None;
-            model.notify(Tone::Bad, format!("the step could not be set up: {why}"));
-            None
-        }
-        Heard::Ran { id, result } => {
-            let learn = model.learn.as_mut()?;
-            learn.running = None;
-            learn.acted = true;
-            let taken = result.and_then(|output| learn.session.take(&id, output));
-            // Whatever was said while it ran is over.
-            model.notice = None;
-            if let Err(why) = taken {
-                model.notify(Tone::Bad, why);
-            }
-            after_deed(model);
-            model.learn.as_mut()?.ask_checks(now)
-        }
-        Heard::Checked { step, seq, checked } => {
-            let before = page(model)?;
-            let learn = model.learn.as_mut()?;
-            // What was asked before the learner's last action is no news.
-            if step == learn.session.at() && seq == learn.seq && !learn.is_set_up() {
-                let (seen, at_end) = (learn.is_seen(before), learn.is_theirs() && learn.is_at_end(before));
-                let acted = learn.acted;
-                learn.session.waits_for(&checked, acted);
-                (learn.answered, learn.checked) = (seq, checked);
-                let (passed, all) = learn.passed();
-                if all > 0 && passed == all {
-                    learn.session.step_is_done();
-                }
-                // The checks may need more room now, and the page has less.
-                if seen && page(model).is_some_and(|after| after.height < before.height) {
-                    reveal(model);
-                }
-                if at_end {
-                    show_end(model);
-                }
-            }
-            None
-        }
+/// While a step is set up its page may be read. What is done there waits until it is there. True: that was said.
+fn refuses(model: &mut Model) -> bool {
+    let refuses = model.learn.as_ref().is_some_and(Learn::is_set_up);
+    if refuses {
+        model.notify(Tone::Plain, "the step is being set up: read on, and do that when it is ready");
     }
+    refuses
 }
 
-/// Whether a message changes what is seen; checks that say the same again do not.
-pub(super) fn is_news(model: &Model, heard: &Heard) -> bool {
-    match (heard, &model.learn) {
-        (Heard::Checked { checked, .. }, Some(learn)) => model.screen == Screen::Learn && *checked != learn.checked,
-        _ => true,
-    }
+/// Whether the key of the shell leads to the open lab's desk: from its page, and from every screen if only the desk has what the lab is about.
+pub(super) fn has_desk(model: &Model) -> bool {
+    let on_page = model.screen == Screen::Learn;
+    model.learn.as_ref().is_some_and(|l| on_page || l.session.has_own_nodes() || l.session.keeps_units())
+}
+
+/// A shell is asked for. One at the desk of a cluster that comes or goes would lose the ground under it.
+pub(super) fn shell(model: &mut Model) -> Option<Cmd> {
+    if has_desk(model) && refuses(model) { None } else { Some(Cmd::Shell) }
 }
 
 /// Opens the screen.
@@ -437,7 +399,7 @@ pub(super) fn show(model: &mut Model) -> Option<Cmd> {
     let nodes = model.picture.as_ref().map_or(0, |p| p.members.len());
     let learn = model.learn.as_mut()?;
     let wanted = learn.session.lab().head.cluster.nodes.len();
-    let asked = learn.ask_checks(now);
+    let asked = learn.look(now);
     let has_steps = !learn.session.lab().steps.is_empty();
     if !learn.session.is_on_screen() {
         model.notify(Tone::Plain, "this lab has nodes of its own, which screens 2 to 6 do not show".to_owned());
@@ -459,6 +421,9 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
     let now = model.now();
     let page = page(model)?;
     let height = isize::try_from(page.height).unwrap_or(1);
+    if matches!(does, Does::NextStep | Does::PreviousStep | Does::Run | Does::Redo) && refuses(model) {
+        return None;
+    }
     let learn = model.learn.as_mut()?;
     let items = learn.session.items().len().max(1);
     let sure = std::mem::take(&mut learn.sure);
@@ -485,7 +450,7 @@ pub(super) fn press(model: &mut Model, does: Does) -> Option<Cmd> {
         Does::Check => {
             let seen = learn.is_seen(page);
             learn.details = true;
-            let asked = learn.ask_checks(now);
+            let asked = learn.look(now);
             // What they say takes room of the page.
             if seen {
                 reveal(model);
@@ -535,7 +500,11 @@ fn after_deed(model: &mut Model) {
 /// The learner comes from a shell: what was done there is looked at, and explained.
 pub(super) fn back(model: &mut Model) -> Option<Cmd> {
     let shown = model.screen == Screen::Learn;
-    model.learn.as_mut()?.acted = true;
+    let learn = model.learn.as_mut()?;
+    learn.acted = true;
+    learn.session.acts_by_hand();
+    // Whatever was asked for before says nothing of it.
+    (learn.stale, learn.answered) = (learn.seq, learn.seq);
     if shown { press(model, Does::Check) } else { None }
 }
 
@@ -561,7 +530,7 @@ fn go(model: &mut Model, by: isize) -> Option<Cmd> {
     let open = learn
         .first_open()
         .filter(|open| learn.session.items().iter().take(*open).any(|item| !matches!(item, Item::Predict(_))));
-    let asked = learn.ask_checks(now);
+    let asked = learn.look_anew(now);
     if by > 0 && passed < checks {
         let open = checks - passed;
         model.notify(
@@ -589,7 +558,10 @@ fn run(model: &mut Model) -> Option<Cmd> {
 pub(super) fn begin_at(model: &mut Model, step: usize, again: bool) {
     let now = model.now();
     let Some(learn) = &mut model.learn else { return };
-    learn.session.go(step);
+    match again {
+        true => learn.session.stand_at(step),
+        false => learn.session.go(step),
+    }
     learn.running = Some((String::new(), now));
     let (why, way) = match again {
         true => (
@@ -668,6 +640,10 @@ pub(super) fn act(model: &mut Model) -> Option<Cmd> {
         model.notify(Tone::Plain, "this is marked; Enter does it");
         return None;
     }
+    if refuses(model) {
+        return None;
+    }
+    let learn = model.learn.as_mut()?;
     let items = learn.session.items();
     match items.get(learn.item)? {
         Item::Run(_) if learn.running.is_some() => {
@@ -698,6 +674,9 @@ pub(super) fn act(model: &mut Model) -> Option<Cmd> {
 /// The prompt was sent off.
 pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
     let now = model.now();
+    if refuses(model) {
+        return None;
+    }
     let learn = model.learn.as_mut()?;
     let Some(Item::Ask(ask)) = learn.session.items().get(learn.item).copied() else { return None };
     let id = ask.id.clone();
@@ -705,7 +684,7 @@ pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
         Ok(()) => {
             // Whether it is right the checks say.
             (learn.acted, learn.details) = (true, true);
-            let asked = learn.ask_checks(now);
+            let asked = learn.look_anew(now);
             after_deed(model);
             asked
         }
@@ -719,6 +698,9 @@ pub(super) fn answer(model: &mut Model, text: String) -> Option<Cmd> {
 
 /// A guess was chosen.
 pub(super) fn guess(model: &mut Model, choice: usize) -> Option<Cmd> {
+    if refuses(model) {
+        return None;
+    }
     let learn = model.learn.as_mut()?;
     let Some(Item::Predict(predict)) = learn.session.items().get(learn.item).copied() else { return None };
     let (id, option) = (predict.id.clone(), predict.options.get(choice)?.clone());

@@ -233,6 +233,8 @@ pub struct Model {
     pub screen: Screen,
     /// The lab, once its cluster runs.
     pub learn: Option<Learn>,
+    /// How often a lab was opened, or a step of it set up, so far.
+    pub(super) openings: u64,
     /// Columns and rows of the terminal.
     pub area: (u16, u16),
     /// What stands before it.
@@ -301,6 +303,7 @@ impl Model {
             folder: String::new(),
             screen: Screen::Ring,
             learn: None,
+            openings: 0,
             area: (80, 24),
             overlay: None,
             selected: 0,

@@ -6,6 +6,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "drives the interface with real time")]
 
+mod labs;
+
 use crate::lab::Cluster;
 use crate::lab::Error;
 use crate::lab::Report;
@@ -43,7 +45,6 @@ use crate::tui::act;
 use crate::tui::keyboard::Keyboard;
 use crate::tui::keys::Key;
 use crate::tui::learn;
-use crate::tui::learn::Heard;
 use crate::tui::look::Theme;
 use crate::tui::update;
 use crate::tui::view;
@@ -234,6 +235,17 @@ fn clicks(on: bool) -> Result<(), Error> {
     done.map_err(|source| Error::System { what: "cannot write to the terminal", source })
 }
 
+/// Tells whoever sent a line what comes of it, or why nothing does. What is to be done.
+fn answered(model: &mut Model, line: orders::Line) -> Option<Cmd> {
+    let (said, cmd) = match act::order(model, &line.text) {
+        Ok((said, cmd)) => (Ok(said), cmd),
+        Err(why) => (Err(why), None),
+    };
+    // Who asked may be gone.
+    drop(line.answer.send(said));
+    cmd
+}
+
 /// A running cluster and those who listen to it.
 struct Live {
     cluster: Cluster,
@@ -255,8 +267,10 @@ struct App {
     line: mpsc::Sender<orders::Line>,
     lines: mpsc::Receiver<orders::Line>,
     recorder: Option<Recorder>,
-    /// What the learner has done, and where it is kept.
-    progress: Option<(Progress, PathBuf)>,
+    /// What the open lab has asked for: its blocks, its checks, a step that is set up.
+    labours: JoinSet<()>,
+    /// What the learner has done, and where it is kept; or why nothing is kept.
+    progress: Result<(Progress, PathBuf), String>,
     /// Requests of the lab's own client so far.
     calls: u64,
     start: Instant,
@@ -284,8 +298,9 @@ impl App {
             line,
             lines,
             recorder: None,
+            labours: JoinSet::new(),
             // What cannot be read is not written over either.
-            progress: Progress::load(&Progress::file()).ok().map(|progress| (progress, Progress::file())),
+            progress: labs::known(&Progress::file()),
             calls: 0,
             start: Instant::now(),
             drawn: None,
@@ -529,17 +544,9 @@ impl App {
 
     /// A line from another terminal: done, or refused, as if it were typed here.
     async fn take_line(&mut self, line: orders::Line) -> Result<(), Error> {
-        let said = match act::order(&mut self.model, &line.text) {
-            Ok((said, cmd)) => {
-                if let Some(cmd) = cmd {
-                    self.run(cmd).await?;
-                }
-                Ok(said)
-            }
-            Err(why) => Err(why),
-        };
-        // Who asked may be gone.
-        drop(line.answer.send(said));
+        if let Some(cmd) = answered(&mut self.model, line) {
+            self.run(cmd).await?;
+        }
         Ok(())
     }
 
@@ -567,57 +574,6 @@ impl App {
         }
     }
 
-    /// Runs a block of the lab on a clone of the session as it is now.
-    fn run_block(&self, id: String) {
-        let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
-        let answer = self.answer.clone();
-        tokio::spawn(async move {
-            let result = session.execute(&id).await;
-            drop(answer.send(Msg::Learn(Heard::Ran { id, result })).await);
-        });
-    }
-
-    /// Sets a step up on a fresh cluster.
-    fn redo(&self, step: usize) {
-        let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
-        let Some(record) = self.live.as_ref().map(|live| live.cluster.record.clone()) else { return };
-        let answer = self.answer.clone();
-        tokio::spawn(async move {
-            let redone = match course::own_beds(session.lab(), &record, false) {
-                Ok(beds) => session.anew(step, &beds).await.map(Box::new),
-                Err(why) => Err(why),
-            };
-            drop(answer.send(Msg::Learn(Heard::Redone(redone))).await);
-        });
-    }
-
-    /// Keeps what the learner has done, if there is news. Once it cannot be kept, that is said, and not tried again.
-    fn keep(&mut self) {
-        let (Some(learn), Some((progress, file))) = (&self.model.learn, &mut self.progress) else { return };
-        if !progress.note(&learn.session) {
-            return;
-        }
-        let note = |kept: &mut Progress| {
-            kept.note(&learn.session);
-        };
-        match Progress::change(file, note) {
-            Ok(kept) => *progress = kept,
-            Err(e) => {
-                self.progress = None;
-                update(&mut self.model, Msg::Answer(Err(format!("what you do here cannot be kept: {e}"))));
-            }
-        }
-    }
-
-    fn check(&self, seq: u64) {
-        let Some(session) = self.model.learn.as_ref().map(|l| l.session.clone()) else { return };
-        let answer = self.answer.clone();
-        tokio::spawn(async move {
-            let (step, checked) = (session.at(), session.check().await);
-            drop(answer.send(Msg::Learn(Heard::Checked { step, seq, checked })).await);
-        });
-    }
-
     /// Starts so many members, or those of a kept folder.
     fn start_cluster(&mut self, nodes: usize, kept: Option<PathBuf>) {
         let msg = match self.try_start(nodes, kept) {
@@ -626,64 +582,6 @@ impl App {
         };
         update(&mut self.model, msg);
         self.open_lab();
-    }
-
-    /// Opens the lab that was asked for on the cluster that runs, at the step that was asked for. One that is open goes when the new one is there.
-    fn open_lab(&mut self) {
-        let Some(live) = &self.live else { return };
-        let wanted = self.options.lab.as_deref();
-        let ending = self.model.learn.as_ref().and_then(|l| l.session.own_head());
-        let (mut said, mut left) = (None, None);
-        let heard = match course::open(wanted, live.cluster.folder(), &live.cluster.record, ending) {
-            Ok(mut session) => {
-                if let Some(old) = self.model.learn.take() {
-                    // Its members take their time to end, and nobody waits for them.
-                    tokio::task::spawn_blocking(move || drop(old));
-                }
-                let known = self.progress.as_ref().map(|(progress, _)| progress);
-                said = known.and_then(|p| p.recall(&mut session).or_else(|| p.missing(session.lab())));
-                // Its cluster is new, so it is brought to where the learner was. The one on the screen may have been kept.
-                left = known.and_then(|p| p.left_at(session.lab())).filter(|_| !session.is_on_screen());
-                Heard::Opened(Box::new(session))
-            }
-            Err(why) => Heard::NotOpened(why),
-        };
-        update(&mut self.model, Msg::Learn(heard));
-        // Who names a lab wants to see it.
-        if wanted.is_some() && self.model.learn.is_some() {
-            self.model.screen = crate::tui::model::Screen::Learn;
-        }
-        if let Some(said) = said {
-            update(&mut self.model, Msg::Answer(Ok(said)));
-        }
-        let asked = self.options.step.take().map(|step| step.saturating_sub(1));
-        if let Some(step) = asked.or(left).filter(|step| *step > 0) {
-            learn::begin_at(&mut self.model, step, asked.is_none());
-            self.redo(step);
-        }
-    }
-
-    /// Goes on with the lab that the course has next, in the place of the one that is open.
-    fn next_lab(&mut self) {
-        let here = self.model.learn.as_ref().map(|l| l.session.lab().head.id.clone());
-        let next = self.progress.as_ref().and_then(|(progress, _)| progress.next(here.as_deref()));
-        self.offer(next.ok_or_else(|| "no lab of the course is left: all are done".to_owned()));
-    }
-
-    /// Opens a lab in the place of the one that is open, if it can run where this one does.
-    fn offer(&mut self, lab: Result<Lab, String>) {
-        let said = match lab {
-            Err(why) => why,
-            Ok(lab) if lab.head.cluster.machines && self.options.found.is_none() => {
-                let id = &lab.head.id;
-                format!("{id} {} is on new machines: leave (q), then etcd-lab {id}", lab.title)
-            }
-            Ok(lab) => {
-                self.options.lab = Some(lab.head.id);
-                return self.open_lab();
-            }
-        };
-        update(&mut self.model, Msg::Answer(Ok(said)));
     }
 
     fn try_start(&mut self, nodes: usize, kept: Option<PathBuf>) -> Result<Msg, Error> {
@@ -714,9 +612,7 @@ impl App {
         let record = live.cluster.record.clone();
         // The desk of a lab with nodes of its own is where this key leads from every screen: one key, one cluster. So it is with what runs in
         // the background for a lab on this cluster.
-        let on_page = self.model.screen == crate::tui::model::Screen::Learn;
-        let wanted = |l: &&crate::tui::learn::Learn| on_page || l.session.has_own_nodes() || l.session.keeps_units();
-        let learn = self.model.learn.as_ref().filter(wanted);
+        let learn = self.model.learn.as_ref().filter(|_| learn::has_desk(&self.model));
         let desk = learn.map(|l| (l.session.terminal(), l.session.terminal_greeting()));
         let (command, greeting) = match desk {
             Some((Ok(Some(command)), greeting)) => (command, greeting),
@@ -756,12 +652,8 @@ impl App {
                     self.behind(Msg::Report(report));
                 }
                 Some(line) = self.lines.recv() => {
-                    if let Ok(cmd) = act::order(&mut self.model, &line.text).map(|(said, cmd)| {
-                        drop(line.answer.send(Ok(said)));
-                        cmd
-                    }) {
-                        self.behind_cmd(cmd);
-                    }
+                    let cmd = answered(&mut self.model, line);
+                    self.behind_cmd(cmd);
                 }
                 Some(answer) = self.answers.recv() => self.behind(answer),
             }
@@ -795,5 +687,27 @@ impl App {
             _ if on_machines => Ok(format!("kept: {folder}\nwhat happened: etcd-lab replay {folder}/{RECORDING}\n")),
             _ => Ok(format!("kept: {folder}\ngo on with: etcd-lab, and g there; or etcd-lab --folder {folder}\n")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::workdir::Record;
+    use tokio::sync::oneshot;
+
+    #[test]
+    fn a_line_that_is_refused_is_told_why() {
+        let mut model = Model::new(Theme::Mono, false);
+        let (record, folder) = (Record::sample(3), String::new());
+        update(&mut model, Msg::Started { record, folder, notices: Vec::new() });
+        let mut told = |text: &str| {
+            let (answer, mut said) = oneshot::channel();
+            let cmd = answered(&mut model, orders::Line { text: text.into(), answer });
+            (said.try_recv().expect("an answer"), cmd.is_some())
+        };
+        let (said, does) = told("kill n9");
+        assert!(said.expect_err("there is no n9").contains("n9") && !does);
+        assert_eq!(told("undo"), (Ok("nothing to undo".into()), false));
     }
 }

@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(progress.last, None, "a teacher wants to know the lab");
         assert!(told(&progress).starts_with("chapter 4: 1 of 2 questions answered, 1 rightly"), "{}", told(&progress));
         let mut again = begin();
-        assert_eq!(progress.recall(&mut again), None);
+        assert_eq!(progress.resume(&mut again), None);
         assert_eq!(again.guessed(&first.id), Some(first.answer.as_str()));
         for number in 0..LESSONS.len() {
             assert!(chapter_quiz(&number.to_string()).is_ok_and(|lab| lab.intro.len() > 1), "chapter {number}");

@@ -100,6 +100,8 @@ pub struct Session {
     waits: Option<String>,
     /// How many folds of each step are open: hints 1 to 3, then the solution.
     opened: BTreeMap<usize, usize>,
+    /// The learner has done something since the lab was opened.
+    acted: bool,
     bound: Bound,
 }
 
@@ -139,6 +141,7 @@ impl Session {
             done: BTreeSet::new(),
             waits: None,
             opened: BTreeMap::new(),
+            acted: false,
             bound: Bound::new(),
         }
     }
@@ -176,7 +179,24 @@ impl Session {
 
     /// Goes to a step, at most to the last.
     pub fn go(&mut self, step: usize) {
+        self.stand_at(step);
+        self.acted = true;
+    }
+
+    /// The same where it is no deed of the learner's: they were there before.
+    pub fn stand_at(&mut self, step: usize) {
         self.at = step.min(self.lab.steps.len().saturating_sub(1));
+    }
+
+    /// The learner has done something: by hand, where nobody sees it.
+    pub fn acts_by_hand(&mut self) {
+        self.acted = true;
+    }
+
+    /// Whether the learner has done anything since the lab was opened. To open a lab says nothing of where somebody is in it.
+    #[must_use]
+    pub fn is_touched(&self) -> bool {
+        self.acted
     }
 
     /// The commands of the current step that stand on the page; of the whole page in a lesson.
@@ -235,6 +255,7 @@ impl Session {
         let next = (self.opened() + 1..=SOLUTION).find(|level| there(*level));
         if let Some(level) = next {
             self.opened.insert(self.at, level);
+            self.acted = true;
         }
         next.is_some()
     }
@@ -314,6 +335,7 @@ impl Session {
     pub fn take(&mut self, id: &str, output: Output) -> Result<Ran, String> {
         let lab = Arc::clone(&self.lab);
         let run = lab.runs().find(|r| r.id == id).ok_or_else(|| format!("there is no run block `{id}`"))?;
+        self.acted = true;
         let differs = self.difference(run, &output);
         self.outputs.insert(run.id.clone(), output.clone());
         self.differences.remove(id);
@@ -349,8 +371,16 @@ impl Session {
 
     /// Notes that all checks of the current step have passed.
     pub fn step_is_done(&mut self) {
-        let id = self.step().map(|s| s.id.clone());
-        self.done.extend(id);
+        if let Some(id) = self.step().map(|s| s.id.clone()) {
+            self.acted |= self.done.insert(id);
+        }
+    }
+
+    /// The steps of this lab that are not done, from 1.
+    #[must_use]
+    pub fn undone(&self) -> Vec<usize> {
+        let steps = self.lab.steps.iter().zip(1..);
+        steps.filter(|(step, _)| !self.done.contains(&step.id)).map(|(_, number)| number).collect()
     }
 
     /// Notes the first check that is not true yet, with why if that is known: what a teacher wants to hear of a learner. Before the learner
@@ -386,6 +416,13 @@ impl Session {
         }
     }
 
+    /// Takes from the session before what is the learner's and not the cluster's, as it is now: guesses, steps that are done, hints.
+    pub fn go_on_from(&mut self, before: &Session) {
+        self.recall(&before.done());
+        self.opened.clone_from(&before.opened);
+        self.acted = before.acted;
+    }
+
     /// The same learner at the beginning of a step, on a fresh cluster on which every step before has been done as its solution says.
     /// The old cluster ends if it was this lab's own, and what is in the lab's folder goes.
     ///
@@ -414,7 +451,9 @@ impl Session {
             fresh.solve(before).await?;
             fresh.stands(before).await?;
         }
-        fresh.go(step);
+        fresh.stand_at(step);
+        // Blocks were run, but not by the learner.
+        fresh.acted = self.acted;
         Ok(fresh)
     }
 
@@ -512,6 +551,7 @@ impl Session {
     pub fn answer(&mut self, ask: &str, given: &str) -> Result<(), String> {
         let accepted = self.lab.ask(ask).ok_or_else(|| format!("there is no question `{ask}`"))?.accept(given)?;
         self.answers.insert(ask.to_owned(), accepted);
+        self.acted = true;
         Ok(())
     }
 
@@ -527,6 +567,7 @@ impl Session {
         let option = pick(&guess.options, given)?;
         let right = option == guess.answer;
         self.guesses.insert(predict.to_owned(), option);
+        self.acted = true;
         Ok((right, guess))
     }
 

@@ -267,7 +267,9 @@ impl Shell {
             shell.env_remove(name);
         }
         shell.envs(self.settings.iter().copied()).env("PATH", &self.path).env("ETCDCTL_ENDPOINTS", endpoints);
-        shell.env("LAB_SESSION", home.join(".lab-session"));
+        // With the bed's desk it goes: where another cluster's programs are says nothing on this one.
+        let session = desk.as_ref().filter(|desk| desk.is_dir()).unwrap_or(&self.folder).join(".lab-session");
+        shell.env("LAB_SESSION", session);
         shell.env("LAB_ENDPOINTS", endpoints).env("HOME", if there { Path::new("/") } else { home });
         match &self.lab {
             Some(lab) => shell.env("ETCD_LAB", lab),

@@ -18,6 +18,7 @@ use crate::tui::Model;
 use crate::tui::Msg;
 use crate::tui::keys::Key;
 use crate::tui::learn;
+use crate::tui::learn::Came;
 use crate::tui::learn::Heard;
 use crate::tui::look;
 use crate::tui::model::Overlay;
@@ -49,9 +50,18 @@ fn opened() -> Model {
     model
 }
 
-fn ran(model: &mut Model, id: &str, exit: i32, printed: &str) -> Option<Cmd> {
-    let output = Output { text: printed.into(), exit, ..Output::default() };
-    update(model, Msg::Learn(Heard::Ran { id: id.into(), result: Ok(output) }))
+/// What has come of something that the open lab has asked for.
+fn came(model: &mut Model, what: Came) -> Option<Cmd> {
+    let opening = model.learn.as_ref().expect("open").opening;
+    update(model, Msg::Learn(Heard::Came { opening, what }))
+}
+
+fn printed(id: &str, exit: i32, text: &str) -> Came {
+    Came::Ran { id: id.into(), result: Ok(Output { text: text.into(), exit, ..Output::default() }) }
+}
+
+fn ran(model: &mut Model, id: &str, exit: i32, text: &str) -> Option<Cmd> {
+    came(model, printed(id, exit, text))
 }
 
 fn checked(model: &mut Model, seq: u64, verdicts: &[(&str, Verdict)]) {
@@ -59,7 +69,7 @@ fn checked(model: &mut Model, seq: u64, verdicts: &[(&str, Verdict)]) {
     let checked = verdicts.iter();
     let checked =
         checked.map(|(id, v)| Checked { id: (*id).into(), title: (*id).into(), verdict: v.clone() }).collect();
-    update(model, Msg::Learn(Heard::Checked { step, seq, checked }));
+    came(model, Came::Checked { step, seq, checked });
 }
 
 fn not_yet(got: &str, why: &str) -> Verdict {
@@ -117,11 +127,12 @@ fn a_first_step_goes_by_keys_alone() {
 #[test]
 fn a_check_that_is_not_true_yet_says_what_it_sees_and_why() {
     let mut model = opened();
-    press(&mut model, &[Key::Char('c')]);
+    assert_eq!(press(&mut model, &[Key::Char('c')]), None, "they are being looked at");
     let why = "Key and value have changed places: `put` takes the key first, then the value.";
     let verdicts =
         [("key-stored", not_yet("there is no key `key`", why)), ("revision-read", Verdict::Error("nobody".into()))];
-    checked(&mut model, 2, &verdicts);
+    checked(&mut model, 1, &verdicts);
+    assert_eq!(press(&mut model, &[Key::Char('c')]), Some(Cmd::Check { seq: 2 }), "once more");
     let screen = frame(&model, 80, 24);
     assert!(screen.contains("now: there is no key `key`") && screen.contains("why: Key and value"), "{screen}");
     assert!(screen.contains("error    You know at which revision"), "{screen}");
@@ -153,12 +164,12 @@ fn a_step_is_set_up_anew_when_it_is_asked_for_twice() {
     assert_eq!(press(&mut model, &[Key::Char('x'), Key::Char('x')]), None, "one at a time");
     checked(&mut model, 2, &[("valid-json", Verdict::Pass)]);
     assert_eq!(model.learn.as_ref().expect("open").passed().0, 0, "what is seen of a cluster that ends is no news");
-    update(&mut model, Msg::Learn(Heard::Redone(Err("no port is free".into()))));
+    came(&mut model, Came::Redone(Err("no port is free".into())));
     assert!(frame(&model, 80, 24).contains("no port is free"));
     assert_eq!(press(&mut model, &text("xx")), Some(Cmd::Redo { step: 1 }), "it may be tried again");
     let mut fresh = model.learn.as_ref().expect("open").session.clone();
     fresh.go(1);
-    let asked = update(&mut model, Msg::Learn(Heard::Redone(Ok(Box::new(fresh)))));
+    let asked = came(&mut model, Came::Redone(Ok(Box::new(fresh))));
     assert!(matches!(asked, Some(Cmd::Check { .. })), "{asked:?}");
     assert!(frame(&model, 80, 24).contains("step 2 of 3"));
 }
@@ -198,6 +209,26 @@ fn checks_are_looked_at_every_second_while_they_are_shown() {
     checked(&mut model, 2, &[]);
     press(&mut model, &[Key::Char('2')]);
     assert_eq!(update(&mut model, Msg::Tick(Millis(now + 9_000))), None, "nobody looks");
+}
+
+#[test]
+fn a_look_that_takes_long_is_told_all_the_same() {
+    let mut model = opened();
+    let now = model.now().0;
+    for seconds in [5, 9, 12] {
+        assert_eq!(update(&mut model, Msg::Tick(Millis(now + seconds * 1_000))), None, "one question at a time");
+        assert_eq!(press(&mut model, &text("c")), None, "who asks for it does not make it begin again");
+    }
+    checked(&mut model, 1, &[("key-stored", not_yet("nobody answers", "Two of three are down."))]);
+    assert!(frame(&model, 80, 24).contains("why: Two of three are down."));
+    assert_eq!(update(&mut model, Msg::Tick(Millis(now + 13_000))), Some(Cmd::Check { seq: 2 }));
+    let lost = update(&mut model, Msg::Tick(Millis(now + 80_000)));
+    assert_eq!(lost, Some(Cmd::Check { seq: 3 }), "an answer that never comes");
+    checked(&mut model, 2, &[("key-stored", Verdict::Pass)]);
+    assert_eq!(learn(&model).passed().0, 1, "it came late, and nothing was done since it was asked for");
+    press(&mut model, &text("np"));
+    checked(&mut model, 3, &[("key-stored", Verdict::Pass)]);
+    assert_eq!(learn(&model).passed().0, 0, "the learner has gone elsewhere and come back since");
 }
 
 #[test]
@@ -383,4 +414,85 @@ fn what_is_to_be_read_now_may_take_two_rows() {
     press(&mut model, &[Key::Char('2')]);
     update(&mut model, Msg::Answer(Ok(long.into())));
     assert!(frame(&model, 80, 24).contains("etcd-lab B6"), "on every screen");
+}
+
+fn learn(model: &Model) -> &learn::Learn {
+    model.learn.as_ref().expect("a lab is open")
+}
+
+#[test]
+fn what_a_lab_that_was_left_has_asked_for_is_no_news_in_the_next_one() {
+    let mut model = opened();
+    let left = learn(&model).opening;
+    let of_left = |what| Msg::Learn(Heard::Came { opening: left, what });
+    let old = Box::new(learn(&model).session.clone());
+    update(&mut model, Msg::Learn(Heard::Opened(old.clone())));
+    press(&mut model, &text("1xx"));
+    assert_eq!(update(&mut model, of_left(Came::Redone(Err("stale".into())))), None);
+    assert_eq!(update(&mut model, of_left(Came::Redone(Ok(old.clone())))), None);
+    assert_eq!(update(&mut model, of_left(printed("put", 0, "stale\n"))), None);
+    assert!(!frame(&model, 80, 24).contains("stale") && learn(&model).session.output("put").is_none());
+    assert_eq!(press(&mut model, &text("xx")), None, "its own step is being set up still");
+    let now = learn(&model).opening;
+    assert!(left < now && !learn(&model).acted);
+    came(&mut model, Came::Redone(Ok(old)));
+    let pass = Checked { id: "key-stored".into(), title: String::new(), verdict: Verdict::Pass };
+    for (opening, passed) in [(left, 0), (now, 0), (learn(&model).opening, 1)] {
+        let what = Came::Checked { step: 0, seq: 1, checked: vec![pass.clone()] };
+        update(&mut model, Msg::Learn(Heard::Came { opening, what }));
+        assert_eq!(learn(&model).passed().0, passed, "only what was seen of this cluster counts");
+    }
+}
+
+#[test]
+fn a_lab_is_done_when_all_its_steps_are() {
+    let mut model = opened();
+    press(&mut model, &text("n"));
+    checked(&mut model, 2, &[("valid-json", Verdict::Pass)]);
+    press(&mut model, &text("n"));
+    let last = ["made-once", "folder-gone", "translated"].map(|id| (id, Verdict::Pass));
+    checked(&mut model, 3, &last);
+    let screen = frame(&model, 80, 24);
+    assert!(screen.contains("3 of 3 pass, step 1 is not done (p)") && !screen.contains("lab done"), "{screen}");
+    press(&mut model, &text("pp"));
+    checked(&mut model, 5, &[("key-stored", Verdict::Pass), ("revision-read", Verdict::Pass)]);
+    press(&mut model, &text("nn"));
+    checked(&mut model, 7, &last);
+    assert!(frame(&model, 80, 24).contains("3 of 3 pass, lab done, n: next"));
+}
+
+#[test]
+fn a_block_that_ends_in_another_step_is_no_deed_there() {
+    let mut model = opened();
+    press(&mut model, &text("n"));
+    ran(&mut model, "put", 0, "OK\n");
+    assert!(!learn(&model).acted && learn(&model).session.output("put").is_some());
+    ran(&mut model, "get2", 0, "");
+    assert!(learn(&model).acted);
+}
+
+#[test]
+fn while_a_step_is_set_up_its_page_is_read_and_nothing_is_lost() {
+    let mut model = opened();
+    assert_eq!(press(&mut model, &text("xx")), Some(Cmd::Redo { step: 0 }));
+    let fresh = learn(&model).session.clone();
+    for keys in [[Key::Tab, Key::BackTab], [Key::Enter, Key::Enter], [Key::Char('h'), Key::Tab]] {
+        press(&mut model, &keys);
+    }
+    for key in [Key::Enter, Key::Char('r'), Key::Char('n'), Key::Char('p'), Key::Char('x'), Key::Char('0')] {
+        assert_eq!(press(&mut model, &[key]), None, "{key:?}");
+        assert!(frame(&model, 80, 24).contains("the step is being set up: read on"), "{key:?}");
+        assert!(model.overlay.is_none() && learn(&model).session.at() == 0, "{key:?}");
+    }
+    // A step is done by hand, and a guess comes, however it may be, before the new cluster is there.
+    let session = &mut model.learn.as_mut().expect("open").session;
+    session.step_is_done();
+    session.predict("set-today", "b").expect("it is open");
+    model.overlay = Some(Overlay::Guess { choice: 1 });
+    came(&mut model, Came::Redone(Ok(Box::new(fresh))));
+    assert_eq!(model.overlay, None, "its question may be another one's now");
+    let session = &learn(&model).session;
+    assert_eq!((session.guessed("set-today"), session.opened()), (Some("It does not know the word `set`"), 1));
+    assert!(session.done().steps.contains("put"));
+    assert_eq!(press(&mut model, &[Key::Char('0')]), Some(Cmd::Shell), "it is there");
 }

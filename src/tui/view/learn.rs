@@ -128,7 +128,11 @@ fn checks(learn: &Learn, page: &mut Page, area: Rect, body: Rect, lines: usize) 
     let (passed, count) = learn.passed();
     let last = learn.session.at() + 1 >= learn.session.lab().steps.len();
     let state = match (passed == count && count > 0, last) {
-        (true, true) => format!("checks: {passed} of {count} pass, lab done, n: next"),
+        (true, true) => match learn.session.undone().as_slice() {
+            [] => format!("checks: {passed} of {count} pass, lab done, n: next"),
+            [one] => format!("checks: {passed} of {count} pass, step {one} is not done (p)"),
+            [first, ..] => format!("checks: {passed} of {count} pass, step {first} and more are not done (p)"),
+        },
         (true, false) => format!("checks: {passed} of {count} pass, n goes on"),
         (false, _) if learn.session.lab().steps.is_empty() => {
             let items = learn.session.items();
