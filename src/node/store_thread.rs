@@ -60,7 +60,7 @@ impl StoreThread {
             for write in writes.drain(..) {
                 if let Err(why) = self.write(write) {
                     self.inner.fail(why);
-                    self.inner.writes.close();
+                    self.inner.writes.discard();
                     return;
                 }
             }

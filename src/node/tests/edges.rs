@@ -1,0 +1,29 @@
+//! What a disk that fails, a log that is gone or a leader with another quota does to a member.
+
+use super::*;
+
+/// Of two that the store thread is asked to install, the first has no image, and the second waits behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_store_thread_when_the_disk_fails_is_let_go() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    ready(&node).await;
+    let inner = node.inner.clone();
+    let install = |room| {
+        let (answer, built) = std::sync::mpsc::sync_channel(room);
+        let mark = crate::wal::SnapshotMark { index: 1_000_000, term: 2, conf_state: None };
+        inner.writes.force(Write::Install(mark, answer));
+        built
+    };
+    // Without room for its answer, the thread waits here until somebody hears it.
+    let first = install(0);
+    until("the first is taken", async || inner.writes.is_empty()).await;
+    let second = install(1);
+    let wait = move || {
+        (first.recv().map(|installed| installed.is_err()), second.recv_timeout(Duration::from_secs(30)).map(drop))
+    };
+    let (failed, heard) = tokio::task::spawn_blocking(wait).await.expect("no panic");
+    assert_eq!(failed, Ok(true));
+    assert_eq!(heard, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+    tokio::time::timeout(Duration::from_secs(30), node.stop()).await.expect("all its threads end");
+}
