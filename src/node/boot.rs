@@ -193,7 +193,11 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
     let mut newest = replay.snapshots.last().cloned();
     let mut opener = Opener { sled: Sled { making, built: None, ahead: None, running: None }, began_anew: false };
     let (engine, mut machine, installs) = match open_state(Arc::new(RealDisk), &member, &held, &mut opener)? {
-        Found::State { state: (engine, machine), installs, rebuilt } => {
+        Found::State { state: (engine, machine), installs, rebuilt, found } => {
+            if let Some(why) = found {
+                let store = installs.manifest().store_dir(&member);
+                tracing::warn!(why, store = %store.display(), "the manifest cannot be read: this store goes with the log");
+            }
             if let Some(why) = rebuilt {
                 tracing::warn!(why, "the store cannot be used: rebuilding it from the log");
             } else if opener.began_anew && machine.applied().0 == Index(0) && held.hard_state.commit > 0 && is_restart {
