@@ -141,7 +141,12 @@ impl RaftThread {
     fn prepare_segment(&mut self) {
         if let Some(preparation) = self.hands.wal.prepare_next() {
             let inner = self.inner.clone();
-            std::thread::spawn(move || inner.inbox.force(Input::Segment(preparation.run())));
+            let fill = move || inner.inbox.force(Input::Segment(preparation.run()));
+            if let Err(why) = std::thread::Builder::new().spawn(fill) {
+                // A limit of processes. The segment in use has room all the same.
+                tracing::warn!(error = %why, "cannot prepare the next segment of the log; once more when this one is full");
+                self.hands.wal.do_without_spare();
+            }
         }
     }
 
