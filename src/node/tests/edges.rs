@@ -27,3 +27,29 @@ async fn who_waits_for_the_store_thread_when_the_disk_fails_is_let_go() {
     assert_eq!(heard, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
     tokio::time::timeout(Duration::from_secs(30), node.stop()).await.expect("all its threads end");
 }
+
+/// With the log on a disk of its own that is not mounted, for example.
+#[tokio::test]
+async fn no_log_is_begun_beside_a_store_that_a_snapshot_was_made_into() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = alone(dir.path()).await;
+    put(&node, "a", "1").await.expect("put");
+    let config = node.config().clone();
+    node.stop().await;
+    drop(node);
+    let (member, name) = (config.data_dir.join("member"), "store-0000000000000004");
+    std::fs::rename(member.join("store"), member.join(name)).expect("renamed");
+    std::fs::remove_dir_all(member.join("wal")).expect("removed");
+    let refused = async |left: &str| {
+        let (listener, _) = listen().await;
+        let network = Network { listeners: vec![(listener.into(), Acceptor::plain())], dial: None };
+        let Err(Error::Start(why)) = Node::start(config.clone(), network).await else {
+            panic!("it starts with {left}")
+        };
+        assert!(why.contains(&format!("{left} holds data, but its log")), "{why}");
+        assert!(!member.join("wal").exists(), "{left}: nothing was begun");
+    };
+    refused(name).await;
+    std::fs::rename(member.join(name), member.join("manifest")).expect("renamed");
+    refused("manifest").await;
+}
