@@ -53,3 +53,11 @@ async fn no_log_is_begun_beside_a_store_that_a_snapshot_was_made_into() {
     std::fs::rename(member.join(name), member.join("manifest")).expect("renamed");
     refused("manifest").await;
 }
+
+#[test]
+fn an_image_of_a_leader_with_a_larger_quota_is_taken_if_it_fits_on_the_disk() {
+    let (taken, gib) = (install::bytes_max, 1 << 30);
+    assert_eq!(taken(Some(2 * gib), Some(100 * gib)), 50 * gib, "beside it, the store that is made of it");
+    assert_eq!(taken(Some(2 * gib), Some(gib)), taken(Some(2 * gib), None), "never less than what its own quota says");
+    assert!(taken(Some(2 * gib), None) > 4 * gib);
+}
