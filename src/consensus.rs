@@ -194,9 +194,11 @@ impl Consensus {
 
     /// One tick of the lab clock.
     pub fn tick(&mut self) {
-        self.step_raft(|raw| {
-            let _more = raw.tick();
-        });
+        if !self.must_sync_first() {
+            self.step_raft(|raw| {
+                let _more = raw.tick();
+            });
+        }
         self.tell_timer();
     }
 
@@ -290,6 +292,9 @@ impl Consensus {
             has_image,
         };
         let mut verdict = inbound::check(&mut message, &view);
+        if verdict.is_ok() && makes_a_leader(message.msg_type()) && self.must_sync_first() {
+            verdict = Err(Refused::Ignored);
+        }
         if verdict.is_ok() {
             self.count_vote(&message);
             if is_planted(Bug::PreVoteDespiteLeader) && message.msg_type() == MessageType::MsgRequestPreVote {
@@ -330,7 +335,7 @@ impl Consensus {
     /// Starts an election now, if this member may win one. As in a transfer of leadership it asks for votes outright: a pre-vote would be refused by everybody who
     /// hears from a living leader.
     pub fn campaign(&mut self) -> bool {
-        let may = self.raw.raft.promotable() && self.role() != Role::Leader;
+        let may = self.raw.raft.promotable() && self.role() != Role::Leader && !self.must_sync_first();
         if may {
             let id = self.raw.raft.id;
             let mut now = Message { to: id, from: id, ..Message::default() };
@@ -354,9 +359,16 @@ impl Consensus {
 
     /// Asks the others whether they would vote for this member (pre-vote), and for their votes if a quorum would.
     pub fn pre_campaign(&mut self) {
-        if self.raw.raft.pre_vote && self.may_campaign() {
+        if self.raw.raft.pre_vote && self.may_campaign() && !self.must_sync_first() {
             self.step_raft(|raw| drop(raw.campaign()));
         }
+    }
+
+    /// Whether an election has to wait until what came in this round is on disk. The last voter wins within the call by which it campaigns, and raft-rs
+    /// asserts then that its whole log is persisted (`become_leader`); with others, the votes come after a sync.
+    fn must_sync_first(&self) -> bool {
+        let (id, log) = (self.raw.raft.id, &self.raw.raft.raft_log);
+        log.last_index() != log.persisted && self.role() != Role::Leader && self.conf_state().voters == [id]
     }
 
     fn may_campaign(&self) -> bool {
@@ -543,6 +555,14 @@ impl Consensus {
         }
         messages
     }
+}
+
+/// Whether raft may come to lead within the step of such a message.
+fn makes_a_leader(kind: MessageType) -> bool {
+    use MessageType::MsgRequestPreVoteResponse;
+    use MessageType::MsgRequestVoteResponse;
+    use MessageType::MsgTimeoutNow;
+    matches!(kind, MsgTimeoutNow | MsgRequestVoteResponse | MsgRequestPreVoteResponse)
 }
 
 /// What a member knows of itself.

@@ -82,6 +82,10 @@ pub const REDIAL_EVERY: Duration = Duration::from_millis(100);
 /// The largest body that a peer may post.
 pub const BODY_BYTES_MAX: usize = 128 * 1024 * 1024;
 
+/// The largest request that a member may take: an entry of this size still fits a frame and a body, with what is sent along with it. One that does not
+/// would be sent again for ever, and nothing behind it would be committed.
+pub const REQUEST_BYTES_MAX: u64 = codec::FRAME_BYTES_MAX - (8 << 20);
+
 /// How many senders that are not members (yet) are answered at once. They name themselves, so that this must have a bound.
 const REMOTES_MAX: usize = 16;
 

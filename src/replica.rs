@@ -98,6 +98,11 @@ impl<W> Replica<W> {
         self.reads.ask(waiter);
     }
 
+    /// Lets go of the reads whose waiter `is_gone`. Without a leader none is answered, so the driver calls this every now and then.
+    pub fn forget_reads(&mut self, is_gone: impl Fn(&W) -> bool) {
+        self.reads.forget(is_gone);
+    }
+
     /// Takes a peer's message that [`readable`] has let pass; what is wrong with it is told to observers by [`Consensus::step`], and to the caller.
     ///
     /// # Errors

@@ -14,7 +14,8 @@
 //! end. The checksums form one chain through all segments: no record can be lost from the middle unseen.
 //!
 //! One append is one write; many appends may share one sync. After a failed write or sync nothing more is accepted:
-//! what the disk holds is unknown from then on. Left out: file locks (the member's folder has one for all).
+//! what the disk holds is unknown from then on. The next start can read it all the same, because the operating system may keep what it could not write,
+//! and calls it written; so a start writes the log's end once more, in place, before it counts. Left out: file locks (the member's folder has one for all).
 //!
 //! Source: etcd `server/storage/wal/{wal,repair,file_pipeline}.go`.
 
@@ -48,6 +49,9 @@ pub const SEGMENT_BYTES: u64 = 64_000_000;
 
 /// How much is written or copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// How much of the log's end is written again when it is opened.
+const UNSURE_BYTES_MAX: u64 = 16 << 20;
 
 /// How much room for encoding is kept from one append to the next.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
@@ -492,12 +496,29 @@ fn open_tail(
         copy(disk, file.as_ref(), &path.with_extension("wal.broken"))?;
         file.set_len(offset)?;
     }
+    write_again(file.as_mut(), offset)?;
     let len = file.len()?;
     if len < segment_bytes {
         fill_with_zeros(file.as_mut(), len, segment_bytes)?;
     }
     file.sync()?;
     Ok(file)
+}
+
+/// Writes what a failed sync may have left in the cache only, so that the next one has it to write. The bytes stay the same, so a stop in between harms
+/// nothing. Source: fsync(2) and PostgreSQL's "fsyncgate": a page that could not be written is kept as a clean one.
+fn write_again(file: &mut dyn DiskFile, to: u64) -> Result<(), Error> {
+    let (mut chunk, mut at) = (vec![0; CHUNK_BYTES], to.saturating_sub(UNSURE_BYTES_MAX));
+    while at < to {
+        let want = usize::try_from(to - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        let read = file.read_at(at, &mut chunk[..want])?;
+        if read == 0 {
+            return Err(Error::Storage("the log became shorter while it was opened".into()));
+        }
+        file.write_at(at, &chunk[..read])?;
+        at += read as u64;
+    }
+    Ok(())
 }
 
 fn copy(disk: &dyn Disk, from: &dyn DiskFile, to: &Path) -> Result<(), Error> {

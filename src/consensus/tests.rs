@@ -297,6 +297,52 @@ fn of_two_the_one_that_stays_waits_for_ever_if_the_leader_dies_between_its_own_r
     }
 }
 
+/// What has a member lead, if `leader` was the one before.
+type Way<'a> = &'a dyn Fn(u64, &mut Member);
+
+/// Of two, the one that stays hears of the removal before the leader itself does, and then gets an entry and has to lead in one round.
+#[test]
+fn the_last_voter_leads_only_when_its_log_is_on_disk() {
+    let over = |leader: u64, member: &mut Member| {
+        let (to, term) = (member.raft.id().0, member.raft.term().0);
+        let mut now = Message { from: leader, to, term, ..Message::default() };
+        now.set_msg_type(MessageType::MsgTimeoutNow);
+        let _verdict = member.raft.step(now);
+    };
+    let ways: [Way<'_>; 4] = [
+        &over,
+        &|_, member| assert!(!member.raft.campaign()),
+        &|_, member| (0..40).for_each(|_| member.raft.tick()),
+        &|leader, member| {
+            assert!(member.raft.forget_leader(MemberId(leader)));
+            member.raft.pre_campaign();
+        },
+    ];
+    for has_to_lead in ways {
+        let mut net = Net::new(2);
+        net.tick_until(|net| net.leader().is_some());
+        let leader = net.leader().expect("a leader");
+        let other = 3 - leader;
+        let remove = walpb::ConfChange { r#type: Type::RemoveNode as i32, node_id: leader, ..Default::default() };
+        net.members.get_mut(&other).expect("the other").raft.apply_conf_change(&remove).expect("raft takes it");
+        let old = net.members.get_mut(&leader).expect("the leader");
+        old.raft.propose(vec![Bytes::from_static(b"last")]).expect("it still leads");
+        let messages = old.work();
+        net.down.push(leader);
+        let member = net.members.get_mut(&other).expect("the other");
+        let last = member.raft.last();
+        for message in messages {
+            member.raft.step(message).expect("it follows");
+        }
+        assert_eq!(member.raft.last(), Index(last.0 + 1), "in raft's log, and not on disk");
+        has_to_lead(leader, member);
+        assert_eq!(member.raft.role(), Role::Follower);
+        net.settle();
+        net.tick_until(|net| net.leader() == Some(other));
+        assert!(net.members[&other].committed.iter().any(|entry| entry.data == "last"));
+    }
+}
+
 #[test]
 fn a_leader_that_commits_nothing_takes_so_many_bytes_and_no_more() {
     let mut net = Net::new(3);
@@ -382,21 +428,27 @@ fn any_message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
-    /// raft-rs ends its thread on what it does not expect, so whatever a peer says must come to a verdict.
+    /// raft-rs ends its thread on what it does not expect, so whatever a peer says must come to a verdict; also if much comes before the disk is asked.
     #[test]
-    fn no_message_makes_raft_panic(leads in any::<bool>(), messages in proptest::collection::vec(any_message(), 1..12)) {
-        let mut net = Net::new(3);
+    fn no_message_makes_raft_panic(
+        count in 1..=3_u64,
+        leads in any::<bool>(),
+        messages in proptest::collection::vec((any_message(), any::<bool>()), 1..12),
+    ) {
+        let mut net = Net::new(count);
         net.tick_until(|net| net.leader().is_some());
         let leader = net.leader().expect("a leader");
-        let id = if leads { leader } else { leader % 3 + 1 };
+        let id = if leads { leader } else { leader % count + 1 };
         let member = net.members.get_mut(&id).expect("a member");
-        for message in messages {
+        for (message, works) in messages {
             let message = Message { to: id, ..message };
             let _verdict = match message.msg_type() {
                 MessageType::MsgSnapshot => member.raft.step_snapshot(message),
                 _ => member.raft.step(message),
             };
-            member.work();
+            if works {
+                member.work();
+            }
             member.raft.tick();
         }
     }

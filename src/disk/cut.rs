@@ -8,6 +8,7 @@ use super::DiskFile;
 use crate::error::Error;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,12 +45,33 @@ struct State {
     calls: usize,
     /// After so many of them the power goes.
     cut_at: Option<usize>,
+    /// The next sync of a file says no.
+    sync_fails: bool,
 }
 
 #[derive(Clone, Default)]
 struct File {
     live: Vec<u8>,
     durable: Vec<u8>,
+    /// What the next sync has to write.
+    dirty: Vec<Range<usize>>,
+}
+
+impl File {
+    fn resize(&mut self, len: usize) {
+        if len < self.live.len() {
+            self.dirty.push(len..self.live.len());
+        }
+        self.live.resize(len, 0);
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.live.len(), 0);
+        for range in self.dirty.drain(..) {
+            let range = range.start.min(self.live.len())..range.end.min(self.live.len());
+            self.durable[range.clone()].copy_from_slice(&self.live[range]);
+        }
+    }
 }
 
 struct Open {
@@ -62,6 +84,11 @@ impl CutDisk {
     pub(crate) fn cut_after(&self, calls: usize) {
         let mut state = self.0.lock();
         state.cut_at = Some(state.calls + calls);
+    }
+
+    /// Lets the next sync of a file fail. What it should have written can be read still, and no later sync knows of it: so do file systems of Linux.
+    pub(crate) fn fail_next_sync(&self) {
+        self.0.lock().sync_fails = true;
     }
 
     /// How many calls that change something there have been.
@@ -79,7 +106,10 @@ impl CutDisk {
         if matches!(what, After::Nothing | After::Contents) {
             state.names.clone_from(&state.durable_names);
         }
-        state.files.values_mut().for_each(|file| file.durable.clone_from(&file.live));
+        for file in state.files.values_mut() {
+            file.durable.clone_from(&file.live);
+            file.dirty.clear();
+        }
         state.durable_names.clone_from(&state.names);
         CutDisk(Arc::new(Mutex::new(state)))
     }
@@ -102,9 +132,10 @@ impl DiskFile for Open {
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let (file, offset) = (self.file, usize::try_from(offset).expect("small"));
         self.disk.change(|state| {
-            let live = &mut state.files.entry(file).or_default().live;
-            live.resize(live.len().max(offset + data.len()), 0);
-            live[offset..offset + data.len()].copy_from_slice(data);
+            let (file, range) = (state.files.entry(file).or_default(), offset..offset + data.len());
+            file.resize(file.live.len().max(range.end));
+            file.live[range.clone()].copy_from_slice(data);
+            file.dirty.push(range);
             Ok(())
         })
     }
@@ -126,7 +157,7 @@ impl DiskFile for Open {
         let file = self.file;
         let len = usize::try_from(len).expect("small");
         self.disk.change(|state| {
-            state.files.entry(file).or_default().live.resize(len, 0);
+            state.files.entry(file).or_default().resize(len);
             Ok(())
         })
     }
@@ -135,7 +166,11 @@ impl DiskFile for Open {
         let file = self.file;
         self.disk.change(|state| {
             let file = state.files.entry(file).or_default();
-            file.durable.clone_from(&file.live);
+            if std::mem::take(&mut state.sync_fails) {
+                file.dirty.clear();
+                return Err(Error::Storage("input/output error".into()));
+            }
+            file.sync();
             Ok(())
         })
     }
@@ -157,7 +192,7 @@ impl Disk for CutDisk {
                     state.next
                 }
             };
-            state.files.entry(file).or_default().live.clear();
+            state.files.entry(file).or_default().resize(0);
             Ok(file)
         })?;
         Ok(Box::new(Open { disk: self.clone(), file }))

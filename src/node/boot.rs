@@ -165,15 +165,14 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
     let lock = open_data_dir(&config.data_dir, &member)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let wal_dir = config.wal_dir();
-    let store_dir = member.join("store");
     let (mut wal, replay) = match &plan {
         Plan::Restart => Wal::open(disk, &wal_dir, config.wal_segment_bytes, None)?,
         Plan::Found(founders) => {
             let me = founders.by_name(&config.name).map(|me| me.id).unwrap_or_default();
-            first_log(disk, &wal_dir, &store_dir, config, Metadata { member: me, cluster: founders.cluster() })?
+            first_log(disk, &wal_dir, &member, config, Metadata { member: me, cluster: founders.cluster() })?
         }
         Plan::Join(me, members) => {
-            first_log(disk, &wal_dir, &store_dir, config, Metadata { member: *me, cluster: members.cluster() })?
+            first_log(disk, &wal_dir, &member, config, Metadata { member: *me, cluster: members.cluster() })?
         }
     };
     if let Some(torn) = &replay.torn {
@@ -193,7 +192,11 @@ pub(super) fn boot(config: &Config, plan: Plan) -> Result<Boot, Error> {
     let mut newest = replay.snapshots.last().cloned();
     let mut opener = Opener { sled: Sled { making, built: None, ahead: None, running: None }, began_anew: false };
     let (engine, mut machine, installs) = match open_state(Arc::new(RealDisk), &member, &held, &mut opener)? {
-        Found::State { state: (engine, machine), installs, rebuilt } => {
+        Found::State { state: (engine, machine), installs, rebuilt, found } => {
+            if let Some(why) = found {
+                let store = installs.manifest().store_dir(&member);
+                tracing::warn!(why, store = %store.display(), "the manifest cannot be read: this store goes with the log");
+            }
             if let Some(why) = rebuilt {
                 tracing::warn!(why, "the store cannot be used: rebuilding it from the log");
             } else if opener.began_anew && machine.applied().0 == Index(0) && held.hard_state.commit > 0 && is_restart {
@@ -304,18 +307,20 @@ fn check_format(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Begins the log of a member that was never started.
+/// Begins the log of a member that was never started: a new one beside data would forget what this member has promised.
 fn first_log(
     disk: Arc<dyn Disk>,
     wal_dir: &Path,
-    store_dir: &Path,
+    member: &Path,
     config: &Config,
     metadata: Metadata,
 ) -> Result<(Wal, Replay), Error> {
-    if disk.exists(store_dir) {
+    // Once a snapshot was installed, the store has another name, and the manifest says which.
+    let is_data = |name: &&String| name.starts_with("store") || name.starts_with("manifest");
+    if let Some(name) = disk.list(member)?.iter().find(is_data) {
         return Err(Error::Start(format!(
             "{} holds data, but its log in {} is gone: restore the log, or move the data directory away to start anew",
-            store_dir.display(),
+            member.join(name).display(),
             wal_dir.display()
         )));
     }

@@ -40,11 +40,15 @@ use crate::replica::install::Intake;
 use crate::replica::install::Manifest;
 use crate::replica::install::Stores;
 use crate::replica::start::Held;
+use crate::replica::state::Found;
+use crate::replica::state::States;
+use crate::replica::state::open_state;
 use crate::types::Index;
 use crate::types::Millis;
 use crate::types::Term;
 use crate::wal;
 use crate::wal::Metadata;
+use crate::wal::Replay;
 use crate::wal::SnapshotMark;
 use crate::wal::Wal;
 use parking_lot::Mutex;
@@ -176,6 +180,21 @@ impl Stores for Files {
     }
 }
 
+impl States for Files {
+    type State = Machine;
+
+    fn open(&mut self, dir: &Path) -> Result<(Machine, Index), Error> {
+        let engine = if self.0.exists(&dir.join("db")) { self.load(dir)? } else { Arc::default() };
+        let machine = Machine::open(engine, founders().cluster(), Limits::default())?;
+        let (applied, _) = machine.applied();
+        Ok((machine, applied))
+    }
+
+    fn put_aside(&mut self, dir: &Path) -> Result<(), Error> {
+        self.retire(dir)
+    }
+}
+
 /// What raft has done.
 struct Hands {
     disk: CutDisk,
@@ -247,16 +266,20 @@ fn lived_in(through: u64) -> CutDisk {
     disk.after(After::All)
 }
 
+fn held(replay: &Replay) -> Held {
+    Held {
+        start: (Index(replay.start.index), Term(replay.start.term)),
+        base: Index(0),
+        entries: replay.entries.clone(),
+        hard_state: replay.hard_state,
+    }
+}
+
 /// As [`super::boot::boot`] does it.
 fn start(disk: &CutDisk) -> Result<Alive, Error> {
     let (shared, member): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), Path::new(MEMBER));
     let (wal, replay) = Wal::open(shared.clone(), Path::new(WAL), SEGMENT_BYTES, None)?;
-    let held = Held {
-        start: (Index(replay.start.index), Term(replay.start.term)),
-        base: Index(0),
-        entries: replay.entries,
-        hard_state: replay.hard_state,
-    };
+    let held = held(&replay);
     let installs = Mutex::new(Installs::new(shared, member, Manifest::load(disk, member)?));
     let mut files = Files(disk.clone());
     assert_eq!(install::settle(&installs, &held, &mut files)?, None, "an image that was accepted is whole");
@@ -464,4 +487,48 @@ fn a_manifest_that_was_changed_by_anybody_else_is_refused() {
         assert!(matches!(Manifest::load(&disk, member), Err(Error::Damaged(_))), "byte {at}");
         file.write_at(at, &byte).expect("written");
     }
+}
+
+/// Changes each byte of the manifest in turn, and starts: what a start finds then is told to `see`.
+fn start_with_each_byte_changed(disk: &CutDisk, see: impl Fn(u64, Found<Machine>)) {
+    let (shared, member): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), Path::new(MEMBER));
+    let replay = wal::read(disk, Path::new(WAL), None).expect("a log");
+    let good = Manifest::load(disk, member).expect("whole");
+    let path = member.join("manifest");
+    for at in 0..disk.open(&path).and_then(|file| file.len()).expect("a length") - 1 {
+        good.save(disk, member).expect("saved");
+        let (mut file, mut byte) = (disk.open(&path).expect("there"), [0]);
+        file.read_at(at, &mut byte).expect("read");
+        file.write_at(at, &[byte[0] ^ 0x10]).expect("written");
+        let found = open_state(shared.clone(), member, &held(&replay), &mut Files(disk.clone()));
+        see(at, found.expect("the disk is well"));
+    }
+}
+
+#[test]
+fn a_manifest_that_rots_costs_no_store() {
+    let (disk, member) = (lived_in(OLD), Path::new(MEMBER));
+    let mut alive = start(&disk).expect("it starts");
+    alive.turn().expect("nothing to do");
+    alive.receive(&image_bytes()).expect("installed");
+    let good = Manifest::load(&disk, member).expect("whole");
+    // The store of before, and one that was made ahead of the next snapshot: a stop may leave both.
+    let ahead = member.join(format!("store-{:016x}", NEW + 5));
+    for (dir, through) in [(member.join("store"), OLD), (ahead, NEW + 5)] {
+        Files(disk.clone()).save(&dir, &state(through).1).expect("a store");
+    }
+    let (names, expected) = (disk.list(member).expect("a list"), hash(&state(NEW).0));
+    start_with_each_byte_changed(&disk, |at, found| {
+        let Found::State { state, rebuilt: None, found: Some(why), .. } = found else { panic!("byte {at}: no state") };
+        assert_eq!((hash(&state), why.contains("manifest")), (expected, true), "byte {at}");
+        assert_eq!(Manifest::load(&disk, member), Ok(good.clone()), "byte {at}: the next start reads which it is");
+        assert_eq!(disk.list(member), Ok(names.clone()), "byte {at}");
+    });
+    // Of those that are left, none goes with the log.
+    let store = good.store_dir(member).join("db");
+    disk.remove(&store).expect("it was there");
+    start_with_each_byte_changed(&disk, |at, found| {
+        assert!(matches!(found, Found::Ahead { applied: Index(45), .. }), "byte {at}");
+        assert!(disk.exists(&member.join("store/db")), "byte {at}");
+    });
 }

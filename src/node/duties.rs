@@ -10,10 +10,14 @@ use crate::failpoint::Point;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::membershippb;
 use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 use tokio::time::interval;
 
 /// How often a leader looks whether the cluster has the version that its members speak; etcd's `monitorVersionInterval`.
 const VERSION_EVERY: Duration = Duration::from_secs(4);
+
+/// At least so long is between the beginnings of two attempts to publish.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 
 impl Node {
     /// Starts everything that runs beside the threads. Ends when the member stops.
@@ -55,12 +59,8 @@ async fn publish(node: Node) {
         ..pb::InternalRaftRequest::default()
     };
     failpoint::hit(Point::BeforePublishing);
-    loop {
-        match node.propose(set.clone()).await {
-            Ok(_) => break,
-            Err(Error::Stopped) => return,
-            Err(why) => tracing::warn!(error = %why, "failed to publish local member to cluster through raft"),
-        }
+    if !has_worked(|| node.propose(set.clone())).await {
+        return;
     }
     tracing::info!(
         local_member_id = %node.inner.id,
@@ -68,6 +68,21 @@ async fn publish(node: Node) {
         "published local member to cluster through raft"
     );
     node.inner.ready.send_replace(true);
+}
+
+/// Tries until it has worked, or until the member stops. Some refusals come at once, so there is a pause before the next attempt: without one this would
+/// take a thread from everybody else.
+async fn has_worked<T, F: Future<Output = Result<T, Error>>>(mut attempt: impl FnMut() -> F) -> bool {
+    let mut every = interval(PUBLISH_PAUSE);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        match attempt().await {
+            Ok(_) => return true,
+            Err(Error::Stopped) => return false,
+            Err(why) => tracing::warn!(error = %why, "failed to publish local member to cluster through raft"),
+        }
+    }
 }
 
 /// While this member leads, keeps the cluster's version at what all members speak.
@@ -91,5 +106,22 @@ async fn watch_downgrade(node: Node) {
         if node.inner.is_leader() {
             node.end_downgrade().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_refused_at_once_pauses_before_it_asks_again() {
+        let mut attempts = 0;
+        let refused = has_worked(|| {
+            attempts += 1;
+            // Without a pause nothing else ends it.
+            std::future::ready(if attempts < 100_000 { Err(Error::TooManyRequests) } else { Ok(()) })
+        });
+        assert!(tokio::time::timeout(PUBLISH_PAUSE * 5, refused).await.is_err(), "nobody took it in this time");
+        assert!((2..=6).contains(&attempts), "{attempts} attempts");
     }
 }

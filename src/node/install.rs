@@ -60,6 +60,13 @@ use tokio::sync::oneshot;
 const IMAGE_BYTES_MAX: u64 = 1 << 40;
 const IMAGE_BYTES_SPARE: u64 = 64 << 20;
 
+/// The largest image that is taken. The leader's quota may be another one than this member's, so there is no harm in more, as long as the image and the
+/// store that is made of it fit on the disk.
+pub(super) fn bytes_max(quota: Option<u64>, free: Option<u64>) -> u64 {
+    let usual = quota.map_or(IMAGE_BYTES_MAX, |quota| quota.saturating_mul(2).saturating_add(IMAGE_BYTES_SPARE));
+    usual.max(free.unwrap_or(0) / 2)
+}
+
 /// The number in the next temporary file's name.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
@@ -222,8 +229,7 @@ impl Arriving {
     ) -> Result<Arriving, Error> {
         let mark = mark_of(&message)?;
         let intake = Intake::begin(Arc::new(RealDisk), member, NUMBERS.fetch_add(1, Ordering::Relaxed))?;
-        let bytes_max =
-            quota.map_or(IMAGE_BYTES_MAX, |quota| quota.saturating_mul(2).saturating_add(IMAGE_BYTES_SPARE));
+        let bytes_max = bytes_max(quota, RealDisk.free(&snap_dir(member)));
         Ok(Arriving { intake, message, mark, cluster, bytes_max, began: Instant::now() })
     }
 

@@ -49,6 +49,9 @@ use tokio::sync::oneshot;
 /// A sync that takes longer than this is worth a warning; etcd's value.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
+/// How often those are looked for who have given up waiting.
+const FORGET_EVERY_MS: u64 = 1000;
+
 /// What came of a step.
 type Stepped = Result<(), String>;
 
@@ -107,6 +110,7 @@ impl RaftThread {
 
     fn rounds(&mut self) -> Result<(), Error> {
         let mut ticker = Ticker::new(self.inner.now(), self.inner.config.tick_ms);
+        let mut forget_at = self.inner.now();
         let mut inputs = Vec::new();
         loop {
             let next = ticker.next();
@@ -125,6 +129,11 @@ impl RaftThread {
             self.replica.turn(now, self.inner.applied.get(), &mut self.hands)?;
             self.prepare_segment();
             self.answer(now);
+            if now >= forget_at {
+                forget_at = now.plus(FORGET_EVERY_MS);
+                self.replica.forget_reads(ReadWaiter::is_closed);
+                self.inner.applied.forget_gone();
+            }
         }
     }
 
@@ -132,7 +141,12 @@ impl RaftThread {
     fn prepare_segment(&mut self) {
         if let Some(preparation) = self.hands.wal.prepare_next() {
             let inner = self.inner.clone();
-            std::thread::spawn(move || inner.inbox.force(Input::Segment(preparation.run())));
+            let fill = move || inner.inbox.force(Input::Segment(preparation.run()));
+            if let Err(why) = std::thread::Builder::new().spawn(fill) {
+                // A limit of processes. The segment in use has room all the same.
+                tracing::warn!(error = %why, "cannot prepare the next segment of the log; once more when this one is full");
+                self.hands.wal.do_without_spare();
+            }
         }
     }
 

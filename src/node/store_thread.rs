@@ -63,7 +63,7 @@ impl StoreThread {
                 self.inner.writes.finished(weight);
                 if let Err(why) = written {
                     self.inner.fail(why);
-                    self.inner.writes.close();
+                    self.inner.writes.discard();
                     return;
                 }
             }

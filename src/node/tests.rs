@@ -1,5 +1,7 @@
 //! Members on a real disk and loopback, in this process.
 
+mod edges;
+
 use super::*;
 use crate::apply::Limits;
 use crate::tls::Acceptor;

@@ -103,6 +103,11 @@ impl Applied {
         let _woken = receiver.await;
     }
 
+    /// Lets go of those who do not wait any more: while nothing is applied, nothing else takes them out.
+    pub(crate) fn forget_gone(&self) {
+        self.waiting.lock().retain(|(_, waiter)| !waiter.is_closed());
+    }
+
     /// Tells that everything up to `index` is applied now.
     pub(crate) fn set(&self, index: Index) {
         self.index.store(index.0, Ordering::Release);
@@ -144,5 +149,18 @@ mod tests {
         assert!(!waiter.is_finished());
         applied.set(Index(3));
         waiter.await.expect("woken");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_has_given_up_is_not_kept() {
+        let applied = Applied::default();
+        let mut patient = std::pin::pin!(applied.reach(Index(3)));
+        let mut hasty = Box::pin(applied.reach(Index(3)));
+        assert!(futures::poll!(&mut patient).is_pending() && futures::poll!(&mut hasty).is_pending());
+        drop(hasty);
+        applied.forget_gone();
+        assert_eq!(applied.waiting.lock().len(), 1);
+        applied.set(Index(3));
+        patient.await;
     }
 }

@@ -10,6 +10,7 @@ use http_body_util::Full;
 use http_body_util::Limited;
 use hyper::body::Body;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -37,6 +38,9 @@ pub enum Error {
     /// It did not answer in time.
     #[error("{0}: i/o timeout")]
     Timeout(String),
+    /// The connection had ended before anything of the request was written.
+    #[error("{0}")]
+    NotSent(String),
     /// Any other failure of the connection.
     #[error("{0}")]
     Io(String),
@@ -284,8 +288,13 @@ pub(super) async fn request_on(
     mut request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, Error> {
     request.headers_mut().insert(http::header::HOST, super::headers::value(&url.authority()));
-    let answered = tokio::time::timeout(CONN_TIMEOUT, line.send_request(request)).await;
-    answered.map_err(|_| Error::Timeout(url.authority.clone()))?.map_err(|e| Error::Io(e.to_string()))
+    let answered = tokio::time::timeout(CONN_TIMEOUT, line.try_send_request(request)).await;
+    // Who gets the request back has sent nothing of it.
+    let failed = |e: TrySendError<Request<Full<Bytes>>>| match e.message() {
+        Some(_) => Error::NotSent(e.into_error().to_string()),
+        None => Error::Io(e.into_error().to_string()),
+    };
+    answered.map_err(|_| Error::Timeout(url.authority.clone()))?.map_err(failed)
 }
 
 /// Reads an answer of bounded size in bounded time.

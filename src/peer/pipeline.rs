@@ -1,6 +1,10 @@
 //! Messages by POST, one after the other: what a member gets until it has dialled us, and what carries snapshots' heads.
 //!
-//! Source: etcd `rafthttp/pipeline.go`, which posts four at a time; one at a time keeps their order.
+//! A message is posted again at once if the kept connection turns out to be gone, with one exception: a proposal that may have arrived. The leader would
+//! append it twice, and nobody behind it looks for a second copy: one write, applied twice.
+//!
+//! Source: etcd `rafthttp/pipeline.go`, which posts four at a time; one at a time keeps their order. Of posts that fail it tells raft, and Go's client
+//! sends again only what was not written.
 
 use super::CONN_TIMEOUT;
 use super::dial::Error;
@@ -12,6 +16,7 @@ use super::dial::request_on;
 use super::headers;
 use super::link::Link;
 use super::outbox::Queued;
+use crate::proto::raftpb::MessageType;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::Request;
@@ -34,8 +39,9 @@ pub(super) async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Queued>) {
             tokio::time::sleep_until(due).await;
         }
         let body = Bytes::from(message.encode_to_vec());
+        let once = message.msg_type() == MessageType::MsgPropose;
         let url = link.picker.pick();
-        match post(&link, &url, &mut line, body.clone()).await {
+        match post(&link, &url, &mut line, body.clone(), once).await {
             Ok(()) => {
                 link.count_sent(body.len());
                 link.activate();
@@ -53,14 +59,24 @@ pub(super) async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Queued>) {
     }
 }
 
-/// Posts on the line from last time if it is still good; a line that the other side has closed meanwhile is dialled anew, once.
-async fn post(link: &Link, url: &PeerUrl, line: &mut Option<(PeerUrl, Line)>, body: Bytes) -> Result<(), Error> {
+/// Posts on the line from last time if it is still good; if it is not, a fresh one is dialled, once. What must not arrive twice is posted again only if
+/// nothing of it was sent.
+async fn post(
+    link: &Link,
+    url: &PeerUrl,
+    line: &mut Option<(PeerUrl, Line)>,
+    body: Bytes,
+    once: bool,
+) -> Result<(), Error> {
     if let Some((to, kept)) = line
         && to == url
         && kept.is_ready()
-        && let Ok(()) = post_on(link, url, kept, body.clone()).await
     {
-        return Ok(());
+        match post_on(link, url, kept, body.clone()).await {
+            Err(Error::NotSent(_)) => {}
+            Err(_) if !once => {}
+            done => return done,
+        }
     }
     let (_, fresh) = line.insert((url.clone(), link.dialer.dial(url).await?));
     post_on(link, url, fresh, body).await

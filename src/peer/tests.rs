@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests of real sockets have real deadlines")]
 
 mod etcd;
+mod posts;
 
 use super::codec::StreamKind;
 use super::dial::Dialer;

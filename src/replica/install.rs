@@ -134,6 +134,12 @@ impl Manifest {
         self.image.as_ref().map(Image::mark)
     }
 
+    /// The manifest of a member whose store is the one of this name, see [`stores`].
+    #[must_use]
+    pub fn of_store(name: String) -> Manifest {
+        Manifest { store: name, ..Manifest::default() }
+    }
+
     /// A manifest of a store that is yet to be made: whatever there is does not count any more.
     #[must_use]
     pub fn anew(mark: &Mark) -> Manifest {
@@ -363,6 +369,17 @@ impl Installs {
 /// Whether this is what defragmenting a store leaves beside it.
 fn is_beside(name: &str) -> bool {
     matches!(name, "store.fresh" | "store.old")
+}
+
+/// The names of all stores in a member's folder, whichever counts. One that a stop has caught while it was written afresh is there under its old name.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub fn stores(disk: &dyn Disk, member: &Path) -> Result<BTreeSet<String>, Error> {
+    let is_store = |name: &&str| *name == STORE || name.strip_prefix(STORE).is_some_and(|rest| rest.starts_with('-'));
+    let names = disk.list(member)?;
+    let whole = names.iter().map(|name| name.strip_suffix(".old").unwrap_or(name)).filter(|name| !name.contains('.'));
+    Ok(whole.filter(is_store).map(str::to_owned).collect())
 }
 
 /// Carries out what was accepted: the store is made from the image, and then it is the member's. Every step can be done again, so a crash

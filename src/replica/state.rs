@@ -6,6 +6,9 @@
 //!                                                     └─ no ──▶ lost: another member's state, then once more from the top
 //! ```
 //!
+//! A manifest that cannot be read says nothing of the stores: they may be as good as ever. So none is deleted, and the one that the log leads on from
+//! is looked for.
+//!
 //! The log decides: it is what the member has promised. The state only saves time, and any member's will do, because what is applied was
 //! agreed on.
 
@@ -13,6 +16,7 @@ use super::install::Installs;
 use super::install::Manifest;
 use super::install::Stores;
 use super::install::settle;
+use super::install::stores;
 use super::start::Held;
 use crate::disk::Disk;
 use crate::error::Error;
@@ -44,8 +48,9 @@ pub trait States: Stores {
 
 /// What a start has found.
 pub enum Found<S> {
-    /// The state to go on with. If the store was of no use, why: then this one is new, and the log fills it.
-    State { state: S, installs: Installs, rebuilt: Option<String> },
+    /// The state to go on with. If the store was of no use, why: then this one is new, and the log fills it. If the manifest did not say which store it
+    /// is, why: then this one was found.
+    State { state: S, installs: Installs, rebuilt: Option<String>, found: Option<String> },
     /// The store holds what the log does not have any more, up to this entry. Only what is synced is applied, so the log has lost its end, and with it
     /// what this member has promised: it must not take part. See [`lost_end`], [`Held::begin_behind`].
     Ahead { state: S, installs: Installs, applied: Index },
@@ -64,19 +69,26 @@ pub fn open_state<S: States>(
     held: &Held,
     states: &mut S,
 ) -> Result<Found<S::State>, Error> {
-    let (manifest, mut trouble) = match Manifest::load(&*disk, member) {
+    let (manifest, unread) = match Manifest::load(&*disk, member) {
         Ok(manifest) => (manifest, None),
-        Err(Error::Damaged(why)) => (Manifest::default(), Some(why)),
+        Err(Error::Damaged(why)) => (search(&*disk, member, held, states)?, Some(why)),
         Err(why) => return Err(why),
     };
-    let installs = Mutex::new(Installs::new(disk, member, manifest));
-    trouble = settle(&installs, held, states)?.or(trouble);
+    let installs = Mutex::new(Installs::new(disk.clone(), member, manifest));
+    let trouble = match &unread {
+        Some(why) => Some(why.clone()),
+        None => settle(&installs, held, states)?,
+    };
     let installs = installs.into_inner();
+    let save = || unread.as_ref().map_or(Ok(()), |_| installs.manifest().save(&*disk, member));
     let dir = installs.manifest().store_dir(member);
     let why = match states.open(&dir) {
         Ok((state, applied)) if applied > held.last() => return Ok(Found::Ahead { state, installs, applied }),
         Ok((state, applied)) => match held.meets(applied) {
-            Ok(()) => return Ok(Found::State { state, installs, rebuilt: None }),
+            Ok(()) => {
+                save()?;
+                return Ok(Found::State { state, installs, rebuilt: None, found: unread });
+            }
             Err(why) => why,
         },
         // A failing disk, a second process, a newer format: not the store's fault, and not for us to repair.
@@ -89,7 +101,25 @@ pub fn open_state<S: States>(
     }
     states.put_aside(&dir)?;
     let (state, _) = states.open(&dir)?;
-    Ok(Found::State { state, installs, rebuilt: Some(why) })
+    save()?;
+    Ok(Found::State { state, installs, rebuilt: Some(why), found: None })
+}
+
+/// A manifest of the store that goes with the log and has come furthest; of the one that has come furthest, if none does; of none, if there is none.
+fn search<S: States>(disk: &dyn Disk, member: &Path, held: &Held, states: &mut S) -> Result<Manifest, Error> {
+    let mut best = None;
+    for name in stores(disk, member)? {
+        let applied = match states.open(&member.join(&name)) {
+            Ok((_, applied)) => applied,
+            Err(Error::Storage(why)) => return Err(Error::Storage(why)),
+            Err(_) => continue,
+        };
+        // One that is made from an image says last of all how far it goes.
+        if applied > Index(0) {
+            best = best.max(Some((held.meets(applied).is_ok(), applied, name)));
+        }
+    }
+    Ok(best.map_or_else(Manifest::default, |(_, _, name)| Manifest::of_store(name)))
 }
 
 /// Why a member whose log has lost its end does not start, and what to do.

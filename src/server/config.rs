@@ -19,6 +19,7 @@ pub use super::web::Web;
 use crate::golang;
 use crate::node::AutoCompaction;
 use crate::node::Checks;
+use crate::peer::REQUEST_BYTES_MAX;
 use crate::tls::Offer;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -588,12 +589,10 @@ impl Config {
 
     fn size_problems(&self) -> Vec<String> {
         let mut found = Vec::new();
-        // gRPC counts a message's length in 32 bits.
-        if self.max_request_bytes > u64::from(u32::MAX / 2) {
+        if self.max_request_bytes > REQUEST_BYTES_MAX {
             found.push(format!(
-                "--max-request-bytes {} is too large: at most {}",
-                self.max_request_bytes,
-                u32::MAX / 2
+                "--max-request-bytes {} is too large: members can pass at most {REQUEST_BYTES_MAX} to each other",
+                self.max_request_bytes
             ));
         }
         if self.wal_segment_bytes < 1 << 20 || self.wal_segment_bytes > 1 << 32 {

@@ -237,6 +237,9 @@ fn negative_and_huge_numbers_do_not_overflow() {
     assert_eq!(config("--quota-backend-bytes=-1").quota_backend_bytes, -1);
     let found = config("--max-request-bytes 9223372036854775807 --experimental-lab-wal-segment-bytes 0 --experimental-lab-cache-bytes 9").problems();
     assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(config("--max-request-bytes 125829120").problems(), Vec::<String>::new());
+    let found = config("--max-request-bytes 125829121").problems();
+    assert!(found[0].contains("members can pass at most 125829120 to each other"), "{found:?}");
     let found = config("--auto-compaction-retention=-1").problems();
     assert!(found[0].starts_with("error parsing CompactionRetention: "), "{found:?}");
     assert_eq!(config("--grpc-keepalive-interval=-5s").keepalive_interval, Duration::ZERO);

@@ -210,7 +210,7 @@ pub(super) fn start(with: Start<'_>) -> Result<Started, Error> {
     let shared = Arc::new(disk.clone()) as Arc<dyn Disk>;
     let mut builder = Builder { disk: disk.clone(), shelf: shelf.clone(), built: None, cluster, limits };
     let (store, machine, installs, rebuilt) = match open_state(shared, Path::new(MEMBER_DIR), &held, &mut builder)? {
-        Found::State { state: (store, machine), installs, rebuilt } => (store, machine, installs, rebuilt),
+        Found::State { state: (store, machine), installs, rebuilt, .. } => (store, machine, installs, rebuilt),
         Found::Ahead { applied, .. } => return Err(lost_end(Path::new(WAL_DIR), held.last(), applied)),
         Found::Lost(why) => return Ok(Started::Lost(Box::new(Lost { why, held, wal }))),
     };

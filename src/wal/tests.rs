@@ -3,6 +3,8 @@
 use super::frame::Kind;
 use super::*;
 use crate::disk::RealDisk;
+use crate::disk::cut::After;
+use crate::disk::cut::CutDisk;
 use crate::proto::raftpb::ConfState;
 use proptest::prelude::*;
 use prost::Message;
@@ -415,6 +417,31 @@ fn after_a_failed_write_nothing_more_is_accepted() {
     assert!(wal.append(&[entry(2, 1, "b")], None).is_err(), "even if the disk works again");
     assert!(wal.sync().is_err());
     assert_eq!(indices(&place.read().expect("whole")), [1]);
+}
+
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_written_again() {
+    let (disk, dir) = (CutDisk::default(), Path::new("/m/wal"));
+    let open = |disk: &CutDisk| Wal::open(Arc::new(disk.clone()), dir, SMALL, None).expect("whole");
+    let bytes = || {
+        let file = disk.open(&dir.join(SegmentName { sequence: 0, index: 0 }.to_string())).expect("there");
+        let mut bytes = vec![0; SMALL as usize];
+        assert_eq!(file.read_at(0, &mut bytes), Ok(bytes.len()));
+        bytes
+    };
+    let mut wal = Wal::create(Arc::new(disk.clone()), dir, OURS, SMALL).expect("created");
+    wal.append(&[entry(1, 1, "synced")], Some(&state(1, 1))).and_then(|()| wal.sync()).expect("on disk");
+    wal.append(&[entry(2, 1, &"v".repeat(700))], None).expect("written");
+    disk.fail_next_sync();
+    assert!(wal.sync().is_err());
+    drop(wal);
+    let before = bytes();
+    let (mut wal, replay) = open(&disk);
+    assert_eq!(indices(&replay), [1, 2], "the cache has it");
+    assert!(bytes() == before, "nothing has changed");
+    wal.append(&[entry(3, 1, "acknowledged")], Some(&state(1, 3))).and_then(|()| wal.sync()).expect("on disk");
+    let (_, replay) = open(&disk.after(After::Nothing));
+    assert_eq!((indices(&replay), replay.torn), (vec![1, 2, 3], None), "power was lost");
 }
 
 #[test]

@@ -132,6 +132,17 @@ fn impossible_lengths_are_refused_before_memory_is_taken() {
     assert_eq!(decode(StreamKind::MsgApp, &[9], 99), Err(CodecError::UnknownKind(9)));
 }
 
+#[test]
+fn the_largest_request_fits_a_frame_with_what_goes_with_it() {
+    // A member proposes 4 MiB at once, unless one request alone is larger.
+    let sizes = [4 << 20, usize::try_from(crate::peer::REQUEST_BYTES_MAX).expect("an address")];
+    let entries = sizes.map(|size| Entry { data: vec![7; size].into(), ..Entry::default() }).to_vec();
+    let sent = [Message { msg_type: MessageType::MsgPropose as i32, entries, ..Message::default() }];
+    let bytes = encode(StreamKind::Message, &sent);
+    assert!(bytes.len() <= crate::peer::BODY_BYTES_MAX);
+    assert!(decode(StreamKind::Message, &bytes, 1 << 20) == Ok(sent.to_vec()));
+}
+
 fn any_message() -> impl Strategy<Value = Message> {
     let entry = (any::<u64>(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(term, data)| Entry {
         term,
