@@ -312,14 +312,19 @@ impl Stream {
     /// # Errors
     /// Those of [`Stream::poll_told`].
     pub async fn next(&self, history: &dyn History) -> Result<pb::WatchResponse, Error> {
-        poll_fn(|cx| self.poll_told(cx, history)).await.map(Told::into_response)
+        poll_fn(|cx| self.poll_any(cx, history, false)).await.map(Told::into_response)
     }
 
-    /// The next response, for one who sends it on. For one caller at a time, who is woken when there is one.
+    /// The next response, for one who sends it on, in a task that has other work: after a step through history that goes first. For one caller at a
+    /// time, who is woken when there is more to do here.
     ///
     /// # Errors
     /// What [`Shared::close`] was told, or [`Error::Storage`] or [`Error::Damaged`] from `history`; then the stream is over.
     pub fn poll_told(&self, cx: &mut Context<'_>, history: &dyn History) -> Poll<Result<Told, Error>> {
+        self.poll_any(cx, history, true)
+    }
+
+    fn poll_any(&self, cx: &mut Context<'_>, history: &dyn History, rests: bool) -> Poll<Result<Told, Error>> {
         if let Some(piece) = self.pieces.lock().pop_front() {
             return Poll::Ready(Ok(piece));
         }
@@ -338,13 +343,14 @@ impl Stream {
                         Err(why) => return Poll::Ready(Err(why)),
                     };
                     let caught_up = self.hub.lock().caught_up(self.id, watch_id, serial, past);
-                    // That took a while: whoever shares the task with this stream goes first before it reads more.
-                    let Some(delivery) = caught_up else {
+                    if let Some(delivery) = caught_up {
+                        self.rests.store(if rests { RESTS } else { 0 }, Ordering::Relaxed);
+                        return Poll::Ready(self.deliver(&delivery, history));
+                    }
+                    if rests {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
-                    };
-                    self.rests.store(RESTS, Ordering::Relaxed);
-                    return Poll::Ready(self.deliver(&delivery, history));
+                    }
                 }
                 Step::Wait if is_registered => return Poll::Pending,
                 Step::Wait => {

@@ -213,6 +213,26 @@ fn a_start_in_the_past_reads_history_and_goes_on_live() {
     assert_eq!(world.drain(&stream), ["0@5 +a@5"]);
 }
 
+/// All calls of a connection share its task: one that catches up must not have all of it for as long as that takes.
+#[test]
+fn who_shares_a_task_has_a_pause_after_each_step_through_history() {
+    let world = World::new();
+    (0..CATCH_UP_REVISIONS * 5).for_each(|_| world.write(&["a"]));
+    for (key, least, told) in [("a", 10, 6), ("b", 4, 1)] {
+        let stream = world.hub.open_stream();
+        send(&stream, create(key, "", 2));
+        let (mut pauses, mut responses) = (0, 0);
+        let waker = futures::task::noop_waker();
+        while world.hub.counts().slow > 0 {
+            match stream.poll_told(&mut Context::from_waker(&waker), &world) {
+                Poll::Ready(response) => responses += usize::from(response.is_ok()),
+                Poll::Pending => pauses += 1,
+            }
+        }
+        assert!(pauses >= least - 2 && responses == told, "{key}: {pauses} pauses, {responses} responses");
+    }
+}
+
 #[test]
 fn a_start_in_the_future_is_silent_until_then() {
     let world = World::new();
