@@ -80,7 +80,7 @@ use systemd::Manager;
 
 /// The words as they may be shown.
 fn masked(words: &[String]) -> Vec<String> {
-    words.iter().map(|word| urls::masked(word)).collect()
+    http::without_secrets(words.iter().cloned()).iter().map(|word| urls::masked(word)).collect()
 }
 
 /// Runs the program `etcd` with the words after its name and this process's environment. Returns the exit code; a member that a signal has stopped
@@ -258,8 +258,17 @@ fn end_on_panic() {
     }));
 }
 
+/// Lets this process have as many files and connections open as it is allowed to, as Go does for etcd: what a shell gives is often 1024.
+fn many_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    // With what there is, less works.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
 fn member(config: Config, manager: Manager) -> End {
     small_pages();
+    many_files();
     end_on_panic();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

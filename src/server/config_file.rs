@@ -132,11 +132,16 @@ fn text_of(kind: Kind, value: &Yaml<'_>) -> Option<String> {
         let texts: Option<Vec<&str>> = items.iter().map(|item| item.as_str()).collect();
         texts.map(|texts| texts.join(","))
     };
+    // As etcd's reader, which makes a number or a truth a text where a text is wanted.
+    let plain = || {
+        let number = || value.as_integer().map(|value| value.to_string());
+        value.as_str().map(str::to_owned).or_else(number).or_else(|| value.as_bool().map(|value| value.to_string()))
+    };
     match kind {
         Kind::Bool => value.as_bool().map(|value| value.to_string()),
         Kind::Uint | Kind::Uint32 | Kind::Int => value.as_integer().map(|value| value.to_string()),
         Kind::Duration => value.as_integer().map(|nanos| format!("{nanos}ns")),
-        Kind::Text | Kind::Origins => value.as_str().map(str::to_owned).or_else(|| value.as_sequence().and_then(list)),
+        Kind::Text | Kind::Origins => plain().or_else(|| value.as_sequence().and_then(list)),
         Kind::Urls | Kind::Gates | Kind::Level | Kind::OneOf(_) => value.as_str().map(str::to_owned),
     }
 }
@@ -178,6 +183,12 @@ mod tests {
         // The client URLs are plain beside a certificate, and so is the peer URL; nobody needs the clients' files, which are not there.
         let heads = ["scheme is", "simple token", "no client URL has TLS"];
         assert!(notices.iter().all(|notice| heads.iter().any(|head| notice.message.starts_with(head))), "{notices:?}");
+    }
+
+    #[test]
+    fn a_number_is_a_text_where_a_text_is_wanted() {
+        let (config, _) = config("name: 1\ninitial-cluster: 1=http://localhost:2380\ninitial-cluster-token: 2024\n");
+        assert_eq!((config.name.as_str(), config.initial_cluster_token.as_str()), ("1", "2024"));
     }
 
     #[test]

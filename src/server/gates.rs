@@ -26,9 +26,11 @@ const fn gate(name: &'static str, is_alpha: bool, flag: Option<&'static str>, wo
 
 const GATES: &[Gate] = &[
     gate("CompactHashCheck", true, Some("experimental-compact-hash-check-enabled"), true),
+    gate("FastLeaseKeepAlive", false, None, false),
     gate("InitialCorruptCheck", true, Some("experimental-initial-corrupt-check"), true),
     gate("LeaseCheckpoint", true, Some("experimental-enable-lease-checkpoint"), true),
     gate("LeaseCheckpointPersist", true, Some("experimental-enable-lease-checkpoint-persist"), true),
+    gate("PriorityRequest", true, None, false),
     gate("SetMemberLocalAddr", true, None, false),
     gate("StopGRPCServiceOnDefrag", true, Some("experimental-stop-grpc-service-on-defrag"), true),
     gate("TxnModeWriteWithSharedBuffer", false, Some("experimental-txn-mode-write-with-shared-buffer"), false),

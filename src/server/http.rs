@@ -5,6 +5,7 @@
 
 use super::front::Front;
 use super::metrics;
+use super::urls::masked;
 use crate::error::Error;
 use crate::meter;
 use crate::proto::etcdserverpb as pb;
@@ -234,13 +235,13 @@ fn debug_vars(front: &Front, args: impl Iterator<Item = String>) -> String {
     });
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let vars = serde_json::json!({
-        "cmdline": without_secrets(args), "file_descriptor_limit": limit, "raft.status": raft,
+        "cmdline": without_secrets(args).iter().map(|word| masked(word)).collect::<Vec<String>>(), "file_descriptor_limit": limit, "raft.status": raft,
     });
     format!("{vars}\n")
 }
 
 /// The words of a command line; what follows a flag with a password is nobody's business.
-fn without_secrets(args: impl Iterator<Item = String>) -> Vec<String> {
+pub(super) fn without_secrets(args: impl Iterator<Item = String>) -> Vec<String> {
     let is_secret = |flag: &str| matches!(flag.trim_start_matches('-'), "discovery-password" | "discovery-user");
     let mut hides = false;
     let hide = |word: String| {

@@ -214,6 +214,7 @@ pub(super) async fn serve(
             Ok(Peer::Tcp(stream, from)) => {
                 let server = Arc::clone(&server);
                 let _ = stream.set_nodelay(true);
+                keep_alive(&stream);
                 connections.spawn(async move {
                     server.connection(stream, Some(from)).await;
                     drop(permit);
@@ -313,6 +314,19 @@ impl Server {
             () = wait_for_stop(self.stopping.clone()) => connection.as_mut().graceful_shutdown(),
         }
         let _ended = connection.await;
+    }
+}
+
+/// Has the kernel ask now and then whether the other side is still there: a client that went without a word would be watched for, for ever. etcd's
+/// numbers (`client/pkg/transport/keepalive_listener.go`; Go's count).
+fn keep_alive(stream: &tokio::net::TcpStream) {
+    const EVERY: Duration = Duration::from_secs(30);
+    let set = sockopt::set_socket_keepalive(stream, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(stream, EVERY))
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, EVERY))
+        .and_then(|()| sockopt::set_tcp_keepcnt(stream, 9));
+    if let Err(e) = set {
+        tracing::warn!(error = %e, "failed to have a connection kept alive");
     }
 }
 

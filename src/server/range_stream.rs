@@ -48,9 +48,9 @@ pub(super) async fn start(front: &Front, request: Request<pb::RangeRequest>) -> 
     if !request.serializable {
         front.node.read_barrier().await?;
     }
-    let left = if request.limit == 0 { i64::MAX } else { request.limit };
+    // A negative limit is none. etcd sends one page then, with all of it; here nobody has a whole range in memory.
+    let left = if request.limit <= 0 { i64::MAX } else { request.limit };
     if !request.count_only {
-        // A negative limit is none, and one page: etcd takes the smaller of the two numbers.
         request.limit = left.min(FIRST_PAGE);
     }
     front.permit_range(&caller, &KeyRange::parse(&request.key, &request.range_end)).await?;

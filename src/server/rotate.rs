@@ -89,10 +89,13 @@ impl Rotating {
     /// Puts the full file aside. One that cannot be is written on: a long log is better than none.
     fn begin_anew(&mut self) {
         let aside = named_by_time(&self.path, &self.zone, SystemTime::now());
-        let renewed = std::fs::rename(&self.path, &aside)
-            .map_err(|e| e.to_string())
-            .and_then(|()| open_append(&self.path.to_string_lossy()));
-        if let Ok(file) = renewed {
+        match std::fs::rename(&self.path, &aside) {
+            Ok(()) => {}
+            // Somebody has moved it, or it could not be opened anew the last time.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => return,
+        }
+        if let Ok(file) = open_append(&self.path.to_string_lossy()) {
             (self.file, self.bytes) = (file, 0);
             self.keeper.wake();
         }
@@ -209,15 +212,23 @@ fn is_packed(path: &Path) -> bool {
     path.to_string_lossy().ends_with(PACKED)
 }
 
+/// Whether a text has the form of [`named_by_time`]'s: another program's log beside this one is none of it.
+fn is_time(text: &str) -> bool {
+    const FORM: &[u8] = b"dddd-dd-ddTdd-dd-dd.ddd";
+    let fits = |(byte, form): (u8, &u8)| if *form == b'd' { byte.is_ascii_digit() } else { byte == *form };
+    text.len() == FORM.len() && text.bytes().zip(FORM).all(fits)
+}
+
 /// The files that were put aside, plain, packed, or both where packing was interrupted; their names sort by time.
 fn backups(path: &Path) -> BTreeMap<String, Vec<PathBuf>> {
     let (stem, end) = parts(path);
-    let head = format!("{stem}-2");
+    let head = format!("{stem}-");
     let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for file in std::fs::read_dir(disk::folder_of(path)).into_iter().flatten().flatten() {
         let name = file.file_name().to_string_lossy().into_owned();
         let plain = name.strip_suffix(PACKED).unwrap_or(&name);
-        if plain.starts_with(&head) && plain.ends_with(&end) {
+        let time = plain.strip_prefix(&head).and_then(|rest| rest.strip_suffix(&end));
+        if time.is_some_and(is_time) {
             found.entry(plain.to_owned()).or_default().push(file.path());
         }
     }
@@ -273,6 +284,27 @@ mod tests {
             text
         });
         assert_eq!(texts.collect::<String>(), "old\nline 0!\nline 1!\nline 2!\nline 3!\nline 4!\n");
+    }
+
+    #[test]
+    fn anothers_log_is_no_backup_of_this_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let others = ["etcd-2.log", "etcd-2nd.log", "etcd-2026-node.log.gz"].map(|name| dir.path().join(name));
+        others.iter().for_each(|path| std::fs::write(path, "theirs\n").expect("written"));
+        six_files(dir.path(), Rotation { maxbackups: 1, compress: true, ..Rotation::default() });
+        assert!(others.iter().all(|path| std::fs::read(path).is_ok_and(|text| text == b"theirs\n")));
+    }
+
+    #[test]
+    fn a_log_that_was_moved_away_is_begun_anew_when_it_is_full() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("etcd.log");
+        let mut log = Rotating::open(path.to_str().expect("text"), Rotation::default()).expect("opened");
+        log.bytes_max = 10;
+        log.write_all(b"line 0, long\n").expect("written");
+        std::fs::rename(&path, dir.path().join("moved")).expect("by an operator");
+        log.write_all(b"line 1\n").expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("it is there again"), "line 1\n");
     }
 
     #[test]

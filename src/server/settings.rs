@@ -273,7 +273,7 @@ impl Settings {
     /// A comma list without repeats and empty items, in order.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
         let mut items: Vec<String> = Vec::new();
-        for item in self.text(name).split(',').filter(|item| !item.is_empty()) {
+        for item in self.text(name).split(',').map(str::trim).filter(|item| !item.is_empty()) {
             if !items.iter().any(|have| have == item) {
                 items.push(item.to_owned());
             }

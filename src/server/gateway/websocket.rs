@@ -236,11 +236,13 @@ impl Call {
 
 /// The client's next frame; none is read before there is room for what came last. Safe to drop and call again.
 async fn heard<R: AsyncRead + Unpin>(reader: &mut Reader<R>, feed: &mut Feed) -> std::io::Result<Frame> {
-    if let Some(json) = feed.waits.take() {
-        match feed.requests.reserve().await {
-            Ok(place) => place.send(json),
+    if feed.waits.is_some() {
+        // What waits is taken out only once there is a place for it: whoever drops this meanwhile loses nothing.
+        let place = feed.requests.reserve().await;
+        match (place, feed.waits.take()) {
+            (Ok(place), Some(json)) => place.send(json),
             // The call has ended its side: what else comes is of no interest.
-            Err(_) => drop(json),
+            _ => {}
         }
     }
     reader.next().await
@@ -295,6 +297,7 @@ async fn farewell<W: AsyncWrite + Unpin>(write: &mut W, last: Option<String>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &'static str)| {
@@ -313,6 +316,20 @@ mod tests {
         assert!(is_asked_for(&request));
         request.headers_mut().remove("upgrade");
         assert!(!is_asked_for(&request));
+    }
+
+    /// Answers come while a request waits for room, and each of them drops the future that waits with it.
+    #[test]
+    fn a_request_that_waits_for_room_is_not_lost_when_an_answer_comes_first() {
+        let (requests, mut call) = mpsc::channel(1);
+        requests.try_send(Bytes::from_static(b"a")).expect("room for one");
+        let mut feed = Feed { requests, waits: Some(Bytes::from_static(b"b")) };
+        let mut reader = Reader::new(tokio::io::empty(), 100);
+        assert!(heard(&mut reader, &mut feed).now_or_never().is_none(), "there is no room");
+        assert_eq!(call.try_recv().as_deref(), Ok(&b"a"[..]));
+        // The client is gone after that, which is no matter here.
+        let _end = heard(&mut reader, &mut feed).now_or_never();
+        assert_eq!(call.try_recv().as_deref(), Ok(&b"b"[..]));
     }
 
     #[test]
