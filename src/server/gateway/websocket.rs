@@ -239,10 +239,9 @@ async fn heard<R: AsyncRead + Unpin>(reader: &mut Reader<R>, feed: &mut Feed) ->
     if feed.waits.is_some() {
         // What waits is taken out only once there is a place for it: whoever drops this meanwhile loses nothing.
         let place = feed.requests.reserve().await;
-        match (place, feed.waits.take()) {
-            (Ok(place), Some(json)) => place.send(json),
-            // The call has ended its side: what else comes is of no interest.
-            _ => {}
+        // If there is none, the call has ended its side, and what else comes is of no interest.
+        if let (Ok(place), Some(json)) = (place, feed.waits.take()) {
+            place.send(json);
         }
     }
     reader.next().await
