@@ -194,7 +194,7 @@ impl Consensus {
 
     /// One tick of the lab clock.
     pub fn tick(&mut self) {
-        if !self.must_sync_first() {
+        if self.role() == Role::Leader || !self.must_sync_first() {
             self.step_raft(|raw| {
                 let _more = raw.tick();
             });
@@ -365,10 +365,11 @@ impl Consensus {
     }
 
     /// Whether an election has to wait until what came in this round is on disk. The last voter wins within the call by which it campaigns, and raft-rs
-    /// asserts then that its whole log is persisted (`become_leader`); with others, the votes come after a sync.
+    /// asserts then that its whole log is persisted (`become_leader`); with others, the votes come after a sync. A leader may lose its office, and be told
+    /// to campaign, by one message.
     fn must_sync_first(&self) -> bool {
         let (id, log) = (self.raw.raft.id, &self.raw.raft.raft_log);
-        log.last_index() != log.persisted && self.role() != Role::Leader && self.conf_state().voters == [id]
+        log.last_index() != log.persisted && self.conf_state().voters == [id]
     }
 
     fn may_campaign(&self) -> bool {

@@ -344,6 +344,18 @@ fn the_last_voter_leads_only_when_its_log_is_on_disk() {
 }
 
 #[test]
+fn a_single_leader_that_is_told_to_lead_in_a_later_term_does_not_begin_before_its_log_is_on_disk() {
+    let mut net = Net::new(1);
+    net.tick_until(|net| net.leader() == Some(1));
+    let member = net.members.get_mut(&1).expect("it");
+    member.raft.propose(vec![Bytes::from_static(b"x")]).expect("it leads");
+    let mut now = Message { from: 2, to: 1, term: member.raft.term().0 + 1, ..Message::default() };
+    now.set_msg_type(MessageType::MsgTimeoutNow);
+    assert_eq!(member.raft.step(now), Err(Refused::Ignored));
+    net.tick_until(|net| net.members[&1].committed.iter().any(|entry| entry.data == "x"));
+}
+
+#[test]
 fn a_leader_that_commits_nothing_takes_so_many_bytes_and_no_more() {
     let mut net = Net::new(3);
     net.tick_until(|net| net.leader().is_some());
